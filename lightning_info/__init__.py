@@ -1,0 +1,7 @@
+"""What a neural network learns, live in TensorBoard: callbacks for a PyTorch Lightning ``Trainer``."""
+
+from lightning_info.callbacks.fisher_trace import FisherTraceCallback
+
+__version__ = "0.1.0.dev0"
+
+__all__ = ["FisherTraceCallback", "__version__"]

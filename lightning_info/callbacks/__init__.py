@@ -1,0 +1,1 @@
+"""One callback a file; ``base`` is the only place that knows the Trainer's hooks."""

@@ -1,0 +1,38 @@
+"""Validation of constructor arguments: what is wrong, where, and what to type instead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def one_of(owner: str, name: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse a value that is not among the choices.
+
+    Raises:
+        ValueError: With all choices and an example.
+    """
+    if value not in choices:
+        raise ValueError(
+            f"{owner}: unknown {name} {value!r}; choose one of {', '.join(map(repr, choices))}, "
+            f"for example {name}={choices[0]!r}"
+        )
+
+
+def positive_integer(owner: str, name: str, value: object, example: int) -> None:
+    """Refuse a value that is not a positive integer.
+
+    Raises:
+        ValueError: With an example.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{owner}: {name} must be a positive integer, got {value!r}; for example {name}={example}")
+
+
+def positive_number(owner: str, name: str, value: object, example: float) -> None:
+    """Refuse a value that is not a positive number.
+
+    Raises:
+        ValueError: With an example.
+    """
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+        raise ValueError(f"{owner}: {name} must be a positive number, got {value!r}; for example {name}={example}")

@@ -1,0 +1,195 @@
+"""``FisherTraceCallback``: the trace of the Fisher information, live, with its standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, get_args
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from matplotlib.figure import Figure
+from torch import Generator, Tensor
+from torch.utils.data import Dataset
+
+from lightning_info.callbacks import arguments
+from lightning_info.callbacks.base import InfoCallback
+from lightning_info.gradients import EngineName, NotCovered, Plan, choose_engine
+from lightning_info.probing.fisher import Estimator, PoolTrace, pool_trace
+from lightning_info.probing.prediction import Adapter
+from lightning_info.probing.probe import Probe
+from lightning_info.reporting.figures import layer_heat_map
+
+Also = Literal["empirical", "exact"]
+
+
+class FisherTraceCallback(InfoCallback):
+    r"""Logs the trace of the Fisher information of the weights, ``tr F``, and where in the network it sits.
+
+    .. math:: \mathrm{tr}\, F = \mathbb{E}_x\, \mathbb{E}_{y \sim p_w(y|x)} \|\nabla_w \log p_w(y|x)\|^2
+
+    It is the curvature of the loss as the model itself sees it (nats per unit of squared weight change): how
+    sensitively its predictions depend on the weights. Labels come from the **model**, not from the data, so it does
+    not vanish as the training loss does. Source: Achille, Paolini & Soatto, sections 1.2 and 4; ``docs/fisher.md``.
+
+    Nothing in the user's code changes: outputs, targets and likelihood (``cross_entropy``,
+    ``binary_cross_entropy_with_logits``, ``mse_loss``) are found in the module's ``training_step``. Everything is
+    measured on a replica in eval mode (dropout off, BatchNorm with its running statistics), so that training is
+    bit-identical to training without the callback.
+
+    Logged, per measured step s (the weights after s optimiser steps; s = 0 and the end of fit are always measured):
+
+    - ``fisher/trace``: the trace over the reference samples, a mean per sample.
+    - ``fisher/trace_stderr``, ``fisher/trace_low``, ``fisher/trace_high``: its standard error and 95 % band. They
+      speak of the reference samples (draws and labels), not of samples beyond them.
+    - ``fisher/coverage``: share of the trainable elements whose per-sample gradient norm was computed exactly.
+    - ``fisher/empirical_trace``, ``fisher/exact_trace`` if asked with ``also``, each with ``_stderr``.
+    - ``fisher_layers/<module>``: the share of each module's own parameters (``root`` for the LightningModule's);
+      always in ``history``, in the loggers with ``per_layer=True``.
+    - figure ``fisher/layers``: heat map of these over training.
+
+    Args:
+        estimator: How the expectation over labels is taken. ``"importance"`` (default), ``"rademacher"`` and
+            ``"sampled"`` are unbiased from one backward pass per draw; ``"sampled"`` is the textbook one, whose error
+            explodes (and whose stderr is not to be trusted) once the network is confident. ``"exact"`` sums over all
+            outputs for every reference sample. ``"empirical"`` takes the labels of the data: not the Fisher
+            information, and it vanishes with the training loss.
+        draws: Backward samples out of the reference samples, drawn in proportion to the curvature of the outputs.
+            None, or at least ``num_samples``: every sample once. ``"exact"`` takes all of them in any case.
+        also: Further traces beside the main one.
+        per_layer: Send ``fisher_layers/<module>`` to the loggers too.
+        engine: Who computes per-sample gradients: ``"backpack"`` (BackPACK rules fed by taps), ``"func"``
+            (``torch.func``), ``"loop"`` (one backward per sample), or ``"auto"``, the first of them that covers every
+            parameter. Each is exact, and is compared with plain autograd before the first step.
+        every_n_epochs: Measure at s = 0 and after epochs n, 2n, ... (before the first step of the next epoch, so
+            that ``EarlyStopping`` sees it one epoch later).
+        every_n_train_steps: Measure at optimiser steps 0, n, 2n, ... Without an interval: 0, 1, 2, 4, 8, ..., and the
+            end of every epoch, as far as ``max_overhead`` allows.
+        num_samples: Reference samples: the first that pass in training, kept on the CPU.
+        reference: Reference samples to use instead: a Dataset (collated as a DataLoader does by default), or tensors
+            such as ``(x, y)``; they must look like the batches that ``training_step`` gets.
+        adapter: ``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)`` with ``"categorical"``
+            (logits), ``"bernoulli"`` (logits) or ``"gaussian"`` (means), where the ``training_step`` hides them.
+        seed: Of the draws; training's random numbers are never touched.
+        prefix: Put in front of every tag, ``prefix/fisher/trace``.
+        on_error: A measurement that fails becomes one warning and NaN (``"warn"``), or ends the run (``"raise"``).
+        max_overhead: Largest share of the run's time; by default 0.05 without an interval and no limit with one.
+        summary: Print start, peak and end of the trace at the end of fit.
+
+    Raises:
+        ValueError: An argument makes no sense.
+        MisconfigurationException: Before the first step: sharded strategy, no likelihood found, adapter that returns
+            something else, module without exact per-sample gradients.
+
+    Example::
+
+        from lightning.pytorch import Trainer
+        from lightning_info import FisherTraceCallback
+
+        trainer = Trainer(callbacks=[FisherTraceCallback()])
+    """
+
+    tags: ClassVar[tuple[str, ...]] = (
+        "fisher/trace",
+        "fisher/trace_stderr",
+        "fisher/trace_low",
+        "fisher/trace_high",
+        "fisher/coverage",
+    )
+    table: ClassVar[tuple[tuple[str, str | None], ...]] = (
+        ("fisher/trace", "fisher/trace_stderr"),
+        ("fisher/empirical_trace", "fisher/empirical_trace_stderr"),
+        ("fisher/exact_trace", "fisher/exact_trace_stderr"),
+    )
+
+    def __init__(
+        self,
+        estimator: Estimator = "importance",
+        draws: int | None = 64,
+        also: Sequence[Also] = (),
+        per_layer: bool = False,
+        engine: EngineName = "auto",
+        every_n_epochs: int | None = None,
+        every_n_train_steps: int | None = None,
+        num_samples: int = 256,
+        reference: Dataset[Any] | Sequence[Tensor] | None = None,
+        adapter: Adapter | None = None,
+        seed: int = 0,
+        prefix: str | None = None,
+        on_error: Literal["warn", "raise"] = "warn",
+        max_overhead: float | None = None,
+        summary: bool = True,
+    ) -> None:
+        super().__init__(
+            every_n_epochs=every_n_epochs,
+            every_n_train_steps=every_n_train_steps,
+            num_samples=num_samples,
+            reference=reference,
+            adapter=adapter,
+            seed=seed,
+            prefix=prefix,
+            on_error=on_error,
+            max_overhead=max_overhead,
+            summary=summary,
+        )
+        owner = type(self).__name__
+        arguments.one_of(owner, "estimator", estimator, get_args(Estimator))
+        arguments.one_of(owner, "engine", engine, get_args(EngineName))
+        if draws is not None:
+            arguments.positive_integer(owner, "draws", draws, 64)
+        extras: list[Any] = [also] if isinstance(also, str) else list(also)
+        for extra in extras:
+            arguments.one_of(owner, "also", extra, get_args(Also))
+        self.estimator, self.draws, self.per_layer, self.engine = estimator, draws, per_layer, engine
+        self.also: tuple[Also, ...] = tuple(extras)
+        self.plan: Plan | None = None
+        """The engine in use, and why not the ones before it; known from the first batch on."""
+        if estimator == "sampled":
+            rank_zero_warn(
+                f"{owner}: with estimator='sampled' a confident network's trace is carried by labels that are almost "
+                f"never drawn; its stderr then covers the truth in one case of ten. The default 'importance' does not"
+            )
+
+    def _prepare(self, probe: Probe) -> str:
+        self.plan = self._choose(probe)
+        reasons = "".join(f"; not {name}: {reason}" for name, reason in self.plan.reasons.items())
+        checked = "two samples agree with plain autograd" if self.plan.checked else "not yet compared with autograd"
+        return f"{self.estimator} estimator, engine {self.plan.engine!r} ({checked}{reasons})"
+
+    def _choose(self, probe: Probe) -> Plan:
+        return choose_engine(probe.module, probe.outputs, probe.to_device(probe.groups[0]), self.engine)
+
+    def _measure(self, probe: Probe, generator: Generator) -> dict[str, float]:
+        if self.plan is None or self.plan.checked < 2:
+            self.plan = self._choose(probe)
+        main = self._trace(probe, self.estimator, generator)
+        values = {
+            "fisher/trace": main.estimate.trace,
+            "fisher/trace_stderr": main.estimate.stderr,
+            "fisher/trace_low": main.estimate.low,
+            "fisher/trace_high": main.estimate.high,
+            "fisher/coverage": main.coverage,
+        }
+        for name in self.also:
+            estimate = self._trace(probe, name, generator).estimate
+            values[f"fisher/{name}_trace"], values[f"fisher/{name}_trace_stderr"] = estimate
+        for parameter, value in main.per_parameter.items():
+            tag = f"fisher_layers/{parameter.rpartition('.')[0] or 'root'}"
+            values[tag] = values.get(tag, 0.0) + value
+        return values
+
+    def _trace(self, probe: Probe, estimator: Estimator, generator: Generator) -> PoolTrace:
+        assert self.plan is not None
+        try:
+            return pool_trace(probe, self.plan, estimator, self.draws, generator)
+        except NotCovered:  # the module changed its structure: choose again, once
+            self.plan = self._choose(probe)
+            return pool_trace(probe, self.plan, estimator, self.draws, generator)
+
+    def _is_logged(self, tag: str) -> bool:
+        return self.per_layer or not tag.startswith(self._tag("fisher_layers/"))
+
+    def _figures(self) -> dict[str, Callable[[], Figure]]:
+        head = self._tag("fisher_layers/")
+        curves = {tag.removeprefix(head): curve for tag, curve in self.history.items() if tag.startswith(head)}
+        if not curves:
+            return {}
+        return {"fisher/layers": lambda: layer_heat_map(curves, "Fisher trace by module (tr F)", "nats / weight²")}

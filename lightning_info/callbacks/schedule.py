@@ -1,0 +1,54 @@
+"""When to measure: a pure decision from counters and clocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+DEFAULT_OVERHEAD = 0.05
+
+
+@dataclass
+class Schedule:
+    """Decides which optimiser steps are measured.
+
+    Args:
+        every_n_epochs: Initialisation, then after epochs n, 2n, ...
+        every_n_train_steps: Optimiser steps 0, n, 2n, ...
+        max_overhead: Largest share of the run's time that measurements may take; points beyond it are left out. By
+            default 0.05 without an interval, and no limit with one.
+
+    Without an interval: steps 0, 1, 2, 4, 8, ... and the end of every epoch.
+    """
+
+    every_n_epochs: int | None = None
+    every_n_train_steps: int | None = None
+    max_overhead: float | None = None
+    spent: float = field(default=0.0, init=False)
+    """Seconds that measurements took so far in this run."""
+    last: float = field(default=0.0, init=False)
+    """Seconds of the last measurement, which the next one is expected to take."""
+
+    @property
+    def budget(self) -> float | None:
+        """Largest share of the run's time, None for no limit."""
+        explicit = self.every_n_epochs is not None or self.every_n_train_steps is not None
+        return self.max_overhead if explicit or self.max_overhead is not None else DEFAULT_OVERHEAD
+
+    def falls_on(self, step: int, epochs: int | None) -> bool:
+        """Whether a point falls on this step, the time apart.
+
+        Args:
+            step: Optimiser steps taken.
+            epochs: Epochs completed if this is the first step after the end of one, otherwise None.
+        """
+        if step == 0:
+            return True
+        if self.every_n_train_steps is not None:
+            return step % self.every_n_train_steps == 0
+        if self.every_n_epochs is not None:
+            return epochs is not None and epochs % self.every_n_epochs == 0
+        return epochs is not None or step & (step - 1) == 0
+
+    def affords(self, elapsed: float) -> bool:
+        """Whether another measurement keeps within the budget ``elapsed`` seconds into the run."""
+        return self.budget is None or self.spent + self.last <= self.budget * (elapsed + self.last)

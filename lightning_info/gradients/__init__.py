@@ -1,0 +1,7 @@
+"""Per-sample gradients of any module: rules, taps, engines, and the plan that chooses and checks one."""
+
+from lightning_info.gradients.contract import NotCovered
+from lightning_info.gradients.plan import EngineName, Plan, choose_engine, squared_norms
+from lightning_info.gradients.rules import SquaredGradNorm
+
+__all__ = ["EngineName", "NotCovered", "Plan", "SquaredGradNorm", "choose_engine", "squared_norms"]

@@ -1,0 +1,39 @@
+"""What every per-sample gradient engine takes, gives and raises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+Predict = Callable[[nn.Module, Any], Tensor]
+"""``(module, batch) -> outputs (N, ...)``, differentiable in the module's parameters."""
+
+
+class NotCovered(Exception):
+    """An engine cannot compute every parameter's per-sample gradient exactly; the message says which and why."""
+
+
+class Engine(Protocol):
+    """Computes per-sample squared gradient norms."""
+
+    def __call__(
+        self, module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]
+    ) -> dict[str, Tensor]:
+        """``{parameter name: sum of ‖J_nᵀ u_n‖² over the cotangents, (N,) float64}`` for every trainable parameter.
+
+        Args:
+            module: The module; never changed.
+            predict: Gives the outputs ``(N, ...)``.
+            batch: N samples.
+            cotangents: Tensors of the outputs' shape.
+
+        Raises:
+            NotCovered: The engine cannot give all of them exactly.
+        """
+
+
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that are trained, by name; tied ones once, under their first name."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}

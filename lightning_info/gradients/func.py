@@ -1,0 +1,65 @@
+"""``torch.func``: every sample's gradient by ``vmap`` of a vector-Jacobian product, for modules that vmap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lightning_info.gradients.contract import NotCovered, Predict, trainable
+from lightning_info.gradients.samples import split_samples
+
+MEMORY = 1 << 28
+"""Bytes that the per-sample gradients of one chunk of samples may take (256 MiB)."""
+
+
+class _Caller(nn.Module):
+    """Gives ``predict`` the form that ``functional_call`` needs."""
+
+    def __init__(self, module: nn.Module, predict: Predict) -> None:
+        super().__init__()
+        self.module, self.predict = module, predict
+
+    def forward(self, batch: Any) -> Tensor:
+        outputs: Tensor = self.predict(self.module, batch)
+        return outputs
+
+
+def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Per-sample squared gradient norms by ``torch.func`` (an :class:`~.contract.Engine`)."""
+    caller = _Caller(module, predict)
+    parameters = {name: p.detach() for name, p in trainable(caller).items()}
+    leaves, rebuild = split_samples(batch)
+
+    def one_sample(sample: list[Tensor], u: Tensor) -> dict[str, Tensor]:
+        single = rebuild([leaf.unsqueeze(0) for leaf in sample])
+
+        def outputs(parameters: dict[str, Tensor]) -> Tensor:
+            row: Tensor = torch.func.functional_call(caller, parameters, (single,)).squeeze(0)
+            return row
+
+        pullback = torch.func.vjp(outputs, parameters)[1]
+        (gradients,) = pullback(u)
+        return {name: gradient.square().sum().double() for name, gradient in gradients.items()}
+
+    bytes_per_sample = sum(p.numel() * p.element_size() for p in parameters.values())
+    chunk = max(1, MEMORY // max(1, bytes_per_sample))
+    total: dict[str, Tensor] = {}
+    try:
+        for u in cotangents:
+            u = u.to(leaves[0].device, _dtype(parameters))
+            with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
+                norms = torch.vmap(one_sample, randomness="different", chunk_size=chunk)(leaves, u)
+            total = {name: total.get(name, 0) + norm for name, norm in norms.items()}
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever the module's own code raises under vmap
+        raise NotCovered(f"the module does not vmap ({str(error).strip().splitlines()[0]})") from error
+    return {name.removeprefix("module."): norm for name, norm in total.items()}
+
+
+def _dtype(parameters: dict[str, Tensor]) -> torch.dtype:
+    return next((p.dtype for p in parameters.values()), torch.float32)

@@ -1,0 +1,150 @@
+"""Which engine computes the per-sample gradients of a module, why, and the proof on two samples."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
+
+from lightning_info.gradients import func, loop, taps
+from lightning_info.gradients.contract import Engine, NotCovered, Predict, trainable
+from lightning_info.gradients.samples import take
+
+EngineName = Literal["auto", "backpack", "func", "loop"]
+ENGINES: dict[str, Engine] = {
+    "backpack": taps.squared_norms,
+    "func": func.squared_norms,
+    "loop": loop.squared_norms,
+}
+CHECK_SAMPLES = 8
+
+
+@dataclass
+class Plan:
+    """The engine chosen for a module.
+
+    Attributes:
+        engine: Its name.
+        checked: Samples in the batch on which two were compared with plain autograd; 0 if nothing could be compared.
+        reasons: Why engines that come before it were not taken, by name.
+    """
+
+    engine: str
+    checked: int
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def squared_norms(
+        self, module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]
+    ) -> dict[str, Tensor]:
+        """See :class:`~.contract.Engine`."""
+        return ENGINES[self.engine](module, predict, batch, cotangents)
+
+
+def choose_engine(module: nn.Module, predict: Predict, batch: Any, engine: EngineName = "auto") -> Plan:
+    """Take the first engine that covers every trainable parameter and agrees with plain autograd on two samples.
+
+    The comparison runs in float64 on a copy of the module, on at most eight samples of ``batch``, with random
+    cotangents; all samples go forward together in the reference, so layouts that fold or swap the sample axis and
+    modules that mix samples are caught. Where float64 does not run (hard-coded types) it is done in the module's own
+    precision to 5 %.
+
+    Args:
+        module: The module.
+        predict: Gives the outputs ``(N, ...)``.
+        batch: N samples; one sample can show no mixing of samples, so check again when more are at hand.
+        engine: ``"auto"`` or the only engine to try.
+
+    Returns:
+        The plan; ``checked`` is 0 if the outputs are not finite, so that nothing could be compared.
+
+    Raises:
+        NotCovered: No engine is exact; the message has every reason.
+    """
+    candidates = list(ENGINES) if engine == "auto" else [engine]
+    batch = take(batch, slice(0, CHECK_SAMPLES))
+    module, batch, tolerance = _float64(module, predict, batch)
+    outputs = predict(module, batch).detach()
+    generator = torch.Generator().manual_seed(0)
+    cotangent = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
+    reasons: dict[str, str] = {}
+    if not outputs.isfinite().all():
+        return Plan(candidates[0], 0)
+    samples = range(min(2, len(outputs)))
+    truth = loop.whole_batch(module, predict, batch, cotangent, samples)
+    for name in candidates:
+        try:
+            found = ENGINES[name](module, predict, batch, [cotangent])
+            _compare(found, truth, len(samples), tolerance)
+        except NotCovered as error:
+            reasons[name] = str(error)
+        else:
+            return Plan(name, len(outputs), reasons)
+    raise NotCovered("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
+
+
+def squared_norms(
+    module: nn.Module, inputs: Any, cotangents: Tensor | Iterable[Tensor], engine: EngineName = "auto"
+) -> dict[str, Tensor]:
+    """Per-sample squared gradient norms ``‖J_nᵀ u_n‖²`` of ``module(inputs)``, summed over the cotangents.
+
+    Args:
+        module: A module in eval mode that maps inputs to outputs ``(N, ...)``; never changed.
+        inputs: Its input, sample axis first.
+        cotangents: One tensor of the outputs' shape, or several.
+        engine: ``"auto"`` or one of ``"backpack"``, ``"func"``, ``"loop"``; see :func:`choose_engine`.
+
+    Returns:
+        ``(N,)`` float64 per trainable parameter, by name.
+
+    Raises:
+        NotCovered: No engine is exact for this module.
+    """
+    cotangents = [cotangents] if isinstance(cotangents, Tensor) else cotangents
+    return choose_engine(module, _call, inputs, engine).squared_norms(module, _call, inputs, cotangents)
+
+
+def _call(module: nn.Module, inputs: Any) -> Tensor:
+    outputs: Tensor = module(inputs)
+    return outputs
+
+
+def _float64(module: nn.Module, predict: Predict, batch: Any) -> tuple[nn.Module, Any, float]:
+    """A float64 copy of the module and batch and the tolerance to compare with, if it runs at all."""
+    cpu = any(p.device.type == "mps" for p in module.parameters())
+    precise = copy.deepcopy(module).to(device="cpu" if cpu else None, dtype=torch.float64)
+    precise_batch = apply_to_collection(
+        batch,
+        Tensor,
+        lambda leaf: (leaf.cpu() if cpu else leaf).double() if leaf.is_floating_point() else leaf,
+    )
+    try:
+        if predict(precise, precise_batch).dtype == torch.float64:
+            return precise, precise_batch, 1e-6
+    except (RuntimeError, ValueError, TypeError):
+        pass
+    return module, batch, 0.05
+
+
+def _compare(found: dict[str, Tensor], truth: dict[str, Tensor], samples: int, tolerance: float) -> None:
+    total = torch.stack(list(truth.values())).sum(0)
+    for name, expected in truth.items():
+        if len(found[name]) < samples:
+            raise NotCovered(f"{name} has values for {len(found[name])} samples only")
+        error = (found[name][:samples] - expected).abs() / torch.maximum(expected, 1e-6 * total).clamp_min(1e-300)
+        if not (error <= tolerance).all():  # also where it is NaN
+            worst = int(error.nan_to_num(torch.inf).argmax())
+            raise NotCovered(
+                f"{name} gives {found[name][worst].item():.4g} for a sample where plain autograd on the whole batch "
+                f"gives {expected[worst].item():.4g} (do outputs depend on the other samples of the batch?)"
+            )
+
+
+def coverage(module: nn.Module, norms: dict[str, Tensor]) -> float:
+    """Share of the trainable elements of the module whose per-sample norms are in ``norms``."""
+    sizes = {name: p.numel() for name, p in trainable(module).items()}
+    return sum(sizes[name] for name in norms) / max(1, sum(sizes.values()))

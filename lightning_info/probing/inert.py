@@ -1,0 +1,113 @@
+"""Stand-ins for everything of the Trainer that a ``training_step`` could change: reading works, acting does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+_ACTS = (
+    "callbacks", "checkpoint_callback", "checkpoint_callbacks", "early_stopping_callback", "early_stopping_callbacks",
+    "logger", "loggers", "lr_scheduler_configs", "optimizers", "profiler", "progress_bar_callback", "strategy",
+)  # fmt: skip
+
+
+class Inert:
+    """Swallows every call, attribute, item and ``with``; false, empty and zero."""
+
+    def __getattr__(self, name: str) -> Inert:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Inert:
+        """Does nothing."""
+        return self
+
+    def __getitem__(self, key: Any) -> Inert:
+        return self
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        pass
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def __float__(self) -> float:
+        return 0.0
+
+    def __enter__(self) -> Inert:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        pass
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Inert:
+        return self
+
+
+class StandInTrainer:
+    """Reads attributes through to the real trainer; loggers, optimisers, callbacks, strategy and methods are inert.
+
+    Containers that the trainer hands out are copied, and attributes set on the stand-in stay on it.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._real = trainer
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name in _ACTS:
+            return Inert()
+        value = getattr(self._real, name)
+        if isinstance(value, (dict, list)):
+            return value.copy()
+        return Inert() if callable(value) and not isinstance(value, nn.Module) else value
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StandInTrainer:
+        return self
+
+
+def _ignore(*args: Any, **kwargs: Any) -> None:
+    """Takes the place of a method that would act on the trainer."""
+
+
+def _identity(value: Any, *args: Any, **kwargs: Any) -> Any:
+    return value
+
+
+def detach_from_trainer(module: nn.Module, stand_in: StandInTrainer) -> None:
+    """Put the stand-in in the trainer's place on a replica, and make its logging and optimisation methods inert."""
+    real = stand_in._real
+    optimizers = _like(getattr(real, "optimizers", None))
+    schedulers = _like(getattr(real, "lr_scheduler_configs", None))
+    for part in module.modules():
+        if "_trainer" not in vars(part):
+            continue
+        vars(part).update(
+            _trainer=stand_in,
+            log=_ignore,
+            log_dict=_ignore,
+            print=_ignore,
+            manual_backward=_ignore,
+            toggle_optimizer=_ignore,
+            untoggle_optimizer=_ignore,
+            clip_gradients=_ignore,
+            all_gather=_identity,
+            optimizers=lambda *args, **kwargs: optimizers,
+            lr_schedulers=lambda *args, **kwargs: schedulers,
+        )
+
+
+def _like(real: Any) -> Any:
+    """As many inert objects as Lightning would return: none, one, or a list."""
+    count = len(real) if real else 0
+    return None if count == 0 else Inert() if count == 1 else [Inert() for _ in range(count)]

@@ -1,0 +1,257 @@
+"""A batch's prediction: outputs, targets and likelihood, from the module's own ``training_step`` or from an adapter.
+
+Zero configuration: the replica's ``training_step`` runs under a ``TorchFunctionMode`` that sees the likelihoods which
+it calls (:data:`LIKELIHOOD_CALLS`). One call over the whole batch is what the module is trained on; whatever else the
+returned loss holds (penalties) is not part of the predictive distribution.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from lightning_info.functional.fisher import Likelihood
+from lightning_info.gradients.samples import num_samples
+from lightning_info.probing.inert import StandInTrainer, detach_from_trainer
+
+Adapter = Callable[[Any, Any], Any]
+"""``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)``."""
+
+LIKELIHOOD_CALLS: dict[Callable[..., Any], Likelihood] = {
+    F.cross_entropy: "categorical",
+    F.binary_cross_entropy_with_logits: "bernoulli",
+    F.mse_loss: "gaussian",
+}
+
+ADAPTER_LINES = """\
+    def adapter(module, batch):
+        x, y = batch
+        return module(x), y, "categorical"  # logits; or "bernoulli" (logits), "gaussian" (means)
+
+and pass it to the callback: {callback}(adapter=adapter)."""
+
+
+class NoPrediction(ValueError):
+    """The module's predictive distribution was not found or makes no sense; the message tells what to write."""
+
+
+@dataclass
+class Prediction:
+    """What a module predicts for a batch.
+
+    Attributes:
+        outputs: Logits or means ``(N, ...)``; categorical ones have the classes last.
+        likelihood: The predictive distribution.
+        mask: ``(N, *positions)``, False where a position is ignored; None if there are no class targets.
+        loss_gradient: Gives ``∂ loss_n / ∂ outputs`` of the training loss (class weights and label smoothing
+            included, whatever the reduction), float64 in the layout of ``outputs``; raises :class:`NoPrediction`
+            where there are no targets that it could be taken at.
+        extra_loss: What the returned loss holds beyond the likelihood; 0 with an adapter.
+    """
+
+    outputs: Tensor
+    likelihood: Likelihood
+    mask: Tensor | None
+    loss_gradient: Callable[[], Tensor]
+    extra_loss: float = 0.0
+
+
+@dataclass
+class Predictor:
+    """Maps a replica and a batch to the prediction; needs the trainer only to hide it from the replica.
+
+    Args:
+        stand_in: Put in the trainer's place.
+        adapter: Used instead of the ``training_step`` if given.
+    """
+
+    stand_in: StandInTrainer
+    adapter: Adapter | None = None
+
+    def __call__(self, module: nn.Module, batch: Any) -> Prediction:
+        """The prediction for a batch on the module's device.
+
+        Raises:
+            NoPrediction: None, several or an unusable likelihood; or the module writes to its own parameters.
+        """
+        detach_from_trainer(module, self.stand_in)
+        samples = num_samples(batch)
+        with _Watch(module) as watch:
+            if self.adapter is not None:
+                return _from_adapter(self.adapter(module, batch), samples)
+            returned = _training_step(module, batch)
+        return _from_calls(watch.calls, returned, samples, type(module).__name__)
+
+    def outputs(self, module: nn.Module, batch: Any) -> Tensor:
+        """Only the outputs, ``(N, ...)``: the form that the gradient engines take."""
+        return self(module, batch).outputs
+
+
+@dataclass
+class _Call:
+    likelihood: Likelihood
+    arguments: dict[str, Any]
+    value: Tensor
+
+
+class _Watch(TorchFunctionMode):
+    """Records likelihood calls, and keeps ``training_step`` from stepping backward or writing to parameters."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.calls: list[_Call] = []
+        self.storages = {p.untyped_storage().data_ptr() for p in module.parameters()}
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.Tensor.backward:
+            return None
+        self._refuse_writes(getattr(func, "__name__", ""), args, kwargs)
+        result = func(*args, **kwargs)
+        likelihood = LIKELIHOOD_CALLS.get(func)
+        if likelihood is not None and torch.is_grad_enabled():
+            arguments = inspect.signature(func).bind(*args, **kwargs).arguments
+            if arguments["input"].requires_grad or arguments["target"].requires_grad:
+                self.calls.append(_Call(likelihood, arguments, result))
+        return result
+
+    def _refuse_writes(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The replica shares the user's weights: a write would change the training run."""
+        in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+        target = args[0] if in_place and args and name != "requires_grad_" else kwargs.get("out")
+        for tensor in target if isinstance(target, (list, tuple)) else (target,):
+            if isinstance(tensor, Tensor) and _storage(tensor) in self.storages:
+                raise NoPrediction(f"it changes the module's parameters while it runs ({name})")
+
+
+def _storage(tensor: Tensor) -> int | None:
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # wrapped by torch.func
+        return None
+
+
+def _training_step(module: nn.Module, batch: Any) -> Any:
+    step = cast(Any, module).training_step
+    names = inspect.signature(step).parameters
+    arguments = {name: 0 for name in ("batch_idx", "dataloader_idx") if name in names}
+    if len(names) > 1 and not arguments:  # training_step(self, batch, _)
+        return step(batch, 0)
+    return step(batch, **arguments)
+
+
+def _from_calls(calls: list[_Call], returned: Any, samples: int, owner: str) -> Prediction:
+    known = ", ".join(f.__name__ for f in LIKELIHOOD_CALLS)
+    if not calls:
+        raise NoPrediction(f"{owner}.training_step calls no likelihood that is known here ({known})")
+    if len(calls) > 1:
+        raise NoPrediction(f"{owner}.training_step calls {len(calls)} likelihoods, and which one is meant is not clear")
+    (call,) = calls
+    arguments = call.arguments
+    outputs, targets = arguments["input"], arguments["target"]
+    if outputs.requires_grad and targets.requires_grad:
+        raise NoPrediction(f"{owner}.training_step compares two quantities that both depend on the parameters")
+    if call.likelihood == "gaussian" and targets.requires_grad:
+        outputs, targets = targets, outputs
+    prediction = _prediction(outputs, targets, call.likelihood, samples, arguments)
+    loss = returned.get("loss") if isinstance(returned, dict) else returned
+    if isinstance(loss, Tensor) and loss.numel() == 1 and call.value.numel() == 1 and not _is_wrapped(loss):
+        prediction.extra_loss = (loss.detach() - call.value.detach()).item()
+    return prediction
+
+
+def _is_wrapped(tensor: Tensor) -> bool:
+    return _storage(tensor) is None
+
+
+def _from_adapter(returned: Any, samples: int) -> Prediction:
+    forms = "(outputs, targets) or (outputs, targets, likelihood)"
+    if not isinstance(returned, (tuple, list)) or len(returned) not in (2, 3):
+        raise NoPrediction(f"the adapter returned {_describe(returned)} instead of {forms}")
+    outputs, targets = returned[:2]
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
+        raise NoPrediction(f"the adapter's outputs are {_describe(outputs)}; they must be a floating-point tensor")
+    if not isinstance(targets, (Tensor, type(None))):
+        raise NoPrediction(f"the adapter's targets are {_describe(targets)}; they must be a tensor or None")
+    if len(returned) == 3:
+        likelihood, known = returned[2], get_args(Likelihood)
+        if likelihood not in known:
+            raise NoPrediction(f"the adapter named the likelihood {likelihood!r}; choose one of {', '.join(known)}")
+    elif targets is not None and not targets.is_floating_point() and outputs.dim() == targets.dim() + 1:
+        likelihood = "categorical"
+    else:
+        raise NoPrediction(
+            f"outputs of shape {tuple(outputs.shape)} from the adapter leave the likelihood open; return it too, for "
+            f'example (outputs, targets, "gaussian")'
+        )
+    return _prediction(outputs, targets, likelihood, samples, {})
+
+
+def _prediction(
+    outputs: Tensor, targets: Tensor | None, likelihood: Likelihood, samples: int, arguments: dict[str, Any]
+) -> Prediction:
+    """Bring a call's arguments into the canonical layout."""
+    unbatched = outputs.dim() == 0 or (likelihood == "categorical" and outputs.dim() == 1)
+    if samples == 1 and (unbatched or len(outputs) != 1):  # a batch of one that was squeezed
+        outputs = outputs.unsqueeze(0)
+        targets = None if targets is None else targets.unsqueeze(0)
+    shape = tuple(outputs.shape)
+    if outputs.dim() == 0 or len(outputs) != samples:
+        raise NoPrediction(f"the outputs have shape {shape} for {samples} samples; axis 0 must be the sample axis")
+    mask = None
+    if likelihood == "categorical":
+        if outputs.dim() < 2:
+            raise NoPrediction(
+                f"categorical outputs of shape {shape} have no class axis; logits are (N, C) or (N, C, *)"
+            )
+        if targets is not None and not targets.is_floating_point():
+            mask = targets != arguments.get("ignore_index", -100)
+    return Prediction(
+        outputs.movedim(1, -1) if likelihood == "categorical" else outputs,
+        likelihood,
+        mask,
+        lambda: _loss_gradient(outputs, targets, likelihood, arguments),
+    )
+
+
+def _loss_gradient(
+    outputs: Tensor, targets: Tensor | None, likelihood: Likelihood, arguments: dict[str, Any]
+) -> Tensor:
+    if targets is None:
+        raise NoPrediction("the adapter gives no targets, which the empirical Fisher needs")
+    z = outputs.detach().double().requires_grad_()
+    options: dict[str, Any] = {
+        name: value.double() if isinstance(value, Tensor) else value
+        for name, value in arguments.items()
+        if name in ("weight", "pos_weight", "ignore_index", "label_smoothing")
+    }
+    targets = targets.double() if targets.is_floating_point() or likelihood != "categorical" else targets
+    if likelihood == "categorical":
+        loss = F.cross_entropy(z, targets, reduction="sum", **options)
+    elif likelihood == "bernoulli":
+        loss = F.binary_cross_entropy_with_logits(z, targets, reduction="sum", **options)
+    else:
+        if targets.shape != z.shape:
+            raise NoPrediction(
+                f"targets of shape {tuple(targets.shape)} do not match outputs of shape {tuple(z.shape)}"
+            )
+        loss = 0.5 * (z - targets).square().sum()
+    (gradient,) = torch.autograd.grad(loss, z)
+    return gradient.movedim(1, -1) if likelihood == "categorical" else gradient
+
+
+def _describe(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{type(value).__name__}"

@@ -1,0 +1,96 @@
+"""One measurement's view of the run: a replica, its predictions, and the reference samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
+
+from lightning_info.functional.fisher import Likelihood
+from lightning_info.gradients.samples import num_samples, take
+from lightning_info.probing.prediction import Predictor
+
+
+class Unavailable(Exception):
+    """A point that has no value (outputs not finite, say); reported as NaN with the message, never an error."""
+
+
+@dataclass
+class PoolPrediction:
+    """Predictions for a group of reference samples, without gradient; see :class:`~.prediction.Prediction`."""
+
+    batch: Any
+    outputs: Tensor
+    likelihood: Likelihood
+    mask: Tensor | None
+    loss_gradient: Tensor | None
+
+
+@dataclass
+class Probe:
+    """What a measurement works with.
+
+    Attributes:
+        module: The replica.
+        predictor: Maps the replica and a batch to its prediction.
+        groups: The reference samples; batches on the CPU.
+        chunk: Samples that go through the replica at once: the user's own batch size.
+        device: The replica's device.
+    """
+
+    module: nn.Module
+    predictor: Predictor
+    groups: list[Any]
+    chunk: int
+    device: torch.device
+
+    def to_device(self, batch: Any) -> Any:
+        """The batch as the replica takes it: on its device, half precision upcast as the replica's weights are."""
+        return apply_to_collection(
+            batch,
+            Tensor,
+            lambda leaf: (
+                leaf.to(self.device, torch.float32)
+                if leaf.dtype in (torch.float16, torch.bfloat16)
+                else leaf.to(self.device)
+            ),
+        )
+
+    def outputs(self, module: nn.Module, batch: Any) -> Tensor:
+        """The form of the predictor that the gradient engines take."""
+        return self.predictor(module, batch).outputs
+
+    def predictions(self, with_loss_gradient: bool = False) -> Iterator[PoolPrediction]:
+        """Predictions for every group of reference samples, one chunk after the other.
+
+        Raises:
+            Unavailable: An output is not finite.
+        """
+        for group in self.groups:
+            size = num_samples(group)
+            outputs: list[Tensor] = []
+            masks: list[Tensor] = []
+            gradients: list[Tensor] = []
+            for start in range(0, size, self.chunk):
+                part = self.to_device(take(group, slice(start, start + self.chunk)))
+                prediction = self.predictor(self.module, part)  # the graph tells the likelihood call from others
+                outputs.append(prediction.outputs.detach())
+                if prediction.mask is not None:
+                    masks.append(prediction.mask)
+                if with_loss_gradient:
+                    gradients.append(prediction.loss_gradient())
+            pool = PoolPrediction(
+                group,
+                torch.cat(outputs),
+                prediction.likelihood,
+                torch.cat(masks) if masks else None,
+                torch.cat(gradients) if with_loss_gradient else None,
+            )
+            finite = pool.outputs.reshape(size, -1).isfinite().all(1)
+            if not finite.all():
+                raise Unavailable(f"the outputs of {int((~finite).sum())} of {size} reference samples are not finite")
+            yield pool

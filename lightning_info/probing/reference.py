@@ -1,0 +1,65 @@
+"""The reference samples: the fixed pool of training samples that every measurement of a run looks at."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from lightning_info.gradients.samples import concatenate, num_samples, take
+
+
+class ReferenceSamples:
+    """Copies on the CPU of the first samples that pass in training, or of samples that the user gave.
+
+    Args:
+        size: How many to keep; fewer if there are not more.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.complete = False
+        self.groups: list[Any] = []
+        """Batches; one if all samples have the same shape."""
+
+    def __len__(self) -> int:
+        return sum(num_samples(group) for group in self.groups)
+
+    @property
+    def full(self) -> bool:
+        """As many samples as asked are there."""
+        return len(self) >= self.size
+
+    def add(self, batch: Any) -> None:
+        """Keep a copy of a training batch, or of as many of its samples as are missing."""
+        kept = take(batch, slice(0, self.size - len(self)))
+        self.groups.append(apply_to_collection(kept, Tensor, lambda leaf: leaf.detach().cpu().clone()))
+
+    def close(self, ranks: int = 1) -> None:
+        """What is there is all there will be; with several processes every one gets the samples of all."""
+        if ranks > 1:
+            gathered: list[Any] = [None] * ranks
+            torch.distributed.all_gather_object(gathered, self.groups)
+            self.groups = [group for groups in gathered for group in groups]
+        self.groups = concatenate(self.groups)
+        self.complete = True
+
+    def fill(self, given: Dataset[Any] | Sequence[Tensor]) -> None:
+        """Take the samples from a data set (collated in the default way) or from tensors that share axis 0.
+
+        Raises:
+            ValueError: There is no sample in it.
+        """
+        if isinstance(given, Dataset):
+            items = (given[i] for i in range(min(self.size, len(given)))) if hasattr(given, "__len__") else iter(given)
+            samples = list(itertools.islice(items, self.size))
+            batch: Any = default_collate(samples) if samples else ()
+        else:
+            batch = tuple(given)
+        self.add(batch)
+        self.close()

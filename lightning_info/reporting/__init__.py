@@ -1,0 +1,1 @@
+"""What leaves a measurement: scalars, figures, the table at the end of fit."""

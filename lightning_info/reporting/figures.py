@@ -1,0 +1,55 @@
+"""Figures, and the loggers that take them. No pyplot state: nothing stays open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+Curve = Sequence[tuple[int, float]]
+
+
+def report_figure(trainer: Any, tag: str, figure: Figure, step: int) -> None:
+    """Hand a figure to every logger whose experiment takes one (TensorBoard); scalars-only loggers are passed over."""
+    if not trainer.is_global_zero:
+        return
+    for logger in trainer.loggers:
+        add_figure = getattr(getattr(logger, "experiment", None), "add_figure", None)
+        if add_figure is not None:
+            add_figure(tag, figure, global_step=step)
+
+
+def layer_heat_map(curves: Mapping[str, Curve], title: str, unit: str) -> Figure:
+    """Heat map of one non-negative quantity per layer over training: layers downwards, measured steps to the right.
+
+    Args:
+        curves: ``layer -> [(step, value), ...]``, all on the same steps, in the order of depth.
+        title: What the colours show.
+        unit: Label of the colour bar.
+    """
+    steps = [step for step, _ in next(iter(curves.values()))]
+    values = np.array([[value for _, value in curve] for curve in curves.values()])
+    figure = Figure(figsize=(7, 1.6 + 0.22 * min(len(curves), 60)), layout="constrained")
+    axes = figure.add_subplot()
+    shown = values[np.isfinite(values) & (values > 0)]
+    norm = (
+        LogNorm(shown.max() / 1e6 if shown.min() < shown.max() / 1e6 else shown.min(), shown.max())
+        if len(shown)
+        else None
+    )
+    mesh = axes.pcolormesh(np.ma.masked_invalid(np.where(values > 0, values, np.nan)), norm=norm, cmap="viridis")
+    axes.set_facecolor("0.85")  # zero, or no value
+    axes.invert_yaxis()
+    labels = list(curves)
+    every = max(1, len(labels) // 60)
+    axes.set_yticks(np.arange(len(labels))[::every] + 0.5, labels[::every], fontsize=7)
+    ticks = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 8)).round().astype(int))
+    axes.set_xticks(ticks + 0.5, [str(steps[i]) for i in ticks])
+    axes.set_xlabel("optimiser steps (measured points, evenly spaced)")
+    axes.set_title(title, fontsize=10)
+    if norm is not None:
+        figure.colorbar(mesh, label=unit)
+    return figure

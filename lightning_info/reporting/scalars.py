@@ -1,0 +1,31 @@
+"""Scalars to every logger of the trainer and to ``trainer.callback_metrics``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+
+def report_scalars(trainer: Any, values: Mapping[str, float], step: int) -> list[Exception]:
+    """Write values at a step; directly, as ``LightningModule.log`` would repeat a sparse value at later steps.
+
+    Args:
+        trainer: The trainer.
+        values: By tag; NaN goes to the loggers only, ``callback_metrics`` keeps the last finite value because
+            ``EarlyStopping`` ends a run on NaN.
+        step: Optimiser steps taken.
+
+    Returns:
+        What loggers raised; the others still got the values.
+    """
+    trainer.callback_metrics.update({tag: torch.tensor(v) for tag, v in values.items() if math.isfinite(v)})
+    errors: list[Exception] = []
+    for logger in trainer.loggers:
+        try:
+            logger.log_metrics(dict(values), step=step)
+        except Exception as error:
+            errors.append(error)
+    return errors

@@ -1,0 +1,44 @@
+"""The table printed at the end of fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+Curve = Sequence[tuple[int, float]]
+
+
+def summary_table(history: Mapping[str, Curve], rows: Sequence[tuple[str, str | None]]) -> str:
+    """Start, peak and end of curves, with the error of the end.
+
+    Args:
+        history: ``tag -> [(step, value), ...]``.
+        rows: Pairs of a tag and the tag of its standard error, None if it has none.
+
+    Returns:
+        A table of fixed width; points without a value are passed over.
+    """
+    lines = [("", "start", "peak (step)", "end", "± stderr", "points")]
+    for tag, error_tag in rows:
+        curve = [(step, value) for step, value in history.get(tag, ()) if math.isfinite(value)]
+        if not curve:
+            lines.append((tag, "-", "-", "-", "-", "0"))
+            continue
+        peak_step, peak = max(curve, key=lambda point: point[1])
+        end_step, end = curve[-1]
+        error = dict(history.get(error_tag, ())).get(end_step) if error_tag else None
+        lines.append((
+            tag,
+            f"{curve[0][1]:.4g}",
+            f"{peak:.4g} ({peak_step})",
+            f"{end:.4g}",
+            "-" if error is None else f"{error:.2g}",
+            str(len(curve)),
+        ))  # fmt: skip
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
