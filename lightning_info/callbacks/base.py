@@ -33,6 +33,8 @@ from lightning_info.reporting.figures import report_figure
 from lightning_info.reporting.scalars import report_scalars
 from lightning_info.reporting.table import summary_table
 
+FIGURE_SHARE = 0.02
+"""Figures are dear (0.2 s): at points 4, 8, 16, ... within this share of the run's time, and at the end of fit."""
 _SHARDED = ("FSDP", "DeepSpeed", "ModelParallel", "XLAFSDP")
 
 
@@ -324,16 +326,19 @@ class InfoCallback(Callback, ABC):
         logged = {tag: value for tag, value in values.items() if self._is_logged(tag)}
         for refusal in report_scalars(trainer, logged, step):
             self._failed(refusal, f"writing to a logger at step {step}")
-        if last or self._points & (self._points - 1) == 0:  # figures are dear: at points 1, 2, 4, 8, ... and the end
-            self._draw(trainer, step)
         self._schedule.last = time.perf_counter() - started
+        doubled = self._points >= 4 and self._points & (self._points - 1) == 0
+        if last or (doubled and self._drawing <= FIGURE_SHARE * (started - self._started)):
+            self._draw(trainer, step)
 
     def _draw(self, trainer: Any, step: int) -> None:
+        started = time.perf_counter()
         try:
             for tag, draw in self._figures().items():
                 report_figure(trainer, self._tag(tag), draw(), step)
         except Exception as error:
             self._failed(error, f"drawing a figure at step {step}")
+        self._drawing += time.perf_counter() - started
 
     def _no_values(self) -> dict[str, float]:
         head = self._tag("")
@@ -366,6 +371,7 @@ class InfoCallback(Callback, ABC):
         self._step = None
         self._measured = None
         self._points = 0
+        self._drawing = 0.5  # seconds spent on figures; the first one is expected to take half a second
         self._warned: set[str] = set()
 
     def _tag(self, tag: str) -> str:

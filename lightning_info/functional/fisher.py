@@ -119,7 +119,7 @@ def _categorical_cotangent(z: Tensor, estimator: CotangentEstimator, generator: 
     p = log_p.exp()
     if estimator == "rademacher":
         weighted = p.sqrt() * _signs(z.shape, z, generator)
-        return weighted - p * (p.sqrt() * weighted).sum(-1, keepdim=True)
+        return weighted - p * weighted.sum(-1, keepdim=True)
     one_minus_p = -torch.expm1(log_p)
     if estimator == "sampled":
         label = _draw(p, generator)

@@ -18,7 +18,12 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
     columns = list(cotangents)
     rows = []
     for n in range(num_samples(batch)):
-        outputs = predict(module, take(batch, slice(n, n + 1)))
+        try:
+            outputs = predict(module, take(batch, slice(n, n + 1)))
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise NotCovered(f"one sample alone fails ({str(error).strip().splitlines()[0]})") from error
         if outputs.shape != columns[0][n : n + 1].shape:
             raise NotCovered(
                 f"one sample alone gives outputs {tuple(outputs.shape)}, in a batch {tuple(columns[0].shape)}"

@@ -107,7 +107,7 @@ class _Watch(TorchFunctionMode):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.calls: list[_Call] = []
-        self.storages = {p.untyped_storage().data_ptr() for p in module.parameters()}
+        self.storages = {_storage(p) for p in module.parameters()} - {None}
 
     def __torch_function__(
         self,

@@ -1,0 +1,136 @@
+"""The guards: wrong per-sample gradients are never returned, some other engine or a refusal is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lightning_info.gradients import NotCovered, choose_engine, plan, squared_norms
+from lightning_info.gradients.loop import whole_batch
+
+
+def call(module, x):
+    return module(x)
+
+
+class Net(nn.Module):
+    """A linear layer whose use ``body`` decides."""
+
+    def __init__(self, body, features=4):
+        super().__init__()
+        self.layer, self.head, self.body = nn.Linear(features, features), nn.Linear(features, 3), body
+
+    def forward(self, x):
+        return self.body(self, x)
+
+
+def _used_by_hand_too(m, x):
+    return m.head(m.layer(x) + x @ m.layer.weight)
+
+
+def _functional(m, x):
+    return F.linear(torch.tanh(F.linear(x, m.layer.weight, m.layer.bias)), m.head.weight, m.head.bias)
+
+
+def _folded(m, x):
+    rows = x.reshape(-1, 4)  # (2 N, 4)
+    return m.head(m.layer(rows).reshape(len(x), -1, 4).sum(1))
+
+
+BODIES = {
+    "used twice": (lambda m, x: m.head(m.layer(torch.tanh(m.layer(x)))), "more than once", "func"),
+    "used once more by hand": (_used_by_hand_too, "more than once", "func"),
+    "by hand only": (lambda m, x: m.head(x @ m.layer.weight + m.layer.bias), "no rule", "func"),
+    "rows folded into the batch": (_folded, "rows for", "func"),
+    "in-place ReLU": (lambda m, x: m.head(F.relu_(m.layer(x))), None, "backpack"),
+    "a view changed in place": (lambda m, x: m.head(_double_first_half(m.layer(x))), None, "backpack"),
+    "functional": (_functional, None, "backpack"),
+    "dead branch": (lambda m, x: (m.layer(x), m.head(x))[1], None, "backpack"),
+}
+
+
+def _double_first_half(h):
+    h[:, :2] *= 2
+    return h
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_every_use_of_a_layer_gives_the_right_value_by_some_engine(name):
+    body, reason, engine = BODIES[name]
+    net, x = Net(body).double(), torch.randn(6, 8 if "folded" in name else 4, dtype=torch.float64)
+    u = torch.randn(6, 3, dtype=torch.float64)
+    found = choose_engine(net, call, x)
+    assert found.engine == engine
+    assert (reason is None) == ("backpack" not in found.reasons)
+    if reason is not None:
+        assert reason in found.reasons["backpack"]
+    truth = whole_batch(net, call, x, u, range(6))
+    values = found.squared_norms(net, call, x, [u])
+    assert values.keys() == truth.keys()
+    for parameter in truth:
+        torch.testing.assert_close(values[parameter], truth[parameter], rtol=1e-10, atol=1e-13)
+
+
+def test_a_sequence_first_layout_is_caught_even_where_its_lengths_agree():
+    """Attention mixes axis 0 as time here, and time is as long as the batch of the check."""
+
+    class TimeFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Linear(3, 4), nn.Linear(4, 3)
+
+        def forward(self, x):  # (N, T, 3)
+            h = self.embed(x.transpose(0, 1))  # (T, N, 4)
+            return self.head(h.cumsum(0)[-1])
+
+    net, x = TimeFirst().double(), torch.randn(8, 8, 3, dtype=torch.float64)
+    found = choose_engine(net, call, x)
+    assert found.engine == "func"
+    assert "plain autograd on the whole batch gives" in found.reasons["backpack"]
+
+
+@pytest.mark.parametrize("mixing", ["batch statistics", "mean over the batch", "softmax over the batch"])
+def test_modules_that_mix_samples_are_refused(mixing):
+    bodies = {
+        "batch statistics": lambda m, x: m.head(F.batch_norm(m.layer(x), None, None, training=True)),
+        "mean over the batch": lambda m, x: m.head(m.layer(x) - m.layer(x).mean(0)),
+        "softmax over the batch": lambda m, x: m.head(torch.softmax(m.layer(x), 0)),
+    }
+    with pytest.raises(NotCovered, match=r"backpack: .*func: .*loop: .*(other samples of the batch|one sample alone)"):
+        choose_engine(Net(bodies[mixing]), call, torch.randn(6, 4))
+
+
+def test_a_wrong_rule_is_caught_by_the_two_sample_check(monkeypatch):
+    right = plan.ENGINES["backpack"]
+    monkeypatch.setitem(plan.ENGINES, "backpack", lambda *args: {k: v * (1 + 1e-4) for k, v in right(*args).items()})
+    found = choose_engine(nn.Linear(4, 3), call, torch.randn(6, 4))
+    assert found.engine == "func"
+    assert "plain autograd" in found.reasons["backpack"]
+
+
+def test_an_engine_that_returns_nan_is_not_taken(monkeypatch):
+    right = plan.ENGINES["backpack"]
+    monkeypatch.setitem(plan.ENGINES, "backpack", lambda *args: {k: v * torch.nan for k, v in right(*args).items()})
+    assert choose_engine(nn.Linear(4, 3), call, torch.randn(6, 4)).engine == "func"
+
+
+def test_hard_coded_float32_is_checked_in_its_own_precision():
+    net = Net(lambda m, x: m.head(m.layer(x.float()).float().to(torch.float32)))
+    assert choose_engine(net, call, torch.randn(6, 4)).checked == 6
+
+
+def test_outputs_that_are_not_finite_leave_the_check_for_later():
+    x = torch.randn(6, 4)
+    x[2] = torch.nan
+    assert choose_engine(nn.Linear(4, 3), call, x).checked == 0
+
+
+def test_frozen_parameters_have_no_norms_and_unused_ones_are_zero():
+    net = Net(lambda m, x: m.head(x))
+    net.head.bias.requires_grad_(False)
+    found = squared_norms(net, torch.randn(6, 4), torch.randn(6, 3))
+    assert set(found) == {"layer.weight", "layer.bias", "head.weight"}
+    assert not found["layer.weight"].any()
+    assert found["head.weight"].all()
