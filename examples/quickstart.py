@@ -68,7 +68,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     pl.seed_everything(0, verbose=False)
-    fisher = FisherTraceCallback(every_n_train_steps=10)
+    fisher = FisherTraceCallback(every_n_train_steps=10, batch_norm="reference")
     trainer = pl.Trainer(
         max_epochs=arguments.epochs,
         accelerator="auto",

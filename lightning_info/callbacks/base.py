@@ -8,14 +8,14 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_info.callbacks import arguments
@@ -23,6 +23,7 @@ from lightning_info.callbacks.schedule import Schedule
 from lightning_info.gradients.contract import NotCovered
 from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.samples import num_samples, take
+from lightning_info.probing.batch_norm import BatchNormStatistics, on_batch_statistics
 from lightning_info.probing.inert import StandInTrainer
 from lightning_info.probing.isolation import isolated
 from lightning_info.probing.prediction import ADAPTER_LINES, Adapter, NoPrediction, Predictor
@@ -30,6 +31,7 @@ from lightning_info.probing.probe import Probe, Unavailable
 from lightning_info.probing.reference import ReferenceSamples
 from lightning_info.probing.replica import NotCopyable, replicate
 from lightning_info.reporting.figures import report_figure
+from lightning_info.reporting.layout import Chart, write_layout
 from lightning_info.reporting.scalars import report_scalars
 from lightning_info.reporting.table import summary_table
 
@@ -54,7 +56,7 @@ class InfoCallback(Callback, ABC):
     """Rows of the table at the end of fit: a tag and the tag of its standard error."""
 
     _prepared: bool  # the check before the first step is done
-    _initial: nn.Module | None  # the module at s = 0, until the reference samples are complete
+    _initial: Probe | None  # the module at s = 0, until the reference samples are complete
     _step: int | None  # of the last decision
     _measured: int | None  # step of the last point
 
@@ -70,6 +72,7 @@ class InfoCallback(Callback, ABC):
         prefix: str | None,
         on_error: Literal["warn", "raise"],
         max_overhead: float | None,
+        batch_norm: BatchNormStatistics,
         summary: bool,
     ) -> None:
         owner = type(self).__name__
@@ -86,6 +89,7 @@ class InfoCallback(Callback, ABC):
                 arguments.positive_integer(owner, name, interval, 1)
         arguments.positive_integer(owner, "num_samples", num_samples, 256)
         arguments.one_of(owner, "on_error", on_error, ("warn", "raise"))
+        arguments.one_of(owner, "batch_norm", batch_norm, get_args(BatchNormStatistics))
         if max_overhead is not None:
             arguments.positive_number(owner, "max_overhead", max_overhead, 0.05)
         if adapter is not None and not callable(adapter):
@@ -94,6 +98,7 @@ class InfoCallback(Callback, ABC):
             )
         self.num_samples, self.reference, self.adapter = num_samples, reference, adapter
         self.seed, self.prefix, self.on_error, self.summary = seed, prefix, on_error, summary
+        self.batch_norm = batch_norm
         self.history: dict[str, list[tuple[int, float]]] = {}
         self._schedule = Schedule(every_n_epochs, every_n_train_steps, max_overhead)
         self._active = False
@@ -111,6 +116,10 @@ class InfoCallback(Callback, ABC):
     @abstractmethod
     def _measure(self, probe: Probe, generator: torch.Generator) -> dict[str, float]:
         """All values of a point, by tag without prefix."""
+
+    def _charts(self) -> dict[str, Chart]:
+        """Charts of several tags, by title."""
+        return {}
 
     def _figures(self) -> dict[str, Callable[[], Figure]]:
         """Figures by tag without prefix, drawn from the history."""
@@ -169,6 +178,12 @@ class InfoCallback(Callback, ABC):
                 f"{type(self).__name__}: the Trainer has no logger; values go to callback.history and "
                 f"trainer.callback_metrics only"
             )
+        ours = self._ours(trainer)
+        if self is ours[0]:  # one layout for all
+            try:
+                write_layout(trainer, {c._tag(title): chart for c in ours for title, chart in c._charts().items()})
+            except Exception as error:
+                self._failed(error, "writing the chart layout")
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Collect reference samples and measure if a point is due."""
@@ -187,7 +202,7 @@ class InfoCallback(Callback, ABC):
             if self._samples.complete:
                 self._point(trainer, pl_module, step)
             elif step == 0:
-                self._initial = self._replica(trainer, pl_module, snapshot=True)
+                self._initial = self._probe(trainer, pl_module, [], snapshot=True)
             else:
                 self._left_out.append(step)
 
@@ -229,7 +244,8 @@ class InfoCallback(Callback, ABC):
     def _close_samples(self, trainer: Any, pl_module: Any) -> None:
         self._samples.close(trainer.world_size)
         if self._initial is not None:
-            self._point(trainer, pl_module, 0, replica=self._initial)
+            self._initial.groups = self._samples.groups
+            self._point(trainer, pl_module, 0, probe=self._initial)
             self._initial = None
         if self._left_out:
             rank_zero_info(
@@ -243,10 +259,9 @@ class InfoCallback(Callback, ABC):
         owner, module = type(self).__name__, type(pl_module).__name__
         try:
             with isolated(pl_module.device):
-                replica = self._replica(trainer, pl_module)
-                probe = self._probe(trainer, pl_module, replica, [take(batch, slice(0, CHECK_SAMPLES))])
+                probe = self._probe(trainer, pl_module, [take(batch, slice(0, CHECK_SAMPLES))])
                 try:
-                    prediction = probe.predictor(replica, probe.to_device(probe.groups[0]))
+                    prediction = probe.predictor(probe.module, probe.to_device(probe.groups[0]))
                 except (NoPrediction, torch.OutOfMemoryError):
                     raise
                 except Exception as error:
@@ -274,6 +289,11 @@ class InfoCallback(Callback, ABC):
         rank_zero_info(
             f"{owner}: {prediction.likelihood} outputs {tuple(prediction.outputs.shape[1:])} a sample; {how}"
         )
+        if probe.batch_norms and self.batch_norm == "running":
+            rank_zero_info(
+                f"{owner}: BatchNorm is measured with its running statistics, which lag behind the weights in the "
+                f"first steps; batch_norm='reference' takes those of the reference samples instead"
+            )
         if abs(prediction.extra_loss) > 1e-5:
             rank_zero_info(
                 f"{owner}: the loss of {module}.training_step holds {prediction.extra_loss:.4g} beyond the likelihood "
@@ -292,26 +312,29 @@ class InfoCallback(Callback, ABC):
         due = self._schedule.affords(time.perf_counter() - self._started)
         return bool(trainer.strategy.broadcast(due)) if trainer.world_size > 1 else due
 
-    def _replica(self, trainer: Any, pl_module: Any, snapshot: bool = False) -> nn.Module:
-        return replicate(pl_module, snapshot=snapshot, trainer=trainer, stand_in=StandInTrainer(trainer))
-
-    def _probe(self, trainer: Any, pl_module: Any, replica: nn.Module, groups: list[Any]) -> Probe:
-        return Probe(replica, Predictor(StandInTrainer(trainer), self.adapter), groups, self._chunk, pl_module.device)
+    def _probe(self, trainer: Any, pl_module: Any, groups: list[Any], snapshot: bool = False) -> Probe:
+        stand_in = StandInTrainer(trainer)
+        replica = replicate(pl_module, snapshot=snapshot, trainer=trainer, stand_in=stand_in)
+        batch_norms: list[Any] = [replica.get_submodule(name) for name in on_batch_statistics(pl_module)]
+        predictor = Predictor(stand_in, self.adapter)
+        return Probe(replica, predictor, groups, self._chunk, pl_module.device, batch_norms)
 
     def _point(
         self,
         trainer: Any,
         pl_module: Any,
         step: int,
-        replica: nn.Module | None = None,
+        probe: Probe | None = None,
         last: bool = False,
     ) -> None:
         started = time.perf_counter()
         generator = torch.Generator().manual_seed((1_000_003 * self.seed + step) % 2**63)
         try:
             with isolated(pl_module.device):
-                replica = replica or self._replica(trainer, pl_module)
-                values = self._measure(self._probe(trainer, pl_module, replica, self._samples.groups), generator)
+                probe = probe or self._probe(trainer, pl_module, self._samples.groups)
+                if self.batch_norm == "reference":
+                    probe.use_reference_statistics()
+                values = self._measure(probe, generator)
         except Unavailable as error:
             self._warn_once(f"{type(self).__name__}: no value at step {step} (NaN): {error}", key=str(type(error)))
             values = self._no_values()
@@ -377,6 +400,10 @@ class InfoCallback(Callback, ABC):
     def _tag(self, tag: str) -> str:
         return f"{self.prefix}/{tag}" if self.prefix else tag
 
+    @staticmethod
+    def _ours(trainer: Any) -> list[InfoCallback]:
+        return [c for c in trainer.callbacks if isinstance(c, InfoCallback)]
+
     @contextmanager
     def _timed(self) -> Iterator[None]:
         started = time.perf_counter()
@@ -387,7 +414,7 @@ class InfoCallback(Callback, ABC):
 
     def _print_table(self, trainer: Any) -> None:
         """The last of our callbacks prints one table for all."""
-        ours = [c for c in trainer.callbacks if isinstance(c, InfoCallback) and c.summary and c._active]
+        ours = [c for c in self._ours(trainer) if c.summary]
         if not ours or self is not ours[-1] or not trainer.is_global_zero:
             return
         history = {tag: curve for c in ours for tag, curve in c.history.items()}

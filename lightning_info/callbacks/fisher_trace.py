@@ -13,10 +13,12 @@ from torch.utils.data import Dataset
 from lightning_info.callbacks import arguments
 from lightning_info.callbacks.base import InfoCallback
 from lightning_info.gradients import EngineName, NotCovered, Plan, choose_engine
+from lightning_info.probing.batch_norm import BatchNormStatistics
 from lightning_info.probing.fisher import Estimator, PoolTrace, pool_trace
 from lightning_info.probing.prediction import Adapter
 from lightning_info.probing.probe import Probe
 from lightning_info.reporting.figures import layer_heat_map
+from lightning_info.reporting.layout import Chart
 
 Also = Literal["empirical", "exact"]
 
@@ -32,7 +34,7 @@ class FisherTraceCallback(InfoCallback):
 
     Nothing in the user's code changes: outputs, targets and likelihood (``cross_entropy``,
     ``binary_cross_entropy_with_logits``, ``mse_loss``) are found in the module's ``training_step``. Everything is
-    measured on a replica in eval mode (dropout off, BatchNorm with its running statistics), so that training is
+    measured on a replica in eval mode (dropout off, BatchNorm as ``batch_norm`` says), so that training is
     bit-identical to training without the callback.
 
     Logged, per measured step s (the weights after s optimiser steps; s = 0 and the end of fit are always measured):
@@ -72,6 +74,9 @@ class FisherTraceCallback(InfoCallback):
         prefix: Put in front of every tag, ``prefix/fisher/trace``.
         on_error: A measurement that fails becomes one warning and NaN (``"warn"``), or ends the run (``"raise"``).
         max_overhead: Largest share of the run's time; by default 0.05 without an interval and no limit with one.
+        batch_norm: BatchNorm layers use their ``"running"`` statistics, as ``module.eval()`` does, or those of the
+            ``"reference"`` samples at the measured weights. Running ones lag behind the weights and are arbitrary
+            at initialisation: the first some 100 steps of a curve then show their warm-up more than the weights.
         summary: Print start, peak and end of the trace at the end of fit.
 
     Raises:
@@ -116,6 +121,7 @@ class FisherTraceCallback(InfoCallback):
         prefix: str | None = None,
         on_error: Literal["warn", "raise"] = "warn",
         max_overhead: float | None = None,
+        batch_norm: BatchNormStatistics = "running",
         summary: bool = True,
     ) -> None:
         super().__init__(
@@ -128,6 +134,7 @@ class FisherTraceCallback(InfoCallback):
             prefix=prefix,
             on_error=on_error,
             max_overhead=max_overhead,
+            batch_norm=batch_norm,
             summary=summary,
         )
         owner = type(self).__name__
@@ -186,6 +193,10 @@ class FisherTraceCallback(InfoCallback):
 
     def _is_logged(self, tag: str) -> bool:
         return self.per_layer or not tag.startswith(self._tag("fisher_layers/"))
+
+    def _charts(self) -> dict[str, Chart]:
+        band = ("fisher/trace", "fisher/trace_low", "fisher/trace_high")
+        return {"Fisher trace (tr F) with its 95 % band": ("Margin", [self._tag(tag) for tag in band])}
 
     def _figures(self) -> dict[str, Callable[[], Figure]]:
         head = self._tag("fisher_layers/")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_info.functional.fisher import Likelihood
 from lightning_info.gradients.samples import num_samples, take
+from lightning_info.probing.batch_norm import use_statistics_of
 from lightning_info.probing.prediction import Predictor
 
 
@@ -40,6 +42,7 @@ class Probe:
         groups: The reference samples; batches on the CPU.
         chunk: Samples that go through the replica at once: the user's own batch size.
         device: The replica's device.
+        batch_norms: The replica's layers that training uses with batch statistics.
     """
 
     module: nn.Module
@@ -47,6 +50,7 @@ class Probe:
     groups: list[Any]
     chunk: int
     device: torch.device
+    batch_norms: list[_BatchNorm] = field(default_factory=list)
 
     def to_device(self, batch: Any) -> Any:
         """The batch as the replica takes it: on its device, half precision upcast as the replica's weights are."""
@@ -64,6 +68,15 @@ class Probe:
         """The form of the predictor that the gradient engines take."""
         return self.predictor(module, batch).outputs
 
+    def use_reference_statistics(self) -> None:
+        """Give the BatchNorm layers of the replica the statistics of the reference samples."""
+        parts = (part for group in self.groups for part in self._parts(group))
+        use_statistics_of(self.batch_norms, lambda part: self.predictor(self.module, part), parts)
+
+    def _parts(self, group: Any) -> Iterator[Any]:
+        for start in range(0, num_samples(group), self.chunk):
+            yield self.to_device(take(group, slice(start, start + self.chunk)))
+
     def predictions(self, with_loss_gradient: bool = False) -> Iterator[PoolPrediction]:
         """Predictions for every group of reference samples, one chunk after the other.
 
@@ -75,8 +88,7 @@ class Probe:
             outputs: list[Tensor] = []
             masks: list[Tensor] = []
             gradients: list[Tensor] = []
-            for start in range(0, size, self.chunk):
-                part = self.to_device(take(group, slice(start, start + self.chunk)))
+            for part in self._parts(group):
                 prediction = self.predictor(self.module, part)  # the graph tells the likelihood call from others
                 outputs.append(prediction.outputs.detach())
                 if prediction.mask is not None:

@@ -1,0 +1,23 @@
+"""The one custom-scalar layout: charts of several curves in TensorBoard's "Custom scalars" tab."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+Chart = tuple[Literal["Margin", "Multiline"], Sequence[str]]
+"""``("Margin", (value, low, high))`` draws a band, ``("Multiline", tags)`` several curves."""
+
+
+def write_layout(trainer: Any, charts: Mapping[str, Chart]) -> None:
+    """Hand the charts of all callbacks to every logger whose experiment takes a layout (TensorBoard).
+
+    TensorBoard keeps one layout per run, so that a second call would replace the first.
+    """
+    if not trainer.is_global_zero:
+        return
+    layout = {"lightning_info": {title: [kind, list(tags)] for title, (kind, tags) in charts.items()}}
+    for logger in trainer.loggers:
+        add_layout = getattr(getattr(logger, "experiment", None), "add_custom_scalars", None)
+        if add_layout is not None:
+            add_layout(layout)
