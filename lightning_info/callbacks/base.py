@@ -150,6 +150,8 @@ class InfoCallback(Callback, ABC):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse what cannot work, before anything is trained."""
+        if stage != "fit":
+            return
         strategy = type(trainer.strategy).__name__
         if strategy.startswith(_SHARDED):
             raise MisconfigurationException(
@@ -226,6 +228,7 @@ class InfoCallback(Callback, ABC):
         first = not self._prepared
         if first:
             self._chunk = max(1, num_samples(batch))
+            self._samples.size = math.ceil(self.num_samples / (trainer.world_size if self.reference is None else 1))
             if self.reference is not None:
                 with isolated(pl_module.device):
                     self._samples.fill(self.reference)

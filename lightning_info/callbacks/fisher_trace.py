@@ -65,7 +65,8 @@ class FisherTraceCallback(InfoCallback):
             that ``EarlyStopping`` sees it one epoch later).
         every_n_train_steps: Measure at optimiser steps 0, n, 2n, ... Without an interval: 0, 1, 2, 4, 8, ..., and the
             end of every epoch, as far as ``max_overhead`` allows.
-        num_samples: Reference samples: the first that pass in training, kept on the CPU.
+        num_samples: Reference samples: the first that pass in training, kept on the CPU; with several processes an
+            equal number from each, which every process then measures.
         reference: Reference samples to use instead: a Dataset (collated as a DataLoader does by default), or tensors
             such as ``(x, y)``; they must look like the batches that ``training_step`` gets.
         adapter: ``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)`` with ``"categorical"``
