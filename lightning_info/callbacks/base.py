@@ -19,17 +19,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_info.callbacks import arguments
+from lightning_info.callbacks.preflight import preflight
 from lightning_info.callbacks.schedule import Schedule
-from lightning_info.gradients.contract import NotCovered
 from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.samples import num_samples, take
 from lightning_info.probing.batch_norm import BatchNormStatistics, on_batch_statistics
 from lightning_info.probing.inert import StandInTrainer
 from lightning_info.probing.isolation import isolated
-from lightning_info.probing.prediction import ADAPTER_LINES, Adapter, NoPrediction, Predictor
+from lightning_info.probing.prediction import Adapter, Predictor
 from lightning_info.probing.probe import Probe, Unavailable
 from lightning_info.probing.reference import ReferenceSamples
-from lightning_info.probing.replica import NotCopyable, replicate
+from lightning_info.probing.replica import replicate
 from lightning_info.reporting.figures import report_figure
 from lightning_info.reporting.layout import Chart, write_layout
 from lightning_info.reporting.scalars import report_scalars
@@ -50,7 +50,7 @@ class InfoCallback(Callback, ABC):
         history: ``tag -> [(step, value), ...]`` of everything measured, NaN where a point has no value.
     """
 
-    tags: ClassVar[tuple[str, ...]]
+    tags: tuple[str, ...]
     """Scalars that every measurement gives."""
     table: ClassVar[tuple[tuple[str, str | None], ...]]
     """Rows of the table at the end of fit: a tag and the tag of its standard error."""
@@ -97,7 +97,7 @@ class InfoCallback(Callback, ABC):
                 f"{owner}: adapter must be a function (module, batch) -> (outputs, targets), got {adapter!r}"
             )
         self.num_samples, self.reference, self.adapter = num_samples, reference, adapter
-        self.seed, self.prefix, self.on_error, self.summary = seed, prefix, on_error, summary
+        self.seed, self.prefix, self.on_error, self.summary = seed, prefix or None, on_error, summary
         self.batch_norm = batch_norm
         self.history: dict[str, list[tuple[int, float]]] = {}
         self._schedule = Schedule(every_n_epochs, every_n_train_steps, max_overhead)
@@ -147,6 +147,7 @@ class InfoCallback(Callback, ABC):
         """Take up history and position."""
         self.history = {tag: [(int(s), float(v)) for s, v in curve] for tag, curve in state_dict["history"].items()}
         self._step = state_dict["step"]
+        self._measured = max((step for curve in self.history.values() for step, _ in curve), default=None)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse what cannot work, before anything is trained."""
@@ -175,27 +176,26 @@ class InfoCallback(Callback, ABC):
             self._restart()
         self._started = time.perf_counter()
         self._schedule.spent = 0.0
+        ours = self._ours(trainer)
+        if self is not ours[0]:  # the first speaks for all
+            return
         if not trainer.loggers and not trainer.fast_dev_run:
             rank_zero_warn(
                 f"{type(self).__name__}: the Trainer has no logger; values go to callback.history and "
                 f"trainer.callback_metrics only"
             )
-        ours = self._ours(trainer)
-        if self is ours[0]:  # one layout for all
-            try:
-                write_layout(trainer, {c._tag(title): chart for c in ours for title, chart in c._charts().items()})
-            except Exception as error:
-                self._failed(error, "writing the chart layout")
+        with self._guarded("writing the chart layout"):
+            write_layout(trainer, {c._tag(title): chart for c in ours for title, chart in c._charts().items()})
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Collect reference samples and measure if a point is due."""
         if not self._active:
             return
+        step = _steps_taken(trainer)
+        epochs = trainer.current_epoch if batch_idx == 0 and trainer.current_epoch > 0 else None
         with self._timed():
-            step = _steps_taken(trainer)
-            epochs = trainer.current_epoch if batch_idx == 0 and trainer.current_epoch > 0 else None
             if not self._samples.complete:
-                self._collect(trainer, pl_module, batch, new_epoch=epochs is not None)
+                self._collect(trainer, pl_module, batch, batch_idx)
             if step == self._step:
                 return
             self._step = step
@@ -204,7 +204,8 @@ class InfoCallback(Callback, ABC):
             if self._samples.complete:
                 self._point(trainer, pl_module, step)
             elif step == 0:
-                self._initial = self._probe(trainer, pl_module, [], snapshot=True)
+                with self._guarded("keeping the initial weights"):
+                    self._initial = self._probe(trainer, pl_module, [], private=True)
             else:
                 self._left_out.append(step)
 
@@ -215,7 +216,7 @@ class InfoCallback(Callback, ABC):
         with self._timed():
             if not self._samples.complete:
                 self._close_samples(trainer, pl_module)
-            step = _steps_taken(trainer)
+            step = self._step = _steps_taken(trainer)
             if step != self._measured and not trainer.fast_dev_run:
                 self._point(trainer, pl_module, step, last=True)
             elif self._measured is not None:
@@ -224,25 +225,39 @@ class InfoCallback(Callback, ABC):
 
     # ---- reference samples
 
-    def _collect(self, trainer: Any, pl_module: Any, batch: Any, new_epoch: bool) -> None:
-        first = not self._prepared
-        if first:
-            self._chunk = max(1, num_samples(batch))
-            self._samples.size = math.ceil(self.num_samples / (trainer.world_size if self.reference is None else 1))
-            if self.reference is not None:
-                with isolated(pl_module.device):
-                    self._samples.fill(self.reference)
+    def _collect(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if not self._prepared:
+            self._start_samples(trainer, pl_module, batch)
             self._preflight(trainer, pl_module, self._samples.groups[0] if self._samples.complete else batch)
             self._prepared = True
         if self._samples.complete:
             return
-        if first or not new_epoch:
-            self._samples.add(batch)
-        full = self._samples.full or bool(trainer.fast_dev_run)
+        self._samples.add(batch)
+        last_of_epoch = trainer.is_last_batch or batch_idx + 1 >= trainer.num_training_batches
+        full = self._samples.full or last_of_epoch or bool(trainer.fast_dev_run)
         if trainer.world_size > 1:
             full = trainer.strategy.reduce_boolean_decision(full, all=True)
-        if full or (new_epoch and not first):
+        if full:
             self._close_samples(trainer, pl_module)
+
+    def _start_samples(self, trainer: Any, pl_module: Any, batch: Any) -> None:
+        owner = type(self).__name__
+        try:
+            self._chunk = max(1, num_samples(batch))
+        except ValueError as error:
+            raise MisconfigurationException(
+                f"{owner}: {error}; a batch must hold tensors whose axis 0 is the sample axis"
+            ) from error
+        self._samples.size = math.ceil(self.num_samples / (trainer.world_size if self.reference is None else 1))
+        if self.reference is not None:
+            try:
+                with isolated(pl_module.device):
+                    self._samples.fill(self.reference)
+            except Exception as error:
+                raise MisconfigurationException(
+                    f"{owner}: no samples can be taken from reference={type(self.reference).__name__}(...): {error}; "
+                    f"give a Dataset, or tensors such as reference=(x, y)"
+                ) from error
 
     def _close_samples(self, trainer: Any, pl_module: Any) -> None:
         self._samples.close(trainer.world_size)
@@ -259,48 +274,20 @@ class InfoCallback(Callback, ABC):
 
     def _preflight(self, trainer: Any, pl_module: Any, batch: Any) -> None:
         """Refuse, before the first step, a module that cannot be measured."""
-        owner, module = type(self).__name__, type(pl_module).__name__
-        try:
-            with isolated(pl_module.device):
-                probe = self._probe(trainer, pl_module, [take(batch, slice(0, CHECK_SAMPLES))])
-                try:
-                    prediction = probe.predictor(probe.module, probe.to_device(probe.groups[0]))
-                except (NoPrediction, torch.OutOfMemoryError):
-                    raise
-                except Exception as error:
-                    source = "the adapter" if self.adapter else f"{module}.training_step"
-                    raise NoPrediction(
-                        f"{source} fails on a copy of the module: {type(error).__name__}: {error}"
-                    ) from error
-                how = self._prepare(probe)
-        except NoPrediction as error:
-            raise MisconfigurationException(
-                f"{owner}: {error}. Tell it what the module predicts:\n\n{ADAPTER_LINES.format(callback=owner)}"
-            ) from error
-        except NotCopyable as error:
-            raise MisconfigurationException(
-                f"{owner} measures on a copy of the module, but {error}. Leave it out of the copy by deleting it in "
-                f"{module}.__getstate__"
-            ) from error
-        except NotCovered as error:
-            raise MisconfigurationException(
-                f"{owner}: no engine gives exact per-sample gradients of {module}: {error}"
-            ) from error
-        except Exception as error:
-            self._failed(error, "the check before the first step")
-            return
-        rank_zero_info(
-            f"{owner}: {prediction.likelihood} outputs {tuple(prediction.outputs.shape[1:])} a sample; {how}"
-        )
-        if probe.batch_norms and self.batch_norm == "running":
-            rank_zero_info(
-                f"{owner}: BatchNorm is measured with its running statistics, which lag behind the weights in the "
-                f"first steps; batch_norm='reference' takes those of the reference samples instead"
+        few = [take(batch, slice(0, CHECK_SAMPLES))]
+        with self._guarded("the check before the first step"), isolated(pl_module.device):
+            said, self._private = preflight(
+                type(self).__name__,
+                pl_module,
+                lambda: self._probe(trainer, pl_module, few, private=True),
+                self._prepare,
             )
-        if abs(prediction.extra_loss) > 1e-5:
+            for line in said:
+                rank_zero_info(line)
+        if self.batch_norm == "running" and on_batch_statistics(pl_module):
             rank_zero_info(
-                f"{owner}: the loss of {module}.training_step holds {prediction.extra_loss:.4g} beyond the likelihood "
-                f"(penalties, a scale); only the predictive distribution is measured"
+                f"{type(self).__name__}: BatchNorm is measured with its running statistics, which lag behind the "
+                f"weights in the first steps; batch_norm='reference' takes those of the reference samples instead"
             )
 
     # ---- measuring
@@ -315,11 +302,12 @@ class InfoCallback(Callback, ABC):
         due = self._schedule.affords(time.perf_counter() - self._started)
         return bool(trainer.strategy.broadcast(due)) if trainer.world_size > 1 else due
 
-    def _probe(self, trainer: Any, pl_module: Any, groups: list[Any], snapshot: bool = False) -> Probe:
+    def _probe(self, trainer: Any, pl_module: Any, groups: list[Any], private: bool = False) -> Probe:
+        private = private or self._private
         stand_in = StandInTrainer(trainer)
-        replica = replicate(pl_module, snapshot=snapshot, trainer=trainer, stand_in=stand_in)
+        replica = replicate(pl_module, private=private, trainer=trainer, stand_in=stand_in)
         batch_norms: list[Any] = [replica.get_submodule(name) for name in on_batch_statistics(pl_module)]
-        predictor = Predictor(stand_in, self.adapter)
+        predictor = Predictor(stand_in, self.adapter, shared=not private)
         return Probe(replica, predictor, groups, self._chunk, pl_module.device, batch_norms)
 
     def _point(
@@ -342,7 +330,7 @@ class InfoCallback(Callback, ABC):
             self._warn_once(f"{type(self).__name__}: no value at step {step} (NaN): {error}", key=str(type(error)))
             values = self._no_values()
         except Exception as error:
-            self._failed(error, f"the measurement at step {step}")
+            self._failed(error, "the measurement", step)
             values = self._no_values()
         values = {self._tag(tag): value for tag, value in values.items()}
         for tag, value in values.items():
@@ -351,7 +339,7 @@ class InfoCallback(Callback, ABC):
         self._points += 1
         logged = {tag: value for tag, value in values.items() if self._is_logged(tag)}
         for refusal in report_scalars(trainer, logged, step):
-            self._failed(refusal, f"writing to a logger at step {step}")
+            self._failed(refusal, "writing to a logger", step)
         self._schedule.last = time.perf_counter() - started
         doubled = self._points >= 4 and self._points & (self._points - 1) == 0
         if last or (doubled and self._drawing <= FIGURE_SHARE * (started - self._started)):
@@ -359,11 +347,9 @@ class InfoCallback(Callback, ABC):
 
     def _draw(self, trainer: Any, step: int) -> None:
         started = time.perf_counter()
-        try:
+        with self._guarded("drawing a figure"):
             for tag, draw in self._figures().items():
                 report_figure(trainer, self._tag(tag), draw(), step)
-        except Exception as error:
-            self._failed(error, f"drawing a figure at step {step}")
         self._drawing += time.perf_counter() - started
 
     def _no_values(self) -> dict[str, float]:
@@ -371,16 +357,25 @@ class InfoCallback(Callback, ABC):
         known = (tag.removeprefix(head) for tag in self.history)
         return dict.fromkeys((*self.tags, *known), math.nan)
 
-    def _failed(self, error: Exception, where: str) -> None:
+    def _failed(self, error: Exception, what: str, step: int | None = None) -> None:
         """A fault never ends the run, unless the user asked for it: one warning."""
         if self.on_error == "raise":
             raise error
-        trace = "".join(traceback.format_exception(error))
+        at = "" if step is None else f" at step {step}"
         self._warn_once(
-            f"{type(self).__name__}: {where} failed and training goes on; later failures of this kind are not shown.\n"
-            f"{trace}",
-            key=f"{type(error).__name__}",
+            f"{type(self).__name__}: {what}{at} failed and training goes on; later failures of this kind are not "
+            f"shown.\n{''.join(traceback.format_exception(error))}",
+            key=f"{what}: {type(error).__name__}",
         )
+
+    @contextmanager
+    def _guarded(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except MisconfigurationException:
+            raise
+        except Exception as error:
+            self._failed(error, what)
 
     def _warn_once(self, message: str, key: str) -> None:
         if key not in self._warned:
@@ -392,6 +387,7 @@ class InfoCallback(Callback, ABC):
     def _restart(self) -> None:
         self._samples = ReferenceSamples(self.num_samples)
         self._prepared = False
+        self._private = False  # replicas must not share the weights, as the module writes to them when it runs
         self._initial = None
         self._left_out: list[int] = []
         self._step = None

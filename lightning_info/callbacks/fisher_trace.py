@@ -93,13 +93,6 @@ class FisherTraceCallback(InfoCallback):
         trainer = Trainer(callbacks=[FisherTraceCallback()])
     """
 
-    tags: ClassVar[tuple[str, ...]] = (
-        "fisher/trace",
-        "fisher/trace_stderr",
-        "fisher/trace_low",
-        "fisher/trace_high",
-        "fisher/coverage",
-    )
     table: ClassVar[tuple[tuple[str, str | None], ...]] = (
         ("fisher/trace", "fisher/trace_stderr"),
         ("fisher/empirical_trace", "fisher/empirical_trace_stderr"),
@@ -148,6 +141,9 @@ class FisherTraceCallback(InfoCallback):
             arguments.one_of(owner, "also", extra, get_args(Also))
         self.estimator, self.draws, self.per_layer, self.engine = estimator, draws, per_layer, engine
         self.also: tuple[Also, ...] = tuple(extras)
+        parts = ("trace", "trace_stderr", "trace_low", "trace_high", "coverage")
+        further = (f"{name}_trace{tail}" for name in self.also for tail in ("", "_stderr"))
+        self.tags = tuple(f"fisher/{name}" for name in (*parts, *further))
         self.plan: Plan | None = None
         """The engine in use, and why not the ones before it; known from the first batch on."""
         if estimator == "sampled":
@@ -157,6 +153,8 @@ class FisherTraceCallback(InfoCallback):
             )
 
     def _prepare(self, probe: Probe) -> str:
+        if "empirical" in (self.estimator, *self.also):
+            probe.predictor(probe.module, probe.to_device(probe.groups[0])).loss_gradient()  # needs targets
         self.plan = self._choose(probe)
         reasons = "".join(f"; not {name}: {reason}" for name, reason in self.plan.reasons.items())
         checked = "two samples agree with plain autograd" if self.plan.checked else "not yet compared with autograd"

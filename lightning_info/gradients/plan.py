@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_info.gradients import func, loop, taps
 from lightning_info.gradients.contract import Engine, NotCovered, Predict, trainable
+from lightning_info.gradients.graph import without_graph
 from lightning_info.gradients.samples import take
 
 EngineName = Literal["auto", "backpack", "func", "loop"]
@@ -60,7 +61,7 @@ def choose_engine(module: nn.Module, predict: Predict, batch: Any, engine: Engin
         engine: ``"auto"`` or the only engine to try.
 
     Returns:
-        The plan; ``checked`` is 0 if the outputs are not finite, so that nothing could be compared.
+        The plan; ``checked`` is 0 if outputs or gradients are not finite, so that nothing could be compared.
 
     Raises:
         NotCovered: No engine is exact; the message has every reason.
@@ -72,18 +73,20 @@ def choose_engine(module: nn.Module, predict: Predict, batch: Any, engine: Engin
     generator = torch.Generator().manual_seed(0)
     cotangent = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
     reasons: dict[str, str] = {}
-    if not outputs.isfinite().all():
-        return Plan(candidates[0], 0)
     samples = range(min(2, len(outputs)))
     truth = loop.whole_batch(module, predict, batch, cotangent, samples)
+    comparable = bool(outputs.isfinite().all()) and all(values.isfinite().all() for values in truth.values())
     for name in candidates:
         try:
             found = ENGINES[name](module, predict, batch, [cotangent])
-            _compare(found, truth, len(samples), tolerance)
-        except NotCovered as error:
+            if comparable:
+                _compare(found, truth, len(samples), tolerance)
+        except torch.OutOfMemoryError:
+            raise
+        except (NotCovered, RuntimeError) as error:
             reasons[name] = str(error)
         else:
-            return Plan(name, len(outputs), reasons)
+            return Plan(name, len(outputs) if comparable else 0, reasons)
     raise NotCovered("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
 
 
@@ -116,7 +119,7 @@ def _call(module: nn.Module, inputs: Any) -> Tensor:
 def _float64(module: nn.Module, predict: Predict, batch: Any) -> tuple[nn.Module, Any, float]:
     """A float64 copy of the module and batch and the tolerance to compare with, if it runs at all."""
     cpu = any(p.device.type == "mps" for p in module.parameters())
-    precise = copy.deepcopy(module).to(device="cpu" if cpu else None, dtype=torch.float64)
+    precise = copy.deepcopy(module, dict(without_graph(module))).to(device="cpu" if cpu else None, dtype=torch.float64)
     precise_batch = apply_to_collection(
         batch,
         Tensor,

@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from lightning_info.gradients.contract import NotCovered, Predict, trainable
+from lightning_info.gradients.graph import leaf_uses
 from lightning_info.gradients.rules import SquaredGradNorm
 
 
@@ -118,7 +119,7 @@ _OPERATORS: dict[Callable[..., Any], Callable[..., _Operator]] = {
 }
 
 
-@dataclass
+@dataclass(eq=False)
 class _Tap:
     names: dict[str, str]  # "weight" or "bias" of the stand-in -> the module's name of the parameter
     layer: Any
@@ -170,10 +171,11 @@ def _tap(operator: _Operator, names: dict[str, str], output: Tensor) -> _Tap:
 def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> dict[str, Tensor]:
     """Per-sample squared gradient norms by BackPACK rules fed from taps (an :class:`~.contract.Engine`)."""
     parameters = trainable(module)
-    with _Recorder({id(p): name for name, p in parameters.items()}) as recorder:
+    names = {id(p): name for name, p in parameters.items()}
+    with _Recorder(names) as recorder:
         outputs = predict(module, batch)
     n = len(outputs)
-    uses = _uses(outputs, parameters)
+    uses = Counter(names[id(leaf)] for leaf in leaf_uses(outputs) if id(leaf) in names)
     _check_coverage(uses, recorder.taps, n)
     # a tap that the outputs do not depend on is a dead branch: its gradient is zero and it never fires
     taps = [tap for tap in recorder.taps if all(uses[name] for name in tap.names.values())]
@@ -194,11 +196,11 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
                 total[name] += getattr(tap.layer, slot).sq_grad_norm.double()
                 fired[name] += 1
 
-    roots = [tap for tap in taps if tap.is_root]
+    roots = [tap for tap in taps if tap.is_root] or taps  # no root where the module's input requires a gradient
     handles = [
         tap.edge.node.register_prehook(lambda gradients, tap=tap: run(tap, gradients[tap.edge.output_nr]))
         for tap in taps
-        if not tap.is_root
+        if tap not in roots
     ]
     count = 0
     try:
@@ -216,25 +218,6 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
     if silent:
         raise NotCovered(f"no gradient arrived at {_list(silent)}")
     return total
-
-
-def _uses(outputs: Tensor, parameters: dict[str, nn.Parameter]) -> Counter[str]:
-    """How often each parameter enters the graph of the outputs."""
-    names = {id(p): name for name, p in parameters.items()}
-    uses: Counter[str] = Counter()
-    stack: list[Node] = [outputs.grad_fn] if outputs.grad_fn is not None else []
-    seen = set(stack)
-    while stack:
-        for following, _ in stack.pop().next_functions:
-            if following is None:
-                continue
-            leaf = getattr(following, "variable", None)
-            if leaf is not None and id(leaf) in names:
-                uses[names[id(leaf)]] += 1
-            if following not in seen:
-                seen.add(following)
-                stack.append(following)
-    return uses
 
 
 def _check_coverage(uses: Counter[str], taps: list[_Tap], n: int) -> None:

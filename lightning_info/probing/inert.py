@@ -13,8 +13,8 @@ _ACTS = (
 )  # fmt: skip
 
 
-class Inert:
-    """Swallows every call, attribute, item and ``with``; false, empty and zero."""
+class Inert(float):
+    """Swallows every call, attribute, item and ``with``; as a number it is 0.0, as a container empty."""
 
     def __getattr__(self, name: str) -> Inert:
         if name.startswith("__"):
@@ -40,9 +40,6 @@ class Inert:
     def __len__(self) -> int:
         return 0
 
-    def __float__(self) -> float:
-        return 0.0
-
     def __enter__(self) -> Inert:
         return self
 
@@ -66,7 +63,10 @@ class StandInTrainer:
         if name.startswith("__"):
             raise AttributeError(name)
         if name in _ACTS:
-            return Inert()
+            inert = Inert()
+            if name == "strategy":
+                vars(inert)["root_device"] = getattr(self._real.strategy, "root_device", inert)
+            return inert
         value = getattr(self._real, name)
         if isinstance(value, (dict, list)):
             return value.copy()
@@ -89,7 +89,9 @@ def detach_from_trainer(module: nn.Module, stand_in: StandInTrainer) -> None:
     real = stand_in._real
     optimizers = _like(getattr(real, "optimizers", None))
     schedulers = _like(getattr(real, "lr_scheduler_configs", None))
+    vars(stand_in).update(model=module, lightning_module=module)
     for part in module.modules():
+        vars(part)["train"] = lambda mode=True, part=part: part  # stays in eval mode
         if "_trainer" not in vars(part):
             continue
         vars(part).update(

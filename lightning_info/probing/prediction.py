@@ -8,12 +8,14 @@ returned loss holds (penalties) is not part of the predictive distribution.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast, get_args
 
 import torch
 import torch.nn.functional as F
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -51,9 +53,10 @@ class Prediction:
         likelihood: The predictive distribution.
         mask: ``(N, *positions)``, False where a position is ignored; None if there are no class targets.
         loss_gradient: Gives ``∂ loss_n / ∂ outputs`` of the training loss (class weights and label smoothing
-            included, whatever the reduction), float64 in the layout of ``outputs``; raises :class:`NoPrediction`
-            where there are no targets that it could be taken at.
+            included, whatever the reduction; Gaussian: of ½‖z - y‖²), float64 in the layout of ``outputs``; raises
+            :class:`NoPrediction` where there are no targets that it could be taken at.
         extra_loss: What the returned loss holds beyond the likelihood; 0 with an adapter.
+        writes: The module writes to its parameters when it runs.
     """
 
     outputs: Tensor
@@ -61,6 +64,7 @@ class Prediction:
     mask: Tensor | None
     loss_gradient: Callable[[], Tensor]
     extra_loss: float = 0.0
+    writes: bool = False
 
 
 @dataclass
@@ -70,24 +74,30 @@ class Predictor:
     Args:
         stand_in: Put in the trainer's place.
         adapter: Used instead of the ``training_step`` if given.
+        shared: The replica shares the user's weights, so that a write to them must be refused.
     """
 
     stand_in: StandInTrainer
     adapter: Adapter | None = None
+    shared: bool = True
 
     def __call__(self, module: nn.Module, batch: Any) -> Prediction:
         """The prediction for a batch on the module's device.
 
         Raises:
-            NoPrediction: None, several or an unusable likelihood; or the module writes to its own parameters.
+            NoPrediction: None, several or an unusable likelihood; or the module writes to shared parameters.
         """
         detach_from_trainer(module, self.stand_in)
         samples = num_samples(batch)
-        with _Watch(module) as watch:
-            if self.adapter is not None:
-                return _from_adapter(self.adapter(module, batch), samples)
-            returned = _training_step(module, batch)
-        return _from_calls(watch.calls, returned, samples, type(module).__name__)
+        batch = apply_to_collection(batch, Tensor, torch.clone)  # a training_step may edit its batch in place
+        with _default_dtype(module), _Watch(module, self.shared) as watch:
+            returned = self.adapter(module, batch) if self.adapter is not None else _training_step(module, batch)
+        if self.adapter is not None:
+            prediction = _from_adapter(returned, samples)
+        else:
+            prediction = _from_calls(watch.calls, returned, samples, type(module).__name__)
+        prediction.writes = watch.writes
+        return prediction
 
     def outputs(self, module: nn.Module, batch: Any) -> Tensor:
         """Only the outputs, ``(N, ...)``: the form that the gradient engines take."""
@@ -102,11 +112,13 @@ class _Call:
 
 
 class _Watch(TorchFunctionMode):
-    """Records likelihood calls, and keeps ``training_step`` from stepping backward or writing to parameters."""
+    """Records likelihood calls, and keeps ``training_step`` from going backward or writing to shared parameters."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, shared: bool) -> None:
         super().__init__()
         self.calls: list[_Call] = []
+        self.writes = False
+        self.shared = shared
         self.storages = {_storage(p) for p in module.parameters()} - {None}
 
     def __torch_function__(
@@ -119,7 +131,7 @@ class _Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.Tensor.backward:
             return None
-        self._refuse_writes(getattr(func, "__name__", ""), args, kwargs)
+        self._note_writes(func, args, kwargs)
         result = func(*args, **kwargs)
         likelihood = LIKELIHOOD_CALLS.get(func)
         if likelihood is not None and torch.is_grad_enabled():
@@ -128,13 +140,23 @@ class _Watch(TorchFunctionMode):
                 self.calls.append(_Call(likelihood, arguments, result))
         return result
 
-    def _refuse_writes(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The replica shares the user's weights: a write would change the training run."""
-        in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
-        target = args[0] if in_place and args and name != "requires_grad_" else kwargs.get("out")
+    def _note_writes(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        target = _written(func, args, kwargs)
         for tensor in target if isinstance(target, (list, tuple)) else (target,):
             if isinstance(tensor, Tensor) and _storage(tensor) in self.storages:
-                raise NoPrediction(f"it changes the module's parameters while it runs ({name})")
+                self.writes = True
+                if self.shared:  # it would change the user's weights
+                    raise NoPrediction(f"it changes the module's parameters while it runs ({func.__name__})")
+
+
+def _written(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a call writes to, as far as that can be told from the call."""
+    name = getattr(func, "__name__", "")
+    if func in (F.embedding, F.embedding_bag):  # renormalises the rows that it reads
+        arguments = inspect.signature(func).bind(*args, **kwargs).arguments
+        return arguments["weight"] if arguments.get("max_norm") is not None else None
+    in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__") and name != "requires_grad_")
+    return args[0] if args and (in_place or kwargs.get("inplace")) else kwargs.get("out")
 
 
 def _storage(tensor: Tensor) -> int | None:
@@ -146,11 +168,26 @@ def _storage(tensor: Tensor) -> int | None:
 
 def _training_step(module: nn.Module, batch: Any) -> Any:
     step = cast(Any, module).training_step
-    names = inspect.signature(step).parameters
-    arguments = {name: 0 for name in ("batch_idx", "dataloader_idx") if name in names}
-    if len(names) > 1 and not arguments:  # training_step(self, batch, _)
-        return step(batch, 0)
-    return step(batch, **arguments)
+    args: list[int] = []  # index of the batch, then of the loader
+    kwargs: dict[str, int] = {}
+    for parameter in list(inspect.signature(step).parameters.values())[1:]:
+        wanted = parameter.default is parameter.empty or parameter.name in ("batch_idx", "dataloader_idx")
+        if wanted and parameter.kind is parameter.KEYWORD_ONLY:
+            kwargs[parameter.name] = 0
+        elif wanted and parameter.kind is not parameter.VAR_KEYWORD:
+            args.append(0)
+    return step(batch, *args, **kwargs)
+
+
+@contextmanager
+def _default_dtype(module: nn.Module) -> Iterator[None]:
+    """Tensors that the module makes have its own precision, as in Lightning's step."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(next((p.dtype for p in module.parameters() if p.is_floating_point()), before))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _from_calls(calls: list[_Call], returned: Any, samples: int, owner: str) -> Prediction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,8 +75,9 @@ class Probe:
         use_statistics_of(self.batch_norms, lambda part: self.predictor(self.module, part), parts)
 
     def _parts(self, group: Any) -> Iterator[Any]:
-        for start in range(0, num_samples(group), self.chunk):
-            yield self.to_device(take(group, slice(start, start + self.chunk)))
+        size = num_samples(group)
+        for index in torch.tensor_split(torch.arange(size), math.ceil(size / self.chunk)):  # of equal size: none of one
+            yield self.to_device(take(group, index))
 
     def predictions(self, with_loss_gradient: bool = False) -> Iterator[PoolPrediction]:
         """Predictions for every group of reference samples, one chunk after the other.

@@ -61,5 +61,7 @@ class ReferenceSamples:
             batch: Any = default_collate(samples) if samples else ()
         else:
             batch = tuple(given)
+            if len({len(tensor) for tensor in batch}) > 1:
+                raise ValueError(f"its tensors have {', '.join(str(len(tensor)) for tensor in batch)} samples")
         self.add(batch)
         self.close()

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+
+from lightning_info.gradients.graph import without_graph
 
 _STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_step")
 _HOOKS = tuple(name for name in vars(nn.Module()) if "_hooks" in name)
@@ -18,7 +19,7 @@ class NotCopyable(Exception):
     """A module cannot be copied; the message names the attribute."""
 
 
-def replicate(module: nn.Module, *, snapshot: bool = False, trainer: Any = None, stand_in: Any = None) -> nn.Module:
+def replicate(module: nn.Module, *, private: bool = False, trainer: Any = None, stand_in: Any = None) -> nn.Module:
     """Copy a module for a measurement.
 
     Parameters share the storage of the originals (no memory, always up to date) but have gradients of their own;
@@ -28,7 +29,7 @@ def replicate(module: nn.Module, *, snapshot: bool = False, trainer: Any = None,
 
     Args:
         module: The user's module.
-        snapshot: Copy the parameters too, so that the replica keeps today's weights.
+        private: Copy the parameters too: the replica keeps today's weights, and may write to them.
         trainer: The trainer, which must not be copied where the module refers to it ...
         stand_in: ... and what stands in its place.
 
@@ -44,24 +45,25 @@ def replicate(module: nn.Module, *, snapshot: bool = False, trainer: Any = None,
             if isinstance(parameter, nn.UninitializedParameter):
                 raise NotCopyable("a lazy parameter is not initialised; run one batch through the module first")
             data = _at_least_float32(parameter.detach())
-            if snapshot and data.data_ptr() == parameter.data_ptr():
+            if private and data.data_ptr() == parameter.data_ptr():
                 data = data.clone()
             memo[id(parameter)] = nn.Parameter(data, requires_grad=parameter.requires_grad)
         for buffer in module.buffers():
             memo[id(buffer)] = _at_least_float32(buffer.detach().clone())
         for original in module.modules():
             memo.update(_without_hooks(original))
-            memo.update(_without_graph(original))
+        memo.update(without_graph(module))
         try:
-            replica = copy.deepcopy(module, memo)
+            replica = copy.deepcopy(module, dict(memo))
         except Exception as error:
             raise NotCopyable(_name_culprit(module, memo, error)) from error
     part: Any
     for part in replica.modules():
-        for name in _STEPS:
-            vars(part).pop(name, None)
-        if getattr(part, "_compiler_ctx", None) is not None:
+        if getattr(part, "_compiler_ctx", None) is not None:  # a compiled LightningModule: closures over the original
             part._compiler_ctx = None
+            for name in _STEPS:
+                vars(part).pop(name, None)
+        vars(part).pop("_compiled_call_impl", None)  # module.compile()
         part.training = False
     return replica
 
@@ -81,15 +83,6 @@ def _without_hooks(module: nn.Module) -> dict[int, Any]:
     return entries
 
 
-def _without_graph(module: nn.Module) -> dict[int, Any]:
-    """Memo entries that detach tensors kept from a forward pass, which cannot be deep-copied."""
-    attributes = {
-        key: value for key, value in vars(module).items() if not key.startswith(("_parameters", "_buffers", "_modules"))
-    }
-    leaves = pytree.tree_leaves(attributes)
-    return {id(leaf): leaf.detach().clone() for leaf in leaves if isinstance(leaf, Tensor) and not leaf.is_leaf}
-
-
 def _name_culprit(module: nn.Module, memo: dict[int, Any], error: Exception) -> str:
     for path, part in module.named_modules():
         for name, value in vars(part).items():
@@ -99,5 +92,6 @@ def _name_culprit(module: nn.Module, memo: dict[int, Any], error: Exception) -> 
                 copy.deepcopy(value, dict(memo))
             except Exception as cause:
                 where = f"{path}.{name}" if path else name
-                return f"attribute {where!r} of {type(module).__name__} cannot be copied ({cause})"
+                owner = type(module).__name__
+                return f"attribute {where!r} of {owner} cannot be copied ({cause}); leave it out in __getstate__"
     return f"{type(module).__name__} cannot be copied ({error})"
