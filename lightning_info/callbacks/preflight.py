@@ -43,10 +43,10 @@ def preflight(
         pairs = zip(probe.module.parameters(), module.parameters(), strict=True)
         writes = prediction.writes or any(not torch.equal(p, q.to(p)) for p, q in pairs)
         again = _predict(probe, name).outputs
-        if not writes and not torch.allclose(prediction.outputs, again, rtol=1e-3, atol=1e-4, equal_nan=True):
+        if not torch.allclose(prediction.outputs, again, rtol=1e-3, atol=1e-4, equal_nan=True):
+            cause = "it changes its parameters while it runs" if writes else "noise belongs under `if self.training`"
             raise NoPrediction(
-                f"{name} gives other outputs for the same samples in a second pass, in eval mode; noise belongs under "
-                f"`if self.training`"
+                f"{name} gives other outputs in a second pass over the same samples in eval mode; {cause}"
             )
         how = prepare(probe)
     except NoPrediction as error:

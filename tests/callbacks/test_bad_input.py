@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import math
 import warnings
@@ -257,7 +256,7 @@ def test_swapped_squared_error_is_read_the_right_way_round(also):
 
 
 @torch.no_grad()
-def multiply_data(p):
+def halve(p):
     p.data *= 0.5
 
 
@@ -266,18 +265,22 @@ def set_items(p):
     p[...] = 0.0
 
 
-WRITES = {
+SETTLED = {  # a second pass changes nothing more
     "data.clamp_": lambda p: p.data.clamp_(-0.01, 0.01),
     "no_grad clamp_": torch.no_grad()(lambda p: p.clamp_(-0.01, 0.01)),
     "torch.clamp_": lambda p: torch.clamp_(p.detach(), -0.01, 0.01),
-    "data *=": multiply_data,
     "setitem": set_items,
     "view": lambda p: p.data.view(-1)[:2].zero_(),
-    "copy_": lambda p: p.data.copy_(p.data / 2),
-    "out=": lambda p: torch.mul(p.data, 0.5, out=p.data),
-    "foreach": lambda p: torch._foreach_mul_([p.data], 0.5),
+    "out=": lambda p: torch.clamp(p.data, -0.01, 0.01, out=p.data),
+    "foreach": lambda p: torch._foreach_clamp_max_([p.data], 0.01),
     "init": nn.init.zeros_,
     "relu": lambda p: F.relu(p.data, inplace=True),
+    "numpy": lambda p: np.clip(p.data.numpy(), -0.01, 0.01, out=p.data.numpy()),
+}
+UNSETTLED = {
+    "data *=": halve,
+    "copy_": lambda p: p.data.copy_(p.data / 2),
+    "foreach": lambda p: torch._foreach_mul_([p.data], 0.5),
     "dropout": lambda p: F.dropout(p.data, inplace=True),
     "numpy": lambda p: np.multiply(p.data.numpy(), 0.5, out=p.data.numpy()),
 }
@@ -295,22 +298,36 @@ class Writes(Classifier):
 
 
 class Renormalised(Classifier):
-    def __init__(self):
-        super().__init__(nn.Sequential(nn.Embedding(3, 8, max_norm=0.5), nn.Linear(8, 3)))
+    """Looks up eight words by the signs of three features; not every batch has all of them."""
+
+    def __init__(self, scale: float = 1.0):
+        super().__init__(nn.Sequential(nn.Embedding(8, 8, max_norm=0.5), nn.Linear(8, 3)))
+        self.net[0].weight.data *= scale
 
     def training_step(self, batch, batch_idx):
-        return F.cross_entropy(self(batch[1]), batch[1])
+        x, y = batch
+        return F.cross_entropy(self((x[:, :3] > 0).long() @ torch.tensor([1, 2, 4])), y)
 
 
-@pytest.mark.parametrize(
-    "make", [*(partial(Writes, w) for w in WRITES.values()), Renormalised], ids=[*WRITES, "max_norm"]
-)
+class Grow(Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch_idx == 3:
+            pl_module.net[0].weight.data *= 1000
+
+
+SETTLED_MODELS = {name: partial(Writes, write) for name, write in SETTLED.items()} | {
+    "max_norm": Renormalised,
+    "max_norm that is reached later": partial(Renormalised, 0.001),
+}
+
+
+@pytest.mark.parametrize("make", SETTLED_MODELS.values(), ids=SETTLED_MODELS)
 def test_training_step_that_changes_its_parameters_trains_as_without_the_callback(make):
     final = []
     for callbacks in ([], [FisherTraceCallback(num_samples=8, on_error="raise", every_n_train_steps=1)]):
         torch.manual_seed(1)
         model = make()
-        run = trainer(*callbacks, max_epochs=1)
+        run = trainer(*callbacks, Grow(), max_epochs=1)
         run.fit(model, loader(80))
         assert run.global_step == STEPS
         final.append(model.state_dict())
@@ -320,18 +337,23 @@ def test_training_step_that_changes_its_parameters_trains_as_without_the_callbac
         assert torch.equal(final[1][name], tensor), name
 
 
-def test_repeated_writes_do_not_add_up_within_a_measurement():
-    model = Writes(multiply_data)
-    halved = copy.deepcopy(model)
-    halved.write = lambda p: None
-    with torch.no_grad():
-        halved.net[0].weight *= 0.5  # what the training_step sees at s = 0
-    values = []
-    for module in (model, halved):
+def test_training_step_that_changes_its_parameters_is_measured_as_it_predicts():
+    model = Writes(SETTLED["data.clamp_"])
+    clamped = Writes(lambda p: None)
+    clamped.load_state_dict(model.state_dict())
+    SETTLED["data.clamp_"](clamped.net[0].weight)
+    initial = []
+    for module in (model, clamped):
         callback = FisherTraceCallback("exact", num_samples=32, on_error="raise", every_n_train_steps=100)
         fit(callback, model=module)
-        values.append(callback.history["fisher/trace"][0])
-    assert values[0] == (0, pytest.approx(values[1][1], rel=1e-4))
+        initial.append(callback.history["fisher/trace"][0])
+    assert initial[0] == (0, pytest.approx(initial[1][1], rel=1e-5))
+
+
+@pytest.mark.parametrize("write", UNSETTLED.values(), ids=UNSETTLED)
+def test_training_step_that_changes_its_parameters_with_every_pass_is_refused(write):
+    message = assert_refused("parameters while it runs", Writes(write), FisherTraceCallback(num_samples=8))
+    assert message.startswith("FisherTraceCallback: ")
 
 
 def test_training_step_that_changes_its_buffers_is_measured_on_private_ones():
@@ -371,10 +393,17 @@ def test_empty_reference_is_refused_by_name(reference):
     )
 
 
-@pytest.mark.parametrize("reference", [(X,), (X[:, :2], Y), (X[:64], Y[:60]), (X[:9], Y[:8])])
-def test_reference_unlike_the_batches_is_refused(reference):
-    callback = FisherTraceCallback(reference=reference)
-    assert_refused("Classifier.training_step fails on a copy", Classifier(), callback)
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ((X,), "Classifier.training_step fails on a copy of the module"),
+        ((X[:, :2], Y), "Classifier.training_step fails on a copy of the module"),
+        ((X[:64], Y[:60]), r"FisherTraceCallback: .*reference=.* 64, 60 samples"),
+        ((X[:9], Y[:8]), r"FisherTraceCallback: .*reference=.* 9, 8 samples"),
+    ],
+)
+def test_reference_unlike_the_batches_is_refused(reference, message):
+    assert_refused(message, Classifier(), FisherTraceCallback(reference=reference))
 
 
 # ---- points without a value

@@ -331,16 +331,19 @@ def test_callback_metrics_keep_the_last_finite_value(tmp_path):
 # ---- kinds of runs
 
 
-def test_without_logger_history_goes_on_after_one_warning():
-    callback = fisher(every_n_train_steps=5)
+@pytest.mark.parametrize("prefixes", [(None,), (None, "second")])
+def test_without_logger_history_goes_on_after_one_warning(prefixes):
+    callbacks = [fisher(every_n_train_steps=5, prefix=prefix) for prefix in prefixes]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        run = fit(callback, logger=False, max_epochs=2)
+        run = fit(*callbacks, logger=False, max_epochs=2)
     ours = [str(w.message) for w in caught if "FisherTraceCallback" in str(w.message)]
     assert len(ours) == 1
     assert "no logger" in ours[0]
-    assert steps(callback) == [0, 5, 10, 15, 20]
-    assert run.callback_metrics["fisher/trace"].item() == float(np.float32(callback.history["fisher/trace"][-1][1]))
+    for callback, prefix in zip(callbacks, prefixes, strict=True):
+        tag = f"{prefix}/fisher/trace" if prefix else "fisher/trace"
+        assert steps(callback, tag) == [0, 5, 10, 15, 20]
+        assert run.callback_metrics[tag].item() == float(np.float32(callback.history[tag][-1][1]))
 
 
 def test_with_a_logger_nothing_is_warned_about(tmp_path):

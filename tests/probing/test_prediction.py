@@ -13,7 +13,7 @@ from torch import nn
 
 from lightning_info.probing.inert import StandInTrainer
 from lightning_info.probing.prediction import NoPrediction, Predictor
-from lightning_info.probing.replica import NotCopyable, replicate
+from lightning_info.probing.replica import replicate
 
 X, Y = data(8).tensors
 LABELS = (torch.arange(8 * CLASSES).reshape(8, CLASSES) % 2).float()
