@@ -23,6 +23,8 @@ ENGINES: dict[str, Engine] = {
     "loop": loop.squared_norms,
 }
 CHECK_SAMPLES = 8
+CHECK_PARAMETERS = 1 << 28
+"""Larger modules are checked without the float64 copy, which would take more than 2 GiB."""
 
 
 @dataclass
@@ -51,8 +53,8 @@ def choose_engine(module: nn.Module, predict: Predict, batch: Any, engine: Engin
 
     The comparison runs in float64 on a copy of the module, on at most eight samples of ``batch``, with random
     cotangents; all samples go forward together in the reference, so layouts that fold or swap the sample axis and
-    modules that mix samples are caught. Where float64 does not run (hard-coded types) it is done in the module's own
-    precision to 5 %.
+    modules that mix samples are caught. Where float64 does not run (hard-coded types, modules of more than
+    :data:`CHECK_PARAMETERS`) it is done in the module's own precision to 5 %.
 
     Args:
         module: The module.
@@ -118,6 +120,8 @@ def _call(module: nn.Module, inputs: Any) -> Tensor:
 
 def _float64(module: nn.Module, predict: Predict, batch: Any) -> tuple[nn.Module, Any, float]:
     """A float64 copy of the module and batch and the tolerance to compare with, if it runs at all."""
+    if sum(p.numel() for p in module.parameters()) > CHECK_PARAMETERS:
+        return module, batch, 0.05
     cpu = any(p.device.type == "mps" for p in module.parameters())
     precise = copy.deepcopy(module, dict(without_graph(module))).to(device="cpu" if cpu else None, dtype=torch.float64)
     precise_batch = apply_to_collection(

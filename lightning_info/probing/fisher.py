@@ -67,7 +67,7 @@ def pool_trace(probe: Probe, plan: Plan, estimator: Estimator, draws: int | None
     for pool in pools:
         local = index[(index >= offset) & (index < offset + len(pool.outputs))] - offset
         offset += len(pool.outputs)
-        for part in torch.split(local, probe.chunk):
+        for part in torch.split(local, probe.chunk) if len(local) else ():
             batch = probe.to_device(take(pool.batch, part))
             cotangents = _cotangents(pool, part, estimator, generator)
             columns.append(plan.squared_norms(probe.module, probe.outputs, batch, cotangents))

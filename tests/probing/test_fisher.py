@@ -121,3 +121,23 @@ def test_samples_of_several_shapes_form_one_pool():
         return pool_trace(probe, plan, "exact", None, torch.Generator()).estimate.trace
 
     assert exact(groups) == pytest.approx((5 * exact(groups[:1]) + 4 * exact(groups[1:])) / 9, rel=1e-5)
+
+
+def test_draws_from_several_groups_are_unbiased():
+    torch.manual_seed(0)
+    net = nn.Linear(3, 1)
+
+    def regression(module, batch):
+        x, y = batch
+        return module(x.mean(1)), y, "gaussian"
+
+    # residuals of very different size, so that the probabilities of the draws are
+    groups = [(torch.randn(20, 2, 3), 5 * torch.randn(20, 1)), (torch.randn(30, 4, 3), 0.2 * torch.randn(30, 1))]
+    probe = Probe(net, Predictor(StandInTrainer(None), regression), groups, 8, torch.device("cpu"))
+    plan = choose_engine(net, probe.outputs, groups[0])
+    generator = torch.Generator().manual_seed(1)
+    exact = pool_trace(probe, plan, "empirical", None, generator).estimate.trace
+    drawn = [pool_trace(probe, plan, "empirical", 16, generator).estimate.trace for _ in range(150)]
+    drawn = torch.tensor(drawn, dtype=torch.float64)
+    assert abs(drawn.mean() - exact) <= 4 * drawn.std() / len(drawn) ** 0.5
+    assert drawn.std() < 0.2 * exact
