@@ -18,6 +18,7 @@ def quiet_lightning():
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\.|torch\.utils\.tensorboard|jsonargparse")
+        warnings.filterwarnings("ignore", message=".*the Trainer has no logger")
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -51,7 +52,9 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
     try:
         for u in cotangents:
             u = u.to(leaves[0].device, _dtype(parameters))
-            with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
+            # the fused attention kernels have no batching rule; where others lack one it is slower, not wrong
+            with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="There is a performance drop")
                 norms = torch.vmap(one_sample, randomness="different", chunk_size=chunk)(leaves, u)
             total = {name: total.get(name, 0) + norm for name, norm in norms.items()}
     except torch.OutOfMemoryError:

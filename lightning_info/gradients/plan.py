@@ -68,6 +68,8 @@ def choose_engine(module: nn.Module, predict: Predict, batch: Any, engine: Engin
     Raises:
         NotCovered: No engine is exact; the message has every reason.
     """
+    if not trainable(module):
+        raise NotCovered("none of its parameters requires a gradient")
     candidates = list(ENGINES) if engine == "auto" else [engine]
     batch = take(batch, slice(0, CHECK_SAMPLES))
     module, batch, tolerance = _float64(module, predict, batch)

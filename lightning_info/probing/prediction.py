@@ -241,8 +241,8 @@ def _prediction(
     outputs: Tensor, targets: Tensor | None, likelihood: Likelihood, samples: int, arguments: dict[str, Any]
 ) -> Prediction:
     """Bring a call's arguments into the canonical layout."""
-    unbatched = outputs.dim() == 0 or (likelihood == "categorical" and outputs.dim() == 1)
-    if samples == 1 and (unbatched or len(outputs) != 1):  # a batch of one that was squeezed
+    squeezed = outputs.dim() == 1 if likelihood == "categorical" else outputs.dim() == 0 or len(outputs) != 1
+    if samples == 1 and squeezed:  # (T, C) class scores are rows of a folded sequence, which is another thing
         outputs = outputs.unsqueeze(0)
         targets = None if targets is None else targets.unsqueeze(0)
     shape = tuple(outputs.shape)

@@ -134,3 +134,17 @@ def test_frozen_parameters_have_no_norms_and_unused_ones_are_zero():
     assert set(found) == {"layer.weight", "layer.bias", "head.weight"}
     assert not found["layer.weight"].any()
     assert found["head.weight"].all()
+
+
+def test_a_module_that_trains_nothing_is_refused():
+    with pytest.raises(NotCovered, match="none of its parameters requires a gradient"):
+        choose_engine(nn.Linear(4, 3).requires_grad_(False), call, torch.randn(6, 4))
+
+
+def test_sparse_embedding_gradients_are_right():
+    net = nn.Sequential(nn.Embedding(5, 3, sparse=True), nn.Flatten(), nn.Linear(12, 2)).double()
+    tokens, u = torch.randint(0, 5, (6, 4)), torch.randn(6, 2, dtype=torch.float64)
+    dense = nn.Sequential(nn.Embedding.from_pretrained(net[0].weight.detach(), freeze=False), *net[1:])
+    found, truth = squared_norms(net, tokens, u), whole_batch(dense, call, tokens, u, range(6))
+    for parameter in truth:
+        torch.testing.assert_close(found[parameter], truth[parameter], rtol=1e-12, atol=0)
