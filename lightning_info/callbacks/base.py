@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_info.callbacks import arguments
+from lightning_info.callbacks.faults import Faults
 from lightning_info.callbacks.preflight import preflight
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.gradients.plan import CHECK_SAMPLES
@@ -55,6 +55,7 @@ class InfoCallback(Callback, ABC):
     table: ClassVar[tuple[tuple[str, str | None], ...]]
     """Rows of the table at the end of fit: a tag and the tag of its standard error."""
 
+    _faults: Faults
     _prepared: bool  # the check before the first step is done
     _initial: Probe | None  # the module at s = 0, until the reference samples are complete
     _step: int | None  # of the last decision
@@ -184,7 +185,7 @@ class InfoCallback(Callback, ABC):
                 f"{type(self).__name__}: the Trainer has no logger; values go to callback.history and "
                 f"trainer.callback_metrics only"
             )
-        with self._guarded("writing the chart layout"):
+        with self._faults.guard("writing the chart layout"):
             write_layout(trainer, {c._tag(title): chart for c in ours for title, chart in c._charts().items()})
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -204,7 +205,7 @@ class InfoCallback(Callback, ABC):
             if self._samples.complete:
                 self._point(trainer, pl_module, step)
             elif step == 0:
-                with self._guarded("keeping the initial weights"):
+                with self._faults.guard("keeping the initial weights"):
                     self._initial = self._probe(trainer, pl_module, [], private=True)
             else:
                 self._left_out.append(step)
@@ -275,7 +276,7 @@ class InfoCallback(Callback, ABC):
     def _preflight(self, trainer: Any, pl_module: Any, batch: Any) -> None:
         """Refuse, before the first step, a module that cannot be measured."""
         few = [take(batch, slice(0, CHECK_SAMPLES))]
-        with self._guarded("the check before the first step"), isolated(pl_module.device):
+        with self._faults.guard("the check before the first step"), isolated(pl_module.device):
             said, self._private = preflight(
                 type(self).__name__,
                 pl_module,
@@ -310,14 +311,7 @@ class InfoCallback(Callback, ABC):
         predictor = Predictor(stand_in, self.adapter, shared=not private)
         return Probe(replica, predictor, groups, self._chunk, pl_module.device, batch_norms)
 
-    def _point(
-        self,
-        trainer: Any,
-        pl_module: Any,
-        step: int,
-        probe: Probe | None = None,
-        last: bool = False,
-    ) -> None:
+    def _point(self, trainer: Any, pl_module: Any, step: int, probe: Probe | None = None, last: bool = False) -> None:
         started = time.perf_counter()
         generator = torch.Generator().manual_seed((1_000_003 * self.seed + step) % 2**63)
         try:
@@ -327,10 +321,10 @@ class InfoCallback(Callback, ABC):
                     probe.use_reference_statistics()
                 values = self._measure(probe, generator)
         except Unavailable as error:
-            self._warn_once(f"{type(self).__name__}: no value at step {step} (NaN): {error}", key=str(type(error)))
+            self._faults.warn_once(f"no value at step {step} (NaN): {error}", kind="no value")
             values = self._no_values()
         except Exception as error:
-            self._failed(error, "the measurement", step)
+            self._faults.report(error, "the measurement", step)
             values = self._no_values()
         values = {self._tag(tag): value for tag, value in values.items()}
         for tag, value in values.items():
@@ -339,7 +333,7 @@ class InfoCallback(Callback, ABC):
         self._points += 1
         logged = {tag: value for tag, value in values.items() if self._is_logged(tag)}
         for refusal in report_scalars(trainer, logged, step):
-            self._failed(refusal, "writing to a logger", step)
+            self._faults.report(refusal, "writing to a logger", step)
         self._schedule.last = time.perf_counter() - started
         doubled = self._points >= 4 and self._points & (self._points - 1) == 0
         if last or (doubled and self._drawing <= FIGURE_SHARE * (started - self._started)):
@@ -347,7 +341,7 @@ class InfoCallback(Callback, ABC):
 
     def _draw(self, trainer: Any, step: int) -> None:
         started = time.perf_counter()
-        with self._guarded("drawing a figure"):
+        with self._faults.guard("drawing a figure"):
             for tag, draw in self._figures().items():
                 report_figure(trainer, self._tag(tag), draw(), step)
         self._drawing += time.perf_counter() - started
@@ -356,31 +350,6 @@ class InfoCallback(Callback, ABC):
         head = self._tag("")
         known = (tag.removeprefix(head) for tag in self.history)
         return dict.fromkeys((*self.tags, *known), math.nan)
-
-    def _failed(self, error: Exception, what: str, step: int | None = None) -> None:
-        """A fault never ends the run, unless the user asked for it: one warning."""
-        if self.on_error == "raise":
-            raise error
-        at = "" if step is None else f" at step {step}"
-        self._warn_once(
-            f"{type(self).__name__}: {what}{at} failed and training goes on; later failures of this kind are not "
-            f"shown.\n{''.join(traceback.format_exception(error))}",
-            key=f"{what}: {type(error).__name__}",
-        )
-
-    @contextmanager
-    def _guarded(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except MisconfigurationException:
-            raise
-        except Exception as error:
-            self._failed(error, what)
-
-    def _warn_once(self, message: str, key: str) -> None:
-        if key not in self._warned:
-            self._warned.add(key)
-            rank_zero_warn(message)
 
     # ---- small things
 
@@ -394,7 +363,7 @@ class InfoCallback(Callback, ABC):
         self._measured = None
         self._points = 0
         self._drawing = 0.5  # seconds spent on figures; the first one is expected to take half a second
-        self._warned: set[str] = set()
+        self._faults = Faults(type(self).__name__, self.on_error)
 
     def _tag(self, tag: str) -> str:
         return f"{self.prefix}/{tag}" if self.prefix else tag
