@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from lightning_info.callbacks import arguments
 from lightning_info.callbacks.faults import Faults
-from lightning_info.callbacks.preflight import preflight
+from lightning_info.callbacks.preflight import preflight, refuse_sharding
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.samples import num_samples, take
@@ -37,7 +37,6 @@ from lightning_info.reporting.table import summary_table
 
 FIGURE_SHARE = 0.02
 """Figures are dear (0.2 s): at points 4, 8, 16, ... within this share of the run's time, and at the end of fit."""
-_SHARDED = ("FSDP", "DeepSpeed", "ModelParallel", "XLAFSDP")
 
 
 class InfoCallback(Callback, ABC):
@@ -58,6 +57,7 @@ class InfoCallback(Callback, ABC):
     _faults: Faults
     _prepared: bool  # the check before the first step is done
     _initial: Probe | None  # the module at s = 0, until the reference samples are complete
+    _resumed: dict[str, Any] | None  # state of a checkpoint, until it is taken up
     _step: int | None  # of the last decision
     _measured: int | None  # step of the last point
 
@@ -138,28 +138,25 @@ class InfoCallback(Callback, ABC):
         return self._generate_state_key(prefix=self.prefix)
 
     def state_dict(self) -> dict[str, Any]:
-        """History and position, as plain Python values."""
+        """History, position and reference samples, as plain Python values and tensors."""
         return {
             "history": {tag: [list(point) for point in curve] for tag, curve in self.history.items()},
             "step": self._step,
+            "samples": self._samples.state(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up history and position."""
+        """Take up history, position and reference samples."""
         self.history = {tag: [(int(s), float(v)) for s, v in curve] for tag, curve in state_dict["history"].items()}
         self._step = state_dict["step"]
         self._measured = max((step for curve in self.history.values() for step, _ in curve), default=None)
+        self._resumed = state_dict
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse what cannot work, before anything is trained."""
         if stage != "fit":
             return
-        strategy = type(trainer.strategy).__name__
-        if strategy.startswith(_SHARDED):
-            raise MisconfigurationException(
-                f"{type(self).__name__}: {strategy} shards the parameters, so that no process can compute a sample's "
-                f"gradient; train with strategy='ddp' or remove the callback"
-            )
+        refuse_sharding(type(self).__name__, type(trainer.strategy).__name__)
         twins = [c for c in trainer.callbacks if type(c) is type(self) and c.prefix == self.prefix]
         if len(twins) > 1:
             raise MisconfigurationException(
@@ -172,7 +169,7 @@ class InfoCallback(Callback, ABC):
         self._active = not trainer.barebones
         if not self._active:
             return
-        if _steps_taken(trainer) == 0:
+        if _steps_taken(trainer) == 0 and self._resumed is None:
             self.history.clear()
             self._restart()
         self._started = time.perf_counter()
@@ -250,6 +247,13 @@ class InfoCallback(Callback, ABC):
                 f"{owner}: {error}; a batch must hold tensors whose axis 0 is the sample axis"
             ) from error
         self._samples.size = math.ceil(self.num_samples / (trainer.world_size if self.reference is None else 1))
+        resumed, self._resumed = self._resumed, None
+        if self.reference is None and resumed is not None:
+            if resumed["samples"] is not None:
+                with self._faults.guard("taking up the reference samples of the checkpoint"):
+                    self._samples.restore(resumed["samples"], batch)
+            if not self._samples.complete:
+                self._faults.warn_once("the curve goes on with other reference samples than before", "samples")
         if self.reference is not None:
             try:
                 with isolated(pl_module.device):
@@ -358,6 +362,7 @@ class InfoCallback(Callback, ABC):
         self._prepared = False
         self._private = False  # replicas must not share the weights, as the module writes to them when it runs
         self._initial = None
+        self._resumed = None
         self._left_out: list[int] = []
         self._step = None
         self._measured = None

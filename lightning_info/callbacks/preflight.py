@@ -14,6 +14,21 @@ from lightning_info.probing.prediction import ADAPTER_LINES, NoPrediction, Predi
 from lightning_info.probing.probe import Probe
 from lightning_info.probing.replica import NotCopyable
 
+_SHARDED = ("FSDP", "DeepSpeed", "ModelParallel", "XLAFSDP")
+
+
+def refuse_sharding(owner: str, strategy: str) -> None:
+    """Refuse a strategy, by the name of its class, that leaves no process with whole parameters.
+
+    Raises:
+        MisconfigurationException: With what to do instead.
+    """
+    if strategy.startswith(_SHARDED):
+        raise MisconfigurationException(
+            f"{owner}: {strategy} shards the parameters, so that no process can compute a sample's gradient; train "
+            f"with strategy='ddp' or remove the callback"
+        )
+
 
 def preflight(
     owner: str, module: nn.Module, make_probe: Callable[[], Probe], prepare: Callable[[Probe], str]

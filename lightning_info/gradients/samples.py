@@ -16,7 +16,7 @@ def num_samples(batch: Any) -> int:
     Raises:
         ValueError: No tensor with an axis in the batch.
     """
-    sizes = [len(leaf) for leaf in _leaves(batch) if leaf.dim() > 0]
+    sizes = [len(leaf) for leaf in tensors(batch) if leaf.dim() > 0]
     if not sizes:
         raise ValueError(f"no tensor with a sample axis in a batch of type {type(batch).__name__}")
     return sizes[0]
@@ -49,30 +49,36 @@ def concatenate(batches: list[Any]) -> list[Any]:
     return [group[0] if len(group) == 1 else _join(group) for group in joined]
 
 
-def split_samples(batch: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:
-    """Tensors of the batch that carry the sample axis, and a function that puts others in their place."""
-    size = num_samples(batch)
-    carried = [leaf for leaf in _leaves(batch) if leaf.dim() > 0 and len(leaf) == size]
-
-    def rebuild(leaves: list[Tensor]) -> Any:
-        replacements = iter(leaves)
-        return apply_to_collection(
-            batch, Tensor, lambda leaf: next(replacements) if leaf.dim() > 0 and len(leaf) == size else leaf
-        )
-
-    return carried, rebuild
-
-
-def _leaves(batch: Any) -> list[Tensor]:
+def tensors(batch: Any) -> list[Tensor]:
+    """All tensors of a batch, in a fixed order."""
     leaves: list[Tensor] = []
     apply_to_collection(batch, Tensor, leaves.append)
     return leaves
 
 
+def with_tensors(batch: Any, leaves: list[Tensor]) -> Any:
+    """A batch of the same form with other tensors, in the order of :func:`tensors`."""
+    replacements = iter(leaves)
+    return apply_to_collection(batch, Tensor, lambda _: next(replacements))
+
+
+def split_samples(batch: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:
+    """Tensors of the batch that carry the sample axis, and a function that puts others in their place."""
+    size = num_samples(batch)
+    leaves = tensors(batch)
+    places = [i for i, leaf in enumerate(leaves) if leaf.dim() > 0 and len(leaf) == size]
+
+    def rebuild(carried: list[Tensor]) -> Any:
+        placed = dict(zip(places, carried, strict=True))
+        return with_tensors(batch, [placed.get(i, leaf) for i, leaf in enumerate(leaves)])
+
+    return [leaves[i] for i in places], rebuild
+
+
 def _signature(batch: Any) -> tuple[Any, ...]:
     size = num_samples(batch)
     return tuple(
-        (leaf.dtype, leaf.shape[1:] if leaf.dim() > 0 and len(leaf) == size else None) for leaf in _leaves(batch)
+        (leaf.dtype, leaf.shape[1:] if leaf.dim() > 0 and len(leaf) == size else None) for leaf in tensors(batch)
     )
 
 

@@ -11,7 +11,10 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from lightning_info.gradients.samples import concatenate, num_samples, take
+from lightning_info.gradients.samples import concatenate, num_samples, take, tensors, with_tensors
+
+LARGEST_STATE = 1 << 26
+"""Reference samples of up to 64 MiB travel in the checkpoint."""
 
 
 class ReferenceSamples:
@@ -47,6 +50,23 @@ class ReferenceSamples:
             torch.distributed.all_gather_object(gathered, self.groups)
             self.groups = [group for groups in gathered for group in groups]
         self.groups = concatenate(self.groups)
+        self.complete = True
+
+    def state(self) -> list[list[Tensor]] | None:
+        """The tensors of every group, for a checkpoint; None until complete, and beyond ``LARGEST_STATE``."""
+        groups = [tensors(group) for group in self.groups]
+        size = sum(tensor.numel() * tensor.element_size() for group in groups for tensor in group)
+        return groups if self.complete and size <= LARGEST_STATE else None
+
+    def restore(self, state: list[list[Tensor]], like: Any) -> None:
+        """Take up what :meth:`state` gave, in the form of a batch of this run.
+
+        Raises:
+            ValueError: The batch has another number of tensors.
+        """
+        if any(len(group) != len(tensors(like)) for group in state):
+            raise ValueError(f"they have {len(state[0])} tensors each, the batches of this run {len(tensors(like))}")
+        self.groups = [with_tensors(like, group) for group in state]
         self.complete = True
 
     def fill(self, given: Dataset[Any] | Sequence[Tensor]) -> None:
