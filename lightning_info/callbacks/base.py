@@ -311,9 +311,13 @@ class InfoCallback(Callback, ABC):
         private = private or self._private
         stand_in = StandInTrainer(trainer)
         replica = replicate(pl_module, private=private, trainer=trainer, stand_in=stand_in)
+        device = pl_module.device
+        if device.type == "mps":  # has no float64
+            device = torch.device("cpu")
+            replica = replica.to(device)
         batch_norms: list[Any] = [replica.get_submodule(name) for name in on_batch_statistics(pl_module)]
         predictor = Predictor(stand_in, self.adapter, shared=not private)
-        return Probe(replica, predictor, groups, self._chunk, pl_module.device, batch_norms)
+        return Probe(replica, predictor, groups, self._chunk, device, batch_norms)
 
     def _point(self, trainer: Any, pl_module: Any, step: int, probe: Probe | None = None, last: bool = False) -> None:
         started = time.perf_counter()

@@ -124,13 +124,8 @@ def _float64(module: nn.Module, predict: Predict, batch: Any) -> tuple[nn.Module
     """A float64 copy of the module and batch and the tolerance to compare with, if it runs at all."""
     if sum(p.numel() for p in module.parameters()) > CHECK_PARAMETERS:
         return module, batch, 0.05
-    cpu = any(p.device.type == "mps" for p in module.parameters())
-    precise = copy.deepcopy(module, dict(without_graph(module))).to(device="cpu" if cpu else None, dtype=torch.float64)
-    precise_batch = apply_to_collection(
-        batch,
-        Tensor,
-        lambda leaf: (leaf.cpu() if cpu else leaf).double() if leaf.is_floating_point() else leaf,
-    )
+    precise = copy.deepcopy(module, dict(without_graph(module))).to(dtype=torch.float64)
+    precise_batch = apply_to_collection(batch, Tensor, lambda leaf: leaf.double() if leaf.is_floating_point() else leaf)
     try:
         if predict(precise, precise_batch).dtype == torch.float64:
             return precise, precise_batch, 1e-6

@@ -19,7 +19,7 @@ def isolated(device: torch.device) -> Iterator[None]:
             ``random`` are restored.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 (the user's global one)
-    accelerators = [device] if device.type not in ("cpu", "meta") else []
+    accelerators = [device] if device.type not in ("cpu", "meta", "mps") else []
     with ExitStack() as stack:
         stack.callback(random.setstate, python_state)
         stack.callback(np.random.set_state, numpy_state)
