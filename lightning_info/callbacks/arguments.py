@@ -18,6 +18,16 @@ def one_of(owner: str, name: str, value: object, choices: Sequence[str]) -> None
         )
 
 
+def integer(owner: str, name: str, value: object, example: int) -> None:
+    """Refuse a value that is not an integer.
+
+    Raises:
+        ValueError: With an example.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{owner}: {name} must be an integer, got {value!r}; for example {name}={example}")
+
+
 def positive_integer(owner: str, name: str, value: object, example: int) -> None:
     """Refuse a value that is not a positive integer.
 

@@ -89,6 +89,7 @@ class InfoCallback(Callback, ABC):
             if interval is not None:
                 arguments.positive_integer(owner, name, interval, 1)
         arguments.positive_integer(owner, "num_samples", num_samples, 256)
+        arguments.integer(owner, "seed", seed, 0)
         arguments.one_of(owner, "on_error", on_error, ("warn", "raise"))
         arguments.one_of(owner, "batch_norm", batch_norm, get_args(BatchNormStatistics))
         if max_overhead is not None:
@@ -194,7 +195,8 @@ class InfoCallback(Callback, ABC):
         with self._timed():
             if not self._samples.complete:
                 self._collect(trainer, pl_module, batch, batch_idx)
-            if step == self._step:
+            # an epoch that was ended early has its last step twice: again as the first of the next epoch
+            if step == self._measured or (step == self._step and epochs is None):
                 return
             self._step = step
             if not self._is_due(trainer, step, epochs):
@@ -204,7 +206,7 @@ class InfoCallback(Callback, ABC):
             elif step == 0:
                 with self._faults.guard("keeping the initial weights"):
                     self._initial = self._probe(trainer, pl_module, [], private=True)
-            else:
+            elif step not in self._left_out:
                 self._left_out.append(step)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -243,9 +245,12 @@ class InfoCallback(Callback, ABC):
         try:
             self._chunk = max(1, num_samples(batch))
         except ValueError as error:
-            raise MisconfigurationException(
-                f"{owner}: {error}; a batch must hold tensors whose axis 0 is the sample axis"
-            ) from error
+            if self.reference is None:
+                raise MisconfigurationException(
+                    f"{owner}: {error}; a batch must hold tensors whose axis 0 is the sample axis. Otherwise give the "
+                    f"samples to measure, for example reference=(x, y), with an adapter for them"
+                ) from error
+            self._chunk = 32
         self._samples.size = math.ceil(self.num_samples / (trainer.world_size if self.reference is None else 1))
         resumed, self._resumed = self._resumed, None
         if self.reference is None and resumed is not None:

@@ -6,14 +6,26 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils import _pytree as pytree
 
+from lightning_info.gradients.contract import NotCovered
+
 
 def leaf_uses(outputs: Tensor) -> list[Tensor]:
-    """The leaf tensors that the outputs depend on, each as often as it enters the graph."""
+    """The leaf tensors that the outputs depend on, each as often as it enters the graph.
+
+    Raises:
+        NotCovered: Part of the graph is hidden by reentrant checkpointing.
+    """
     leaves: list[Tensor] = []
     stack: list[Node] = [outputs.grad_fn] if outputs.grad_fn is not None else []
     seen = set(stack)
     while stack:
-        for following, _ in stack.pop().next_functions:
+        node = stack.pop()
+        if node.name() == "CheckpointFunctionBackward":
+            raise NotCovered(
+                "reentrant gradient checkpointing hides parameters from autograd.grad; use "
+                "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+            )
+        for following, _ in node.next_functions:
             if following is None:
                 continue
             leaf = getattr(following, "variable", None)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_info.gradients import func, loop, taps
 from lightning_info.gradients.contract import Engine, NotCovered, Predict, trainable
-from lightning_info.gradients.graph import without_graph
+from lightning_info.gradients.graph import leaf_uses, without_graph
 from lightning_info.gradients.samples import take
 
 EngineName = Literal["auto", "backpack", "func", "loop"]
@@ -73,7 +73,9 @@ def choose_engine(module: nn.Module, predict: Predict, batch: Any, engine: Engin
     candidates = list(ENGINES) if engine == "auto" else [engine]
     batch = take(batch, slice(0, CHECK_SAMPLES))
     module, batch, tolerance = _float64(module, predict, batch)
-    outputs = predict(module, batch).detach()
+    outputs = predict(module, batch)
+    leaf_uses(outputs)  # raises where autograd does not see all of them
+    outputs = outputs.detach()
     generator = torch.Generator().manual_seed(0)
     cotangent = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
     reasons: dict[str, str] = {}

@@ -50,30 +50,36 @@ class Inert(float):
         return self
 
 
-class StandInTrainer:
-    """Reads attributes through to the real trainer; loggers, optimisers, callbacks, strategy and methods are inert.
+class _ReadThrough:
+    """Reads attributes through to an object; containers are copied, and attributes that are set stay here."""
 
-    Containers that the trainer hands out are copied, and attributes set on the stand-in stay on it.
-    """
-
-    def __init__(self, trainer: Any) -> None:
-        self._real = trainer
+    def __init__(self, real: Any) -> None:
+        vars(self)["_real"] = real
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        value = getattr(self._real, name)
+        return value.copy() if isinstance(value, (dict, list)) else value
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _ReadThrough:
+        return self
+
+
+class StandInTrainer(_ReadThrough):
+    """Reads through to the trainer and its datamodule; loggers, optimisers, callbacks, strategy, methods are inert."""
+
+    def __getattr__(self, name: str) -> Any:
         if name in _ACTS:
             inert = Inert()
             if name == "strategy":
                 vars(inert)["root_device"] = getattr(self._real.strategy, "root_device", inert)
             return inert
-        value = getattr(self._real, name)
-        if isinstance(value, (dict, list)):
-            return value.copy()
+        value = super().__getattr__(name)
+        if name == "datamodule" and value is not None:
+            vars(self)[name] = _ReadThrough(value)
+            return vars(self)[name]
         return Inert() if callable(value) and not isinstance(value, nn.Module) else value
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> StandInTrainer:
-        return self
 
 
 def _ignore(*args: Any, **kwargs: Any) -> None:

@@ -35,7 +35,7 @@ LIKELIHOOD_CALLS: dict[Callable[..., Any], Likelihood] = {
 ADAPTER_LINES = """\
     def adapter(module, batch):
         x, y = batch
-        return module(x), y, "categorical"  # logits; or "bernoulli" (logits), "gaussian" (means)
+        return module(x), y, "categorical"  # logits (N, C, *); or "bernoulli" (logits), "gaussian" (means)
 
 and pass it to the callback: {callback}(adapter=adapter)."""
 
@@ -255,6 +255,11 @@ def _prediction(
                 f"categorical outputs of shape {shape} have no class axis; logits are (N, C) or (N, C, *)"
             )
         if targets is not None and not targets.is_floating_point():
+            if targets.shape != (samples, *shape[2:]):
+                raise NoPrediction(
+                    f"class targets of shape {tuple(targets.shape)} do not fit logits of shape {shape}; as for "
+                    f"cross_entropy, classes are on axis 1: (N, C, *positions) and (N, *positions)"
+                )
             mask = targets != arguments.get("ignore_index", -100)
     return Prediction(
         outputs.movedim(1, -1) if likelihood == "categorical" else outputs,

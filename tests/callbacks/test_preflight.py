@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from models import CLASSES, Classifier, loader, trainer
+from models import CLASSES, FEATURES, Classifier, data, loader, trainer
+from oracle import fisher_trace_by_definition
 from torch import nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_info import FisherTraceCallback
 
@@ -90,3 +94,147 @@ def test_a_module_that_writes_to_its_weights_is_measured_on_private_ones(max_nor
         trained.append(module.state_dict())
     assert all(torch.equal(value, trained[1][name]) for name, value in trained[0].items())
     assert [step for step, _ in callbacks[0].history["fisher/trace"]] == [0, 3, 4, 5, 6, 7, 8]
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, reentrant, leaf):
+        super().__init__()
+        self.first, self.block = (
+            nn.Linear(FEATURES, 5),
+            nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, CLASSES)),
+        )
+        self.reentrant, self.leaf = reentrant, leaf
+
+    def forward(self, x):
+        h = x[:, :5].clone().requires_grad_() if self.leaf else self.first(x)
+        return checkpoint(self.block, h, use_reentrant=self.reentrant)
+
+
+@pytest.mark.parametrize("leaf", [False, True])
+def test_reentrant_checkpointing_hides_parameters_and_is_refused(leaf):
+    with pytest.raises(MisconfigurationException, match="use_reentrant=False"):
+        fit(Classifier(Checkpointed(True, leaf)))
+
+
+@pytest.mark.parametrize("leaf", [False, True])
+def test_other_checkpointing_is_measured_right(leaf):
+    net = Checkpointed(False, leaf)
+    truth = sum(fisher_trace_by_definition(net, data().tensors[0][:8], "categorical").values())
+    assert fit(Classifier(net), estimator="exact").history["fisher/trace"][0] == (0, pytest.approx(truth, rel=1e-5))
+
+
+class Positions(Classifier):
+    """Several positions a sample, classes last: a loss that is not recognised."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return -self(x).log_softmax(-1).gather(-1, y.unsqueeze(-1)).mean()
+
+
+def classes_last(module, batch):
+    return module(batch[0]), batch[1], "categorical"
+
+
+def classes_on_axis_1(module, batch):
+    return module(batch[0]).movedim(-1, 1), batch[1], "categorical"
+
+
+def test_logits_of_an_adapter_have_their_classes_on_axis_1():
+    x, y = torch.randn(16, 5, FEATURES), torch.randint(0, CLASSES, (16, 5))
+    callback = FisherTraceCallback("exact", num_samples=8, adapter=classes_last)
+    with pytest.raises(MisconfigurationException, match="classes are on axis 1"):
+        trainer(callback).fit(Positions(), DataLoader(TensorDataset(x, y), 8))
+    module = Positions()
+    truth = sum(fisher_trace_by_definition(Flat(module.net), x[:8], "categorical").values())
+    callback = FisherTraceCallback("exact", num_samples=8, adapter=classes_on_axis_1, on_error="raise", summary=False)
+    trainer(callback, max_epochs=1).fit(module, DataLoader(TensorDataset(x, y), 8))
+    assert callback.history["fisher/trace"][0] == (0, pytest.approx(truth, rel=1e-5))
+
+
+class Flat(nn.Module):
+    """All joint labels of five positions as classes: log p(y_1..y_5) is the sum over the positions."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        joint = self.net(x).log_softmax(-1)  # (1, 5, C)
+        total = joint[:, 0]
+        for position in range(1, joint.shape[1]):
+            total = (total.unsqueeze(-1) + joint[:, position].unsqueeze(1)).flatten(1)
+        return total
+
+
+class Counting(pl.LightningDataModule):
+    def __init__(self):
+        super().__init__()
+        self.seen, self.sizes = 0, []
+
+    def train_dataloader(self):
+        return loader()
+
+
+class Counted(Classifier):
+    def training_step(self, batch, batch_idx):
+        self.trainer.datamodule.seen += 1
+        self.trainer.datamodule.sizes.append(len(batch[0]))
+        return super().training_step(batch, batch_idx)
+
+
+def test_the_datamodule_does_not_notice():
+    source = Counting()
+    callback = FisherTraceCallback(every_n_train_steps=1, num_samples=8, on_error="raise", summary=False)
+    trainer(callback, max_epochs=1).fit(Counted(), datamodule=source)
+    assert source.seen == 8
+    assert len(source.sizes) == 8
+
+
+class Early(Classifier):
+    def on_train_batch_start(self, batch, batch_idx):
+        return -1 if batch_idx == 3 else None
+
+
+@pytest.mark.parametrize("interval", [{"every_n_epochs": 1}, {"max_overhead": 1e9}])
+def test_the_end_of_an_epoch_that_is_ended_early_is_measured(interval):
+    callback = FisherTraceCallback(num_samples=8, on_error="raise", summary=False, **interval)
+    trainer(callback, max_epochs=3).fit(Early(), loader())
+    steps = [step for step, _ in callback.history["fisher/trace"]]
+    assert steps == ([0, 3, 6, 9] if "every_n_epochs" in interval else [0, 1, 2, 3, 4, 6, 8, 9])
+
+
+class Opaque:
+    """A batch of the user's own class, which Lightning moves by its ``to``."""
+
+    def __init__(self, samples):
+        self.x, self.y = torch.utils.data.default_collate(samples)
+
+    def to(self, *args, **kwargs):
+        return self
+
+
+class OnOpaque(Classifier):
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch.x), batch.y)
+
+
+def plain(module, batch):
+    return module(batch[0]), batch[1]
+
+
+def test_a_batch_of_an_own_class_needs_reference_and_adapter():
+    batches = DataLoader(data(), 8, collate_fn=Opaque)
+    with pytest.raises(MisconfigurationException, match=r"reference=\(x, y\), with an adapter"):
+        trainer(FisherTraceCallback()).fit(OnOpaque(), batches)
+    module = OnOpaque()
+    x, y = data().tensors
+    truth = sum(fisher_trace_by_definition(module.net, x[:16], "categorical").values())
+    callback = FisherTraceCallback("exact", reference=(x[:16], y[:16]), adapter=plain, on_error="raise", summary=False)
+    trainer(callback, max_epochs=1).fit(module, batches)
+    assert callback.history["fisher/trace"][0] == (0, pytest.approx(truth, rel=1e-5))
+
+
+@pytest.mark.parametrize("seed", [None, 1.5, True])
+def test_a_seed_that_is_not_an_integer_is_refused(seed):
+    with pytest.raises(ValueError, match=r"seed must be an integer, got .*; for example seed=0"):
+        FisherTraceCallback(seed=seed)
