@@ -46,3 +46,19 @@ def positive_number(owner: str, name: str, value: object, example: float) -> Non
     """
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
         raise ValueError(f"{owner}: {name} must be a positive number, got {value!r}; for example {name}={example}")
+
+
+def intervals(owner: str, every_n_epochs: object, every_n_train_steps: object) -> None:
+    """Refuse two intervals at once, and one that is not a positive integer.
+
+    Raises:
+        ValueError: With an example.
+    """
+    if every_n_epochs is not None and every_n_train_steps is not None:
+        raise ValueError(
+            f"{owner}: every_n_epochs={every_n_epochs} and every_n_train_steps={every_n_train_steps} exclude each "
+            f"other; give one, for example every_n_epochs=1"
+        )
+    for name, interval in (("every_n_epochs", every_n_epochs), ("every_n_train_steps", every_n_train_steps)):
+        if interval is not None:
+            positive_integer(owner, name, interval, 1)

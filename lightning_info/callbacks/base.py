@@ -77,17 +77,7 @@ class InfoCallback(Callback, ABC):
         summary: bool,
     ) -> None:
         owner = type(self).__name__
-        if every_n_epochs is not None and every_n_train_steps is not None:
-            raise ValueError(
-                f"{owner}: every_n_epochs={every_n_epochs} and every_n_train_steps={every_n_train_steps} exclude each "
-                f"other; give one, for example every_n_epochs=1"
-            )
-        for name, interval in (
-            ("every_n_epochs", every_n_epochs),
-            ("every_n_train_steps", every_n_train_steps),
-        ):
-            if interval is not None:
-                arguments.positive_integer(owner, name, interval, 1)
+        arguments.intervals(owner, every_n_epochs, every_n_train_steps)
         arguments.positive_integer(owner, "num_samples", num_samples, 256)
         arguments.integer(owner, "seed", seed, 0)
         arguments.one_of(owner, "on_error", on_error, ("warn", "raise"))
@@ -148,6 +138,7 @@ class InfoCallback(Callback, ABC):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up history, position and reference samples."""
+        self._restart()
         self.history = {tag: [(int(s), float(v)) for s, v in curve] for tag, curve in state_dict["history"].items()}
         self._step = state_dict["step"]
         self._measured = max((step for curve in self.history.values() for step, _ in curve), default=None)
@@ -232,7 +223,8 @@ class InfoCallback(Callback, ABC):
             self._prepared = True
         if self._samples.complete:
             return
-        self._samples.add(batch)
+        with self._faults.guard("keeping reference samples"):
+            self._samples.add(batch)
         last_of_epoch = trainer.is_last_batch or batch_idx + 1 >= trainer.num_training_batches
         full = self._samples.full or last_of_epoch or bool(trainer.fast_dev_run)
         if trainer.world_size > 1:
@@ -284,8 +276,8 @@ class InfoCallback(Callback, ABC):
 
     def _preflight(self, trainer: Any, pl_module: Any, batch: Any) -> None:
         """Refuse, before the first step, a module that cannot be measured."""
-        few = [take(batch, slice(0, CHECK_SAMPLES))]
         with self._faults.guard("the check before the first step"), isolated(pl_module.device):
+            few = [take(batch, slice(0, CHECK_SAMPLES))]
             said, self._private = preflight(
                 type(self).__name__,
                 pl_module,

@@ -238,3 +238,15 @@ def test_a_batch_of_an_own_class_needs_reference_and_adapter():
 def test_a_seed_that_is_not_an_integer_is_refused(seed):
     with pytest.raises(ValueError, match=r"seed must be an integer, got .*; for example seed=0"):
         FisherTraceCallback(seed=seed)
+
+
+def test_a_batch_whose_samples_cannot_be_kept_does_not_end_the_run(monkeypatch):
+    def full_disk(self, batch):
+        raise RuntimeError("no memory for it")
+
+    monkeypatch.setattr("lightning_info.probing.reference.ReferenceSamples.add", full_disk)
+    callback = FisherTraceCallback(num_samples=8, summary=False)
+    run = trainer(callback, max_epochs=1)
+    with pytest.warns(UserWarning, match="keeping reference samples failed and training goes on"):
+        run.fit(Classifier(), loader())
+    assert run.global_step == 8

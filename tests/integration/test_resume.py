@@ -75,3 +75,12 @@ def test_a_callback_of_an_earlier_run_starts_anew_on_another_trainer():
     for _ in range(2):
         trainer(*ours, max_epochs=1).fit(Classifier(), loader())
         assert [step for step, _ in ours[0].history["fisher/trace"]] == [0, 2, 4, 6, 8]
+
+
+def test_a_callback_that_took_up_a_checkpoint_starts_anew_on_another_trainer(tmp_path):
+    ours, saving = callbacks(), ModelCheckpoint(tmp_path, every_n_train_steps=4, save_last=True)
+    trainer(*ours, saving, enable_checkpointing=True, max_epochs=1).fit(Classifier(), loader())
+    trainer(*ours, max_epochs=2).fit(Classifier(), loader(), ckpt_path=tmp_path / "last.ckpt")
+    assert [step for step, _ in ours[0].history["fisher/trace"]] == [0, 2, 4, 6, 8, 10, 12, 14, 16]
+    trainer(*ours, max_epochs=1).fit(Classifier(), loader())
+    assert [step for step, _ in ours[0].history["fisher/trace"]] == [0, 2, 4, 6, 8]

@@ -326,15 +326,21 @@ def descend(self):
     optimizer.step()
 
 
-@pytest.mark.parametrize("name", WRITES)
-def test_a_training_step_that_writes_to_the_weights_is_refused_before_it_does(name):
+def writing(name):
+    """A module whose training_step writes to a weight, and its state before."""
+
     def step(self, batch, batch_idx):
         with torch.no_grad():
             WRITES[name](self, self.net[0].weight)
         return F.cross_entropy(self(batch[0]), batch[1])
 
     pl_module = module(step)
-    before = {key: value.clone() for key, value in pl_module.state_dict().items()}
+    return pl_module, {key: value.clone() for key, value in pl_module.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_training_step_that_writes_to_the_weights_is_refused_before_it_does(name):
+    pl_module, before = writing(name)
     with pytest.raises(NoPrediction, match="changes the module's parameters"):
         predict(pl_module, (X, Y))
     assert all(torch.equal(value, before[key]) for key, value in pl_module.state_dict().items())
@@ -342,13 +348,7 @@ def test_a_training_step_that_writes_to_the_weights_is_refused_before_it_does(na
 
 @pytest.mark.parametrize("name", WRITES)
 def test_a_training_step_may_write_to_weights_that_are_not_shared(name):
-    def step(self, batch, batch_idx):
-        with torch.no_grad():
-            WRITES[name](self, self.net[0].weight)
-        return F.cross_entropy(self(batch[0]), batch[1])
-
-    pl_module = module(step)
-    before = {key: value.clone() for key, value in pl_module.state_dict().items()}
+    pl_module, before = writing(name)
     prediction = Predictor(stand_in(), shared=False)(replicate(pl_module, private=True), (X, Y))
     assert not torch.equal(prediction.outputs, pl_module(X))
     assert all(torch.equal(value, before[key]) for key, value in pl_module.state_dict().items())
