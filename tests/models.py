@@ -50,6 +50,11 @@ class Classifier(pl.LightningModule):
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
 
+def curves(callback) -> dict[str, list[tuple[int, float]]]:
+    """The history without what depends on the clock."""
+    return {tag: curve for tag, curve in callback.history.items() if not tag.endswith("/overhead")}
+
+
 def trainer(*callbacks, **options) -> pl.Trainer:
     """A silent Trainer on the CPU without logger or checkpoints unless asked for."""
     defaults = {

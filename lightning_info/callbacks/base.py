@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.memory import garbage_collection_cuda
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_info.callbacks import arguments
+from lightning_info.callbacks.clock import Clock, seconds
 from lightning_info.callbacks.faults import Faults
-from lightning_info.callbacks.preflight import preflight, refuse_sharding
+from lightning_info.callbacks.preflight import cost_row, preflight, refuse_sharding, summary_text, training_pass
+from lightning_info.callbacks.processes import all_agree, any_objects, of_rank_zero
 from lightning_info.callbacks.schedule import Schedule
+from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.samples import num_samples, take
 from lightning_info.probing.batch_norm import BatchNormStatistics, on_batch_statistics
@@ -43,18 +45,23 @@ class InfoCallback(Callback, ABC):
     """What all callbacks of this package share; see the concrete ones for use.
 
     A point at step s describes the weights after s optimiser steps. It is measured in ``on_train_batch_start`` of the
-    first batch of s, on a replica, over the reference samples.
+    first batch of s, on a replica, over the reference samples. Between points nothing runs but a comparison of
+    counters.
 
     Attributes:
-        history: ``tag -> [(step, value), ...]`` of everything measured, NaN where a point has no value.
+        history: ``tag -> [(step, value), ...]`` of everything measured, NaN where a point has no value; with several
+            processes that of the first in each of them.
     """
 
+    family: ClassVar[str]
+    """First part of the tags."""
     tags: tuple[str, ...]
     """Scalars that every measurement gives."""
     table: ClassVar[tuple[tuple[str, str | None], ...]]
     """Rows of the table at the end of fit: a tag and the tag of its standard error."""
 
     _faults: Faults
+    _clock: Clock
     _prepared: bool  # the check before the first step is done
     _initial: Probe | None  # the module at s = 0, until the reference samples are complete
     _resumed: dict[str, Any] | None  # state of a checkpoint, until it is taken up
@@ -97,13 +104,20 @@ class InfoCallback(Callback, ABC):
         self._restart()
 
     @abstractmethod
-    def _prepare(self, probe: Probe) -> str:
-        """Check before the first step that a module can be measured, on a few samples; say how, in a few words.
+    def _prepare(self, probe: Probe) -> Mapping[str, str]:
+        """Check before the first step that a module can be measured, on a few samples; say how.
+
+        Returns:
+            Rows of the summary, at least ``"measures"``.
 
         Raises:
             NoPrediction: No usable predictive distribution.
             NotCovered: No exact gradients.
         """
+
+    @abstractmethod
+    def _cost(self, probe: Probe, samples: int) -> float:
+        """Seconds that a point over so many samples will take, from trials on the samples of a probe."""
 
     @abstractmethod
     def _measure(self, probe: Probe, generator: torch.Generator) -> dict[str, float]:
@@ -129,20 +143,27 @@ class InfoCallback(Callback, ABC):
         return self._generate_state_key(prefix=self.prefix)
 
     def state_dict(self) -> dict[str, Any]:
-        """History, position and reference samples, as plain Python values and tensors."""
+        """History, position, clock and reference samples, as plain Python values and tensors."""
         return {
             "history": {tag: [list(point) for point in curve] for tag, curve in self.history.items()},
             "step": self._step,
+            "elapsed": self._clock.elapsed,
+            "spent": self._clock.spent,
+            "point": self._point_seconds,
+            "points": self._points,
             "samples": self._samples.state(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up history, position and reference samples."""
+        """Take up what :meth:`state_dict` gave."""
         self._restart()
-        self.history = {tag: [(int(s), float(v)) for s, v in curve] for tag, curve in state_dict["history"].items()}
-        self._step = state_dict["step"]
-        self._measured = max((step for curve in self.history.values() for step, _ in curve), default=None)
-        self._resumed = state_dict
+        with self._faults.guard("taking up the state of the checkpoint"):
+            history = {tag: [(int(s), float(v)) for s, v in curve] for tag, curve in state_dict["history"].items()}
+            self.history = history
+            self._step, self._points = state_dict["step"], state_dict["points"]
+            self._point_seconds = state_dict["point"]
+            self._measured = max((step for curve in history.values() for step, _ in curve), default=None)
+            self._resumed = state_dict
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse what cannot work, before anything is trained."""
@@ -164,8 +185,8 @@ class InfoCallback(Callback, ABC):
         if _steps_taken(trainer) == 0 and self._resumed is None:
             self.history.clear()
             self._restart()
-        self._started = time.perf_counter()
-        self._schedule.spent = 0.0
+        before = self._resumed or {"elapsed": 0.0, "spent": 0.0}
+        self._clock = Clock(before["elapsed"], before["spent"])
         ours = self._ours(trainer)
         if self is not ours[0]:  # the first speaks for all
             return
@@ -183,7 +204,7 @@ class InfoCallback(Callback, ABC):
             return
         step = _steps_taken(trainer)
         epochs = trainer.current_epoch if batch_idx == 0 and trainer.current_epoch > 0 else None
-        with self._timed():
+        with self._clock.spending(), self._faults.guard("the callback"):
             if not self._samples.complete:
                 self._collect(trainer, pl_module, batch, batch_idx)
             # an epoch that was ended early has its last step twice: again as the first of the next epoch
@@ -195,41 +216,49 @@ class InfoCallback(Callback, ABC):
             if self._samples.complete:
                 self._point(trainer, pl_module, step)
             elif step == 0:
-                with self._faults.guard("keeping the initial weights"):
+                with self._faults.guard("keeping the initial weights"), isolated(pl_module.device):
                     self._initial = self._probe(trainer, pl_module, [], private=True)
             elif step not in self._left_out:
                 self._left_out.append(step)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure the end, draw the figures, print the table."""
-        if not self._active or (not self._samples.complete and not self._samples.groups):
+        if not self._active or not self._prepared:
             return
-        with self._timed():
+        with self._clock.spending(), self._faults.guard("the callback"):
             if not self._samples.complete:
+                if not any_objects(trainer, bool(self._samples.groups)):
+                    return
                 self._close_samples(trainer, pl_module)
             step = self._step = _steps_taken(trainer)
             if step != self._measured and not trainer.fast_dev_run:
                 self._point(trainer, pl_module, step, last=True)
             elif self._measured is not None:
                 self._draw(trainer, self._measured)
-        self._print_table(trainer)
+        with self._faults.guard("printing the table"):
+            self._print_table(trainer)
 
     # ---- reference samples
 
     def _collect(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if not self._prepared:
-            self._start_samples(trainer, pl_module, batch)
-            self._preflight(trainer, pl_module, self._samples.groups[0] if self._samples.complete else batch)
+            refusal = None
+            try:
+                self._start_samples(trainer, pl_module, batch)
+                self._preflight(trainer, pl_module, self._samples.groups[0] if self._samples.complete else batch)
+            except MisconfigurationException as error:
+                refusal = error
+            if any_objects(trainer, refusal is not None):  # all processes end, or none
+                raise refusal or MisconfigurationException(f"{type(self).__name__}: refused by another process")
+            if not all_agree(trainer, self._samples.complete):
+                self._samples.reopen()
             self._prepared = True
         if self._samples.complete:
             return
         with self._faults.guard("keeping reference samples"):
             self._samples.add(batch)
         last_of_epoch = trainer.is_last_batch or batch_idx + 1 >= trainer.num_training_batches
-        full = self._samples.full or last_of_epoch or bool(trainer.fast_dev_run)
-        if trainer.world_size > 1:
-            full = trainer.strategy.reduce_boolean_decision(full, all=True)
-        if full:
+        if all_agree(trainer, self._samples.full or last_of_epoch or bool(trainer.fast_dev_run)):
             self._close_samples(trainer, pl_module)
 
     def _start_samples(self, trainer: Any, pl_module: Any, batch: Any) -> None:
@@ -244,14 +273,10 @@ class InfoCallback(Callback, ABC):
                 ) from error
             self._chunk = 32
         self._samples.size = math.ceil(self.num_samples / (trainer.world_size if self.reference is None else 1))
+        self._origin = "the first that pass in training"
         resumed, self._resumed = self._resumed, None
-        if self.reference is None and resumed is not None:
-            if resumed["samples"] is not None:
-                with self._faults.guard("taking up the reference samples of the checkpoint"):
-                    self._samples.restore(resumed["samples"], batch)
-            if not self._samples.complete:
-                self._faults.warn_once("the curve goes on with other reference samples than before", "samples")
         if self.reference is not None:
+            self._origin = "those given as reference"
             try:
                 with isolated(pl_module.device):
                     self._samples.fill(self.reference)
@@ -260,6 +285,15 @@ class InfoCallback(Callback, ABC):
                     f"{owner}: no samples can be taken from reference={type(self.reference).__name__}(...): {error}; "
                     f"give a Dataset, or tensors such as reference=(x, y)"
                 ) from error
+        elif resumed is not None:
+            if resumed["samples"] is not None:
+                with self._faults.guard("taking up the reference samples of the checkpoint"):
+                    self._samples.restore(resumed["samples"], batch)
+                    self._origin = "those of the checkpoint"
+            if not self._samples.complete and self.history:
+                self._faults.warn_once("the curve goes on with other reference samples than before", "samples")
+            elif not self.history:
+                self._left_out.append(0)
 
     def _close_samples(self, trainer: Any, pl_module: Any) -> None:
         self._samples.close(trainer.world_size)
@@ -275,22 +309,36 @@ class InfoCallback(Callback, ABC):
             )
 
     def _preflight(self, trainer: Any, pl_module: Any, batch: Any) -> None:
-        """Refuse, before the first step, a module that cannot be measured."""
+        """Refuse, before the first step, a module that cannot be measured; say how another one will be."""
+        owner = type(self).__name__
         with self._faults.guard("the check before the first step"), isolated(pl_module.device):
             few = [take(batch, slice(0, CHECK_SAMPLES))]
-            said, self._private = preflight(
-                type(self).__name__,
-                pl_module,
-                lambda: self._probe(trainer, pl_module, few, private=True),
-                self._prepare,
+            found = preflight(
+                owner, pl_module, lambda: self._probe(trainer, pl_module, few, private=True), self._prepare
             )
-            for line in said:
-                rank_zero_info(line)
-        if self.batch_norm == "running" and on_batch_statistics(pl_module):
-            rank_zero_info(
-                f"{type(self).__name__}: BatchNorm is measured with its running statistics, which lag behind the "
-                f"weights in the first steps; batch_norm='reference' takes those of the reference samples instead"
-            )
+            self._private = found.writes
+            size = len(self._samples) if self._samples.complete else self.num_samples
+            rows = {
+                "measures": found.rows.pop("measures"),
+                "samples": f"{size} reference samples: {self._origin}; eval mode",
+                "steps": str(self._schedule),
+                **found.rows,
+            }
+            if on_batch_statistics(pl_module):
+                rows["BatchNorm"] = (
+                    "running statistics, which lag behind the weights in the first steps; batch_norm='reference' "
+                    "takes those of the reference samples instead"
+                    if self.batch_norm == "running"
+                    else "statistics of the reference samples at the measured weights"
+                )
+            found.probe.groups = [batch]
+            try:
+                copying = seconds(lambda: self._probe(trainer, pl_module, []), found.probe.device)
+                cost = copying + self._cost(found.probe, size)
+                rows["cost"] = cost_row(cost, training_pass(found.probe), found.probe)
+            except Exception as error:
+                rows["cost"] = f"not known, a trial failed ({type(error).__name__})"
+            rank_zero_info(summary_text(f"{owner}{f'(prefix={self.prefix!r})' if self.prefix else ''}", rows))
 
     # ---- measuring
 
@@ -301,8 +349,9 @@ class InfoCallback(Callback, ABC):
             return False
         if self._schedule.budget is None:
             return True
-        due = self._schedule.affords(time.perf_counter() - self._started)
-        return bool(trainer.strategy.broadcast(due)) if trainer.world_size > 1 else due
+        return of_rank_zero(
+            trainer, self._schedule.affords(self._point_seconds, self._clock.spent, self._clock.elapsed)
+        )
 
     def _probe(self, trainer: Any, pl_module: Any, groups: list[Any], private: bool = False) -> Probe:
         private = private or self._private
@@ -317,21 +366,11 @@ class InfoCallback(Callback, ABC):
         return Probe(replica, predictor, groups, self._chunk, device, batch_norms)
 
     def _point(self, trainer: Any, pl_module: Any, step: int, probe: Probe | None = None, last: bool = False) -> None:
-        started = time.perf_counter()
-        generator = torch.Generator().manual_seed((1_000_003 * self.seed + step) % 2**63)
-        try:
-            with isolated(pl_module.device):
-                probe = probe or self._probe(trainer, pl_module, self._samples.groups)
-                if self.batch_norm == "reference":
-                    probe.use_reference_statistics()
-                values = self._measure(probe, generator)
-        except Unavailable as error:
-            self._faults.warn_once(f"no value at step {step} (NaN): {error}", kind="no value")
-            values = self._no_values()
-        except Exception as error:
-            self._faults.report(error, "the measurement", step)
-            values = self._no_values()
-        values = {self._tag(tag): value for tag, value in values.items()}
+        self._clock.wait_for(pl_module.device)
+        started = self._clock.elapsed
+        values = self._values(trainer, pl_module, step, probe)
+        values[f"{self.family}/overhead"] = self._clock.overhead
+        values = of_rank_zero(trainer, {self._tag(tag): value for tag, value in values.items()})
         for tag, value in values.items():
             self.history.setdefault(tag, []).append((step, value))
         self._measured = step
@@ -339,27 +378,50 @@ class InfoCallback(Callback, ABC):
         logged = {tag: value for tag, value in values.items() if self._is_logged(tag)}
         for refusal in report_scalars(trainer, logged, step):
             self._faults.report(refusal, "writing to a logger", step)
-        self._schedule.last = time.perf_counter() - started
+        self._point_seconds = self._clock.elapsed - started
         doubled = self._points >= 4 and self._points & (self._points - 1) == 0
-        if last or (doubled and self._drawing <= FIGURE_SHARE * (started - self._started)):
+        if last or (doubled and self._drawing <= FIGURE_SHARE * self._clock.elapsed):
             self._draw(trainer, step)
 
+    def _values(self, trainer: Any, pl_module: Any, step: int, given: Probe | None) -> dict[str, float]:
+        """The point's values, in chunks as small as memory needs; NaN if it has none."""
+        while True:
+            generator = torch.Generator().manual_seed((1_000_003 * self.seed + step) % 2**63)
+            try:
+                with isolated(pl_module.device):
+                    probe = given or self._probe(trainer, pl_module, self._samples.groups)
+                    probe.chunk = self._chunk
+                    if self.batch_norm == "reference":
+                        probe.use_reference_statistics()
+                    return self._measure(probe, generator)
+            except Unavailable as error:
+                self._faults.warn_once(f"no value at step {step} (NaN): {error}", kind="no value")
+                break
+            except Exception as error:
+                if not is_out_of_memory(error) or self._chunk == 1:
+                    self._faults.report(error, "the measurement", step)
+                    break
+            self._chunk //= 2
+            self._faults.warn_once(
+                f"out of memory at step {step}; it is measured in chunks of {self._chunk} samples or fewer from now on",
+                kind="memory",
+            )
+            garbage_collection_cuda()
+        head = self._tag("")
+        return dict.fromkeys((*self.tags, *(tag.removeprefix(head) for tag in self.history)), math.nan)
+
     def _draw(self, trainer: Any, step: int) -> None:
-        started = time.perf_counter()
+        started = self._clock.elapsed
         with self._faults.guard("drawing a figure"):
             for tag, draw in self._figures().items():
                 report_figure(trainer, self._tag(tag), draw(), step)
-        self._drawing += time.perf_counter() - started
-
-    def _no_values(self) -> dict[str, float]:
-        head = self._tag("")
-        known = (tag.removeprefix(head) for tag in self.history)
-        return dict.fromkeys((*self.tags, *known), math.nan)
+        self._drawing += self._clock.elapsed - started
 
     # ---- small things
 
     def _restart(self) -> None:
         self._samples = ReferenceSamples(self.num_samples)
+        self._clock = Clock()
         self._prepared = False
         self._private = False  # replicas must not share the weights, as the module writes to them when it runs
         self._initial = None
@@ -368,6 +430,7 @@ class InfoCallback(Callback, ABC):
         self._step = None
         self._measured = None
         self._points = 0
+        self._point_seconds = 0.0  # of the last point, which the next one is expected to take
         self._drawing = 0.5  # seconds spent on figures; the first one is expected to take half a second
         self._faults = Faults(type(self).__name__, self.on_error)
 
@@ -377,14 +440,6 @@ class InfoCallback(Callback, ABC):
     @staticmethod
     def _ours(trainer: Any) -> list[InfoCallback]:
         return [c for c in trainer.callbacks if isinstance(c, InfoCallback)]
-
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._schedule.spent += time.perf_counter() - started
 
     def _print_table(self, trainer: Any) -> None:
         """The last of our callbacks prints one table for all."""
@@ -396,6 +451,8 @@ class InfoCallback(Callback, ABC):
             (c._tag(tag), error and c._tag(error)) for c in ours for tag, error in c.table if c._tag(tag) in c.history
         ]
         print("\n" + summary_table(history, rows))
+        for c in ours:
+            print(f"{c._tag(c.family)}: {c._points} points took {c._clock.overhead:.1%} of {c._clock.elapsed:.3g} s")
 
 
 def _steps_taken(trainer: Any) -> int:

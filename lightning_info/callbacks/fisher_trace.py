@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
+import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Generator, Tensor
@@ -12,7 +13,9 @@ from torch.utils.data import Dataset
 
 from lightning_info.callbacks import arguments
 from lightning_info.callbacks.base import InfoCallback
+from lightning_info.callbacks.clock import seconds
 from lightning_info.gradients import EngineName, NotCovered, Plan, choose_engine
+from lightning_info.gradients.samples import num_samples, take
 from lightning_info.probing.batch_norm import BatchNormStatistics
 from lightning_info.probing.fisher import Estimator, PoolTrace, pool_trace
 from lightning_info.probing.prediction import Adapter
@@ -43,6 +46,7 @@ class FisherTraceCallback(InfoCallback):
     - ``fisher/trace_stderr``, ``fisher/trace_low``, ``fisher/trace_high``: its standard error and 95 % band. They
       speak of the reference samples (draws and labels), not of samples beyond them.
     - ``fisher/coverage``: share of the trainable elements whose per-sample gradient norm was computed exactly.
+    - ``fisher/overhead``: share of the run's time that this callback took so far.
     - ``fisher/empirical_trace``, ``fisher/exact_trace`` if asked with ``also``, each with ``_stderr``.
     - ``fisher_layers/<module>``: the share of each module's own parameters (``root`` for the LightningModule's);
       always in ``history``, in the loggers with ``per_layer=True``.
@@ -93,6 +97,7 @@ class FisherTraceCallback(InfoCallback):
         trainer = Trainer(callbacks=[FisherTraceCallback()])
     """
 
+    family = "fisher"
     table: ClassVar[tuple[tuple[str, str | None], ...]] = (
         ("fisher/trace", "fisher/trace_stderr"),
         ("fisher/empirical_trace", "fisher/empirical_trace_stderr"),
@@ -152,13 +157,39 @@ class FisherTraceCallback(InfoCallback):
                 f"never drawn; its stderr then covers the truth in one case of ten. The default 'importance' does not"
             )
 
-    def _prepare(self, probe: Probe) -> str:
+    def _prepare(self, probe: Probe) -> Mapping[str, str]:
         if "empirical" in (self.estimator, *self.also):
             probe.predictor(probe.module, probe.to_device(probe.groups[0])).loss_gradient()  # needs targets
         self.plan = self._choose(probe)
-        reasons = "".join(f"; not {name}: {reason}" for name, reason in self.plan.reasons.items())
+        draws = "" if self.draws is None or self.estimator == "exact" else f", {self.draws} draws"
+        further = f"; also {', '.join(self.also)}" if self.also else ""
         checked = "two samples agree with plain autograd" if self.plan.checked else "not yet compared with autograd"
-        return f"{self.estimator} estimator, engine {self.plan.engine!r} ({checked}{reasons})"
+        skipped = "".join(f"; not {name!r}: {reason}" for name, reason in self.plan.reasons.items())
+        return {
+            "measures": f"tr F, the trace of the Fisher information ({self.estimator} estimator{draws}{further})",
+            "engine": f"{self.plan.engine!r}, exact for all trainable weights ({checked}){skipped}",
+        }
+
+    def _cost(self, probe: Probe, samples: int) -> float:
+        assert self.plan is not None
+        plan, module, batch = self.plan, probe.module, probe.first_chunk()
+        size, outputs = num_samples(batch), probe.outputs(module, batch).detach()
+        forward = seconds(lambda: probe.outputs(module, batch), probe.device) / size
+        drawn = samples if self.draws is None else min(self.draws, samples)
+        few = take(batch, slice(0, drawn))
+        cotangent = torch.ones_like(outputs[:drawn])
+
+        def norms(columns: int) -> float:
+            run = lambda: plan.squared_norms(module, probe.outputs, few, [cotangent] * columns)  # noqa: E731
+            return seconds(run, probe.device) / len(cotangent)
+
+        first, cost = norms(1), 0.0
+        for estimator in (self.estimator, *self.also):
+            cost += samples * forward + drawn * first
+            if estimator == "exact":
+                further = max(0.0, (norms(3) - first) / 2)
+                cost += (samples - drawn) * first + samples * (outputs[0].numel() - 1) * further
+        return cost
 
     def _choose(self, probe: Probe) -> Plan:
         return choose_engine(probe.module, probe.outputs, probe.to_device(probe.groups[0]), self.engine)

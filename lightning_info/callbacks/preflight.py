@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from lightning_info.gradients.contract import NotCovered
+from lightning_info.callbacks.clock import seconds
+from lightning_info.gradients.contract import NotCovered, trainable
 from lightning_info.gradients.graph import leaf_uses
+from lightning_info.gradients.memory import is_out_of_memory
+from lightning_info.gradients.samples import num_samples
 from lightning_info.probing.prediction import ADAPTER_LINES, NoPrediction, Prediction
 from lightning_info.probing.probe import Probe
 from lightning_info.probing.replica import NotCopyable
@@ -30,20 +35,31 @@ def refuse_sharding(owner: str, strategy: str) -> None:
         )
 
 
+@dataclass
+class Findings:
+    """What the check found.
+
+    Attributes:
+        probe: With a private replica and a few samples.
+        rows: Of the summary, title and text.
+        writes: The module writes to its parameters when it runs, so that a replica must not share them.
+    """
+
+    probe: Probe
+    rows: dict[str, str]
+    writes: bool
+
+
 def preflight(
-    owner: str, module: nn.Module, make_probe: Callable[[], Probe], prepare: Callable[[Probe], str]
-) -> tuple[list[str], bool]:
+    owner: str, module: nn.Module, make_probe: Callable[[], Probe], prepare: Callable[[Probe], Mapping[str, str]]
+) -> Findings:
     """Look at a few samples through a replica as a measurement will.
 
     Args:
         owner: Name of the callback's class.
         module: The user's module.
         make_probe: Builds a probe with a private replica and a few samples as its only group.
-        prepare: The callback's own check; says in a few words how it will measure.
-
-    Returns:
-        What the user should know, a line each; and whether the module writes to its parameters when it runs, so that
-        a replica must not share them.
+        prepare: The callback's own check; gives rows of the summary that say how it will measure.
 
     Raises:
         MisconfigurationException: The module cannot be measured; the message tells what to write.
@@ -63,7 +79,8 @@ def preflight(
             raise NoPrediction(
                 f"{name} gives other outputs in a second pass over the same samples in eval mode; {cause}"
             )
-        how = prepare(probe)
+        _refuse_freed_graph(prediction, name)
+        rows = dict(prepare(probe))
     except NoPrediction as error:
         lines = ADAPTER_LINES.format(callback=owner)
         raise MisconfigurationException(f"{owner}: {error}. Tell it what the module predicts:\n\n{lines}") from error
@@ -73,20 +90,69 @@ def preflight(
         raise MisconfigurationException(
             f"{owner}: no engine gives exact per-sample gradients of {name}: {error}"
         ) from error
-    said = [f"{owner}: {prediction.likelihood} outputs {tuple(prediction.outputs.shape[1:])} a sample; {how}"]
+    weights = sum(p.numel() for p in trainable(module).values())
+    shape = tuple(prediction.outputs.shape[1:])
+    rows["module"] = f"{name}, {weights:,} trainable weights, {prediction.likelihood} outputs {shape} a sample"
     if abs(prediction.extra_loss) > 1e-5:
-        said.append(
-            f"{owner}: the loss of {name}.training_step holds {prediction.extra_loss:.4g} beyond the likelihood "
+        rows["not"] = (
+            f"{prediction.extra_loss:.4g} of the loss of {name}.training_step, which is beyond the likelihood "
             f"(penalties, a scale); only the predictive distribution is measured"
         )
-    return said, writes
+    return Findings(probe, rows, writes)
+
+
+def training_pass(probe: Probe) -> float:
+    """Seconds of a plain forward and backward pass over the first chunk of the probe's samples."""
+    batch = probe.first_chunk()
+    parameters = list(trainable(probe.module).values())
+
+    def run() -> None:
+        torch.autograd.grad(probe.outputs(probe.module, batch).sum(), parameters, allow_unused=True)
+
+    return seconds(run, probe.device)
+
+
+def cost_row(point: float, plain: float, probe: Probe) -> str:
+    """What a measured point will take, in seconds and in plain passes."""
+    size = num_samples(probe.first_chunk())
+    return (
+        f"about {point:.2g} s a point, as {point / plain:.2g} forward and backward passes of a batch of {size} "
+        f"(timed on the first batch)"
+    )
+
+
+def summary_text(owner: str, rows: Mapping[str, str]) -> str:
+    """The rows under one another."""
+    width = max(map(len, rows))
+    lines = [
+        textwrap.fill(text, 110, initial_indent=f"  {title:<{width}}  ", subsequent_indent=" " * (width + 4))
+        for title, text in rows.items()
+    ]
+    return "\n".join([owner, *lines])
+
+
+def _refuse_freed_graph(prediction: Prediction, module: str) -> None:
+    outputs = prediction.outputs
+    if not outputs.requires_grad:
+        return
+    try:
+        torch.autograd.grad(outputs.sum(), list(leaf_uses(outputs)), retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        if "second time" not in str(error):
+            raise
+        raise NoPrediction(
+            f"{module}.training_step differentiates its own graph and frees it; self.manual_backward(loss) or "
+            f"loss.backward() would be fine"
+        ) from error
 
 
 def _predict(probe: Probe, module: str) -> Prediction:
     try:
         return probe.predictor(probe.module, probe.to_device(probe.groups[0]))
-    except (NoPrediction, torch.OutOfMemoryError):
+    except NoPrediction:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         source = f"{module}.training_step" if probe.predictor.adapter is None else "the adapter"
         raise NoPrediction(f"{source} fails on a copy of the module: {type(error).__name__}: {error}") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 DEFAULT_OVERHEAD = 0.05
 
@@ -23,10 +23,16 @@ class Schedule:
     every_n_epochs: int | None = None
     every_n_train_steps: int | None = None
     max_overhead: float | None = None
-    spent: float = field(default=0.0, init=False)
-    """Seconds that measurements took so far in this run."""
-    last: float = field(default=0.0, init=False)
-    """Seconds of the last measurement, which the next one is expected to take."""
+
+    def __str__(self) -> str:
+        if self.every_n_train_steps is not None:
+            points = f"0, {self.every_n_train_steps}, {2 * self.every_n_train_steps}, ..."
+        elif self.every_n_epochs is not None:
+            points = "0, the end of every " + ("epoch" if self.every_n_epochs == 1 else f"{self.every_n_epochs} epochs")
+        else:
+            points = "0, 1, 2, 4, 8, ..., the end of every epoch"
+        limit = "" if self.budget is None else f"; at most {self.budget:.2g} of the run's time"
+        return f"{points}, and the end of fit{limit}"
 
     @property
     def budget(self) -> float | None:
@@ -49,6 +55,12 @@ class Schedule:
             return epochs is not None and epochs % self.every_n_epochs == 0
         return epochs is not None or step & (step - 1) == 0
 
-    def affords(self, elapsed: float) -> bool:
-        """Whether another measurement keeps within the budget ``elapsed`` seconds into the run."""
-        return self.budget is None or self.spent + self.last <= self.budget * (elapsed + self.last)
+    def affords(self, point: float, spent: float, elapsed: float) -> bool:
+        """Whether another measurement keeps within the budget.
+
+        Args:
+            point: Seconds that it will take.
+            spent: Seconds that measurements took so far.
+            elapsed: Seconds of the run so far.
+        """
+        return self.budget is None or spent + point <= self.budget * (elapsed + point)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_info.gradients.contract import NotCovered, Predict, trainable
+from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.samples import split_samples
 
 MEMORY = 1 << 28
@@ -57,9 +58,9 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
                 warnings.filterwarnings("ignore", message="There is a performance drop")
                 norms = torch.vmap(one_sample, randomness="different", chunk_size=chunk)(leaves, u)
             total = {name: total.get(name, 0) + norm for name, norm in norms.items()}
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # whatever the module's own code raises under vmap
+        if is_out_of_memory(error):
+            raise
         raise NotCovered(f"the module does not vmap ({str(error).strip().splitlines()[0]})") from error
     return {name.removeprefix("module."): norm for name, norm in total.items()}
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_info.gradients.contract import NotCovered, Predict, trainable
+from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.samples import num_samples, take
 
 
@@ -21,7 +22,7 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
         try:
             outputs = predict(module, take(batch, slice(n, n + 1)))
         except (RuntimeError, ValueError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
+            if is_out_of_memory(error):
                 raise
             raise NotCovered(f"one sample alone fails ({str(error).strip().splitlines()[0]})") from error
         if outputs.shape != columns[0][n : n + 1].shape:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_info.gradients import func, loop, taps
 from lightning_info.gradients.contract import Engine, NotCovered, Predict, trainable
 from lightning_info.gradients.graph import leaf_uses, without_graph
+from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.samples import take
 
 EngineName = Literal["auto", "backpack", "func", "loop"]
@@ -87,9 +88,9 @@ def choose_engine(module: nn.Module, predict: Predict, batch: Any, engine: Engin
             found = ENGINES[name](module, predict, batch, [cotangent])
             if comparable:
                 _compare(found, truth, len(samples), tolerance)
-        except torch.OutOfMemoryError:
-            raise
         except (NotCovered, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
             reasons[name] = str(error)
         else:
             return Plan(name, len(outputs) if comparable else 0, reasons)
@@ -131,8 +132,9 @@ def _float64(module: nn.Module, predict: Predict, batch: Any) -> tuple[nn.Module
     try:
         if predict(precise, precise_batch).dtype == torch.float64:
             return precise, precise_batch, 1e-6
-    except (RuntimeError, ValueError, TypeError):
-        pass
+    except (RuntimeError, ValueError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
     return module, batch, 0.05
 
 

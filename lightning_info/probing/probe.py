@@ -69,6 +69,10 @@ class Probe:
         """The form of the predictor that the gradient engines take."""
         return self.predictor(module, batch).outputs
 
+    def first_chunk(self) -> Any:
+        """The first samples, as many as go through the replica at once, on its device."""
+        return self.to_device(take(self.groups[0], slice(0, self.chunk)))
+
     def use_reference_statistics(self) -> None:
         """Give the BatchNorm layers of the replica the statistics of the reference samples."""
         parts = (part for group in self.groups for part in self._parts(group))

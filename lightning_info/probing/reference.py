@@ -40,6 +40,8 @@ class ReferenceSamples:
 
     def add(self, batch: Any) -> None:
         """Keep a copy of a training batch, or of as many of its samples as are missing."""
+        if self.full:
+            return
         kept = take(batch, slice(0, self.size - len(self)))
         self.groups.append(apply_to_collection(kept, Tensor, lambda leaf: leaf.detach().cpu().clone()))
 
@@ -47,10 +49,14 @@ class ReferenceSamples:
         """What is there is all there will be; with several processes every one gets the samples of all."""
         if ranks > 1:
             gathered: list[Any] = [None] * ranks
-            torch.distributed.all_gather_object(gathered, self.groups)
-            self.groups = [group for groups in gathered for group in groups]
+            torch.distributed.all_gather_object(gathered, [tensors(group) for group in self.groups])
+            self.groups = [with_tensors(self.groups[0], group) for groups in gathered for group in groups]
         self.groups = concatenate(self.groups)
         self.complete = True
+
+    def reopen(self) -> None:
+        """Start collecting again."""
+        self.groups, self.complete = [], False
 
     def state(self) -> list[list[Tensor]] | None:
         """The tensors of every group, for a checkpoint; None until complete, and beyond ``LARGEST_STATE``."""

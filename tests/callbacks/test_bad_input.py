@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from models import Classifier, data, loader, trainer
+from models import Classifier, curves, data, loader, trainer
 from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
@@ -247,7 +247,7 @@ def test_swapped_squared_error_is_read_the_right_way_round(also):
         torch.manual_seed(1)
         callback = FisherTraceCallback(num_samples=8, also=also, on_error="raise", every_n_train_steps=5)
         fit(callback, model=Regression(swapped))
-        histories.append(callback.history)
+        histories.append(curves(callback))
     assert [step for step, _ in histories[0]["fisher/trace"]] == [0, 5, 10]
     assert histories[1] == histories[0]
 
@@ -512,7 +512,9 @@ def test_measurements_that_raise_cost_their_points_and_one_warning(tmp_path, mon
         run = fit(callback, logger=logger)
     assert run.global_step == STEPS
     tags = [f"mine/{tag}" if prefix else tag for tag in (*callback.tags, "fisher_layers/net.0", "fisher_layers/net.4")]
-    assert list(callback.history) == tags
+    assert list(curves(callback)) == tags
+    overhead = f"{prefix}/fisher/overhead" if prefix else "fisher/overhead"
+    assert all(math.isfinite(share) for _, share in callback.history[overhead])
     for tag in tags:
         assert [step for step, _ in callback.history[tag]] == [0, 2, 4, 6, 8, 10]
         assert nan_steps(callback.history[tag]) == [2, 4, 8]

@@ -1,0 +1,67 @@
+"""The time that measurements take: the share of the run, and the estimate before it starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Clock:
+    """Seconds of the run, and of those the ones spent on measuring.
+
+    Args:
+        elapsed: Seconds of the run before this process took it up.
+        spent: Of those, spent on measuring.
+    """
+
+    def __init__(self, elapsed: float = 0.0, spent: float = 0.0) -> None:
+        self._started = time.perf_counter() - elapsed
+        self._spent = spent
+        self._spending_since: float | None = None
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return time.perf_counter() - self._started
+
+    @property
+    def spent(self) -> float:
+        """Seconds spent on measuring, up to this moment."""
+        since = self._spending_since
+        return self._spent + (0.0 if since is None else time.perf_counter() - since)
+
+    @property
+    def overhead(self) -> float:
+        """Share of the run's time spent on measuring."""
+        return self.spent / self.elapsed
+
+    @contextmanager
+    def spending(self) -> Iterator[None]:
+        """Count what happens inside as measuring."""
+        self._spending_since = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent, self._spending_since = self.spent, None
+
+    def wait_for(self, device: torch.device) -> None:
+        """Let an accelerator finish what training has queued, which is no part of measuring."""
+        self._spent -= seconds(lambda: None, device)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type not in ("cpu", "meta"):
+        torch.accelerator.synchronize(device)
+
+
+def seconds(run: Callable[[], object], device: torch.device) -> float:
+    """What a call takes, once."""
+    synchronize(device)
+    started = time.perf_counter()
+    run()
+    synchronize(device)
+    return time.perf_counter() - started
