@@ -217,7 +217,7 @@ def freeze(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         return str(value.dtype), value.shape, value.tobytes()
     if isinstance(value, Mapping):
-        return {key: freeze(item) for key, item in value.items()}
+        return [(freeze(key), freeze(item)) for key, item in value.items()]
     if isinstance(value, (list, tuple, deque)):
         return [freeze(item) for item in value]
     if isinstance(value, (bool, int, float, complex, str, bytes, type(None))):

@@ -18,13 +18,14 @@ from torch.utils.data import Dataset
 
 from lightning_info.callbacks import arguments
 from lightning_info.callbacks.clock import Clock, seconds
+from lightning_info.callbacks.collector import Collector
 from lightning_info.callbacks.faults import Faults
 from lightning_info.callbacks.preflight import cost_row, preflight, refuse_sharding, summary_text, training_pass
-from lightning_info.callbacks.processes import all_agree, any_objects, of_rank_zero
+from lightning_info.callbacks.processes import any_objects, of_rank_zero
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.plan import CHECK_SAMPLES
-from lightning_info.gradients.samples import num_samples, take
+from lightning_info.gradients.samples import take
 from lightning_info.probing.batch_norm import BatchNormStatistics, on_batch_statistics
 from lightning_info.probing.inert import StandInTrainer
 from lightning_info.probing.isolation import isolated
@@ -195,7 +196,7 @@ class InfoCallback(Callback, ABC):
                 f"{type(self).__name__}: the Trainer has no logger; values go to callback.history and "
                 f"trainer.callback_metrics only"
             )
-        with self._faults.guard("writing the chart layout"):
+        with self._faults.guard("writing the chart layout"), isolated(pl_module.device):
             write_layout(trainer, {c._tag(title): chart for c in ours for title, chart in c._charts().items()})
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -204,28 +205,30 @@ class InfoCallback(Callback, ABC):
             return
         step = _steps_taken(trainer)
         epochs = trainer.current_epoch if batch_idx == 0 and trainer.current_epoch > 0 else None
-        with self._clock.spending(), self._faults.guard("the callback"):
+        with self._clock.spending(), self._faults.guard("its bookkeeping"):
             if not self._samples.complete:
-                self._collect(trainer, pl_module, batch, batch_idx)
+                with isolated(pl_module.device):
+                    self._collect(trainer, pl_module, batch, batch_idx)
             # an epoch that was ended early has its last step twice: again as the first of the next epoch
             if step == self._measured or (step == self._step and epochs is None):
                 return
             self._step = step
             if not self._is_due(trainer, step, epochs):
                 return
-            if self._samples.complete:
-                self._point(trainer, pl_module, step)
-            elif step == 0:
-                with self._faults.guard("keeping the initial weights"), isolated(pl_module.device):
-                    self._initial = self._probe(trainer, pl_module, [], private=True)
-            elif step not in self._left_out:
-                self._left_out.append(step)
+            with isolated(pl_module.device):
+                if self._samples.complete:
+                    self._point(trainer, pl_module, step)
+                elif step == 0:
+                    with self._faults.guard("keeping the initial weights"):
+                        self._initial = self._probe(trainer, pl_module, [], private=True)
+                elif step not in self._left_out:
+                    self._left_out.append(step)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure the end, draw the figures, print the table."""
         if not self._active or not self._prepared:
             return
-        with self._clock.spending(), self._faults.guard("the callback"):
+        with self._clock.spending(), self._faults.guard("its bookkeeping"), isolated(pl_module.device):
             if not self._samples.complete:
                 if not any_objects(trainer, bool(self._samples.groups)):
                     return
@@ -235,65 +238,36 @@ class InfoCallback(Callback, ABC):
                 self._point(trainer, pl_module, step, last=True)
             elif self._measured is not None:
                 self._draw(trainer, self._measured)
-        with self._faults.guard("printing the table"):
+        with self._faults.guard("printing the table"), isolated(pl_module.device):
             self._print_table(trainer)
 
     # ---- reference samples
 
     def _collect(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if not self._prepared:
-            refusal = None
-            try:
-                self._start_samples(trainer, pl_module, batch)
-                self._preflight(trainer, pl_module, self._samples.groups[0] if self._samples.complete else batch)
-            except MisconfigurationException as error:
-                refusal = error
-            if any_objects(trainer, refusal is not None):  # all processes end, or none
-                raise refusal or MisconfigurationException(f"{type(self).__name__}: refused by another process")
-            if not all_agree(trainer, self._samples.complete):
-                self._samples.reopen()
+            self._begin(trainer, pl_module, batch)
             self._prepared = True
-        if self._samples.complete:
-            return
-        with self._faults.guard("keeping reference samples"):
-            self._samples.add(batch)
-        last_of_epoch = trainer.is_last_batch or batch_idx + 1 >= trainer.num_training_batches
-        if all_agree(trainer, self._samples.full or last_of_epoch or bool(trainer.fast_dev_run)):
+        if not self._samples.complete and self._collector.add(trainer, batch, batch_idx):
             self._close_samples(trainer, pl_module)
 
-    def _start_samples(self, trainer: Any, pl_module: Any, batch: Any) -> None:
-        owner = type(self).__name__
-        try:
-            self._chunk = max(1, num_samples(batch))
-        except ValueError as error:
-            if self.reference is None:
-                raise MisconfigurationException(
-                    f"{owner}: {error}; a batch must hold tensors whose axis 0 is the sample axis. Otherwise give the "
-                    f"samples to measure, for example reference=(x, y), with an adapter for them"
-                ) from error
-            self._chunk = 32
-        self._samples.size = math.ceil(self.num_samples / (trainer.world_size if self.reference is None else 1))
-        self._origin = "the first that pass in training"
+    def _begin(self, trainer: Any, pl_module: Any, batch: Any) -> None:
+        """The first batch: see what there is to measure, and refuse what cannot be measured."""
         resumed, self._resumed = self._resumed, None
-        if self.reference is not None:
-            self._origin = "those given as reference"
-            try:
-                with isolated(pl_module.device):
-                    self._samples.fill(self.reference)
-            except Exception as error:
-                raise MisconfigurationException(
-                    f"{owner}: no samples can be taken from reference={type(self.reference).__name__}(...): {error}; "
-                    f"give a Dataset, or tensors such as reference=(x, y)"
-                ) from error
-        elif resumed is not None:
-            if resumed["samples"] is not None:
-                with self._faults.guard("taking up the reference samples of the checkpoint"):
-                    self._samples.restore(resumed["samples"], batch)
-                    self._origin = "those of the checkpoint"
-            if not self._samples.complete and self.history:
-                self._faults.warn_once("the curve goes on with other reference samples than before", "samples")
-            elif not self.history:
-                self._left_out.append(0)
+        refusal = None
+        try:
+            with self._faults.guard("looking at the first batch"):
+                self._collector.start(trainer, batch, resumed["samples"] if resumed else None)
+                self._chunk = self._collector.chunk
+                self._preflight(trainer, pl_module, self._samples.groups[0] if self._samples.complete else batch)
+        except MisconfigurationException as error:
+            refusal = error
+        if any_objects(trainer, refusal is not None):  # all processes end, or none
+            raise refusal or MisconfigurationException(f"{type(self).__name__}: refused by another process")
+        self._collector.agree(trainer)
+        if resumed is not None and not self.history:
+            self._left_out.append(0)
+        elif resumed is not None and not self._samples.complete:
+            self._faults.warn_once("the curve goes on with other reference samples than before", "samples")
 
     def _close_samples(self, trainer: Any, pl_module: Any) -> None:
         self._samples.close(trainer.world_size)
@@ -311,7 +285,7 @@ class InfoCallback(Callback, ABC):
     def _preflight(self, trainer: Any, pl_module: Any, batch: Any) -> None:
         """Refuse, before the first step, a module that cannot be measured; say how another one will be."""
         owner = type(self).__name__
-        with self._faults.guard("the check before the first step"), isolated(pl_module.device):
+        with self._faults.guard("the check before the first step"):
             few = [take(batch, slice(0, CHECK_SAMPLES))]
             found = preflight(
                 owner, pl_module, lambda: self._probe(trainer, pl_module, few, private=True), self._prepare
@@ -320,7 +294,7 @@ class InfoCallback(Callback, ABC):
             size = len(self._samples) if self._samples.complete else self.num_samples
             rows = {
                 "measures": found.rows.pop("measures"),
-                "samples": f"{size} reference samples: {self._origin}; eval mode",
+                "samples": f"{size} reference samples: {self._collector.origin}; eval mode",
                 "steps": str(self._schedule),
                 **found.rows,
             }
@@ -388,12 +362,11 @@ class InfoCallback(Callback, ABC):
         while True:
             generator = torch.Generator().manual_seed((1_000_003 * self.seed + step) % 2**63)
             try:
-                with isolated(pl_module.device):
-                    probe = given or self._probe(trainer, pl_module, self._samples.groups)
-                    probe.chunk = self._chunk
-                    if self.batch_norm == "reference":
-                        probe.use_reference_statistics()
-                    return self._measure(probe, generator)
+                probe = given or self._probe(trainer, pl_module, self._samples.groups)
+                probe.chunk = self._chunk
+                if self.batch_norm == "reference":
+                    probe.use_reference_statistics()
+                return self._measure(probe, generator)
             except Unavailable as error:
                 self._faults.warn_once(f"no value at step {step} (NaN): {error}", kind="no value")
                 break
@@ -411,16 +384,20 @@ class InfoCallback(Callback, ABC):
         return dict.fromkeys((*self.tags, *(tag.removeprefix(head) for tag in self.history)), math.nan)
 
     def _draw(self, trainer: Any, step: int) -> None:
+        if not trainer.is_global_zero:
+            return
         started = self._clock.elapsed
         with self._faults.guard("drawing a figure"):
             for tag, draw in self._figures().items():
-                report_figure(trainer, self._tag(tag), draw(), step)
+                for refusal in report_figure(trainer, self._tag(tag), draw(), step):
+                    self._faults.report(refusal, "writing a figure to a logger", step)
         self._drawing += self._clock.elapsed - started
 
     # ---- small things
 
     def _restart(self) -> None:
-        self._samples = ReferenceSamples(self.num_samples)
+        self._faults = Faults(type(self).__name__, self.on_error)
+        self._collector = Collector(self.num_samples, self.reference, self._faults)
         self._clock = Clock()
         self._prepared = False
         self._private = False  # replicas must not share the weights, as the module writes to them when it runs
@@ -432,7 +409,10 @@ class InfoCallback(Callback, ABC):
         self._points = 0
         self._point_seconds = 0.0  # of the last point, which the next one is expected to take
         self._drawing = 0.5  # seconds spent on figures; the first one is expected to take half a second
-        self._faults = Faults(type(self).__name__, self.on_error)
+
+    @property
+    def _samples(self) -> ReferenceSamples:
+        return self._collector.samples
 
     def _tag(self, tag: str) -> str:
         return f"{self.prefix}/{tag}" if self.prefix else tag

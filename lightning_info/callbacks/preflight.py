@@ -115,10 +115,8 @@ def training_pass(probe: Probe) -> float:
 def cost_row(point: float, plain: float, probe: Probe) -> str:
     """What a measured point will take, in seconds and in plain passes."""
     size = num_samples(probe.first_chunk())
-    return (
-        f"about {point:.2g} s a point, as {point / plain:.2g} forward and backward passes of a batch of {size} "
-        f"(timed on the first batch)"
-    )
+    passes = f"{point / plain:.2g} forward and backward passes of {size} samples"
+    return f"about {point:.2g} s a point, as {passes} (a trial)"
 
 
 def summary_text(owner: str, rows: Mapping[str, str]) -> str:

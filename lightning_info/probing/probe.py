@@ -89,6 +89,8 @@ class Probe:
         Raises:
             Unavailable: An output is not finite.
         """
+        if not self.groups:
+            raise Unavailable("no reference samples could be kept")
         for group in self.groups:
             size = num_samples(group)
             outputs: list[Tensor] = []

@@ -47,12 +47,13 @@ class ReferenceSamples:
 
     def close(self, ranks: int = 1) -> None:
         """What is there is all there will be; with several processes every one gets the samples of all."""
+        self.complete = True
         if ranks > 1:
             gathered: list[Any] = [None] * ranks
             torch.distributed.all_gather_object(gathered, [tensors(group) for group in self.groups])
-            self.groups = [with_tensors(self.groups[0], group) for groups in gathered for group in groups]
+            everywhere = [group for groups in gathered for group in groups]
+            self.groups = [with_tensors(self.groups[0], group) for group in everywhere if self.groups]
         self.groups = concatenate(self.groups)
-        self.complete = True
 
     def reopen(self) -> None:
         """Start collecting again."""

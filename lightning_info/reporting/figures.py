@@ -2,24 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 Curve = Sequence[tuple[int, float]]
 
 
-def report_figure(trainer: Any, tag: str, figure: Figure, step: int) -> None:
-    """Hand a figure to every logger whose experiment takes one (TensorBoard); scalars-only loggers are passed over."""
-    if not trainer.is_global_zero:
-        return
-    for logger in trainer.loggers:
-        add_figure = getattr(getattr(logger, "experiment", None), "add_figure", None)
-        if add_figure is not None:
-            add_figure(tag, figure, global_step=step)
+def report_figure(trainer: Any, tag: str, figure: Figure, step: int) -> list[Exception]:
+    """Hand a figure to every logger that takes figures (TensorBoard, W&B, MLflow); the others are passed over.
+
+    Args:
+        trainer: The trainer.
+        tag: Name of the figure.
+        figure: The figure.
+        step: Optimiser steps taken.
+
+    Returns:
+        What loggers raised; the others still got the figure.
+    """
+    errors: list[Exception] = []
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        try:
+            for needs, hand_over in _SINKS:
+                if all(_offers(logger, name) for name in needs):
+                    hand_over(logger, tag, figure, step)
+                    break
+        except Exception as error:
+            errors.append(error)
+    return errors
+
+
+def _offers(logger: Any, name: str) -> bool:
+    try:
+        attrgetter(name)(logger)
+    except AttributeError:
+        return False
+    return True
+
+
+def _to_tensorboard(logger: Any, tag: str, figure: Figure, step: int) -> None:
+    logger.experiment.add_figure(tag, figure, global_step=step)
+
+
+def _to_wandb(logger: Any, tag: str, figure: Figure, step: int) -> None:
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    logger.log_image(key=tag, images=[np.asarray(canvas.buffer_rgba())], step=step)
+
+
+def _to_mlflow(logger: Any, tag: str, figure: Figure, step: int) -> None:
+    logger.experiment.log_figure(run_id=logger.run_id, figure=figure, artifact_file=f"{tag}/step={step:06d}.png")
+
+
+_SINKS: Sequence[tuple[Sequence[str], Callable[[Any, str, Figure, int], None]]] = (
+    (("experiment.add_figure",), _to_tensorboard),
+    (("log_image",), _to_wandb),
+    (("run_id", "experiment.log_figure"), _to_mlflow),  # Comet has a log_figure too, and no run_id
+)
+"""What a logger must offer, and how it then takes a figure; the first that fits."""
 
 
 def layer_heat_map(curves: Mapping[str, Curve], title: str, unit: str) -> Figure:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -250,3 +252,60 @@ def test_a_batch_whose_samples_cannot_be_kept_does_not_end_the_run(monkeypatch):
     with pytest.warns(UserWarning, match="keeping reference samples failed and training goes on"):
         run.fit(Classifier(), loader())
     assert run.global_step == 8
+
+
+class OwnGradients(Classifier):
+    """Differentiates its own loss with functions that free the graph."""
+
+    def __init__(self, differentiate):
+        super().__init__()
+        self.automatic_optimization = False
+        self.differentiate = differentiate
+
+    def training_step(self, batch, batch_idx):
+        self.differentiate(F.cross_entropy(self(batch[0]), batch[1]), self)
+        self.optimizers().step()
+
+
+@pytest.mark.parametrize("name", ["backward", "grad"])
+def test_a_step_that_frees_its_graph_is_refused(name):
+    differentiate = {
+        "backward": lambda loss, module: torch.autograd.backward(loss),
+        "grad": lambda loss, module: torch.autograd.grad(loss, list(module.parameters())),
+    }[name]
+    with pytest.raises(MisconfigurationException, match=r"frees it; self\.manual_backward\(loss\) or loss\.backward"):
+        fit(OwnGradients(differentiate))
+    fit(OwnGradients(lambda loss, module: loss.backward()))
+
+
+def test_the_summary_tells_what_is_measured_on_what_when_by_whom_and_what_it_costs(monkeypatch):
+    said = []
+    monkeypatch.setattr("lightning_info.callbacks.base.rank_zero_info", said.append)
+    fit(Classifier(nn.Linear(FEATURES, CLASSES)), also=["exact"], draws=5, prefix="mine")
+    (summary,) = said
+    head, *lines = re.split(r"\n  (?=\S)", summary)
+    assert head == "FisherTraceCallback(prefix='mine')"
+    rows = dict(" ".join(line.split()).split(maxsplit=1) for line in lines)
+    assert rows["measures"].endswith("(importance estimator, 5 draws; also exact)")
+    assert rows["samples"] == "8 reference samples: the first that pass in training; eval mode"
+    assert rows["steps"] == "0, 4, 8, ..., and the end of fit"
+    assert rows["engine"].startswith("'backpack', exact for all trainable weights")
+    assert rows["module"] == "Classifier, 21 trainable weights, categorical outputs (3,) a sample"
+    assert "forward and backward passes of 8 samples (a trial)" in rows["cost"]
+
+
+def test_the_summary_tells_why_a_faster_engine_does_not_do(monkeypatch):
+    said = []
+    monkeypatch.setattr("lightning_info.callbacks.base.rank_zero_info", said.append)
+    fit(Scaled())
+    assert "'func', exact" in said[0]
+    assert "not 'backpack': no rule for the operator that uses scale" in " ".join(said[0].split())
+
+
+class Scaled(Classifier):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(CLASSES))
+
+    def forward(self, x):
+        return self.net(x) * self.scale

@@ -168,7 +168,7 @@ def test_prefix_stands_in_front_of_every_tag(tmp_path):
     run = fit(plain, prefixed, logger=board, max_epochs=1)
     assert curves(prefixed) == {f"mine/{tag}": curve for tag, curve in curves(plain).items()}
     found = {tag: curve for tag, curve in read_scalars(board).items() if "fisher" in tag}
-    logged = {tag: plain.history[tag] for tag in plain.tags} | prefixed.history
+    logged = {tag: plain.history[tag] for tag in (*plain.tags, "fisher/overhead")} | prefixed.history
     assert found == {tag: float32(curve) for tag, curve in logged.items()}
     assert set(read_events(board).Tags()["images"]) == {"fisher/layers", "mine/fisher/layers"}
     assert {tag for tag in run.callback_metrics if "fisher" in tag} == set(logged)

@@ -1,8 +1,9 @@
-"""Two CPU processes (gloo): every process measures the reference samples of all."""
+"""Two CPU processes (gloo): every process has the values of the first over the samples of both, and none waits."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -13,69 +14,230 @@ import torch
 from models import Classifier
 from oracle import fisher_trace_by_definition
 
-SCRIPT = """
-import json, sys, torch, lightning.pytorch as pl
-from models import Classifier, data, trainer
-from torch.utils.data import DataLoader
+HEAD = """
+import copy, hashlib, json, os, sys, types
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from models import Classifier, curves, data, loader, trainer
+from torch.utils.data import DataLoader, Subset
 from lightning_info import FisherTraceCallback
-
-pl.seed_everything(3)
-seen = []
+from lightning_info.callbacks import base
 
 class Watch(pl.Callback):
+    def __init__(self):
+        self.seen = []
+
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        if len(seen) < 2:
-            seen.append(batch[0].tolist())
+        self.seen.append(batch[0].tolist())
 
-gathered = FisherTraceCallback("exact", num_samples=16, every_n_train_steps=2, on_error="raise", summary=False)
-timed = FisherTraceCallback(num_samples=16, prefix="timed", on_error="raise", summary=False)
-fit = trainer(Watch(), gathered, timed, max_epochs=2, strategy="ddp", devices=2)
-module = Classifier()
-start = {name: value.clone() for name, value in module.state_dict().items()}
-fit.fit(module, DataLoader(data(), 4, shuffle=True))
+def fisher(**options):
+    defaults = dict(num_samples=16, every_n_train_steps=2, on_error="raise", summary=False)
+    return FisherTraceCallback(**{**defaults, **options})
 
-with open(f"{sys.argv[1]}/rank{fit.global_rank}.json", "w") as file:
-    json.dump({
-        "history": gathered.history,
-        "timed": [step for step, _ in timed.history["timed/fisher/trace"]],
-        "metric": fit.callback_metrics["fisher/trace"].item(),
-        "seen": seen,
-        "start": {name: value.tolist() for name, value in start.items()},
-    }, file)
+def weights(module):
+    return hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in module.parameters())).hexdigest()
+
+def fit(*callbacks, train=None, module=None, strategy="ddp", **options):
+    pl.seed_everything(3, verbose=False)
+    module = module or Classifier(dropout=0.5)
+    run = trainer(*callbacks, max_epochs=2, strategy=strategy, devices=2, **options)
+    run.fit(module, train or DataLoader(data(), 4, shuffle=True))
+    return run, module
+
+def on_rank(rank, trainer):
+    return trainer.global_rank == rank
+
+def save(**what):
+    with open(f"{sys.argv[1]}/rank{os.environ.get('LOCAL_RANK', 0)}.json", "w") as file:
+        json.dump(what, file)
 """
+
+SCRIPT = """
+def plain():
+    return {"weights": weights(fit()[1])}
+
+def gathered():
+    watch, ours = Watch(), fisher(estimator="exact")
+    pl.seed_everything(3, verbose=False)
+    module = Classifier(dropout=0.5)
+    start = {name: value.tolist() for name, value in module.state_dict().items()}
+    run, module = fit(watch, ours)
+    metric = run.callback_metrics["fisher/trace"].item()
+    return {"history": ours.history, "metric": metric, "seen": watch.seen, "start": start, "weights": weights(module)}
+
+def timed():
+    ours = fisher(every_n_train_steps=None)
+    fit(ours)
+    return {"history": ours.history}
+
+def uneven():
+    # 15 and 13 samples: the last batches hold 3 and 1; neither process gets half of 40
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    own = Subset(data(), range(15) if rank == 0 else range(15, 28))
+    watch, ours = Watch(), fisher(estimator="exact", num_samples=40)
+    pl.seed_everything(3, verbose=False)
+    start = {name: value.tolist() for name, value in Classifier(dropout=0.5).state_dict().items()}
+    fit(watch, ours, train=DataLoader(own, 4), use_distributed_sampler=False)
+    return {"history": ours.history, "seen": watch.seen, "start": start}
+
+def fault(stage, rank, step):
+    ours = fisher(on_error="warn", num_samples=8)
+    fired = []
+    def broken(method):
+        def call(*args, **kwargs):
+            if ours.rank == rank and step in (ours._step, "always"):
+                fired.append(ours._step)
+                raise RuntimeError(stage)
+            return method(*args, **kwargs)
+        return call
+    class Rank(pl.Callback):
+        def on_train_start(self, trainer, module):
+            ours.rank = trainer.global_rank
+            target = ours._collector.samples if stage == "add" else ours
+            setattr(target, stage, broken(getattr(target, stage)))
+    run, module = fit(ours, Rank())
+    metric = run.callback_metrics["fisher/trace"].item()
+    return {"history": ours.history, "fired": fired, "metric": metric, "weights": weights(module)}
+
+def refused():
+    original = base.preflight
+    def refuse(*args):
+        if int(os.environ.get("LOCAL_RANK", 0)) == 1:
+            raise MisconfigurationException("not this module")
+        return original(*args)
+    base.preflight = refuse
+    try:
+        fit(fisher())
+    except MisconfigurationException as error:
+        return {"error": str(error)}
+
+save(
+    plain=plain(),
+    gathered=gathered(),
+    timed=timed(),
+    uneven=uneven(),
+    other_fails=fault("_measure", 1, 2),
+    first_fails=fault("_measure", 0, 2),
+    other_keeps_nothing=fault("add", 1, "always"),
+    first_draws_nothing=fault("_figures", 0, "always"),
+    refused=refused(),
+)
+"""
+
+SPAWN = """
+def adapter(module, batch):
+    return module(batch[0]), batch[1]
+
+class Keep(pl.Callback):
+    def __init__(self, ours):
+        self.ours = ours
+
+    def on_fit_end(self, trainer, module):
+        with open(f"{sys.argv[1]}/rank{trainer.global_rank}.json", "w") as file:
+            json.dump({"history": self.ours.history}, file)
+
+if __name__ == "__main__":
+    ours = fisher(estimator="exact", adapter=adapter)
+    run, _ = fit(Keep(ours), ours, strategy="ddp_spawn", module=Classifier())
+    assert run.callback_metrics["fisher/trace"] > 0
+"""
+
+
+def launch(folder: Path, script: str) -> list[dict]:
+    path = folder / "script.py"
+    path.write_text(HEAD + script)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(path), str(folder)]
+    done = subprocess.run(command, env=environment, timeout=240, capture_output=True, text=True, check=False)
+    files = [folder / f"rank{rank}.json" for rank in (0, 1)]
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(file.read_text()) for file in files]
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ddp")
-    script = folder / "script.py"
-    script.write_text(SCRIPT)
-    tests = str(Path(__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": tests, "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [sys.executable, str(script), str(folder)], env=environment, check=True, timeout=240, capture_output=True
-    )
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    return launch(tmp_path_factory.mktemp("ddp"), SCRIPT)
+
+
+def curve(run, tag="fisher/trace"):
+    return [tuple(point) for point in run["history"][tag]]
+
+
+def assert_alike(*runs):
+    """The same points in every process, NaN where there is none."""
+    for tag in runs[0]["history"]:
+        first, other = (curve(run, tag) for run in runs)
+        assert [step for step, _ in first] == [step for step, _ in other], tag
+        assert all(a == b or math.isnan(a + b) for (_, a), (_, b) in zip(first, other, strict=True)), tag
+
+
+def trace_of(start, seen):
+    module = Classifier()
+    module.load_state_dict({name: torch.tensor(value) for name, value in start.items()})
+    return sum(fisher_trace_by_definition(module.eval().net, torch.tensor(seen), "categorical").values())
 
 
 def test_the_pool_is_that_of_both_processes(ranks):
+    seen = [x for rank in ranks for batch in rank["gathered"]["seen"][:2] for x in batch]
+    assert len(seen) == 16
+    truth = trace_of(ranks[0]["gathered"]["start"], seen)
+    assert curve(ranks[0]["gathered"])[0] == (0, pytest.approx(truth, rel=1e-5))
 
-    module = Classifier()
-    module.load_state_dict({name: torch.tensor(value) for name, value in ranks[0]["start"].items()})
-    x = torch.tensor([batch for rank in ranks for batch in rank["seen"]]).flatten(0, 1)
-    assert x.shape == (16, 6)
-    truth = sum(fisher_trace_by_definition(module.net, x, "categorical").values())
-    assert ranks[0]["history"]["fisher/trace"][0] == [0, pytest.approx(truth, rel=1e-5)]
+
+def test_the_pool_holds_batches_of_uneven_size(ranks):
+    epochs = [rank["uneven"]["seen"][:4] for rank in ranks]
+    assert [[len(batch) for batch in epoch] for epoch in epochs] == [[4, 4, 4, 3], [4, 4, 4, 1]]
+    truth = trace_of(ranks[0]["uneven"]["start"], [x for epoch in epochs for batch in epoch for x in batch])
+    assert curve(ranks[0]["uneven"])[0] == (0, pytest.approx(truth, rel=1e-5))
+    assert_alike(*(rank["uneven"] for rank in ranks))
 
 
 def test_both_processes_have_the_same_curve(ranks):
     # 64 samples, two processes, batches of 4: 8 steps an epoch; the pool is complete in the second batch
-    assert [step for step, _ in ranks[0]["history"]["fisher/trace"]] == [0, 2, 4, 6, 8, 10, 12, 14, 16]
-    assert ranks[0]["history"] == ranks[1]["history"]
-    assert ranks[0]["metric"] == ranks[1]["metric"]
+    assert [step for step, _ in curve(ranks[0]["gathered"])] == [0, 2, 4, 6, 8, 10, 12, 14, 16]
+    assert_alike(*(rank["gathered"] for rank in ranks))
+    assert ranks[0]["gathered"]["metric"] == ranks[1]["gathered"]["metric"]
 
 
 def test_both_processes_decide_alike_by_the_clock(ranks):
-    assert ranks[0]["timed"] == ranks[1]["timed"]
-    assert ranks[0]["timed"][0] == 0
-    assert ranks[0]["timed"][-1] == 16
+    assert_alike(*(rank["timed"] for rank in ranks))
+    steps = [step for step, _ in curve(ranks[0]["timed"])]
+    assert (steps[0], steps[-1]) == (0, 16)
+
+
+def test_training_does_not_notice(ranks):
+    fingerprints = {run["weights"] for rank in ranks for run in rank.values() if "weights" in run}
+    assert fingerprints == {ranks[0]["plain"]["weights"]}
+
+
+def test_a_fault_in_the_first_process_is_a_gap_in_both(ranks):
+    runs = [rank["first_fails"] for rank in ranks]
+    assert runs[0]["fired"] == [2]
+    assert_alike(*runs)
+    assert [step for step, value in curve(runs[0]) if math.isnan(value)] == [2]
+    assert runs[0]["metric"] == runs[1]["metric"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "where"), [("other_fails", 1), ("other_keeps_nothing", 1), ("first_draws_nothing", 0)]
+)
+def test_a_fault_that_costs_no_value(ranks, fault, where):
+    runs = [rank[fault] for rank in ranks]
+    assert [bool(run["fired"]) for run in runs] == [where == 0, where == 1]
+    assert_alike(*runs)
+    waits = fault == "other_keeps_nothing"  # the pool is then complete with the last batch of the epoch
+    assert [step for step, _ in curve(runs[0])] == [0, *([] if waits else [2, 4, 6]), 8, 10, 12, 14, 16]
+    assert all(math.isfinite(value) for _, value in curve(runs[0]))
+    assert runs[0]["metric"] == runs[1]["metric"]
+
+
+def test_a_module_that_one_process_refuses_is_refused_by_both(ranks):
+    assert ranks[1]["refused"]["error"] == "not this module"
+    assert "refused by another process" in ranks[0]["refused"]["error"]
+
+
+def test_processes_that_are_spawned(tmp_path):
+    runs = launch(tmp_path, SPAWN)
+    assert_alike(*runs)
+    assert [step for step, _ in curve(runs[0])] == [0, 2, 4, 6, 8, 10, 12, 14, 16]

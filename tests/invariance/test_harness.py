@@ -1,15 +1,22 @@
 """The proof that the harness can fail: whatever a callback disturbs is caught, and named."""
 
 import random
-from functools import partial
+import re
+from functools import cache, partial
 
 import numpy as np
 import pytest
 import torch
 from harness import assert_identical, differences, run
+from invariance.datasets import OwnGenerators
+from invariance.optimisation import Manual
+from invariance.steps import WritesToTensorBoard
 from lightning.pytorch import Callback
-from models import Classifier
+from lightning.pytorch.loggers import TensorBoardLogger
+from models import Classifier, loader
 from torch import nn
+from torch.utils.data import DataLoader
+from torchmetrics import MeanMetric, MetricCollection
 
 
 class Saboteur(Callback):
@@ -29,7 +36,7 @@ def leave_a_gradient(trainer, module, batch):
 
 
 def nudge_a_weight(trainer, module, batch):
-    module.net[4].bias.data[0] += 1e-7
+    module.net[4].bias.data[0] += 1e-5
 
 
 def run_in_train_mode(trainer, module, batch):
@@ -53,6 +60,18 @@ def log_another_value(trainer, module, batch):
     trainer.logger.log_metrics({"train_loss": 0.0}, step=3)
 
 
+def change_what_others_monitor(trainer, module, batch):
+    trainer.callback_metrics["val_loss"] = torch.zeros(())
+
+
+def count_an_update(trainer, module, batch):
+    module.mean._update_count += 1
+
+
+def draw_augmentation(trainer, module, batch):
+    trainer.train_dataloader.dataset.numpy.normal()
+
+
 SABOTAGE = {
     "torch.rand": (lambda *_: torch.rand(1), "rng/torch"),
     "numpy": (lambda *_: np.random.rand(), "rng/numpy"),  # noqa: NPY002
@@ -61,8 +80,7 @@ SABOTAGE = {
     "a submodule trained": (lambda trainer, module, batch: module.frozen.train(), "training/frozen"),
     "grad": (leave_a_gradient, "grad/net.0.bias"),
     "train-mode forward": (run_in_train_mode, "buffer/net.1.running_mean"),
-    "weight": (nudge_a_weight, "weight/net.4.bias"),
-    "weight, so the loss": (nudge_a_weight, "loss/training_step"),
+    "weight": (nudge_a_weight, "weight/net.4.bias", "loss/training_step", "metric/val_loss", "checkpoint/state_dict"),
     "requires_grad": (lambda trainer, module, batch: module.net[0].requires_grad_(False), "requires_grad/net.0.bias"),
     "learning rate": (change_the_learning_rate, "optimizer/0"),
     "optimiser state": (change_the_optimiser_state, "optimizer/0"),
@@ -70,6 +88,16 @@ SABOTAGE = {
     "logged value": (log_another_value, "metric/train_loss"),
     "batch": (lambda trainer, module, batch: batch[0].mul_(2.0), "batch/tensors"),
     "attribute": (lambda trainer, module, batch: module.seen.append(1), "attribute/.seen"),
+    "hyperparameter": (lambda trainer, module, batch: module.hparams.update(size=1), "attribute/._hparams"),
+    "metric": (lambda trainer, module, batch: module.mean.update(1.0), "attribute/mean.mean_value"),
+    "metric's count": (count_an_update, "attribute/mean._update_count"),
+    "metric in a collection": (lambda trainer, module, batch: module.all.update(1.0), "attribute/all.a.mean_value"),
+    "metric in a container": (lambda trainer, module, batch: module.hidden["of"][0].update(1.0), "attribute/.hidden"),
+    "module in a container": (lambda trainer, module, batch: module.nets[0].bias.data.add_(1), "attribute/.nets"),
+    "generator of the module": (lambda trainer, module, batch: module.rng.random(), "attribute/.rng"),
+    "generator of the data": (draw_augmentation, "attribute/dataset 0.numpy"),
+    "monitored value": (change_what_others_monitor, "metric/callback_metrics/val_loss"),
+    "end of training": (lambda trainer, module, batch: setattr(trainer, "should_stop", True), "progress"),
     "hook": (lambda trainer, module, batch: module.net.register_forward_hook(lambda *_: None), "hooks/net"),
 }
 
@@ -77,49 +105,75 @@ SABOTAGE = {
 class Victim(Classifier):
     def __init__(self):
         super().__init__(dropout=0.5, batch_norm=True)
+        self.save_hyperparameters({"size": 0})
         self.seen = []
+        self.rng = np.random.default_rng(0)
+        self.mean, self.all = MeanMetric(), MetricCollection({"a": MeanMetric()})
+        self.hidden, self.nets = {"of": (MeanMetric(),)}, [nn.Linear(1, 1)]
         self.frozen = nn.Linear(1, 1).requires_grad_(False)
 
     def on_train_epoch_start(self):
         self.frozen.eval()
 
+    def on_train_epoch_end(self):
+        self.trainer.save_checkpoint("now.ckpt")
+
+
+def train(*callbacks, module=Victim):
+    return run(module, *callbacks, data=lambda: DataLoader(OwnGenerators(), 8), val_data=lambda: loader(8))
+
+
+@cache
+def plain():
+    return train()
+
 
 @pytest.mark.parametrize("kind", SABOTAGE)
 def test_the_harness_names_what_a_saboteur_disturbs(kind):
-    disturb, name = SABOTAGE[kind]
-    plain, disturbed = run(Victim), run(Victim, Saboteur(disturb))
-    assert name in differences(plain, disturbed)
-    with pytest.raises(AssertionError, match=name):
-        assert_identical(plain, disturbed)
+    disturb, *names = SABOTAGE[kind]
+    disturbed = train(Saboteur(disturb))
+    assert {*names} <= {*differences(plain(), disturbed)}
+    with pytest.raises(AssertionError, match=re.escape(names[0])):
+        assert_identical(plain(), disturbed)
+
+
+def test_the_harness_sees_every_loss_of_manual_optimisation():
+    assert "loss/backward" in differences(train(module=Manual), train(Saboteur(nudge_a_weight), module=Manual))
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "undo"),
+    ("name", "change"),
     [
-        ("mode/grad", partial(torch.set_grad_enabled, False), partial(torch.set_grad_enabled, True)),
-        (
-            "mode/dtype",
-            partial(torch.set_default_dtype, torch.float64),
-            partial(torch.set_default_dtype, torch.float32),
-        ),
+        ("mode/grad", partial(torch.set_grad_enabled, False)),
+        ("mode/dtype", partial(torch.set_default_dtype, torch.float64)),
+        ("mode/kernels", partial(torch.use_deterministic_algorithms, True)),
     ],
 )
-def test_the_harness_names_a_global_mode_left_changed(name, change, undo):
+def test_the_harness_names_a_global_mode_left_changed_and_puts_it_back(name, change):
     class AtTheEnd(Callback):
         def on_train_end(self, trainer, pl_module):
             change()
 
-    try:
-        disturbed = run(Victim, AtTheEnd())
-    finally:
-        undo()
-    assert differences(run(Victim), disturbed) == [name]
+    assert differences(plain(), train(AtTheEnd())) == [name]
+    assert differences(plain(), train()) == []
 
 
-def test_the_harness_finds_nothing_in_a_repeated_run_or_in_metrics_that_a_callback_adds():
+def test_the_harness_finds_nothing_in_metrics_that_a_callback_adds():
     class Logs(Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             trainer.logger.log_metrics({"other": 1.0}, step=batch_idx)
+            trainer.callback_metrics["other"] = torch.ones(())
 
-    assert differences(run(Victim), run(Victim)) == []
-    assert differences(run(Victim), run(Victim, Logs())) == []
+    assert differences(plain(), train(Logs())) == []
+
+
+def test_the_harness_reads_what_a_step_writes_to_tensorboard():
+    writes = partial(run, WritesToTensorBoard, loggers=lambda: [TensorBoardLogger(".", name="")])
+
+    class Writes(Callback):
+        def on_train_end(self, trainer, pl_module):
+            trainer.logger.experiment.add_scalar("own/loss", 1.0, 6)
+
+    names = {"metric/tensorboard/own/loss", "metric/tensorboard/own/input", "metric/tensorboard/own/text/text_summary"}
+    assert names <= writes().keys()
+    assert differences(writes(), writes(Writes())) == ["metric/tensorboard/own/loss"]

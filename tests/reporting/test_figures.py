@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from unittest.mock import ANY, Mock, call
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.logger import DummyLogger
+from matplotlib.figure import Figure
 
-from lightning_info.reporting.figures import layer_heat_map
+from lightning_info.reporting.figures import layer_heat_map, report_figure
 
 STEPS = (0, 5, 100)
 
@@ -44,3 +49,63 @@ def test_heat_map_of_many_layers_keeps_its_labels_apart():
     figure = layer_heat_map(curves(rows), "title", "nats")
     assert figure.get_size_inches()[1] < 15
     assert len(figure.axes[0].get_yticks()) <= 61
+
+
+# ---- who takes a figure; real loggers are in tests/integration/test_loggers.py
+
+
+def report(figure, *loggers, is_global_zero=True):
+    trainer = SimpleNamespace(loggers=loggers, is_global_zero=is_global_zero)
+    return report_figure(trainer, "fisher/layers", figure, 120)
+
+
+def tensorboard():
+    return SimpleNamespace(experiment=SimpleNamespace(add_figure=Mock()))
+
+
+def wandb():
+    return SimpleNamespace(experiment=SimpleNamespace(log=Mock()), log_image=Mock())
+
+
+def mlflow():
+    return SimpleNamespace(experiment=SimpleNamespace(log_figure=Mock()), run_id="abc")
+
+
+def test_every_kind_of_logger_gets_the_figure_its_own_way():
+    board, images, artifacts, figure = tensorboard(), wandb(), mlflow(), Figure(figsize=(2, 1), dpi=50)
+    figure.set_facecolor("red")
+    assert report(figure, board, images, artifacts) == []
+    assert board.experiment.add_figure.mock_calls == [call("fisher/layers", figure, global_step=120)]
+    assert images.log_image.mock_calls == [call(key="fisher/layers", images=[ANY], step=120)]
+    (image,) = images.log_image.mock_calls[0].kwargs["images"]
+    np.testing.assert_array_equal(image, np.full((50, 100, 4), (255, 0, 0, 255), np.uint8))
+    assert artifacts.experiment.log_figure.mock_calls == [
+        call(run_id="abc", figure=figure, artifact_file="fisher/layers/step=000120.png")
+    ]
+    assert not plt.get_fignums()
+
+
+def test_loggers_without_figures_are_passed_over(tmp_path):
+    comet, bare = SimpleNamespace(experiment=SimpleNamespace(log_figure=Mock(), log_image=Mock())), SimpleNamespace()
+    assert report(Figure(), comet, bare, CSVLogger(tmp_path), DummyLogger()) == []
+    assert comet.experiment.log_figure.mock_calls == comet.experiment.log_image.mock_calls == []
+
+
+@pytest.mark.parametrize("make", [tensorboard, wandb, mlflow])
+def test_a_logger_that_fails_does_not_keep_the_figure_from_the_next(make):
+    failing, others = make(), [tensorboard(), wandb(), mlflow()]
+    error = ConnectionError("server gone")
+    for part in (failing, failing.experiment):
+        for method in vars(part).values():
+            if isinstance(method, Mock):
+                method.side_effect = error
+    assert report(Figure(), failing, *others) == [error]
+    board, images, artifacts = others
+    for method in (board.experiment.add_figure, images.log_image, artifacts.experiment.log_figure):
+        method.assert_called_once()
+
+
+def test_only_the_first_process_hands_figures_over():
+    board = tensorboard()
+    assert report(Figure(), board, is_global_zero=False) == []
+    assert board.experiment.add_figure.mock_calls == []

@@ -1,0 +1,89 @@
+"""Where the reference samples come from: what the user gives, a checkpoint, or the first that pass in training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_info.callbacks.faults import Faults
+from lightning_info.callbacks.processes import all_agree
+from lightning_info.gradients.samples import num_samples
+from lightning_info.probing.reference import ReferenceSamples
+
+
+class Collector:
+    """Fills the reference samples; in several processes alike.
+
+    Args:
+        size: How many.
+        reference: What the user gives, or None.
+        faults: The error policy.
+
+    Attributes:
+        samples: The reference samples.
+        chunk: Samples of one training batch.
+        origin: Where they come from, in words.
+    """
+
+    def __init__(self, size: int, reference: Dataset[Any] | Sequence[Tensor] | None, faults: Faults) -> None:
+        self.samples = ReferenceSamples(size)
+        self.reference = reference
+        self.faults = faults
+        self.chunk = 32
+        self.origin = "the first that pass in training"
+
+    def start(self, trainer: Any, batch: Any, saved: list[list[Tensor]] | None) -> None:
+        """Look at the first batch; take what need not be waited for.
+
+        Args:
+            trainer: The trainer.
+            batch: The first batch of this process.
+            saved: Samples of a checkpoint, in the form of :meth:`ReferenceSamples.state`.
+
+        Raises:
+            MisconfigurationException: Neither the batch nor ``reference`` has samples.
+        """
+        try:
+            self.chunk = max(1, num_samples(batch))
+        except ValueError as error:
+            if self.reference is None:
+                raise MisconfigurationException(
+                    f"{self.faults.owner}: {error}; a batch must hold tensors whose axis 0 is the sample axis. "
+                    f"Otherwise give the samples to measure, for example reference=(x, y), with an adapter for them"
+                ) from error
+        if self.reference is not None:
+            self._fill()
+            return
+        self.samples.size = math.ceil(self.samples.size / trainer.world_size)
+        if saved is not None:
+            with self.faults.guard("taking up the reference samples of the checkpoint"):
+                self.samples.restore(saved, batch)
+                self.origin = "those of the checkpoint"
+
+    def _fill(self) -> None:
+        assert self.reference is not None
+        self.origin = "those given as reference"
+        try:
+            self.samples.fill(self.reference)
+        except Exception as error:
+            raise MisconfigurationException(
+                f"{self.faults.owner}: no samples can be taken from reference={type(self.reference).__name__}(...): "
+                f"{error}; give a Dataset, or tensors such as reference=(x, y)"
+            ) from error
+
+    def agree(self, trainer: Any) -> None:
+        """Unless all processes have their samples at once, all collect them."""
+        if not all_agree(trainer, self.samples.complete):
+            self.samples.reopen()
+
+    def add(self, trainer: Any, batch: Any, batch_idx: int) -> bool:
+        """Keep samples of a training batch; True if there will be no more."""
+        with self.faults.guard("keeping reference samples"):
+            self.samples.add(batch)
+        last_of_epoch = trainer.is_last_batch or batch_idx + 1 >= trainer.num_training_batches
+        return all_agree(trainer, self.samples.full or last_of_epoch or bool(trainer.fast_dev_run))

@@ -1,0 +1,261 @@
+"""Faults injected at every stage of a measurement: the run goes on as if nothing had been measured."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import math
+import random
+import signal
+import sys
+import threading
+import warnings
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from harness import assert_identical, run
+from lightning.pytorch import Callback
+from models import Classifier, curves, loader, trainer
+from torch import Tensor, nn
+
+from lightning_info import FisherTraceCallback
+from lightning_info.gradients import plan
+
+EVERY = 2  # steps; an epoch has three
+
+ERRORS = {
+    "error": RuntimeError("broken"),
+    "assertion": AssertionError("broken"),
+    "memory": torch.OutOfMemoryError("CUDA out of memory"),
+    "allocator": RuntimeError(
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+    ),
+}
+
+
+class Net(Classifier):
+    def __init__(self):
+        super().__init__(dropout=0.5, batch_norm=True)
+
+
+def fisher(**options) -> FisherTraceCallback:
+    defaults = {"num_samples": 8, "every_n_train_steps": EVERY, "batch_norm": "reference", "summary": True}
+    return FisherTraceCallback(**{**defaults, **options})
+
+
+# Where a stage is found, and whether its fault costs the values of the point.
+STAGES = {
+    "replica": ("lightning_info.callbacks.base.replicate", True),
+    "capture": ("lightning_info.probing.prediction._from_calls", True),
+    "batch norm": ("lightning_info.probing.probe.use_statistics_of", True),
+    "scores": ("lightning_info.probing.fisher.output_fisher_trace", True),
+    "cotangents": ("lightning_info.probing.fisher.fisher_cotangent", True),
+    "engine": ("lightning_info.gradients.plan.ENGINES", True),
+    "estimator": ("lightning_info.probing.fisher.trace_estimate", True),
+    "figure": ("lightning_info.callbacks.fisher_trace.layer_heat_map", False),
+    "figure sink": ("lightning_info.callbacks.base.report_figure", False),
+    "layout": ("lightning_info.callbacks.base.write_layout", False),
+    "summary": ("lightning_info.callbacks.base.summary_text", False),
+    "cost": ("lightning_info.callbacks.base.training_pass", False),
+    "table": ("lightning_info.callbacks.base.summary_table", False),
+}
+
+
+class Breaks:
+    """A function that raises from the second batch on, or always if it does not belong to a measurement."""
+
+    def __init__(self, function, error, callback, always):
+        self.function, self.error, self.callback, self.always, self.raised = function, error, callback, always, 0
+
+    def __call__(self, *args, **kwargs):
+        if self.always or (self.callback._step or 0) > 0:
+            torch.rand(1), np.random.rand(), random.random()  # noqa: NPY002 (it fails half-way)
+            self.raised += 1
+            raise copy.copy(self.error)  # one that keeps no frames alive
+        return self.function(*args, **kwargs)
+
+
+def break_stage(monkeypatch, stage, error, callback) -> Breaks:
+    path, costs = STAGES[stage]
+    if stage == "engine":
+        broken = Breaks(plan.ENGINES["backpack"], error, callback, not costs)
+        monkeypatch.setitem(plan.ENGINES, "backpack", broken)
+        return broken
+    module, _, name = path.rpartition(".")
+    broken = Breaks(getattr(sys.modules[module], name), error, callback, not costs)
+    monkeypatch.setattr(path, broken)
+    return broken
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return run(Net)
+
+
+@pytest.mark.parametrize(
+    ("stage", "error"),
+    [(stage, "error") for stage in STAGES]
+    + [
+        (stage, error)
+        for stage in ("replica", "capture", "engine", "estimator")
+        for error in ERRORS
+        if error != "error"
+    ],
+)
+def test_a_fault_is_one_warning_a_gap_and_nothing_else(monkeypatch, plain, stage, error):
+    callback = fisher()
+    broken = break_stage(monkeypatch, stage, ERRORS[error], callback)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        disturbed = run(Net, callback)
+    assert broken.raised
+    assert_identical(plain, disturbed)
+    _, costs = STAGES[stage]
+    for curve in curves(callback).values():
+        assert [step for step, _ in curve] == [0, 2, 4, 6]
+        assert [math.isnan(value) for _, value in curve] == [False, costs, costs, costs]
+    said = [str(w.message) for w in caught if "FisherTraceCallback" in str(w.message)]
+    halved = [line for line in said if "out of memory at step 2; it is measured in chunks of 4" in line]
+    assert len(halved) == (error in ("memory", "allocator"))
+    assert len([line for line in said if "Traceback" in line]) == (stage != "cost"), said
+    assert len(said) - len(halved) == (stage != "cost")
+
+
+@pytest.mark.parametrize("stage", ["capture", "engine", "figure sink", "layout", "summary"])
+def test_a_fault_ends_the_run_if_asked(monkeypatch, stage):
+    callback = fisher(on_error="raise")
+    break_stage(monkeypatch, stage, RuntimeError("broken"), callback)
+    with pytest.raises(RuntimeError, match="broken"):
+        run(Net, callback)
+
+
+# ---- memory
+
+
+class Limited:
+    """An engine for which more than a few samples are too many."""
+
+    def __init__(self, engine, most):
+        self.engine, self.most, self.refused = engine, most, 0
+
+    def __call__(self, module, predict, batch, cotangents):
+        if len(batch[0]) > self.most:
+            self.refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return self.engine(module, predict, batch, cotangents)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_out_of_memory_halves_the_chunk_until_it_fits(monkeypatch, most):
+    def fit():
+        torch.manual_seed(0)
+        callback = FisherTraceCallback("exact", num_samples=32, every_n_train_steps=3, engine="loop", summary=False)
+        trainer(callback).fit(Classifier(), loader(64, 16))
+        return callback
+
+    free = fit()
+    limited = Limited(plan.ENGINES["loop"], most)
+    monkeypatch.setattr(plan, "CHECK_SAMPLES", 1)
+    monkeypatch.setitem(plan.ENGINES, "loop", limited)
+    with pytest.warns(UserWarning, match=r"out of memory at step 0; it is measured in chunks of 8 samples") as caught:
+        tight = fit()
+    assert len([w for w in caught if "out of memory" in str(w.message)]) == 1
+    assert tight._chunk == {1: 1, 3: 2}[most]
+    assert limited.refused == {1: 4, 3: 3}[most] + 1  # 16, 8, 4, (2); and the trial of the cost
+    for tag, curve in curves(free).items():
+        assert curves(tight)[tag] == [(step, pytest.approx(value, rel=1e-6)) for step, value in curve], tag
+
+
+# ---- values that are not finite
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("where", ["activations", "weights"])
+def test_values_that_are_not_finite_are_a_gap_in_any_policy(value, where):
+    class Breaks(Classifier):
+        def forward(self, x):
+            hidden = self.net[:3](x)
+            if self.trainer.global_step >= 4 and where == "activations" and not self.training:
+                hidden = hidden * value
+            return self.net[3:](hidden)
+
+    class Poison(Callback):
+        def on_train_batch_end(self, trainer, module, *args):
+            if where == "weights" and trainer.global_step == 4:
+                module.net[4].bias.data[0] = value
+
+    callback = fisher(on_error="raise", batch_norm="running")
+    with pytest.warns(UserWarning, match="no value at step 4") as caught:
+        trainer(Poison(), callback).fit(Breaks(), loader(24))
+    assert len([w for w in caught if "no value" in str(w.message)]) == 1
+    assert [math.isnan(v) for _, v in callback.history["fisher/trace"]] == [False, False, True, True]
+
+
+# ---- Ctrl-C
+
+
+def test_ctrl_c_in_a_measurement_ends_the_run_and_leaves_everything_as_it_was(monkeypatch):
+    handler = signal.getsignal(signal.SIGINT)
+    callback, before = fisher(on_error="warn"), {}
+
+    class Notes(Callback):
+        def on_train_batch_start(self, trainer, module, *args):
+            before.update({name: value.clone() for name, value in module.state_dict().items()})
+            before["rng"] = torch.get_rng_state()
+
+        def on_exception(self, trainer, module, exception):
+            before["exception"] = exception
+
+    broken = break_stage(monkeypatch, "estimator", KeyboardInterrupt(), callback)
+    module = Net()
+    try:
+        with pytest.raises(SystemExit):
+            trainer(Notes(), callback).fit(module, loader(24))
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert broken.raised == 1
+    assert isinstance(before["exception"], KeyboardInterrupt)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), before["rng"])
+    assert all(part.training for part in module.modules())
+    assert not [hooks for part in module.modules() for name, hooks in vars(part).items() if "_hooks" in name and hooks]
+
+
+# ---- leaks
+
+
+class Census(Callback):
+    """Counts what measurements could leave behind."""
+
+    def __init__(self, steps):
+        self.steps, self.counts = steps, {}
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step in self.steps:
+            gc.collect()
+            objects = gc.get_objects()
+            self.counts[trainer.global_step] = {
+                "tensors": sum(isinstance(o, Tensor) for o in objects),
+                "modules": sum(isinstance(o, nn.Module) for o in objects),
+                "graph nodes": sum(isinstance(o, torch.autograd.graph.Node) for o in objects),
+                "hooks": sum(len(v) for part in module.modules() for k, v in vars(part).items() if "_hooks" in k),
+                "parameter attributes": sum(len(vars(p)) for p in module.parameters()),
+                "parameter hooks": sum(len(p._backward_hooks or ()) for p in module.parameters()),
+                "threads": threading.active_count(),
+                "figures": len(plt.get_fignums()),
+                "attributes": sum(len(vars(part)) for part in module.modules()),
+            }
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_two_hundred_measurements_leave_nothing_behind(monkeypatch, failing):
+    callback, census = fisher(every_n_train_steps=1, also=("exact", "empirical"), summary=False), Census((20, 220))
+    if failing:
+        break_stage(monkeypatch, "estimator", RuntimeError("broken"), callback)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer(callback, census, max_epochs=-1, max_steps=221).fit(Net(), loader(24))
+    assert len(callback.history["fisher/trace"]) == 222
+    assert census.counts[220] == census.counts[20]

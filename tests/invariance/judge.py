@@ -1,0 +1,103 @@
+"""How a configuration is judged: without our callbacks, with them, and with a saboteur in their place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from harness import Trace, differences, first_difference, run
+from lightning.pytorch import Callback
+
+from lightning_info import FisherTraceCallback
+
+
+def callbacks_under_test(**options: Any) -> list[Any]:
+    """Every callback of the package, all at once; no clock decides how many points there are."""
+    common = {"num_samples": 12, "on_error": "raise", "summary": False, **options}
+    often = {**common, "every_n_train_steps": 1}
+    return [
+        FisherTraceCallback("importance", draws=5, prefix="drawn", **often),
+        FisherTraceCallback("exact", also=("empirical",), batch_norm="reference", prefix="reference", **often),
+        FisherTraceCallback(prefix="default", max_overhead=1.0, **common),
+    ]
+
+
+@dataclass
+class Case:
+    """A module, callbacks beside ours, arguments of ours, and options of ``harness.run`` and the Trainer."""
+
+    module: Callable[[], Any]
+    callbacks: Callable[[], list[Callback]] = list
+    measure: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Verdict:
+    """What became of a case.
+
+    Attributes:
+        disturbed: Name of what differs with our callbacks -> the first recording in which it does.
+        points: Points of each callback at which all values are finite.
+        caught: The harness found both acts of the saboteur in the recording that follows them.
+    """
+
+    disturbed: dict[str, int]
+    points: list[int]
+    caught: bool
+
+    @property
+    def passed(self) -> bool:
+        """Identical, really measured, and able to fail."""
+        return not self.disturbed and all(self.points) and self.caught
+
+
+class Saboteur(Callback):
+    """Before one batch, moves one weight to the next number that there is, and draws one random number."""
+
+    def __init__(self, batch: int):
+        self.batch = batch
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if self.batch == 0:
+            torch.rand(1)
+            weight = next(pl_module.parameters()).data
+            first = (0,) * weight.dim()
+            weight[first] = torch.nextafter(weight[first], torch.full_like(weight[first], math.inf))
+            trace = next(callback.trace for callback in trainer.callbacks if hasattr(callback, "trace"))
+            self.recorded = {name: len(values) for name, values in trace.items()}
+        self.batch -= 1
+
+    def is_caught(self, plain: Trace, sabotaged: Trace) -> bool:
+        """Whether the weight and the generator differ in the very next recording."""
+        found = {
+            name.partition("/")[0]
+            for name in differences(plain, sabotaged)
+            if first_difference(plain, sabotaged, name) == self.recorded.get(name, 0)
+        }
+        return {"weight", "rng"} <= found
+
+
+def judge(case: Case) -> Verdict:
+    """Train a case; with other callbacks in it once with ours before them, and once after."""
+    plain = run(case.module, *case.callbacks(), **case.options)
+    disturbed = {}
+    for before in [True, False][: 1 + bool(case.callbacks())]:
+        ours, others = callbacks_under_test(**case.measure), case.callbacks()
+        trace = run(case.module, *(ours + others if before else others + ours), **case.options)
+        disturbed |= {name: first_difference(plain, trace, name) for name in differences(plain, trace)}
+    saboteur = Saboteur(len(plain["batch/tensors"]) // 2)
+    sabotaged = run(case.module, saboteur, *case.callbacks(), **case.options)
+    return Verdict(disturbed, [points(callback) for callback in ours], saboteur.is_caught(plain, sabotaged))
+
+
+def points(callback: Any) -> int:
+    """Steps at which all that was measured is finite."""
+    finite: dict[int, bool] = {}
+    for curve in callback.history.values():
+        for step, value in curve:
+            finite[step] = finite.get(step, True) and math.isfinite(value)
+    return sum(finite.values())
