@@ -1,8 +1,8 @@
 """A batch's prediction: outputs, targets and likelihood, from the module's own ``training_step`` or from an adapter.
 
 Zero configuration: the replica's ``training_step`` runs under a ``TorchFunctionMode`` that sees the likelihoods which
-it calls (:data:`LIKELIHOOD_CALLS`). One call over the whole batch is what the module is trained on; whatever else the
-returned loss holds (penalties) is not part of the predictive distribution.
+it calls (:data:`~.likelihoods.LIKELIHOODS`). One call over the whole batch is what the module is trained on; whatever
+else the returned loss holds (penalties) is not part of the predictive distribution.
 """
 
 from __future__ import annotations
@@ -22,15 +22,12 @@ from torch.overrides import TorchFunctionMode
 from lightning_info.functional.fisher import Likelihood
 from lightning_info.gradients.samples import num_samples
 from lightning_info.probing.inert import StandInTrainer, detach_from_trainer
+from lightning_info.probing.likelihoods import LIKELIHOODS, NoPrediction, Prediction, bernoulli, categorical, gaussian
 
 Adapter = Callable[[Any, Any], Any]
 """``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)``."""
 
-LIKELIHOOD_CALLS: dict[Callable[..., Any], Likelihood] = {
-    F.cross_entropy: "categorical",
-    F.binary_cross_entropy_with_logits: "bernoulli",
-    F.mse_loss: "gaussian",
-}
+_BY_NAME = {"categorical": categorical, "bernoulli": bernoulli, "gaussian": gaussian}
 
 ADAPTER_LINES = """\
     def adapter(module, batch):
@@ -38,33 +35,6 @@ ADAPTER_LINES = """\
         return module(x), y, "categorical"  # logits (N, C, *); or "bernoulli" (logits), "gaussian" (means)
 
 and pass it to the callback: {callback}(adapter=adapter)."""
-
-
-class NoPrediction(ValueError):
-    """The module's predictive distribution was not found or makes no sense; the message tells what to write."""
-
-
-@dataclass
-class Prediction:
-    """What a module predicts for a batch.
-
-    Attributes:
-        outputs: Logits or means ``(N, ...)``; categorical ones have the classes last.
-        likelihood: The predictive distribution.
-        mask: ``(N, *positions)``, False where a position is ignored; None if there are no class targets.
-        loss_gradient: Gives ``∂ loss_n / ∂ outputs`` of the training loss (class weights and label smoothing
-            included, whatever the reduction; Gaussian: of ½‖z - y‖²), float64 in the layout of ``outputs``; raises
-            :class:`NoPrediction` where there are no targets that it could be taken at.
-        extra_loss: What the returned loss holds beyond the likelihood; 0 with an adapter.
-        writes: The module writes to its parameters when it runs.
-    """
-
-    outputs: Tensor
-    likelihood: Likelihood
-    mask: Tensor | None
-    loss_gradient: Callable[[], Tensor]
-    extra_loss: float = 0.0
-    writes: bool = False
 
 
 @dataclass
@@ -106,7 +76,7 @@ class Predictor:
 
 @dataclass
 class _Call:
-    likelihood: Likelihood
+    function: Callable[..., Any]
     arguments: dict[str, Any]
     value: Tensor
 
@@ -133,11 +103,10 @@ class _Watch(TorchFunctionMode):
             return None
         self._note_writes(func, args, kwargs)
         result = func(*args, **kwargs)
-        likelihood = LIKELIHOOD_CALLS.get(func)
-        if likelihood is not None and torch.is_grad_enabled():
+        if func in LIKELIHOODS and torch.is_grad_enabled():
             arguments = inspect.signature(func).bind(*args, **kwargs).arguments
-            if arguments["input"].requires_grad or arguments["target"].requires_grad:
-                self.calls.append(_Call(likelihood, arguments, result))
+            if any(isinstance(value, Tensor) and value.requires_grad for value in arguments.values()):
+                self.calls.append(_Call(func, arguments, result))
         return result
 
     def _note_writes(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -191,7 +160,7 @@ def _default_dtype(module: nn.Module) -> Iterator[None]:
 
 
 def _from_calls(calls: list[_Call], returned: Any, samples: int, owner: str) -> Prediction:
-    known = ", ".join(f.__name__ for f in LIKELIHOOD_CALLS)
+    known = ", ".join(f.__name__ for f in LIKELIHOODS)
     if not calls:
         raise NoPrediction(f"{owner}.training_step calls no likelihood that is known here ({known})")
     if len(calls) > 1:
@@ -199,15 +168,22 @@ def _from_calls(calls: list[_Call], returned: Any, samples: int, owner: str) -> 
     (call,) = calls
     arguments = call.arguments
     outputs, targets = arguments["input"], arguments["target"]
-    if outputs.requires_grad and targets.requires_grad:
-        raise NoPrediction(f"{owner}.training_step compares two quantities that both depend on the parameters")
-    if call.likelihood == "gaussian" and targets.requires_grad:
-        outputs, targets = targets, outputs
-    prediction = _prediction(outputs, targets, call.likelihood, samples, arguments)
+    if targets.requires_grad:
+        if any(isinstance(v, Tensor) and v.requires_grad for name, v in arguments.items() if name != "target"):
+            raise NoPrediction(f"{owner}.training_step compares two quantities that both depend on the parameters")
+        if call.function is F.mse_loss:
+            arguments = {**arguments, "input": targets, "target": outputs}
+    prediction = LIKELIHOODS[call.function](arguments, samples)
     loss = returned.get("loss") if isinstance(returned, dict) else returned
-    if isinstance(loss, Tensor) and loss.numel() == 1 and call.value.numel() == 1 and not _is_wrapped(loss):
-        prediction.extra_loss = (loss.detach() - call.value.detach()).item()
+    if isinstance(loss, Tensor) and loss.numel() == 1 and not _is_wrapped(loss):
+        prediction.extra_loss = _beyond(loss.detach().reshape(()), call.value.detach())
     return prediction
+
+
+def _beyond(loss: Tensor, likelihood: Tensor) -> float:
+    """What the loss holds beyond the mean or the sum of the likelihood, whichever is nearer."""
+    rest = torch.stack([loss - likelihood.mean(), loss - likelihood.sum()])
+    return rest[rest.abs().argmin()].item()
 
 
 def _is_wrapped(tensor: Tensor) -> bool:
@@ -234,65 +210,7 @@ def _from_adapter(returned: Any, samples: int) -> Prediction:
             f"outputs of shape {tuple(outputs.shape)} from the adapter leave the likelihood open; return it too, for "
             f'example (outputs, targets, "gaussian")'
         )
-    return _prediction(outputs, targets, likelihood, samples, {})
-
-
-def _prediction(
-    outputs: Tensor, targets: Tensor | None, likelihood: Likelihood, samples: int, arguments: dict[str, Any]
-) -> Prediction:
-    """Bring a call's arguments into the canonical layout."""
-    squeezed = outputs.dim() == 1 if likelihood == "categorical" else outputs.dim() == 0 or len(outputs) != 1
-    if samples == 1 and squeezed:  # (T, C) class scores are rows of a folded sequence, which is another thing
-        outputs = outputs.unsqueeze(0)
-        targets = None if targets is None else targets.unsqueeze(0)
-    shape = tuple(outputs.shape)
-    if outputs.dim() == 0 or len(outputs) != samples:
-        raise NoPrediction(f"the outputs have shape {shape} for {samples} samples; axis 0 must be the sample axis")
-    mask = None
-    if likelihood == "categorical":
-        if outputs.dim() < 2:
-            raise NoPrediction(
-                f"categorical outputs of shape {shape} have no class axis; logits are (N, C) or (N, C, *)"
-            )
-        if targets is not None and not targets.is_floating_point():
-            if targets.shape != (samples, *shape[2:]):
-                raise NoPrediction(
-                    f"class targets of shape {tuple(targets.shape)} do not fit logits of shape {shape}; as for "
-                    f"cross_entropy, classes are on axis 1: (N, C, *positions) and (N, *positions)"
-                )
-            mask = targets != arguments.get("ignore_index", -100)
-    return Prediction(
-        outputs.movedim(1, -1) if likelihood == "categorical" else outputs,
-        likelihood,
-        mask,
-        lambda: _loss_gradient(outputs, targets, likelihood, arguments),
-    )
-
-
-def _loss_gradient(
-    outputs: Tensor, targets: Tensor | None, likelihood: Likelihood, arguments: dict[str, Any]
-) -> Tensor:
-    if targets is None:
-        raise NoPrediction("the adapter gives no targets, which the empirical Fisher needs")
-    z = outputs.detach().double().requires_grad_()
-    options: dict[str, Any] = {
-        name: value.double() if isinstance(value, Tensor) else value
-        for name, value in arguments.items()
-        if name in ("weight", "pos_weight", "ignore_index", "label_smoothing")
-    }
-    targets = targets.double() if targets.is_floating_point() or likelihood != "categorical" else targets
-    if likelihood == "categorical":
-        loss = F.cross_entropy(z, targets, reduction="sum", **options)
-    elif likelihood == "bernoulli":
-        loss = F.binary_cross_entropy_with_logits(z, targets, reduction="sum", **options)
-    else:
-        if targets.shape != z.shape:
-            raise NoPrediction(
-                f"targets of shape {tuple(targets.shape)} do not match outputs of shape {tuple(z.shape)}"
-            )
-        loss = 0.5 * (z - targets).square().sum()
-    (gradient,) = torch.autograd.grad(loss, z)
-    return gradient.movedim(1, -1) if likelihood == "categorical" else gradient
+    return _BY_NAME[likelihood]({"input": outputs, "target": targets}, samples)
 
 
 def _describe(value: Any) -> str:

@@ -397,10 +397,6 @@ def half_the_batch(self, batch, batch_idx):
     return F.cross_entropy(self(batch[0])[:4], batch[1][:4])
 
 
-def folded(self, batch, batch_idx):
-    return F.cross_entropy(self(batch[0]).repeat(2, 1), batch[1].repeat(2))
-
-
 @pytest.mark.parametrize(
     ("step", "message"),
     [
@@ -408,7 +404,6 @@ def folded(self, batch, batch_idx):
         (by_hand, "calls no likelihood that is known here (cross_entropy, "),
         (against_itself, "compares two quantities that both depend on the parameters"),
         (half_the_batch, "the outputs have shape (4, 3) for 8 samples"),
-        (folded, "the outputs have shape (16, 3) for 8 samples"),
     ],
 )
 def test_an_unclear_training_step_is_refused(step, message):
@@ -482,15 +477,3 @@ def test_gaussian_targets_of_another_shape_are_told():
     prediction = predict(Classifier(), (X, Y), lambda module, batch: (module(batch[0]), batch[0], "gaussian"))
     with pytest.raises(NoPrediction, match=re.escape("(8, 6) do not match outputs of shape (8, 3)")):
         prediction.loss_gradient()
-
-
-def test_a_sequence_folded_into_rows_is_refused_even_for_one_sample():
-    """Rows of class scores (T, C) of one sample are not one sample with T classes."""
-    sequence, labels = torch.randn(1, 5, FEATURES), torch.randint(0, CLASSES, (1, 5))
-
-    def step(self, batch, batch_idx):
-        x, y = batch
-        return F.cross_entropy(self(x).reshape(-1, CLASSES), y.reshape(-1))
-
-    with pytest.raises(NoPrediction, match="axis 0 must be the sample axis"):
-        predict(module(step), (sequence, labels))
