@@ -15,6 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ def run(
         trainer_options: Of every trainer that is made.
     """
     recorder, memory = _Recorder(), _MemoryLogger()
-    with global_state_kept(), TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, global_state_kept():
         os.chdir(folder)
         torch.manual_seed(0)
         np.random.seed(0)  # noqa: NPY002 (the global one is what a callback could disturb)
@@ -97,7 +98,7 @@ def assert_identical(plain: Trace, other: Trace) -> None:
 
 @contextmanager
 def global_state_kept() -> Iterator[None]:
-    """Put back what a run leaves changed in the process: generators, modes, folder, compiled code."""
+    """Put back what a run leaves changed in the process: generators, modes, environment, folder, compiled code."""
     restore = [
         (torch.set_rng_state, torch.get_rng_state()),
         (np.random.set_state, np.random.get_state()),  # noqa: NPY002
@@ -110,6 +111,7 @@ def global_state_kept() -> Iterator[None]:
         (os.chdir, Path.cwd()),
     ]
     with ExitStack() as stack:
+        stack.enter_context(patch.dict(os.environ))
         for setter, value in restore:
             stack.callback(setter, value)
         stack.callback(lambda: "torch._dynamo" in sys.modules and torch.compiler.reset())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Sequence
 
 
@@ -46,6 +47,20 @@ def positive_number(owner: str, name: str, value: object, example: float) -> Non
     """
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
         raise ValueError(f"{owner}: {name} must be a positive number, got {value!r}; for example {name}={example}")
+
+
+def path(owner: str, name: str, value: object, example: str) -> None:
+    """Refuse a value that loggers which make folders of tags (MLflow) do not take.
+
+    Raises:
+        ValueError: With an example.
+    """
+    whole = f"{value}/tag"
+    if not isinstance(value, str) or whole.startswith(("/", "..")) or posixpath.normpath(whole) != whole:
+        raise ValueError(
+            f"{owner}: {name} must be words with single slashes between them, got {value!r}; "
+            f"for example {name}={example!r}"
+        )
 
 
 def intervals(owner: str, every_n_epochs: object, every_n_train_steps: object) -> None:

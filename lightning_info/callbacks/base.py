@@ -29,6 +29,7 @@ from lightning_info.gradients.samples import take
 from lightning_info.probing.batch_norm import BatchNormStatistics, on_batch_statistics
 from lightning_info.probing.inert import StandInTrainer
 from lightning_info.probing.isolation import isolated
+from lightning_info.probing.likelihoods import WritesParameters
 from lightning_info.probing.prediction import Adapter, Predictor
 from lightning_info.probing.probe import Probe, Unavailable
 from lightning_info.probing.reference import ReferenceSamples
@@ -92,6 +93,8 @@ class InfoCallback(Callback, ABC):
         arguments.one_of(owner, "batch_norm", batch_norm, get_args(BatchNormStatistics))
         if max_overhead is not None:
             arguments.positive_number(owner, "max_overhead", max_overhead, 0.05)
+        if prefix:
+            arguments.path(owner, "prefix", prefix, "run1")
         if adapter is not None and not callable(adapter):
             raise ValueError(
                 f"{owner}: adapter must be a function (module, batch) -> (outputs, targets), got {adapter!r}"
@@ -135,6 +138,10 @@ class InfoCallback(Callback, ABC):
     def _is_logged(self, tag: str) -> bool:
         """Whether a value goes to the loggers, or only to the history."""
         return True
+
+    def report(self) -> str:
+        """What is measured, on which samples, when, and who computes what and why: as said before the first step."""
+        return self._summary or f"{type(self).__name__}: nothing is known before the first batch of fit"
 
     # ---- hooks
 
@@ -197,7 +204,9 @@ class InfoCallback(Callback, ABC):
                 f"trainer.callback_metrics only"
             )
         with self._faults.guard("writing the chart layout"), isolated(pl_module.device):
-            write_layout(trainer, {c._tag(title): chart for c in ours for title, chart in c._charts().items()})
+            charts = {c._tag(title): chart for c in ours for title, chart in c._charts().items()}
+            for refusal in write_layout(trainer, charts):
+                self._faults.report(refusal, "writing the chart layout")
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Collect reference samples and measure if a point is due."""
@@ -312,7 +321,8 @@ class InfoCallback(Callback, ABC):
                 rows["cost"] = cost_row(cost, training_pass(found.probe), found.probe)
             except Exception as error:
                 rows["cost"] = f"not known, a trial failed ({type(error).__name__})"
-            rank_zero_info(summary_text(f"{owner}{f'(prefix={self.prefix!r})' if self.prefix else ''}", rows))
+            self._summary = summary_text(f"{owner}{f'(prefix={self.prefix!r})' if self.prefix else ''}", rows)
+            rank_zero_info(self._summary)
 
     # ---- measuring
 
@@ -371,6 +381,9 @@ class InfoCallback(Callback, ABC):
                 self._faults.warn_once(f"no value at step {step} (NaN): {error}", kind="no value")
                 break
             except Exception as error:
+                if isinstance(error, WritesParameters) and not self._private:
+                    self._private = True  # it did not when it was looked at before the first step
+                    continue
                 if not is_out_of_memory(error) or self._chunk == 1:
                     self._faults.report(error, "the measurement", step)
                     break
@@ -400,6 +413,7 @@ class InfoCallback(Callback, ABC):
         self._collector = Collector(self.num_samples, self.reference, self._faults)
         self._clock = Clock()
         self._prepared = False
+        self._summary = ""
         self._private = False  # replicas must not share the weights, as the module writes to them when it runs
         self._initial = None
         self._resumed = None

@@ -14,16 +14,19 @@ from torch.utils.data import Dataset
 from lightning_info.callbacks import arguments
 from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.clock import seconds
+from lightning_info.callbacks.preflight import training_pass
 from lightning_info.gradients import EngineName, NotCovered, Plan, choose_engine
+from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.samples import num_samples, take
 from lightning_info.probing.batch_norm import BatchNormStatistics
-from lightning_info.probing.fisher import Estimator, PoolTrace, pool_trace
+from lightning_info.probing.fisher import COTANGENT, Estimator, PoolTrace, pool_trace
 from lightning_info.probing.prediction import Adapter
 from lightning_info.probing.probe import Probe
 from lightning_info.reporting.figures import layer_heat_map
 from lightning_info.reporting.layout import Chart
 
 Also = Literal["empirical", "exact"]
+Engine = EngineName | Literal["cotangent"]
 
 
 class FisherTraceCallback(InfoCallback):
@@ -64,7 +67,9 @@ class FisherTraceCallback(InfoCallback):
         per_layer: Send ``fisher_layers/<module>`` to the loggers too.
         engine: Who computes per-sample gradients: ``"backpack"`` (BackPACK rules fed by taps), ``"func"``
             (``torch.func``), ``"loop"`` (one backward per sample), or ``"auto"``, the first of them that covers every
-            parameter. Each is exact, and is compared with plain autograd before the first step.
+            parameter. Each is exact, and is compared with plain autograd before the first step. ``"cotangent"``, never
+            taken by itself, needs no per-sample gradients: one plain backward pass for every eighth of the draws,
+            unbiased, with a larger error (in ``fisher/trace_stderr``) and ``fisher/coverage`` 0.
         every_n_epochs: Measure at s = 0 and after epochs n, 2n, ... (before the first step of the next epoch, so
             that ``EarlyStopping`` sees it one epoch later).
         every_n_train_steps: Measure at optimiser steps 0, n, 2n, ... Without an interval: 0, 1, 2, 4, 8, ..., and the
@@ -110,11 +115,12 @@ class FisherTraceCallback(InfoCallback):
         draws: int | None = 64,
         also: Sequence[Also] = (),
         per_layer: bool = False,
-        engine: EngineName = "auto",
+        engine: Engine = "auto",
         every_n_epochs: int | None = None,
         every_n_train_steps: int | None = None,
         num_samples: int = 256,
-        reference: Dataset[Any] | Sequence[Tensor] | None = None,
+        # LightningCLI cannot build a subclass of Dataset[Any]
+        reference: Dataset | Sequence[Tensor] | None = None,  # type: ignore[type-arg]
         adapter: Adapter | None = None,
         seed: int = 0,
         prefix: str | None = None,
@@ -138,12 +144,14 @@ class FisherTraceCallback(InfoCallback):
         )
         owner = type(self).__name__
         arguments.one_of(owner, "estimator", estimator, get_args(Estimator))
-        arguments.one_of(owner, "engine", engine, get_args(EngineName))
+        arguments.one_of(owner, "engine", engine, (*get_args(EngineName), COTANGENT))
         if draws is not None:
             arguments.positive_integer(owner, "draws", draws, 64)
         extras: list[Any] = [also] if isinstance(also, str) else list(also)
         for extra in extras:
             arguments.one_of(owner, "also", extra, get_args(Also))
+        if engine == COTANGENT and "exact" in (estimator, *extras):
+            raise ValueError(f"{owner}: the engine 'cotangent' is never exact; choose another engine or estimator")
         self.estimator, self.draws, self.per_layer, self.engine = estimator, draws, per_layer, engine
         self.also: tuple[Also, ...] = tuple(extras)
         parts = ("trace", "trace_stderr", "trace_low", "trace_high", "coverage")
@@ -163,11 +171,15 @@ class FisherTraceCallback(InfoCallback):
         self.plan = self._choose(probe)
         draws = "" if self.draws is None or self.estimator == "exact" else f", {self.draws} draws"
         further = f"; also {', '.join(self.also)}" if self.also else ""
-        checked = "two samples agree with plain autograd" if self.plan.checked else "not yet compared with autograd"
-        skipped = "".join(f"; not {name!r}: {reason}" for name, reason in self.plan.reasons.items())
+        if self.plan.engine == COTANGENT:
+            engine = f"{COTANGENT!r}: no per-sample gradients (coverage 0), unbiased with a larger error"
+        else:
+            checked = "two samples agree with plain autograd" if self.plan.checked else "not yet compared with autograd"
+            skipped = "".join(f"; not {name!r}: {reason}" for name, reason in self.plan.reasons.items())
+            engine = f"{self.plan.engine!r}, exact for all trainable weights ({checked}){skipped}"
         return {
             "measures": f"tr F, the trace of the Fisher information ({self.estimator} estimator{draws}{further})",
-            "engine": f"{self.plan.engine!r}, exact for all trainable weights ({checked}){skipped}",
+            "engine": engine,
         }
 
     def _cost(self, probe: Probe, samples: int) -> float:
@@ -180,6 +192,8 @@ class FisherTraceCallback(InfoCallback):
         cotangent = torch.ones_like(outputs[:drawn])
 
         def norms(columns: int) -> float:
+            if plan.engine == COTANGENT:
+                return training_pass(probe) / size
             run = lambda: plan.squared_norms(module, probe.outputs, few, [cotangent] * columns)  # noqa: E731
             return seconds(run, probe.device) / len(cotangent)
 
@@ -192,6 +206,8 @@ class FisherTraceCallback(InfoCallback):
         return cost
 
     def _choose(self, probe: Probe) -> Plan:
+        if self.engine == "cotangent":
+            return Plan(COTANGENT, CHECK_SAMPLES)
         return choose_engine(probe.module, probe.outputs, probe.to_device(probe.groups[0]), self.engine)
 
     def _measure(self, probe: Probe, generator: Generator) -> dict[str, float]:

@@ -26,6 +26,10 @@ class NoPrediction(ValueError):
     """The module's predictive distribution was not found or makes no sense; the message tells what to write."""
 
 
+class WritesParameters(NoPrediction):
+    """The module writes to its parameters when it runs, and the replica shares them: it needs copies."""
+
+
 @dataclass
 class Prediction:
     """What a module predicts for a batch.

@@ -22,7 +22,15 @@ from torch.overrides import TorchFunctionMode
 from lightning_info.functional.fisher import Likelihood
 from lightning_info.gradients.samples import num_samples
 from lightning_info.probing.inert import StandInTrainer, detach_from_trainer
-from lightning_info.probing.likelihoods import LIKELIHOODS, NoPrediction, Prediction, bernoulli, categorical, gaussian
+from lightning_info.probing.likelihoods import (
+    LIKELIHOODS,
+    NoPrediction,
+    Prediction,
+    WritesParameters,
+    bernoulli,
+    categorical,
+    gaussian,
+)
 
 Adapter = Callable[[Any, Any], Any]
 """``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)``."""
@@ -115,7 +123,7 @@ class _Watch(TorchFunctionMode):
             if isinstance(tensor, Tensor) and _storage(tensor) in self.storages:
                 self.writes = True
                 if self.shared:  # it would change the user's weights
-                    raise NoPrediction(f"it changes the module's parameters while it runs ({func.__name__})")
+                    raise WritesParameters(f"it changes the module's parameters while it runs ({func.__name__})")
 
 
 def _written(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -124,6 +132,8 @@ def _written(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     if func in (F.embedding, F.embedding_bag):  # renormalises the rows that it reads
         arguments = inspect.signature(func).bind(*args, **kwargs).arguments
         return arguments["weight"] if arguments.get("max_norm") is not None else None
+    if getattr(func, "__module__", "") == "torch.nn.init":
+        return args[0] if args else kwargs.get("tensor")
     in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__") and name != "requires_grad_")
     return args[0] if args and (in_place or kwargs.get("inplace")) else kwargs.get("out")
 

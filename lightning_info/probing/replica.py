@@ -57,6 +57,8 @@ def replicate(module: nn.Module, *, private: bool = False, trainer: Any = None, 
             replica = copy.deepcopy(module, dict(memo))
         except Exception as error:
             raise NotCopyable(_name_culprit(module, memo, error)) from error
+    for copied, parameter in zip(replica.parameters(), module.parameters(), strict=True):
+        copied.requires_grad_(parameter.requires_grad)  # TorchScript copies its parameters by itself
     part: Any
     for part in replica.modules():
         if getattr(part, "_compiler_ctx", None) is not None:  # a compiled LightningModule: closures over the original

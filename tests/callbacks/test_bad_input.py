@@ -592,3 +592,14 @@ def test_faults_of_two_sources_are_both_told(tmp_path, monkeypatch):
     assert len(messages) == 2
     assert "server gone" in messages[0]
     assert "boom 1" in messages[1]
+
+
+@pytest.mark.parametrize("prefix", ["x/", "/x", "a//b", "..", ".", 3])
+def test_prefix_that_makes_no_folder_is_refused(prefix):
+    with pytest.raises(ValueError, match=r"prefix must be words with single slashes.*for example prefix='run1'"):
+        FisherTraceCallback(prefix=prefix)
+
+
+@pytest.mark.parametrize("prefix", ["x", "a/b", "run 1", "a.b", ""])
+def test_prefix_of_words_is_taken(prefix):
+    assert FisherTraceCallback(prefix=prefix).prefix == (prefix or None)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import zoo
-from models import trainer
+from models import Classifier, loader, trainer
 from oracle import fisher_trace_by_definition
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -87,3 +87,18 @@ def test_an_engine_asked_for_by_name_that_cannot_do_it_is_refused_with_the_reaso
     callback = FisherTraceCallback(engine="backpack", summary=False)
     with pytest.raises(Exception, match=r"no engine gives exact.*no rule for the operator that uses .*net\.scale"):
         fit("depthwise", callback)
+
+
+def test_the_cotangent_engine_says_what_it_is(monkeypatch):
+    callback = FisherTraceCallback(num_samples=32, every_n_train_steps=4, engine="cotangent", on_error="raise")
+    assert "nothing is known" in callback.report()
+    trainer(callback, max_epochs=1).fit(Classifier(), loader())
+    assert "unbiased with a larger error" in callback.report()
+    assert [value for _, value in callback.history["fisher/coverage"]] == [0.0, 0.0, 0.0]
+    assert all(error > 0 for _, error in callback.history["fisher/trace_stderr"])
+
+
+@pytest.mark.parametrize("options", [{"estimator": "exact"}, {"also": ["exact"]}])
+def test_the_cotangent_engine_is_never_exact(options):
+    with pytest.raises(ValueError, match="never exact"):
+        FisherTraceCallback(engine="cotangent", **options)

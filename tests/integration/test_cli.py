@@ -109,7 +109,6 @@ def test_an_adapter_can_be_an_object_with_arguments(tmp_path):
     assert callback_of(built).adapter.likelihood == "categorical"
 
 
-@pytest.mark.xfail(strict=True, reason="jsonargparse builds Dataset[Any] instead of the class; annotate Dataset")
 def test_a_reference_data_set_with_arguments(tmp_path):
     given = {"class_path": f"{__name__}.Samples", "init_args": {"size": 12}}
     built = cli(tmp_path, {"reference": given, "every_n_train_steps": 4, "on_error": "raise", "summary": False})

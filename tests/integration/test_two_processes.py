@@ -237,6 +237,7 @@ def test_a_module_that_one_process_refuses_is_refused_by_both(ranks):
     assert "refused by another process" in ranks[0]["refused"]["error"]
 
 
+@pytest.mark.slow
 def test_processes_that_are_spawned(tmp_path):
     runs = launch(tmp_path, SPAWN)
     assert_alike(*runs)

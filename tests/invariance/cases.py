@@ -102,6 +102,8 @@ OPTIMISATION = {
     "manual optimisation, two players": case(optimisation.Adversarial, measure={"adapter": optimisation.discriminator}),
     "optimiser in the backward pass": case(optimisation.OptimizerInBackward),
     "parameters changed in training_step": case(optimisation.MeanTeacher),
+    "parameters reset in training_step, after an epoch": case(optimisation.ResetsLater),
+    "parameters clamped in training_step, after an epoch": case(optimisation.ClampsLater),
     "LBFGS": case(optimisation.Lbfgs),
     "own optimizer_step and clipping": case(optimisation.WarmUp),
     "ReduceLROnPlateau on a validation metric": validated(optimisation.OnPlateau, max_epochs=4),
@@ -239,7 +241,6 @@ CASES = {name: case for group in GROUPS.values() for name, case in group.items()
 IN_CI = {
     "dropout, Adam, scheduler",
     "BatchNorm, accumulation, uneven last batch",
-    "gradients clipped by norm",
     "bf16-mixed",
     "manual optimisation, two optimisers",
     "parameters changed in training_step",

@@ -21,23 +21,25 @@ from invariance.judge import Case, callbacks_under_test, judge  # noqa: E402
 TEXT = """\
 # Is training bit-identical?
 
-This table is the output of `python tests/invariance/matrix.py` (Python {python}, torch {torch}, Lightning {lightning},
-on the CPU). Every configuration is trained from the same seeds
+These tables are the output of `python tests/invariance/matrix.py` (Python {python}, torch {torch}, Lightning
+{lightning}, on the CPU). Every configuration (`tests/invariance/cases.py`) trains a small network from the same seeds
 
 1. without our callbacks,
-2. with {ours} at once, which end the run if a measurement fails; where there are other callbacks, once
-   before and once after them,
+2. with {ours} at once, which end the run if a measurement fails; beside other callbacks once before
+   and once after them,
 3. with a *saboteur* instead, which in the middle of the run moves one weight to the next floating-point number and
    draws one random number.
 
-Every run is recorded: at the start of every batch and at the end of training the weights, gradients, buffers,
-`requires_grad`, train or eval mode, number of hooks, attributes of all modules (torchmetrics with their states), of the
-loaders, data sets and datamodule, the states of optimisers and schedulers, the random number generators of torch, numpy
-and Python, the global modes of torch, the counters of the trainer, and the batch; the loss of every backward pass and
-what every `training_step` and `validation_step` returns; the metrics after every batch and validation; what reaches the
-loggers, TensorBoard's files and checkpoints. Two runs are *identical* if all of it agrees in every bit; only what our
-callbacks log is left out. *Points measured* are those of each of our callbacks. The saboteur is *caught* if the
-recording that follows its acts differs in both.
+Recorded are, at the start of every batch and at the end of training: weights, gradients, buffers, `requires_grad`,
+train or eval mode and the number of hooks; all attributes of the modules (states of torchmetrics too), loaders, data
+sets and datamodule, of objects that hold no plain data only the type; the states of optimisers, schedulers and of the
+random number generators of torch, numpy and Python; global modes of torch, counters of the trainer, and the batch.
+Besides: the loss of every backward pass, what every `training_step` and `validation_step` returns, the metrics after
+every batch and validation, and what reaches loggers, TensorBoard's files and checkpoints. Left out are the metrics that
+our callbacks add, and the states of callbacks in checkpoints.
+
+Two runs are *identical* if all of this agrees in every bit. *Points measured* are those of each of our callbacks. The
+saboteur is *caught* if the recording that follows its acts differs in both.
 
 {identical} of {total} configurations are identical, with points measured by every callback and the saboteur caught.
 """
@@ -79,7 +81,8 @@ def row(case: Case) -> tuple[bool, str]:
             verdict = judge(case)
     except Exception as error:
         return False, f"**failed: {type(error).__name__}** | | "
-    identical = "yes" if not verdict.disturbed else "**no**: " + ", ".join(f"`{name}`" for name in verdict.disturbed)
+    kinds = sorted({name.partition("/")[0] for name in verdict.disturbed})
+    identical = f"**no**: {', '.join(kinds)} differ" if kinds else "yes"
     points = ", ".join(map(str, verdict.points))
     return verdict.passed, f"{identical} | {points} | {'yes' if verdict.caught else '**no**'}"
 

@@ -113,6 +113,25 @@ class MeanTeacher(Classifier):
         return torch.optim.SGD(self.net.parameters(), 0.1)
 
 
+class ResetsLater(Classifier):
+    """Resets a layer at the start of the second epoch."""
+
+    def training_step(self, batch, batch_idx):
+        if self.current_epoch == 1 and batch_idx == 0:
+            self.net[0].reset_parameters()
+        return super().training_step(batch, batch_idx)
+
+
+class ClampsLater(Classifier):
+    """Keeps its weights small from the second epoch on."""
+
+    def training_step(self, batch, batch_idx):
+        if self.current_epoch > 0:
+            with torch.no_grad():
+                self.net[0].weight.clamp_(-0.3, 0.3)
+        return super().training_step(batch, batch_idx)
+
+
 class WarmUp(Classifier):
     """An ``optimizer_step`` and a ``configure_gradient_clipping`` of its own."""
 

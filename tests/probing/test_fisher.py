@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import nn
 
-from lightning_info.gradients import choose_engine
+from lightning_info.gradients import Plan, choose_engine
 from lightning_info.probing.fisher import pool_trace
 from lightning_info.probing.inert import StandInTrainer
 from lightning_info.probing.prediction import Predictor
@@ -47,9 +47,9 @@ def adapter(module, batch):
     return module(x), y
 
 
-def estimates(net, samples, estimator, draws, repeats, chunk=64):
+def estimates(net, samples, estimator, draws, repeats, chunk=64, engine=None):
     probe = Probe(net, Predictor(StandInTrainer(None), adapter), [samples], chunk, torch.device("cpu"))
-    plan = choose_engine(net, probe.outputs, samples)
+    plan = Plan(engine, 8) if engine else choose_engine(net, probe.outputs, samples)
     generator = torch.Generator().manual_seed(7)
     found = [pool_trace(probe, plan, estimator, draws, generator).estimate for _ in range(repeats)]
     return torch.tensor(found, dtype=torch.float64).unbind(1)
@@ -102,6 +102,31 @@ def test_error_of_a_pool_taken_once_is_an_upper_bound(nets, digits):
 def test_chunks_do_not_change_the_exact_trace(nets, digits):
     whole, parts = (estimates(nets["initial"], first(digits, 50), "exact", None, 1, chunk)[0] for chunk in (50, 7))
     assert parts.item() == pytest.approx(whole.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("state", ["initial", "trained"])
+@pytest.mark.parametrize("draws", [64, None])
+def test_one_backward_pass_for_many_samples_is_unbiased_and_its_error_covers(nets, digits, state, draws):
+    samples = first(digits, 200 if draws else 60)  # 60: groups of 7 and of 8
+    exact = estimates(nets[state], samples, "exact", None, 1)[0]
+    trace, stderr = estimates(nets[state], samples, "importance", draws, 200, chunk=5, engine="cotangent")
+    assert abs(trace.mean() - exact) <= 4 * trace.std() / len(trace) ** 0.5
+    covered = ((trace - exact).abs() <= 1.96 * stderr).double().mean().item()
+    assert covered >= 0.85  # of eight groups: a little less than 95 %
+    assert trace.std() <= 0.4 * exact
+
+
+def test_one_backward_pass_gives_every_parameter_its_share(nets, digits):
+    samples = first(digits, 64)
+    probe = Probe(nets["initial"], Predictor(StandInTrainer(None), adapter), [samples], 64, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(3)
+    exact = pool_trace(probe, choose_engine(probe.module, probe.outputs, samples), "exact", None, generator)
+    runs = [pool_trace(probe, Plan("cotangent", 8), "rademacher", 64, generator) for _ in range(200)]
+    assert runs[0].coverage == 0.0
+    for name, share in exact.per_parameter.items():
+        values = torch.tensor([run.per_parameter[name] for run in runs], dtype=torch.float64)
+        assert abs(values.mean() - share) <= 4 * values.std() / len(values) ** 0.5, name
+    assert sum(runs[0].per_parameter.values()) == pytest.approx(runs[0].estimate.trace, rel=1e-9)
 
 
 def test_samples_of_several_shapes_form_one_pool():

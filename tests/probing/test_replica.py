@@ -278,3 +278,10 @@ def test_methods_that_compilation_bound_to_the_original_are_the_replicas_own():
     assert replica.forward.__self__ is replica
     assert replica._compiler_ctx is None
     assert module._compiler_ctx is not None
+
+
+def test_a_scripted_net_keeps_what_is_trained():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    net[0].requires_grad_(False)
+    replica = replicate(torch.jit.script(net))
+    assert [p.requires_grad for p in replica.parameters()] == [False, False, True, True]

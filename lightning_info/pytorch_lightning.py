@@ -1,0 +1,12 @@
+"""The callbacks for the LightningCLI of ``pytorch_lightning``, which builds only subclasses of its own ``Callback``.
+
+With a ``pytorch_lightning.Trainer`` in Python the callbacks of :mod:`lightning_info` work as they are.
+"""
+
+from pytorch_lightning import Callback
+
+from lightning_info.callbacks import fisher_trace
+
+
+class FisherTraceCallback(fisher_trace.FisherTraceCallback, Callback):  # type: ignore[misc]
+    """See :class:`lightning_info.FisherTraceCallback`."""
