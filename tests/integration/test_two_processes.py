@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import Classifier
+from models import Classifier, data
 from oracle import fisher_trace_by_definition
 
 HEAD = """
@@ -23,6 +23,7 @@ from models import Classifier, curves, data, loader, trainer
 from torch.utils.data import DataLoader, Subset
 from lightning_info import FisherTraceCallback
 from lightning_info.callbacks import base
+from lightning_info.metrics import FisherTrace
 
 class Watch(pl.Callback):
     def __init__(self):
@@ -100,6 +101,19 @@ def fault(stage, rank, step):
     metric = run.callback_metrics["fisher/trace"].item()
     return {"history": ours.history, "fired": fired, "metric": metric, "weights": weights(module)}
 
+def metric():
+    class Validated(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.fisher = FisherTrace(estimator="exact")
+        def validation_step(self, batch, batch_idx):
+            self.fisher.update(self, batch[0])
+            self.log("fisher", self.fisher)
+    pl.seed_everything(3, verbose=False)
+    module = Validated()
+    (found,) = trainer(strategy="ddp", devices=2).validate(module, loader(30, 4), verbose=False)
+    return {"value": found["fisher"], "start": {n: v.tolist() for n, v in module.state_dict().items() if "net" in n}}
+
 def refused():
     original = base.preflight
     def refuse(*args):
@@ -121,6 +135,7 @@ save(
     first_fails=fault("_measure", 0, 2),
     other_keeps_nothing=fault("add", 1, "always"),
     first_draws_nothing=fault("_figures", 0, "always"),
+    metric=metric(),
     refused=refused(),
 )
 """
@@ -230,6 +245,11 @@ def test_a_fault_that_costs_no_value(ranks, fault, where):
     assert [step for step, _ in curve(runs[0])] == [0, *([] if waits else [2, 4, 6]), 8, 10, 12, 14, 16]
     assert all(math.isfinite(value) for _, value in curve(runs[0]))
     assert runs[0]["metric"] == runs[1]["metric"]
+
+
+def test_the_metric_is_that_over_all_processes(ranks):
+    truth = trace_of(ranks[0]["metric"]["start"], data(30).tensors[0].tolist())
+    assert [rank["metric"]["value"] for rank in ranks] == pytest.approx([truth, truth], rel=1e-5)
 
 
 def test_a_module_that_one_process_refuses_is_refused_by_both(ranks):

@@ -1,0 +1,117 @@
+"""The trace of the Fisher information as a torchmetrics ``Metric``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lightning_info.functional.fisher import CotangentEstimator, Likelihood, exact_cotangents, fisher_cotangent
+from lightning_info.gradients import EngineName, NotCovered, Plan, choose_engine
+from lightning_info.probing.isolation import isolated
+
+
+class FisherTrace(Metric):
+    r"""``tr F``, the trace of the Fisher information of a module's weights, over all samples it was given.
+
+    .. math:: \mathrm{tr}\, F = \mathbb{E}_x\, \mathbb{E}_{y \sim p_w(y|x)} \|\nabla_w \log p_w(y|x)\|^2
+
+    Every sample goes backward once, with one random cotangent (see :func:`~lightning_info.functional.fisher_cotangent`)
+    or, for ``"exact"``, with all of them. ``compute()`` gives the trace, a float64 scalar in nats per squared weight
+    change, and sets :attr:`stderr`. The weights must stay the same between ``reset()`` and ``compute()``. Source:
+    Achille, Paolini & Soatto, sections 1.2 and 4.
+
+    Args:
+        likelihood: What ``module(inputs)`` gives: ``"categorical"`` logits ``(N, *positions, C)``, ``"bernoulli"``
+            logits ``(N, *)``, or ``"gaussian"`` means ``(N, *)`` of unit variance.
+        estimator: A cotangent, or ``"exact"``.
+        engine: Who computes the per-sample gradients; see :func:`lightning_info.gradients.choose_engine`.
+        seed: Of the cotangents; global random numbers are never touched.
+        kwargs: Of :class:`torchmetrics.Metric`.
+
+    Attributes:
+        stderr: Standard error of the last ``compute()``; an upper bound, 0 for ``"exact"``.
+
+    Example::
+
+        def validation_step(self, batch, batch_idx):
+            x, y = batch
+            self.fisher.update(self, x)  # self.fisher = FisherTrace()
+            self.log("fisher", self.fisher)
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+    total: Tensor
+    squares: Tensor
+    count: Tensor
+
+    def __init__(
+        self,
+        likelihood: Likelihood = "categorical",
+        estimator: CotangentEstimator | Literal["exact"] = "importance",
+        engine: EngineName = "auto",
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.likelihood, self.estimator, self.engine, self.seed = likelihood, estimator, engine, seed
+        self.stderr: Tensor | None = None
+        self._plan: Plan | None = None
+        for name in ("total", "squares", "count"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, module: nn.Module, inputs: Any) -> None:
+        """Add the samples of a batch.
+
+        Args:
+            module: In eval mode; never changed, and not kept.
+            inputs: What it takes, sample axis first.
+
+        Raises:
+            ValueError: The module is in train mode.
+            NotCovered: No engine gives exact per-sample gradients of the module.
+        """
+        if module.training:
+            raise ValueError("FisherTrace: the module is in train mode; call module.eval() before")
+        parameter = next(module.parameters())
+        with isolated(parameter.device):
+            inputs = apply_to_collection(inputs, Tensor, lambda leaf: leaf.clone() if leaf.is_inference() else leaf)
+            outputs = module(inputs).detach()
+            if self.estimator == "exact":
+                cotangents = list(exact_cotangents(outputs, self.likelihood))
+            else:
+                cotangents = [fisher_cotangent(outputs, self.likelihood, self.estimator, generator=self._generator())]
+            try:
+                plan = self._plan or choose_engine(module, _call, inputs, self.engine)
+                norms = plan.squared_norms(module, _call, inputs, cotangents)
+            except NotCovered:  # another module than before
+                plan = choose_engine(module, _call, inputs, self.engine)
+                norms = plan.squared_norms(module, _call, inputs, cotangents)
+        self._plan = plan if plan.checked > 1 else None
+        values = torch.stack(list(norms.values())).sum(0)
+        self.total += values.sum()
+        self.squares += values.square().sum()
+        self.count += len(values)
+
+    def compute(self) -> Tensor:
+        """The trace over all samples of all processes; NaN without samples."""
+        trace = self.total / self.count
+        variance = (self.squares / self.count - trace.square()).clamp_min(0) / (self.count - 1)
+        self.stderr = torch.zeros_like(trace) if self.estimator == "exact" else variance.sqrt()
+        return trace
+
+    def _generator(self) -> torch.Generator:
+        """Other draws for every batch and process."""
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        rank = torch.distributed.get_rank() if distributed else 0
+        return torch.Generator().manual_seed((1_000_003 * self.seed + 10_007 * rank + self._update_count) % 2**63)
+
+
+def _call(module: nn.Module, inputs: Any) -> Tensor:
+    outputs: Tensor = module(inputs)
+    return outputs

@@ -1,0 +1,113 @@
+"""The metric against the definition, over batches; over two processes: tests/integration/test_two_processes.py."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from models import Classifier, data, loader, trainer
+from oracle import fisher_trace_by_definition
+from torch import nn
+
+from lightning_info.metrics import FisherTrace
+
+X, Y = data(30).tensors
+
+
+def net(outputs=3):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, outputs)).eval()
+
+
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli", "gaussian"])
+@pytest.mark.parametrize("batch_size", [7, 30])
+def test_the_exact_trace_is_the_definition(likelihood, batch_size):
+    module, metric = net(), FisherTrace(likelihood, "exact")
+    for x in X.split(batch_size):
+        metric.update(module, x)
+    truth = sum(fisher_trace_by_definition(module, X, likelihood).values())
+    assert metric.compute().item() == pytest.approx(truth, rel=1e-5)
+    assert metric.stderr == 0
+
+
+def test_the_estimate_is_unbiased_and_its_error_covers():
+    module = net()
+    truth = sum(fisher_trace_by_definition(module, X, "categorical").values())
+    found = []
+    for seed in range(200):
+        metric = FisherTrace(estimator="rademacher", seed=seed)
+        metric.update(module, X)
+        found.append((metric.compute().item(), metric.stderr.item()))
+    trace, stderr = torch.tensor(found, dtype=torch.float64).unbind(1)
+    assert abs(trace.mean() - truth) <= 4 * trace.std() / len(trace) ** 0.5
+    assert ((trace - truth).abs() <= 1.96 * stderr).double().mean() >= 0.9  # of 30 samples
+
+
+def test_the_standard_error_is_that_of_the_mean_over_all_batches():
+    module, together, apart = net(), FisherTrace("gaussian"), []
+    for number, x in enumerate(X.split(7)):
+        together.update(module, x)
+        single = FisherTrace("gaussian")
+        single._update_count = number  # the draws of that batch
+        single.update(module, x)
+        apart.append(single)
+    assert together.squares.item() == pytest.approx(sum(m.squares.item() for m in apart))
+    mean = together.compute().item()
+    variance = (together.squares.item() - 30 * mean**2) / 29
+    assert together.stderr.item() == pytest.approx((variance / 30) ** 0.5, rel=1e-9)
+
+
+def test_nothing_global_and_nothing_of_the_module_changes():
+    module, state = net(), torch.get_rng_state()
+    before = copy.deepcopy(module.state_dict())
+    with torch.inference_mode():
+        metric = FisherTrace()
+        metric.update(module, X)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert all(p.grad is None for p in module.parameters())
+
+
+def test_another_module_is_checked_again():
+    metric = FisherTrace(estimator="exact")
+    metric.update(net(), X)
+    metric.reset()
+    other = nn.Sequential(nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3)).eval()
+    metric.update(other, X)
+    truth = sum(fisher_trace_by_definition(other, X, "categorical").values())
+    assert metric.compute().item() == pytest.approx(truth, rel=1e-5)
+
+
+def test_a_module_in_train_mode_is_refused():
+    with pytest.raises(ValueError, match=r"call module\.eval\(\)"):
+        FisherTrace().update(net().train(), X)
+
+
+def test_it_pickles_and_clones():
+    metric = FisherTrace(estimator="exact")
+    metric.update(net(), X)
+    for other in (pickle.loads(pickle.dumps(metric)), metric.clone()):
+        assert other.compute() == metric.compute()
+
+
+def test_in_a_validation_step():
+    class Validated(Classifier):
+        def __init__(self):
+            super().__init__(dropout=0.5, batch_norm=True)
+            self.fisher = FisherTrace(estimator="exact")
+
+        def validation_step(self, batch, batch_idx):
+            self.fisher.update(self, batch[0])
+            self.log("fisher", self.fisher)
+
+    module = Validated()
+    run = trainer()
+    for evaluate in (
+        lambda: run.fit(module, loader(24), loader(30)),
+        lambda: run.validate(module, loader(30), verbose=False),
+    ):
+        evaluate()
+        truth = sum(fisher_trace_by_definition(module.net, X, "categorical").values())
+        assert run.callback_metrics["fisher"].item() == pytest.approx(truth, rel=1e-5)
