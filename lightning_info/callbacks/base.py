@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -17,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_info.callbacks import arguments
-from lightning_info.callbacks.clock import Clock, seconds
+from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.collector import Collector
 from lightning_info.callbacks.faults import Faults
-from lightning_info.callbacks.preflight import cost_row, preflight, refuse_sharding, summary_text, training_pass
+from lightning_info.callbacks.preflight import STATISTICS, cost_row, preflight, refuse_sharding, summary_text
 from lightning_info.callbacks.processes import any_objects, of_rank_zero
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.gradients.memory import is_out_of_memory
@@ -308,19 +309,10 @@ class InfoCallback(Callback, ABC):
                 **found.rows,
             }
             if on_batch_statistics(pl_module):
-                rows["BatchNorm"] = (
-                    "running statistics, which lag behind the weights in the first steps; batch_norm='reference' "
-                    "takes those of the reference samples instead"
-                    if self.batch_norm == "running"
-                    else "statistics of the reference samples at the measured weights"
-                )
+                rows["BatchNorm"] = STATISTICS[self.batch_norm]
             found.probe.groups = [batch]
-            try:
-                copying = seconds(lambda: self._probe(trainer, pl_module, []), found.probe.device)
-                cost = copying + self._cost(found.probe, size)
-                rows["cost"] = cost_row(cost, training_pass(found.probe), found.probe)
-            except Exception as error:
-                rows["cost"] = f"not known, a trial failed ({type(error).__name__})"
+            copying = partial(self._probe, trainer, pl_module, [])
+            rows["cost"] = cost_row(found.probe, copying, partial(self._cost, found.probe, size))
             self._summary = summary_text(f"{owner}{f'(prefix={self.prefix!r})' if self.prefix else ''}", rows)
             rank_zero_info(self._summary)
 

@@ -19,6 +19,13 @@ from lightning_info.probing.prediction import ADAPTER_LINES, NoPrediction, Predi
 from lightning_info.probing.probe import Probe
 from lightning_info.probing.replica import NotCopyable
 
+STATISTICS = {
+    "running": "running statistics, which lag behind the weights in the first steps; batch_norm='reference' takes "
+    "those of the reference samples instead",
+    "reference": "statistics of the reference samples at the measured weights",
+}
+"""What is said about BatchNorm."""
+
 _SHARDED = ("FSDP", "DeepSpeed", "ModelParallel", "XLAFSDP")
 
 
@@ -112,11 +119,20 @@ def training_pass(probe: Probe) -> float:
     return seconds(run, probe.device)
 
 
-def cost_row(point: float, plain: float, probe: Probe) -> str:
-    """What a measured point will take, in seconds and in plain passes."""
-    size = num_samples(probe.first_chunk())
-    passes = f"{point / plain:.2g} forward and backward passes of {size} samples"
-    return f"about {point:.2g} s a point, as {passes} (a trial)"
+def cost_row(probe: Probe, copying: Callable[[], object], point: Callable[[], float]) -> str:
+    """What a measured point will take, in seconds and in plain passes, by trials on the samples of a probe.
+
+    Args:
+        probe: A probe.
+        copying: Makes a replica.
+        point: Gives the seconds that a point takes beyond that.
+    """
+    try:
+        cost, plain = seconds(copying, probe.device) + point(), training_pass(probe)
+    except Exception as error:
+        return f"not known, a trial failed ({type(error).__name__})"
+    passes = f"{cost / plain:.2g} forward and backward passes of {num_samples(probe.first_chunk())} samples"
+    return f"about {cost:.2g} s a point, as {passes} (a trial)"
 
 
 def summary_text(owner: str, rows: Mapping[str, str]) -> str:

@@ -58,7 +58,7 @@ STAGES = {
     "figure sink": ("lightning_info.callbacks.base.report_figure", False),
     "layout": ("lightning_info.callbacks.base.write_layout", False),
     "summary": ("lightning_info.callbacks.base.summary_text", False),
-    "cost": ("lightning_info.callbacks.base.training_pass", False),
+    "cost": ("lightning_info.callbacks.preflight.training_pass", False),
     "table": ("lightning_info.callbacks.base.summary_table", False),
 }
 
