@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.memory import garbage_collection_cuda
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from matplotlib.figure import Figure
@@ -20,7 +19,7 @@ from torch.utils.data import Dataset
 from lightning_info.callbacks import arguments
 from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.collector import Collector
-from lightning_info.callbacks.faults import Faults
+from lightning_info.callbacks.faults import Faults, Refused
 from lightning_info.callbacks.preflight import STATISTICS, cost_row, preflight, refuse_sharding, summary_text
 from lightning_info.callbacks.processes import any_objects, of_rank_zero
 from lightning_info.callbacks.schedule import Schedule
@@ -67,7 +66,8 @@ class InfoCallback(Callback, ABC):
     _clock: Clock
     _prepared: bool  # the check before the first step is done
     _initial: Probe | None  # the module at s = 0, until the reference samples are complete
-    _resumed: dict[str, Any] | None  # state of a checkpoint, until it is taken up
+    _resumed: bool  # a state was taken up, and no batch seen yet
+    _saved: list[dict[str, Any]] | None  # the reference samples of that state
     _step: int | None  # of the last decision
     _measured: int | None  # step of the last point
 
@@ -106,6 +106,7 @@ class InfoCallback(Callback, ABC):
         self.history: dict[str, list[tuple[int, float]]] = {}
         self._schedule = Schedule(every_n_epochs, every_n_train_steps, max_overhead)
         self._active = False
+        self._trainer: int | None = None  # identity of the trainer of the last run
         self._restart()
 
     @abstractmethod
@@ -168,11 +169,17 @@ class InfoCallback(Callback, ABC):
         self._restart()
         with self._faults.guard("taking up the state of the checkpoint"):
             history = {tag: [(int(s), float(v)) for s, v in curve] for tag, curve in state_dict["history"].items()}
-            self.history = history
-            self._step, self._points = state_dict["step"], state_dict["points"]
-            self._point_seconds = state_dict["point"]
+            clock = Clock(float(state_dict["elapsed"]), float(state_dict["spent"]))
+            position = (
+                state_dict["step"],
+                int(state_dict["points"]),
+                float(state_dict["point"]),
+                state_dict["samples"] or None,
+            )
+            self.history, self._clock = history, clock
+            self._step, self._points, self._point_seconds, self._saved = position
             self._measured = max((step for curve in history.values() for step, _ in curve), default=None)
-            self._resumed = state_dict
+            self._resumed = True
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse what cannot work, before anything is trained."""
@@ -181,7 +188,7 @@ class InfoCallback(Callback, ABC):
         refuse_sharding(type(self).__name__, type(trainer.strategy).__name__)
         twins = [c for c in trainer.callbacks if type(c) is type(self) and c.prefix == self.prefix]
         if len(twins) > 1:
-            raise MisconfigurationException(
+            raise Refused(
                 f"{type(self).__name__}: {len(twins)} of them write the same tags; "
                 f"give each a prefix, for example {type(self).__name__}(prefix='second')"
             )
@@ -191,11 +198,17 @@ class InfoCallback(Callback, ABC):
         self._active = not trainer.barebones
         if not self._active:
             return
-        if _steps_taken(trainer) == 0 and self._resumed is None:
+        goes_on = self._resumed or (self._trainer == id(trainer) and _steps_taken(trainer) > 0)
+        if not goes_on:
             self.history.clear()
             self._restart()
-        before = self._resumed or {"elapsed": 0.0, "spent": 0.0}
-        self._clock = Clock(before["elapsed"], before["spent"])
+        self._trainer = id(trainer)
+        self._clock = Clock(self._clock.elapsed_before, self._clock.spent) if self._resumed else Clock()
+        for tag, curve in self.history.items():  # whoever monitors them need not wait for the next point
+            finite = [value for _, value in curve if math.isfinite(value)]
+            if finite and self._is_logged(tag):
+                trainer.callback_metrics[tag] = torch.tensor(finite[-1])
+        self._warn_monitors(trainer)
         ours = self._ours(trainer)
         if self is not ours[0]:  # the first speaks for all
             return
@@ -262,32 +275,45 @@ class InfoCallback(Callback, ABC):
 
     def _begin(self, trainer: Any, pl_module: Any, batch: Any) -> None:
         """The first batch: see what there is to measure, and refuse what cannot be measured."""
-        resumed, self._resumed = self._resumed, None
         refusal = None
         try:
             with self._faults.guard("looking at the first batch"):
-                self._collector.start(trainer, batch, resumed["samples"] if resumed else None)
+                self._collector.start(trainer, batch, self._saved)
                 self._chunk = self._collector.chunk
-                self._preflight(trainer, pl_module, self._samples.groups[0] if self._samples.complete else batch)
-        except MisconfigurationException as error:
+                self._look(trainer, pl_module, batch)
+        except Refused as error:
             refusal = error
         if any_objects(trainer, refusal is not None):  # all processes end, or none
-            raise refusal or MisconfigurationException(f"{type(self).__name__}: refused by another process")
+            raise refusal or Refused(f"{type(self).__name__}: refused by another process")
         self._collector.agree(trainer)
-        if resumed is not None and not self.history:
+        if self._resumed and not self.history:
             self._left_out.append(0)
-        elif resumed is not None and not self._samples.complete:
+        elif self._resumed and not self._collector.same:
             self._faults.warn_once("the curve goes on with other reference samples than before", "samples")
+        self._resumed, self._saved = False, None
+
+    def _look(self, trainer: Any, pl_module: Any, batch: Any) -> None:
+        if self._samples.complete:
+            try:
+                return self._preflight(trainer, pl_module, self._samples.groups[0])
+            except Refused:
+                if not self._collector.same or self.reference is not None:
+                    raise
+                self._collector.start_anew()
+        return self._preflight(trainer, pl_module, batch)
 
     def _close_samples(self, trainer: Any, pl_module: Any) -> None:
         self._samples.close(trainer.world_size)
+        self._chunk = self._collector.chunk
         if self._initial is not None:
             self._initial.groups = self._samples.groups
             self._point(trainer, pl_module, 0, probe=self._initial)
             self._initial = None
         if self._left_out:
+            first, last = self._left_out[0], self._left_out[-1]
+            between = f" to {last}" if last != first else ""
             rank_zero_info(
-                f"{type(self).__name__}: the points due at steps {', '.join(map(str, self._left_out))} were left out, "
+                f"{type(self).__name__}: the {len(self._left_out)} points due at steps {first}{between} were left out, "
                 f"because the {len(self._samples)} reference samples were not complete; a smaller num_samples, or "
                 f"reference=..., has them"
             )
@@ -400,15 +426,30 @@ class InfoCallback(Callback, ABC):
 
     # ---- small things
 
+    def _warn_monitors(self, trainer: Any) -> None:
+        """A callback that acts on values which the clock may leave out takes the last one again and again."""
+        monitors = {
+            c.monitor: type(c).__name__ for c in trainer.callbacks if isinstance(getattr(c, "monitor", None), str)
+        }
+        for tag in map(self._tag, self.tags):
+            if tag in monitors and self._schedule.budget is not None:
+                self._faults.warn_once(
+                    f"{monitors[tag]} monitors {tag!r}, whose points are left out where they would take more than "
+                    f"{self._schedule.budget:.2g} of the time; with every_n_epochs=1 there is one for every epoch",
+                    "monitor",
+                )
+
     def _restart(self) -> None:
         self._faults = Faults(type(self).__name__, self.on_error)
         self._collector = Collector(self.num_samples, self.reference, self._faults)
         self._clock = Clock()
+        self._chunk = self._collector.chunk
         self._prepared = False
         self._summary = ""
         self._private = False  # replicas must not share the weights, as the module writes to them when it runs
         self._initial = None
-        self._resumed = None
+        self._resumed = False
+        self._saved = None
         self._left_out: list[int] = []
         self._step = None
         self._measured = None
@@ -432,9 +473,9 @@ class InfoCallback(Callback, ABC):
         ours = [c for c in self._ours(trainer) if c.summary]
         if not ours or self is not ours[-1] or not trainer.is_global_zero:
             return
-        history = {tag: curve for c in ours for tag, curve in c.history.items()}
+        history = {tag: curve for c in ours for tag, curve in c.history.items() if curve[-1][0] == c._measured}
         rows = [
-            (c._tag(tag), error and c._tag(error)) for c in ours for tag, error in c.table if c._tag(tag) in c.history
+            (c._tag(tag), error and c._tag(error)) for c in ours for tag, error in c.table if c._tag(tag) in history
         ]
         print("\n" + summary_table(history, rows))
         for c in ours:

@@ -18,6 +18,7 @@ class Clock:
     """
 
     def __init__(self, elapsed: float = 0.0, spent: float = 0.0) -> None:
+        self.elapsed_before = elapsed
         self._started = time.perf_counter() - elapsed
         self._spent = spent
         self._spending_since: float | None = None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_info.callbacks.faults import Faults
+from lightning_info.callbacks.faults import Faults, Refused
 from lightning_info.callbacks.processes import all_agree
 from lightning_info.gradients.samples import num_samples
 from lightning_info.probing.reference import ReferenceSamples
@@ -26,8 +27,9 @@ class Collector:
 
     Attributes:
         samples: The reference samples.
-        chunk: Samples of one training batch.
+        chunk: Samples of one training batch, the largest seen.
         origin: Where they come from, in words.
+        same: They are those of the checkpoint.
     """
 
     def __init__(self, size: int, reference: Dataset[Any] | Sequence[Tensor] | None, faults: Faults) -> None:
@@ -36,8 +38,9 @@ class Collector:
         self.faults = faults
         self.chunk = 32
         self.origin = "the first that pass in training"
+        self.same = False
 
-    def start(self, trainer: Any, batch: Any, saved: list[list[Tensor]] | None) -> None:
+    def start(self, trainer: Any, batch: Any, saved: list[dict[str, Any]] | None) -> None:
         """Look at the first batch; take what need not be waited for.
 
         Args:
@@ -46,32 +49,39 @@ class Collector:
             saved: Samples of a checkpoint, in the form of :meth:`ReferenceSamples.state`.
 
         Raises:
-            MisconfigurationException: Neither the batch nor ``reference`` has samples.
+            Refused: Neither the batch nor ``reference`` has samples.
         """
         try:
             self.chunk = max(1, num_samples(batch))
         except ValueError as error:
             if self.reference is None:
-                raise MisconfigurationException(
+                raise Refused(
                     f"{self.faults.owner}: {error}; a batch must hold tensors whose axis 0 is the sample axis. "
                     f"Otherwise give the samples to measure, for example reference=(x, y), with an adapter for them"
                 ) from error
         if self.reference is not None:
-            self._fill()
+            self._fill(trainer)
+            self.same = saved is not None and _equal(saved, self.samples.state())
             return
         self.samples.size = math.ceil(self.samples.size / trainer.world_size)
         if saved is not None:
-            with self.faults.guard("taking up the reference samples of the checkpoint"):
+            with contextlib.suppress(ValueError):  # the batches of this run look different
                 self.samples.restore(saved, batch)
-                self.origin = "those of the checkpoint"
+                self.origin, self.same = "those of the checkpoint", True
 
-    def _fill(self) -> None:
+    def start_anew(self) -> None:
+        """Samples of a checkpoint do not do: collect others."""
+        self.samples.reopen()
+        self.origin, self.same = "the first that pass in training", False
+
+    def _fill(self, trainer: Any) -> None:
         assert self.reference is not None
         self.origin = "those given as reference"
         try:
             self.samples.fill(self.reference)
+            self.samples.groups = [trainer.precision_plugin.convert_input(group) for group in self.samples.groups]
         except Exception as error:
-            raise MisconfigurationException(
+            raise Refused(
                 f"{self.faults.owner}: no samples can be taken from reference={type(self.reference).__name__}(...): "
                 f"{error}; give a Dataset, or tensors such as reference=(x, y)"
             ) from error
@@ -83,7 +93,15 @@ class Collector:
 
     def add(self, trainer: Any, batch: Any, batch_idx: int) -> bool:
         """Keep samples of a training batch; True if there will be no more."""
+        if batch_idx == 0 and self.samples.groups:  # an epoch that ended early: its samples come again
+            return all_agree(trainer, True)
         with self.faults.guard("keeping reference samples"):
             self.samples.add(batch)
+            self.chunk = max(self.chunk, num_samples(batch))
         last_of_epoch = trainer.is_last_batch or batch_idx + 1 >= trainer.num_training_batches
         return all_agree(trainer, self.samples.full or last_of_epoch or bool(trainer.fast_dev_run))
+
+
+def _equal(saved: list[dict[str, Any]], state: list[dict[str, Any]] | None) -> bool:
+    leaves = [[leaf for group in groups for leaf in group["tensors"]] for groups in (saved, state or [])]
+    return len(leaves[0]) == len(leaves[1]) and all(map(torch.equal, *leaves))

@@ -11,6 +11,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 
+class Refused(MisconfigurationException):
+    """What cannot be measured, found before the first step; the message tells what to write."""
+
+
 class Faults:
     """The error policy of one callback.
 
@@ -37,10 +41,10 @@ class Faults:
 
     @contextmanager
     def guard(self, what: str) -> Iterator[None]:
-        """Report what fails inside; a refused configuration always passes."""
+        """Report what fails inside; a refusal always passes."""
         try:
             yield
-        except MisconfigurationException:
+        except Refused:
             raise
         except Exception as error:
             self.report(error, what)

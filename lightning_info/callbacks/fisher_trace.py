@@ -19,7 +19,7 @@ from lightning_info.gradients import EngineName, NotCovered, Plan, choose_engine
 from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.samples import num_samples, take
 from lightning_info.probing.batch_norm import BatchNormStatistics
-from lightning_info.probing.fisher import COTANGENT, Estimator, PoolTrace, pool_trace
+from lightning_info.probing.fisher import COTANGENT, GROUPS, Estimator, PoolTrace, pool_trace, scores_of
 from lightning_info.probing.prediction import Adapter
 from lightning_info.probing.probe import Probe
 from lightning_info.reporting.figures import layer_heat_map
@@ -69,7 +69,7 @@ class FisherTraceCallback(InfoCallback):
         engine: Who computes per-sample gradients: ``"backpack"`` (BackPACK rules fed by taps), ``"func"``
             (``torch.func``), ``"loop"`` (one backward per sample), or ``"auto"``, the first of them that covers every
             parameter. Each is exact, and is compared with plain autograd before the first step. ``"cotangent"``, never
-            taken by itself, needs no per-sample gradients: one plain backward pass for every eighth of the draws,
+            taken by itself, needs no per-sample gradients: one plain backward pass for every sixteenth of the draws,
             unbiased, with a larger error (in ``fisher/trace_stderr``) and ``fisher/coverage`` 0.
         every_n_epochs: Measure at s = 0 and after epochs n, 2n, ... (before the first step of the next epoch, so
             that ``EarlyStopping`` sees it one epoch later).
@@ -187,32 +187,35 @@ class FisherTraceCallback(InfoCallback):
         assert self.plan is not None
         plan, module, batch = self.plan, probe.module, probe.first_chunk()
         size, outputs = num_samples(batch), probe.outputs(module, batch).detach()
-        forward = seconds(lambda: probe.outputs(module, batch), probe.device) / size
+        scores = lambda: scores_of(probe.predictor(module, batch), self.estimator)  # noqa: E731
+        forward = seconds(scores, probe.device) / size
         drawn = samples if self.draws is None else min(self.draws, samples)
         few = take(batch, slice(0, drawn))
         cotangent = torch.ones_like(outputs[:drawn])
 
         def norms(columns: int) -> float:
             if plan.engine == COTANGENT:
-                return training_pass(probe) / size
+                group = max(1, drawn // GROUPS)
+                return training_pass(probe, take(batch, slice(0, group))) / group
             run = lambda: plan.squared_norms(module, probe.outputs, few, [cotangent] * columns)  # noqa: E731
             return seconds(run, probe.device) / len(cotangent)
 
         first, cost = norms(1), 0.0
         for estimator in (self.estimator, *self.also):
-            cost += samples * forward + drawn * first
+            cost += (samples + drawn) * forward + drawn * first
             if estimator == "exact":
                 further = max(0.0, (norms(3) - first) / 2)
                 cost += (samples - drawn) * first + samples * (outputs[0].numel() - 1) * further
         return cost
 
     def _choose(self, probe: Probe) -> Plan:
-        if self.engine == "cotangent":
-            return Plan(COTANGENT, CHECK_SAMPLES)
-        return choose_engine(probe.module, probe.outputs, probe.to_device(probe.groups[0]), self.engine)
+        few = probe.to_device(take(probe.groups[0], slice(0, min(CHECK_SAMPLES, probe.chunk))))
+        if self.engine == "cotangent":  # no per-sample gradients, but samples must be independent: one alone tells
+            return Plan(COTANGENT, choose_engine(probe.module, probe.outputs, few, "loop").checked)
+        return choose_engine(probe.module, probe.outputs, few, self.engine)
 
     def _measure(self, probe: Probe, generator: Generator) -> dict[str, float]:
-        if self.plan is None or self.plan.checked < 2:
+        if self.plan is None or self.plan.checked < min(2, probe.chunk):
             self.plan = self._choose(probe)
         main = self._trace(probe, self.estimator, generator)
         values = {

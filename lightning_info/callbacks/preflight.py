@@ -5,12 +5,14 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 from lightning_info.callbacks.clock import seconds
+from lightning_info.callbacks.faults import Refused
 from lightning_info.gradients.contract import NotCovered, trainable
 from lightning_info.gradients.graph import leaf_uses
 from lightning_info.gradients.memory import is_out_of_memory
@@ -33,10 +35,10 @@ def refuse_sharding(owner: str, strategy: str) -> None:
     """Refuse a strategy, by the name of its class, that leaves no process with whole parameters.
 
     Raises:
-        MisconfigurationException: With what to do instead.
+        Refused: With what to do instead.
     """
     if strategy.startswith(_SHARDED):
-        raise MisconfigurationException(
+        raise Refused(
             f"{owner}: {strategy} shards the parameters, so that no process can compute a sample's gradient; train "
             f"with strategy='ddp' or remove the callback"
         )
@@ -69,7 +71,7 @@ def preflight(
         prepare: The callback's own check; gives rows of the summary that say how it will measure.
 
     Raises:
-        MisconfigurationException: The module cannot be measured; the message tells what to write.
+        Refused: The module cannot be measured; the message tells what to write.
     """
     name = type(module).__name__
     try:
@@ -90,16 +92,20 @@ def preflight(
         rows = dict(prepare(probe))
     except NoPrediction as error:
         lines = ADAPTER_LINES.format(callback=owner)
-        raise MisconfigurationException(f"{owner}: {error}. Tell it what the module predicts:\n\n{lines}") from error
+        raise Refused(f"{owner}: {error}. Tell it what the module predicts:\n\n{lines}") from error
     except NotCopyable as error:
-        raise MisconfigurationException(f"{owner} measures on a copy of the module, but {error}") from error
+        raise Refused(f"{owner} measures on a copy of the module, but {error}") from error
     except NotCovered as error:
-        raise MisconfigurationException(
-            f"{owner}: no engine gives exact per-sample gradients of {name}: {error}"
-        ) from error
+        raise Refused(f"{owner}: no engine gives exact per-sample gradients of {name}: {error}") from error
     weights = sum(p.numel() for p in trainable(module).values())
     shape = tuple(prediction.outputs.shape[1:])
     rows["module"] = f"{name}, {weights:,} trainable weights, {prediction.likelihood} outputs {shape} a sample"
+    if abs(prediction.extra_loss) > abs(prediction.loss - prediction.extra_loss) + 1e-5:
+        rank_zero_warn(
+            f"{owner}: most of the loss of {name}.training_step lies beyond the one likelihood that is known here, "
+            f"{prediction.likelihood} outputs of shape {tuple(prediction.outputs.shape)}. If that is only a penalty, "
+            f"give adapter=..., as in the documentation"
+        )
     if abs(prediction.extra_loss) > 1e-5:
         rows["not"] = (
             f"{prediction.extra_loss:.4g} of the loss of {name}.training_step, which is beyond the likelihood "
@@ -108,9 +114,8 @@ def preflight(
     return Findings(probe, rows, writes)
 
 
-def training_pass(probe: Probe) -> float:
-    """Seconds of a plain forward and backward pass over the first chunk of the probe's samples."""
-    batch = probe.first_chunk()
+def training_pass(probe: Probe, batch: Any) -> float:
+    """Seconds of a plain forward and backward pass over some samples."""
     parameters = list(trainable(probe.module).values())
 
     def run() -> None:
@@ -128,7 +133,8 @@ def cost_row(probe: Probe, copying: Callable[[], object], point: Callable[[], fl
         point: Gives the seconds that a point takes beyond that.
     """
     try:
-        cost, plain = seconds(copying, probe.device) + point(), training_pass(probe)
+        cost = seconds(copying, probe.device) + point()
+        plain = training_pass(probe, probe.first_chunk())
     except Exception as error:
         return f"not known, a trial failed ({type(error).__name__})"
     passes = f"{cost / plain:.2g} forward and backward passes of {num_samples(probe.first_chunk())} samples"

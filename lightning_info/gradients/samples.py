@@ -2,50 +2,71 @@
 
 from __future__ import annotations
 
+import pickle
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 
 def num_samples(batch: Any) -> int:
-    """Length of axis 0 of the first tensor that has one.
+    """The commonest length of axis 0 among the tensors; that of the first of them where several are as common.
 
     Raises:
         ValueError: No tensor with an axis in the batch.
     """
-    sizes = [len(leaf) for leaf in tensors(batch) if leaf.dim() > 0]
+    sizes = Counter(len(leaf) for leaf in tensors(batch) if leaf.dim() > 0)
     if not sizes:
         raise ValueError(f"no tensor with a sample axis in a batch of type {type(batch).__name__}")
-    return sizes[0]
+    return sizes.most_common(1)[0][0]
 
 
 def take(batch: Any, index: Tensor | slice) -> Any:
-    """The batch restricted to some samples; tensors without the sample axis are kept whole."""
+    """The batch restricted to some samples; what has no sample axis is kept whole.
+
+    Tensors, arrays, and lists of anything but tensors (file names, say) are restricted.
+    """
     size = num_samples(batch)
+    numbers = range(size)[index] if isinstance(index, slice) else index.tolist()
 
-    def select(leaf: Tensor) -> Tensor:
-        if leaf.dim() == 0 or len(leaf) != size:
-            return leaf
-        return leaf[index if isinstance(index, slice) else index.to(leaf.device)]
+    def select(value: Any) -> Any:
+        if isinstance(value, (Tensor, np.ndarray)):
+            if value.ndim == 0 or len(value) != size:
+                return value
+            if isinstance(index, slice):
+                return value[index]
+            return value[index.to(value.device) if isinstance(value, Tensor) else numbers]
+        if len(value) == size and not tensors(value):
+            return type(value)(value[i] for i in numbers)
+        parts = [apply_to_collection(part, _SPLIT, select) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
 
-    return apply_to_collection(batch, Tensor, select)
+    return apply_to_collection(batch, _SPLIT, select)
+
+
+_SPLIT = (Tensor, np.ndarray, list, tuple)
 
 
 def concatenate(batches: list[Any]) -> list[Any]:
-    """Join consecutive batches along the sample axis as far as their shapes allow.
+    """Join consecutive batches along the sample axis as far as they agree in everything else.
 
     Returns:
-        One batch if all agree, more if samples differ in shape (padded text, images of several sizes).
+        One batch if all agree, more if samples differ in shape (padded text, images of several sizes) or batches in
+        what is not a tensor of samples (a scale, file names).
     """
     joined: list[list[Any]] = []
+    last = None
     for batch in batches:
-        if joined and _signature(joined[-1][0]) == _signature(batch):
+        rest = without_samples(batch)
+        if joined and rest is not None and rest == last:
             joined[-1].append(batch)
         else:
             joined.append([batch])
+        last = rest
     return [group[0] if len(group) == 1 else _join(group) for group in joined]
 
 
@@ -75,11 +96,20 @@ def split_samples(batch: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], An
     return [leaves[i] for i in places], rebuild
 
 
-def _signature(batch: Any) -> tuple[Any, ...]:
+def without_samples(batch: Any) -> bytes | None:
+    """All of a batch but its sample-axis tensors, comparable; None if it cannot be."""
     size = num_samples(batch)
-    return tuple(
-        (leaf.dtype, leaf.shape[1:] if leaf.dim() > 0 and len(leaf) == size else None) for leaf in tensors(batch)
-    )
+
+    def shape(leaf: Tensor) -> Any:
+        carried = leaf.dim() > 0 and len(leaf) == size
+        if carried:
+            return leaf.dtype, tuple(leaf.shape[1:])
+        return leaf.dtype, tuple(leaf.shape), leaf.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+    try:
+        return pickle.dumps(apply_to_collection(batch, Tensor, shape))
+    except Exception:  # of whatever the user keeps in a batch
+        return None
 
 
 def _join(batches: list[Any]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,12 +21,12 @@ from lightning_info.functional.fisher import (
 from lightning_info.gradients import Plan
 from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.plan import coverage
-from lightning_info.gradients.samples import take
-from lightning_info.probing.probe import PoolPrediction, Probe, Unavailable
+from lightning_info.probing.likelihoods import Prediction
+from lightning_info.probing.probe import Probe, Unavailable
 
 COTANGENT = "cotangent"
 """Name of the engine that needs no per-sample gradients."""
-GROUPS = 8
+GROUPS = 16
 
 Estimator = Literal["importance", "rademacher", "sampled", "exact", "empirical"]
 
@@ -53,7 +53,7 @@ def pool_trace(probe: Probe, plan: Plan, estimator: Estimator, draws: int | None
     ``‖∂loss_n/∂z‖²``) and a tenth uniform. If the pool is not larger, or for ``"exact"``, or with ``draws=None``, every
     sample is taken once.
 
-    With the engine ``"cotangent"`` the samples taken go backward in eight groups, each with random signs: for a group
+    With the engine ``"cotangent"`` the samples taken go backward in sixteen groups, each with random signs: for a group
     of m, ``‖sum_n s_n J_nᵀ u_n‖²`` has the expectation ``sum_n ‖J_nᵀ u_n‖²``, so that one backward pass a group is an
     unbiased estimate without any per-sample gradient; the spread of the groups is the error.
 
@@ -61,9 +61,7 @@ def pool_trace(probe: Probe, plan: Plan, estimator: Estimator, draws: int | None
         Unavailable: Outputs or gradients are not finite.
         NotCovered: The plan's engine does not fit the replica any more.
     """
-    empirical = estimator == "empirical"
-    pools = list(probe.predictions(with_loss_gradient=empirical))
-    scores = torch.cat([_scores(pool, empirical).cpu() for pool in pools])
+    scores = _all_scores(probe, estimator)
     size = len(scores)
     index, probabilities = torch.arange(size), None
     if draws is not None and draws < size and estimator != "exact":
@@ -71,21 +69,20 @@ def pool_trace(probe: Probe, plan: Plan, estimator: Estimator, draws: int | None
         index = draw_samples(distribution, draws, generator=generator)
         probabilities = distribution[index]
     if plan.engine == COTANGENT:
-        order = torch.randperm(len(index), generator=generator)
-        scale = 1.0 if probabilities is None else (size * probabilities[order]).rsqrt()
-        return _by_cotangents(probe, pools, index[order], scale * torch.ones(len(index)).double(), estimator, generator)
+        factors = torch.ones(len(index)).double() if probabilities is None else (size * probabilities).rsqrt()
+        return _by_cotangents(probe, index, factors, estimator, generator)
 
-    index, order = index.sort()
-    probabilities = None if probabilities is None else probabilities[order]
     columns: list[dict[str, Tensor]] = []
-    for pool, part, _ in _parts(pools, index, probe.chunk):
-        batch = probe.to_device(take(pool.batch, part))
-        cotangents = _cotangents(pool, part, estimator, generator)
+    order: list[Tensor] = []
+    for batch, places in probe.drawn(index):
+        cotangents = _cotangents(probe.predictor(probe.module, batch), estimator, generator)
         columns.append(plan.squared_norms(probe.module, probe.outputs, batch, cotangents))
+        order.append(places)
     norms = {name: torch.cat([column[name] for column in columns]).cpu() for name in columns[0]}
 
     values = torch.stack(list(norms.values())).sum(0)
     _check_finite(values, "samples")
+    probabilities = None if probabilities is None else probabilities[torch.cat(order)]
     estimate = trace_estimate(values, probabilities, size)
     if estimator == "exact":
         estimate = TraceEstimate(estimate.trace, 0.0)
@@ -93,23 +90,45 @@ def pool_trace(probe: Probe, plan: Plan, estimator: Estimator, draws: int | None
     return PoolTrace(estimate, per_parameter, coverage(probe.module, norms))
 
 
+def _all_scores(probe: Probe, estimator: Estimator) -> Tensor:
+    """What the probability of drawing a sample goes by, for all samples; outputs are not kept."""
+    scores, not_finite = [], 0
+    for batch in probe.parts():
+        prediction = probe.predictor(probe.module, batch)  # with its graph, which tells the likelihood from other calls
+        outputs = prediction.outputs.detach()
+        not_finite += int((~outputs.reshape(len(outputs), -1).isfinite().all(1)).sum())
+        scores.append(scores_of(prediction, estimator).cpu())
+    if not_finite:
+        total = sum(map(len, scores))
+        raise Unavailable(f"the outputs of {not_finite} of {total} reference samples are not finite")
+    return torch.cat(scores)
+
+
+def scores_of(prediction: Prediction, estimator: Estimator) -> Tensor:
+    """``tr H(z_n)``, or for the empirical Fisher the squared gradient of the loss in the outputs, ``(N,)``."""
+    if estimator == "empirical":
+        gradient = prediction.loss_gradient()
+        return gradient.reshape(len(gradient), -1).square().sum(1)
+    return output_fisher_trace(prediction.outputs, prediction.likelihood, prediction.mask)
+
+
 def _by_cotangents(
-    probe: Probe, pools: list[PoolPrediction], index: Tensor, scale: Tensor, estimator: Estimator, generator: Generator
+    probe: Probe, index: Tensor, factors: Tensor, estimator: Estimator, generator: Generator
 ) -> PoolTrace:
     parameters = trainable(probe.module)
-    groups = torch.tensor_split(torch.arange(len(index)), min(GROUPS, len(index)))
+    order = torch.randperm(len(index), generator=generator)
+    groups = torch.tensor_split(order, min(GROUPS, len(index)))
     signs = 2.0 * torch.randint(0, 2, (len(index),), generator=generator) - 1.0
-    weight = signs * scale * (len(groups) / len(index)) ** 0.5  # groups of another size count in proportion
+    weight = signs * factors * (len(groups) / len(index)) ** 0.5  # groups of another size count in proportion
     rows = []
     for group in groups:
         total = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        for pool, part, places in _parts(pools, index[group], probe.chunk):
-            outputs = probe.outputs(probe.module, probe.to_device(take(pool.batch, part)))
-            (u,) = _cotangents(pool, part, estimator, generator)
-            factors = weight[group[places]].to(u).reshape(-1, *(1,) * (u.dim() - 1))
-            gradients = torch.autograd.grad(
-                outputs, list(parameters.values()), (factors * u).to(outputs), allow_unused=True
-            )
+        for batch, places in probe.drawn(index[group]):
+            prediction = probe.predictor(probe.module, batch)
+            (u,) = _cotangents(prediction, estimator, generator)
+            u = weight[group[places]].to(u).reshape(-1, *(1,) * (u.dim() - 1)) * u
+            outputs = prediction.outputs
+            gradients = torch.autograd.grad(outputs, list(parameters.values()), u.to(outputs), allow_unused=True)
             for name, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
                     total[name] += gradient
@@ -119,33 +138,15 @@ def _by_cotangents(
     return PoolTrace(trace_estimate(norms.sum(0)), dict(zip(parameters, norms.mean(1).tolist(), strict=True)), 0.0)
 
 
-def _parts(pools: list[PoolPrediction], index: Tensor, chunk: int) -> Iterator[tuple[PoolPrediction, Tensor, Tensor]]:
-    """Samples of the whole pool by number -> their group, their numbers in it and their places in ``index``."""
-    offset = 0
-    for pool in pools:
-        places = ((index >= offset) & (index < offset + len(pool.outputs))).nonzero().squeeze(1)
-        for some in torch.split(places, chunk) if len(places) else ():
-            yield pool, index[some] - offset, some
-        offset += len(pool.outputs)
-
-
 def _check_finite(values: Tensor, of: str) -> None:
     if not values.isfinite().all():
         raise Unavailable(f"the gradients of {int((~values.isfinite()).sum())} of {len(values)} {of} are not finite")
 
 
-def _scores(pool: PoolPrediction, empirical: bool) -> Tensor:
-    if pool.loss_gradient is not None and empirical:
-        return pool.loss_gradient.reshape(len(pool.loss_gradient), -1).square().sum(1)
-    return output_fisher_trace(pool.outputs, pool.likelihood, pool.mask)
-
-
-def _cotangents(pool: PoolPrediction, part: Tensor, estimator: Estimator, generator: Generator) -> Iterable[Tensor]:
-    part = part.to(pool.outputs.device)
+def _cotangents(prediction: Prediction, estimator: Estimator, generator: Generator) -> Iterable[Tensor]:
     if estimator == "empirical":
-        assert pool.loss_gradient is not None
-        return [pool.loss_gradient[part]]
-    outputs, mask = pool.outputs[part], None if pool.mask is None else pool.mask[part]
+        return [prediction.loss_gradient()]
+    outputs, likelihood, mask = prediction.outputs.detach(), prediction.likelihood, prediction.mask
     if estimator == "exact":
-        return exact_cotangents(outputs, pool.likelihood, mask)
-    return [fisher_cotangent(outputs, pool.likelihood, estimator, generator=generator, mask=mask)]
+        return exact_cotangents(outputs, likelihood, mask)
+    return [fisher_cotangent(outputs, likelihood, estimator, generator=generator, mask=mask)]

@@ -12,6 +12,9 @@ _ACTS = (
     "logger", "loggers", "lr_scheduler_configs", "optimizers", "profiler", "progress_bar_callback", "strategy",
 )  # fmt: skip
 
+_PLACES = ("log_dir", "name", "root_dir", "save_dir", "version")
+"""Where a logger writes, which is harmless to know."""
+
 
 class Inert(float):
     """Swallows every call, attribute, item and ``with``; as a number it is 0.0, as a container empty."""
@@ -74,6 +77,8 @@ class StandInTrainer(_ReadThrough):
             inert = Inert()
             if name == "strategy":
                 vars(inert)["root_device"] = getattr(self._real.strategy, "root_device", inert)
+            if name == "logger":
+                vars(inert).update({where: getattr(self._real.logger, where, inert) for where in _PLACES})
             return inert
         value = super().__getattr__(name)
         if name == "datamodule" and value is not None:

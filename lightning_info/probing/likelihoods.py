@@ -18,6 +18,8 @@ from torch import Tensor
 
 from lightning_info.functional.fisher import Likelihood
 
+_EXCLUDED = -1e4
+"""Logit in the place of minus infinity, with which a class is excluded: its probability and its gradient are 0."""
 _SATURATED = 40.0
 """Logit in the place of a probability that is exactly 0 or 1: its Fisher information, 4e-18, counts nothing."""
 
@@ -44,6 +46,7 @@ class Prediction:
             included, whatever the reduction; Gaussian: of ½‖z - y‖²), float64 in the layout of ``outputs``; raises
             :class:`NoPrediction` where there are no targets that it could be taken at.
         extra_loss: What the returned loss holds beyond the likelihood; 0 with an adapter.
+        loss: The returned loss.
         writes: The module writes to its parameters when it runs.
     """
 
@@ -52,6 +55,7 @@ class Prediction:
     mask: Tensor | None
     loss_gradient: Callable[[], Tensor]
     extra_loss: float = 0.0
+    loss: float = 0.0
     writes: bool = False
 
 
@@ -61,6 +65,7 @@ def categorical(arguments: dict[str, Any], samples: int) -> Prediction:
     shape = tuple(logits.shape)
     if len(shape) < 2:
         raise NoPrediction(f"categorical outputs of shape {shape} have no class axis; logits are (N, C) or (N, C, *)")
+    logits = logits.masked_fill(logits == -torch.inf, _EXCLUDED)
     classes_last = logits.movedim(1, -1)
     outputs, mask = _unfold(classes_last, samples), None
     if targets is not None and not targets.is_floating_point():

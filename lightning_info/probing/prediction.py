@@ -181,11 +181,13 @@ def _from_calls(calls: list[_Call], returned: Any, samples: int, owner: str) -> 
     if targets.requires_grad:
         if any(isinstance(v, Tensor) and v.requires_grad for name, v in arguments.items() if name != "target"):
             raise NoPrediction(f"{owner}.training_step compares two quantities that both depend on the parameters")
-        if call.function is F.mse_loss:
-            arguments = {**arguments, "input": targets, "target": outputs}
+        if call.function not in (F.mse_loss, F.gaussian_nll_loss):
+            raise NoPrediction(f"the targets of {call.function.__name__} in {owner}.training_step depend on parameters")
+        arguments = {**arguments, "input": targets, "target": outputs}
     prediction = LIKELIHOODS[call.function](arguments, samples)
     loss = returned.get("loss") if isinstance(returned, dict) else returned
     if isinstance(loss, Tensor) and loss.numel() == 1 and not _is_wrapped(loss):
+        prediction.loss = loss.detach().item()
         prediction.extra_loss = _beyond(loss.detach().reshape(()), call.value.detach())
     return prediction
 

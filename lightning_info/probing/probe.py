@@ -12,7 +12,6 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lightning_info.functional.fisher import Likelihood
 from lightning_info.gradients.samples import num_samples, take
 from lightning_info.probing.batch_norm import use_statistics_of
 from lightning_info.probing.prediction import Predictor
@@ -20,17 +19,6 @@ from lightning_info.probing.prediction import Predictor
 
 class Unavailable(Exception):
     """A point that has no value (outputs not finite, say); reported as NaN with the message, never an error."""
-
-
-@dataclass
-class PoolPrediction:
-    """Predictions for a group of reference samples, without gradient; see :class:`~.prediction.Prediction`."""
-
-    batch: Any
-    outputs: Tensor
-    likelihood: Likelihood
-    mask: Tensor | None
-    loss_gradient: Tensor | None
 
 
 @dataclass
@@ -75,42 +63,33 @@ class Probe:
 
     def use_reference_statistics(self) -> None:
         """Give the BatchNorm layers of the replica the statistics of the reference samples."""
-        parts = (part for group in self.groups for part in self._parts(group))
-        use_statistics_of(self.batch_norms, lambda part: self.predictor(self.module, part), parts)
+        use_statistics_of(self.batch_norms, lambda part: self.predictor(self.module, part), self.parts())
 
-    def _parts(self, group: Any) -> Iterator[Any]:
-        size = num_samples(group)
-        for index in torch.tensor_split(torch.arange(size), math.ceil(size / self.chunk)):  # of equal size: none of one
-            yield self.to_device(take(group, index))
-
-    def predictions(self, with_loss_gradient: bool = False) -> Iterator[PoolPrediction]:
-        """Predictions for every group of reference samples, one chunk after the other.
+    def parts(self) -> Iterator[Any]:
+        """All reference samples, at most a chunk at a time, on the replica's device.
 
         Raises:
-            Unavailable: An output is not finite.
+            Unavailable: There are none.
         """
         if not self.groups:
             raise Unavailable("no reference samples could be kept")
         for group in self.groups:
             size = num_samples(group)
-            outputs: list[Tensor] = []
-            masks: list[Tensor] = []
-            gradients: list[Tensor] = []
-            for part in self._parts(group):
-                prediction = self.predictor(self.module, part)  # the graph tells the likelihood call from others
-                outputs.append(prediction.outputs.detach())
-                if prediction.mask is not None:
-                    masks.append(prediction.mask)
-                if with_loss_gradient:
-                    gradients.append(prediction.loss_gradient())
-            pool = PoolPrediction(
-                group,
-                torch.cat(outputs),
-                prediction.likelihood,
-                torch.cat(masks) if masks else None,
-                torch.cat(gradients) if with_loss_gradient else None,
-            )
-            finite = pool.outputs.reshape(size, -1).isfinite().all(1)
-            if not finite.all():
-                raise Unavailable(f"the outputs of {int((~finite).sum())} of {size} reference samples are not finite")
-            yield pool
+            for index in torch.tensor_split(
+                torch.arange(size), math.ceil(size / self.chunk)
+            ):  # equal size: none of one
+                yield self.to_device(take(group, index))
+
+    def drawn(self, numbers: Tensor) -> Iterator[tuple[Any, Tensor]]:
+        """Some reference samples, at most a chunk at a time, and their places among the numbers.
+
+        Args:
+            numbers: ``(D,)``, counted through all groups; any order, any of them more than once.
+        """
+        offset = 0
+        for group in self.groups:
+            size = num_samples(group)
+            places = ((numbers >= offset) & (numbers < offset + size)).nonzero().squeeze(1)
+            for some in torch.split(places, self.chunk) if len(places) else ():
+                yield self.to_device(take(group, numbers[some] - offset)), some
+            offset += size

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,21 +61,39 @@ class ReferenceSamples:
         """Start collecting again."""
         self.groups, self.complete = [], False
 
-    def state(self) -> list[list[Tensor]] | None:
-        """The tensors of every group, for a checkpoint; None until complete, and beyond ``LARGEST_STATE``."""
-        groups = [tensors(group) for group in self.groups]
-        size = sum(tensor.numel() * tensor.element_size() for group in groups for tensor in group)
-        return groups if self.complete and size <= LARGEST_STATE else None
+    def state(self) -> list[dict[str, Any]] | None:
+        """The groups, for a checkpoint; None until complete, and beyond ``LARGEST_STATE``."""
+        leaves = [tensors(group) for group in self.groups]
+        size = sum(tensor.numel() * tensor.element_size() for group in leaves for tensor in group)
+        if not self.complete or not self.groups or size > LARGEST_STATE:
+            return None
+        pairs = zip(self.groups, leaves, strict=True)
+        return [{"tensors": group, "rest": _rest(batch)} for batch, group in pairs]
 
-    def restore(self, state: list[list[Tensor]], like: Any) -> None:
+    def restore(self, state: list[dict[str, Any]], like: Any) -> None:
         """Take up what :meth:`state` gave, in the form of a batch of this run.
 
+        Floating-point tensors take the precision of the batch's.
+
         Raises:
-            ValueError: The batch has another number of tensors.
+            ValueError: The batch has other tensors, or differs in what is not a tensor of samples.
         """
-        if any(len(group) != len(tensors(like)) for group in state):
-            raise ValueError(f"they have {len(state[0])} tensors each, the batches of this run {len(tensors(like))}")
-        self.groups = [with_tensors(like, group) for group in state]
+        rest, leaves = _rest(like), tensors(like)
+        for group in state:
+            if len(group["tensors"]) != len(leaves):
+                raise ValueError(f"they have {len(group['tensors'])} tensors, a batch of this run {len(leaves)}")
+            if group["rest"] != rest:
+                raise ValueError("their batches held something besides tensors that is different now")
+        self.groups = [
+            with_tensors(
+                like,
+                [
+                    saved.to(leaf.dtype) if saved.is_floating_point() and leaf.is_floating_point() else saved
+                    for saved, leaf in zip(group["tensors"], leaves, strict=True)
+                ],
+            )
+            for group in state
+        ]
         self.complete = True
 
     def fill(self, given: Dataset[Any] | Sequence[Tensor]) -> None:
@@ -92,3 +112,11 @@ class ReferenceSamples:
                 raise ValueError(f"its tensors have {', '.join(str(len(tensor)) for tensor in batch)} samples")
         self.add(batch)
         self.close()
+
+
+def _rest(batch: Any) -> str | None:
+    """A fingerprint of all of a batch that is no tensor; None if it cannot be compared."""
+    try:
+        return hashlib.sha256(pickle.dumps(apply_to_collection(batch, Tensor, lambda leaf: None))).hexdigest()
+    except Exception:  # of whatever the user keeps in a batch
+        return None

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections import OrderedDict
+from types import CellType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from lightning_info.gradients.graph import without_graph
 
 _STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_step")
+_MEMBERS = ("_parameters", "_buffers", "_modules", "_trainer", "_fabric")
 _HOOKS = tuple(name for name in vars(nn.Module()) if "_hooks" in name)
 
 
@@ -67,6 +71,7 @@ def replicate(module: nn.Module, *, private: bool = False, trainer: Any = None, 
                 vars(part).pop(name, None)
         vars(part).pop("_compiled_call_impl", None)  # module.compile()
         part.training = False
+    _refuse_closures(module, replica)
     return replica
 
 
@@ -85,10 +90,35 @@ def _without_hooks(module: nn.Module) -> dict[int, Any]:
     return entries
 
 
+def _refuse_closures(module: nn.Module, replica: nn.Module) -> None:
+    """Copies of functions and weak references still lead to the original, which a measurement would change."""
+    originals = {id(part) for part in module.modules()}
+    for path, part in replica.named_modules():
+        members = {name: value for name, value in vars(part).items() if name not in _MEMBERS}
+        for name, value in members.items():
+            for leaf in pytree.tree_leaves(value):
+                if any(id(held) in originals for held in _held(leaf)):
+                    where = f"{path}.{name}" if path else name
+                    raise NotCopyable(
+                        f"attribute {where!r} of {type(module).__name__} is a function (or weak reference) that holds "
+                        f"on to the original; make it a method"
+                    )
+
+
+def _held(value: Any) -> list[Any]:
+    """What a function closes over, or a weak reference leads to."""
+    if isinstance(value, weakref.ref):
+        return [value()]
+    if not isinstance(value, FunctionType):
+        return []
+    cells = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]
+    return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+
+
 def _name_culprit(module: nn.Module, memo: dict[int, Any], error: Exception) -> str:
     for path, part in module.named_modules():
         for name, value in vars(part).items():
-            if name in ("_parameters", "_buffers", "_modules", "_trainer", "_fabric"):
+            if name in _MEMBERS:
                 continue
             try:
                 copy.deepcopy(value, dict(memo))

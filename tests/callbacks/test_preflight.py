@@ -37,8 +37,11 @@ class Closure(Classifier):
 
 
 def test_a_copy_that_computes_with_the_originals_weights_is_refused():
-    with pytest.raises(MisconfigurationException, match="a copy of Closure still computes with the original's"):
+    with pytest.raises(MisconfigurationException, match=r"'encode' of Closure is a function .* make it a method"):
         fit(Closure())
+    original = Classifier()
+    with pytest.raises(MisconfigurationException, match="a copy of Classifier still computes with the original's"):
+        fit(original, adapter=lambda module, batch: (original(batch[0]), batch[1]))
 
 
 class Noisy(Classifier):

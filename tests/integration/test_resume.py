@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from models import Classifier, loader, trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from models import FEATURES, Classifier, data, loader, trainer
 
 from lightning_info import FisherTraceCallback
 
@@ -84,3 +87,113 @@ def test_a_callback_that_took_up_a_checkpoint_starts_anew_on_another_trainer(tmp
     assert [step for step, _ in ours[0].history["fisher/trace"]] == [0, 2, 4, 6, 8, 10, 12, 14, 16]
     trainer(*ours, max_epochs=1).fit(Classifier(), loader())
     assert [step for step, _ in ours[0].history["fisher/trace"]] == [0, 2, 4, 6, 8]
+
+
+# ---- checkpoints that do not quite fit
+
+
+def saved(tmp_path, *ours, module=None, **options):
+    saving = ModelCheckpoint(tmp_path, every_n_train_steps=4, save_last=True)
+    trainer(*ours, saving, enable_checkpointing=True, max_epochs=1, **options).fit(module or Classifier(), loader())
+    return tmp_path / "last.ckpt"
+
+
+def fisher(**options):
+    defaults = {"num_samples": 12, "every_n_train_steps": 2, "on_error": "raise", "summary": False}
+    return FisherTraceCallback("exact", **{**defaults, **options})
+
+
+def measured(callback):
+    return [step for step, _ in callback.history["fisher/trace"]]
+
+
+def test_whoever_monitors_the_trace_finds_it_at_once(tmp_path):
+    path = saved(tmp_path, fisher())
+    ours = fisher(every_n_train_steps=100)
+    stopping = EarlyStopping("fisher/trace", patience=100)
+    run = trainer(ours, stopping, max_epochs=3)
+    run.fit(Classifier(), loader(), loader(8), ckpt_path=path)
+    assert stopping.wait_count == 1  # of two validations
+    run.fit_loop.max_epochs = 4
+    run.fit(Classifier(), loader(), loader(8))
+    assert measured(ours) == [0, 2, 4, 6, 24, 32]
+
+
+@pytest.mark.parametrize("precisions", [("32-true", "64-true"), ("64-true", "32-true")])
+def test_a_run_goes_on_in_another_precision(tmp_path, precisions):
+    path = saved(tmp_path, fisher(), precision=precisions[0])
+    ours = fisher()
+    trainer(ours, max_epochs=2, precision=precisions[1]).fit(Classifier(), loader(), ckpt_path=path)
+    assert measured(ours) == [0, 2, 4, 6, 8, 10, 12, 14, 16]
+
+
+def test_given_samples_take_the_precision_of_the_run():
+    ours = fisher(reference=data(12).tensors)
+    trainer(ours, max_epochs=1, precision="64-true").fit(Classifier(), loader())
+    assert ours.history["fisher/trace"][0][1] > 0
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda state: state.pop("elapsed"),
+        lambda state: state.update(elapsed="long"),
+        lambda state: state.pop("samples"),
+        lambda state: state.update(samples=[]),
+        lambda state: state.update(history=None),
+        lambda state: state["samples"][0].pop("tensors"),
+    ],
+)
+def test_a_state_of_another_make_costs_the_curve_but_not_the_run(tmp_path, broken):
+    path = saved(tmp_path, fisher())
+    checkpoint = torch.load(path, weights_only=True)
+    (state,) = (value for key, value in checkpoint["callbacks"].items() if key.startswith("FisherTrace"))
+    broken(state)
+    torch.save(checkpoint, path)
+    ours = fisher(on_error="warn")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer(ours, max_epochs=2).fit(Classifier(), loader(), ckpt_path=path)
+    assert measured(ours)[-4:] == [10, 12, 14, 16]
+    assert all(math.isfinite(value) for _, value in ours.history["fisher/trace"])
+
+
+def test_samples_that_the_module_does_not_take_any_more_are_collected_anew(tmp_path):
+    class Wider(Classifier):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            return super().training_step((x[:, :FEATURES], y), batch_idx)
+
+    path = saved(tmp_path, fisher())
+    checkpoint = torch.load(path, weights_only=True)
+    (state,) = (value for key, value in checkpoint["callbacks"].items() if key.startswith("FisherTrace"))
+    state["samples"][0]["tensors"][0] = torch.zeros(12, FEATURES - 1)
+    torch.save(checkpoint, path)
+    ours = fisher()
+    with pytest.warns(UserWarning, match="goes on with other reference samples"):
+        trainer(ours, max_epochs=2).fit(Wider(), loader(), ckpt_path=path)
+    assert measured(ours) == [0, 2, 4, 6, 10, 12, 14, 16]  # 8: not complete
+
+
+def test_other_samples_given_at_a_resume_are_said(tmp_path):
+    given = data(24).tensors
+    path = saved(tmp_path, fisher(reference=[t[:12] for t in given]))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*other reference samples")
+        trainer(fisher(reference=[t[:12] for t in given]), max_epochs=2).fit(Classifier(), loader(), ckpt_path=path)
+    with pytest.warns(UserWarning, match="goes on with other reference samples"):
+        trainer(fisher(reference=[t[12:] for t in given]), max_epochs=2).fit(Classifier(), loader(), ckpt_path=path)
+
+
+def test_a_used_callback_starts_anew_with_a_checkpoint_that_does_not_know_it(tmp_path):
+    path, ours = saved(tmp_path), fisher()
+    trainer(ours, max_epochs=1).fit(Classifier(), loader())
+    trainer(ours, max_epochs=2).fit(Classifier(), loader(), ckpt_path=path)
+    assert measured(ours) == [10, 12, 14, 16]
+
+
+def test_monitoring_what_the_clock_may_leave_out_is_warned_of():
+    with pytest.warns(UserWarning, match="EarlyStopping monitors 'fisher/trace'.*every_n_epochs=1"):
+        trainer(fisher(every_n_train_steps=None), EarlyStopping("fisher/trace"), max_epochs=1).fit(
+            Classifier(), loader()
+        )

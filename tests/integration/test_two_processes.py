@@ -23,6 +23,7 @@ from models import Classifier, curves, data, loader, trainer
 from torch.utils.data import DataLoader, Subset
 from lightning_info import FisherTraceCallback
 from lightning_info.callbacks import base
+from lightning_info.callbacks.faults import Refused
 from lightning_info.metrics import FisherTrace
 
 class Watch(pl.Callback):
@@ -118,7 +119,7 @@ def refused():
     original = base.preflight
     def refuse(*args):
         if int(os.environ.get("LOCAL_RANK", 0)) == 1:
-            raise MisconfigurationException("not this module")
+            raise Refused("not this module")
         return original(*args)
     base.preflight = refuse
     try:

@@ -302,3 +302,27 @@ def test_the_cotangents_of_a_predicted_variance_have_the_right_scale(estimator):
     u = fisher_cotangent(z, "gaussian", estimator, generator=torch.Generator().manual_seed(0))
     assert u.square().sum().item() == pytest.approx(2.0)
     assert math.isfinite(u.sum().item())
+
+
+def test_excluded_classes_have_probability_zero():
+    module = Module(lambda m, x, y: F.cross_entropy(m(x).masked_fill(EXCLUDED, -torch.inf), y))
+    shown = Module(lambda m, x, y: F.cross_entropy(m(x)[:, :2], y))
+    shown.net.load_state_dict(module.net.state_dict())
+    batch = (X, torch.zeros_like(Y))
+    torch.testing.assert_close(traces(module, batch), traces(shown, batch), rtol=1e-9, atol=0)
+
+
+EXCLUDED = torch.tensor([False, False, True])
+
+
+def test_a_gaussian_with_its_arguments_the_other_way_round():
+    variance = torch.full((1,), 0.5, dtype=torch.float64)
+    there = Module(lambda m, x, y: F.gaussian_nll_loss(m(x), y, variance.expand(len(x), 1)))
+    back = Module(lambda m, x, y: F.gaussian_nll_loss(y, m(x), variance.expand(len(x), 1)))
+    assert torch.equal(traces(there, (X, VALUES)), traces(back, (X, VALUES)))
+
+
+def test_targets_that_depend_on_the_parameters_are_refused():
+    step = lambda m, x, y: F.binary_cross_entropy_with_logits(x[:, :CLASSES], m(x).sigmoid())  # noqa: E731
+    with pytest.raises(NoPrediction, match="targets of binary_cross_entropy_with_logits"):
+        traces(Module(step), (X, VALUES))

@@ -1,5 +1,6 @@
 import threading
 import types
+import weakref
 
 import pytest
 import torch
@@ -285,3 +286,23 @@ def test_a_scripted_net_keeps_what_is_trained():
     net[0].requires_grad_(False)
     replica = replicate(torch.jit.script(net))
     assert [p.requires_grad for p in replica.parameters()] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("form", ["closure", "default", "in a list", "weak reference"])
+def test_what_leads_back_to_the_original_is_refused(form):
+    module = nn.Sequential(nn.Linear(2, 2))
+    module.own = {
+        "closure": lambda x: module(x),
+        "default": lambda x, to=module[0]: to(x),
+        "in a list": [lambda x: module(x)],
+        "weak reference": weakref.ref(module),
+    }[form]
+    with pytest.raises(NotCopyable, match="'own' of Sequential is a function"):
+        replicate(module)
+
+
+def test_functions_that_hold_nothing_of_the_module_are_fine():
+    module, scale = nn.Sequential(nn.Linear(2, 2)), torch.ones(2)
+    module.own = lambda x: x * scale
+    module.bound = module[0].forward
+    assert replicate(module).own is module.own
