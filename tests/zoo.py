@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -80,14 +81,14 @@ class Recurrent(nn.Module):
 
 
 class Branching(nn.Module):
-    """Control flow on a value of the data, which vmap refuses."""
+    """Control flow on values outside of torch, where vmap cannot follow."""
 
     def __init__(self):
         super().__init__()
         self.first, self.second, self.bare = nn.Linear(6, 5), nn.Linear(5, 4), nn.Parameter(torch.ones(5))
 
     def forward(self, x):
-        if not x.isfinite().all().item():
+        if not np.isfinite(x.detach().numpy()).all():
             raise ValueError("bad input")
         return self.second(torch.tanh(self.first(x)) * self.bare)
 
@@ -113,10 +114,10 @@ def make(name: str, size: int = 6) -> tuple[nn.Module, torch.Tensor, str, str]:
         "mlp": lambda: (mlp, flat, "categorical", "backpack"),
         "cnn": lambda: (cnn, image, "categorical", "backpack"),
         "residual": lambda: (_warmed(Residual(), image), image, "categorical", "backpack"),
-        "depthwise": lambda: (Depthwise(), image, "categorical", "func"),
-        "tied": lambda: (Tied(), tokens, "categorical", "func"),
-        "encoder": lambda: (Encoder().eval(), sequence, "categorical", "func"),
-        "recurrent": lambda: (Recurrent(), torch.randn(size, 5, 3), "categorical", "loop"),
+        "depthwise": lambda: (Depthwise(), image, "categorical", "backpack_vmap"),
+        "tied": lambda: (Tied(), tokens, "categorical", "backpack"),
+        "encoder": lambda: (Encoder().eval(), sequence, "categorical", "backpack_vmap"),
+        "recurrent": lambda: (Recurrent(), torch.randn(size, 5, 3), "categorical", "backpack"),
         "branching": lambda: (Branching(), flat, "categorical", "loop"),
         "multi_label": lambda: (mlp, flat, "bernoulli", "backpack"),
         "regression": lambda: (mlp, flat, "gaussian", "backpack"),

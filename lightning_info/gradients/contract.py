@@ -37,3 +37,8 @@ class Engine(Protocol):
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that are trained, by name; tied ones once, under their first name."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def first_line(error: Exception) -> str:
+    """Of the error's message; its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

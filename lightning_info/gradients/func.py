@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lightning_info.gradients.contract import NotCovered, Predict, trainable
-from lightning_info.gradients.memory import is_out_of_memory
+from lightning_info.gradients.attributes import kept
+from lightning_info.gradients.contract import NotCovered, Predict, first_line, trainable
+from lightning_info.gradients.memory import BUDGET, is_out_of_memory
 from lightning_info.gradients.samples import split_samples
-
-MEMORY = 1 << 28
-"""Bytes that the per-sample gradients of one chunk of samples may take (256 MiB)."""
 
 
 class _Caller(nn.Module):
@@ -48,20 +46,20 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
         return {name: gradient.square().sum().double() for name, gradient in gradients.items()}
 
     bytes_per_sample = sum(p.numel() * p.element_size() for p in parameters.values())
-    chunk = max(1, MEMORY // max(1, bytes_per_sample))
+    chunk = max(1, BUDGET // max(1, bytes_per_sample))
     total: dict[str, Tensor] = {}
     try:
         for u in cotangents:
             u = u.to(leaves[0].device, _dtype(parameters))
             # the fused attention kernels have no batching rule; where others lack one it is slower, not wrong
-            with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            with kept(module), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="There is a performance drop")
                 norms = torch.vmap(one_sample, randomness="different", chunk_size=chunk)(leaves, u)
             total = {name: total.get(name, 0) + norm for name, norm in norms.items()}
     except Exception as error:  # whatever the module's own code raises under vmap
         if is_out_of_memory(error):
             raise
-        raise NotCovered(f"the module does not vmap ({str(error).strip().splitlines()[0]})") from error
+        raise NotCovered(f"the module does not vmap ({first_line(error)})") from error
     return {name.removeprefix("module."): norm for name, norm in total.items()}
 
 

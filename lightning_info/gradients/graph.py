@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils import _pytree as pytree
@@ -9,8 +11,15 @@ from torch.utils import _pytree as pytree
 from lightning_info.gradients.contract import NotCovered
 
 
-def leaf_uses(outputs: Tensor) -> list[Tensor]:
-    """The leaf tensors that the outputs depend on, each as often as it enters the graph.
+class Graph(NamedTuple):
+    """What a tensor depends on: autograd's nodes, and the leaf tensors, each as often as it enters the graph."""
+
+    nodes: set[Node]
+    leaves: list[Tensor]
+
+
+def graph_of(outputs: Tensor) -> Graph:
+    """All that the outputs depend on.
 
     Raises:
         NotCovered: Part of the graph is hidden by reentrant checkpointing.
@@ -34,7 +43,12 @@ def leaf_uses(outputs: Tensor) -> list[Tensor]:
             if following not in seen:
                 seen.add(following)
                 stack.append(following)
-    return leaves
+    return Graph(seen, leaves)
+
+
+def leaf_uses(outputs: Tensor) -> list[Tensor]:
+    """The leaf tensors that the outputs depend on, each as often as it enters the graph; raises as above."""
+    return graph_of(outputs).leaves
 
 
 def without_graph(module: nn.Module) -> dict[int, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_info.gradients.contract import NotCovered, Predict, trainable
+from lightning_info.gradients.contract import NotCovered, Predict, first_line, trainable
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.samples import num_samples, take
 
@@ -24,7 +24,7 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
         except (RuntimeError, ValueError) as error:
             if is_out_of_memory(error):
                 raise
-            raise NotCovered(f"one sample alone fails ({str(error).strip().splitlines()[0]})") from error
+            raise NotCovered(f"one sample alone fails ({first_line(error)})") from error
         if outputs.shape != columns[0][n : n + 1].shape:
             raise NotCovered(
                 f"one sample alone gives outputs {tuple(outputs.shape)}, in a batch {tuple(columns[0].shape)}"

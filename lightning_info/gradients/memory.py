@@ -1,9 +1,12 @@
-"""Out of memory, in the forms in which allocators say it."""
+"""Memory: how much per-sample gradients may take, and how allocators say that there is none left."""
 
 from __future__ import annotations
 
 import torch
 from lightning.pytorch.utilities.memory import is_oom_error
+
+BUDGET = 1 << 28
+"""Bytes that the per-sample gradients of one chunk of samples may take (256 MiB)."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -7,11 +7,9 @@ samples is ever kept: where a Gram matrix over positions is cheaper it is used, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 1 << 22
@@ -20,7 +18,11 @@ CHUNK = 1 << 22
 
 def squared_norm(gradient: Tensor) -> Tensor:
     """``(N, ...) -> (N,)``."""
-    return gradient.flatten(1).square().sum(1) if gradient.dim() > 1 else gradient.square()
+    if gradient.dim() == 1:
+        return gradient.square()
+    # one long float32 sum would lose digits
+    parts = [torch.linalg.vector_norm(part, dim=1).square() for part in torch.split(gradient.flatten(1), 1 << 16, 1)]
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
 
 def outer(x: Tensor, g: Tensor) -> Tensor:
@@ -38,9 +40,9 @@ def outer(x: Tensor, g: Tensor) -> Tensor:
     if length == 1:
         return squared_norm(x) * squared_norm(g)
     if length * (i + o) <= i * o:
-        pairs = _chunks(x, g, 2 * length * length)
+        pairs = chunks(x, g, 2 * length * length)
         return torch.cat([(torch.bmm(a, a.mT) * torch.bmm(b, b.mT)).flatten(1).sum(1) for a, b in pairs]).clamp_min(0)
-    return torch.cat([squared_norm(torch.bmm(b.mT, a)) for a, b in _chunks(x, g, i * o)])
+    return torch.cat([squared_norm(torch.bmm(b.mT, a)) for a, b in chunks(x, g, i * o)])
 
 
 def linear_weight(x: Tensor, g: Tensor) -> Tensor:
@@ -59,52 +61,6 @@ def channels(g: Tensor) -> Tensor:
     return squared_norm(g.flatten(2).sum(2) if g.dim() > 2 else g)
 
 
-def conv_weight(
-    x: Tensor,
-    g: Tensor,
-    kernel_size: tuple[int, ...],
-    stride: tuple[int, ...],
-    padding: tuple[int, ...] | str,
-    dilation: tuple[int, ...],
-    groups: int,
-) -> Tensor:
-    """Convolution with zero padding in any number of dimensions: ``x (N, Ci, *S)``, ``g (N, Co, *So)``."""
-    positions, patch = g[0, 0].numel(), x.shape[1] // groups * math.prod(kernel_size)
-    norms = []
-    for a, b in _chunks(x, g, 2 * groups * patch * positions):
-        columns = _unfold(a, b.shape[2:], kernel_size, stride, padding, dilation, groups)
-        rows = b.reshape(len(b) * groups, -1, positions)
-        norms.append(outer(columns, rows.mT).view(len(b), groups).sum(1))
-    return torch.cat(norms)
-
-
-def _unfold(
-    x: Tensor,
-    out: torch.Size,
-    kernel_size: tuple[int, ...],
-    stride: tuple[int, ...],
-    padding: tuple[int, ...] | str,
-    dilation: tuple[int, ...],
-    groups: int,
-) -> Tensor:
-    """Patches that meet the kernel at each output position, ``(N * groups, positions, Ci / groups * kernel)``."""
-    dims = len(kernel_size)
-    if padding == "valid":
-        sides = [(0, 0)] * dims
-    elif isinstance(padding, str):
-        reach = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
-        sides = [(r // 2, r - r // 2) for r in reach]
-    else:
-        sides = [(p, p) for p in padding]
-    x = F.pad(x, [p for side in reversed(sides) for p in side])
-    for axis, (k, s, d) in enumerate(zip(kernel_size, stride, dilation, strict=True), start=2):
-        x = x.unfold(axis, d * (k - 1) + 1, s)[..., ::d].narrow(axis, 0, out[axis - 2])
-    n, channels_in = x.shape[:2]
-    x = x.reshape(n, groups, channels_in // groups, *x.shape[2:])
-    x = x.permute(0, 1, *range(3, 3 + dims), 2, *range(3 + dims, 3 + 2 * dims))
-    return x.reshape(n * groups, math.prod(out), -1)
-
-
 def embedding_weight(index: Tensor, g: Tensor, padding_idx: int | None) -> Tensor:
     """Table look-up: ``index (N, *)``, ``g (N, *, D)``; rows used twice by one sample are summed before squaring."""
     n, width = len(index), g.shape[-1]
@@ -118,6 +74,29 @@ def embedding_weight(index: Tensor, g: Tensor, padding_idx: int | None) -> Tenso
     return g.new_zeros(n).index_add_(0, unique // rows, summed.square().sum(1))
 
 
-def _chunks(x: Tensor, g: Tensor, elements_per_sample: int) -> Iterator[tuple[Tensor, Tensor]]:
+def tied_embedding_weight(index: Tensor, h: Tensor, x: Tensor, g: Tensor, padding_idx: int | None) -> Tensor:
+    """Inner product of two gradients of one matrix: as a look-up table and as a linear layer's weight.
+
+    Args:
+        index: ``(N, T)``, the look-ups ...
+        h: ``(N, T, D)``, and the gradients at them.
+        x: ``(N, L, D)``, the linear layer's inputs ...
+        g: ``(N, L, V)``, and the gradients at its outputs.
+        padding_idx: Row that look-ups do not train.
+    """
+    if padding_idx is not None:
+        h = h * (index != padding_idx).unsqueeze(-1)
+    length, looked_up = x.shape[1], index.shape[1]
+    products = []
+    for (a, b), (i, t) in zip(
+        chunks(x, g, 2 * length * looked_up), chunks(index, h, 2 * length * looked_up), strict=True
+    ):
+        at_index = b.gather(2, i.unsqueeze(1).expand(-1, length, -1))
+        products.append((at_index * torch.bmm(a, t.mT)).flatten(1).sum(1))
+    return torch.cat(products)
+
+
+def chunks(x: Tensor, g: Tensor, elements_per_sample: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some samples of both at a time, so that temporaries of so many elements a sample stay within :data:`CHUNK`."""
     size = max(1, CHUNK // max(1, elements_per_sample))
     return zip(torch.split(x, size), torch.split(g, size), strict=True)

@@ -11,15 +11,16 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from lightning_info.gradients import func, loop, taps
+from lightning_info.gradients import func, loop, taps, vmap_taps
 from lightning_info.gradients.contract import Engine, NotCovered, Predict, trainable
 from lightning_info.gradients.graph import leaf_uses, without_graph
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.samples import take
 
-EngineName = Literal["auto", "backpack", "func", "loop"]
+EngineName = Literal["auto", "backpack", "backpack_vmap", "func", "loop"]
 ENGINES: dict[str, Engine] = {
     "backpack": taps.squared_norms,
+    "backpack_vmap": vmap_taps.squared_norms,
     "func": func.squared_norms,
     "loop": loop.squared_norms,
 }
@@ -106,7 +107,8 @@ def squared_norms(
         module: A module in eval mode that maps inputs to outputs ``(N, ...)``; never changed.
         inputs: Its input, sample axis first.
         cotangents: One tensor of the outputs' shape, or several.
-        engine: ``"auto"`` or one of ``"backpack"``, ``"func"``, ``"loop"``; see :func:`choose_engine`.
+        engine: ``"auto"`` or one of ``"backpack"``, ``"backpack_vmap"``, ``"func"``, ``"loop"``; see
+            :func:`choose_engine`.
 
     Returns:
         ``(N,)`` float64 per trainable parameter, by name.

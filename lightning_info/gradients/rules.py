@@ -14,6 +14,7 @@ from backpack.extensions.firstorder.base import FirstOrderBackpropExtension, Fir
 from torch import Tensor, nn
 
 from lightning_info.gradients import norms
+from lightning_info.gradients.convolution import Geometry, conv_weight
 
 Gradients = tuple[Tensor, ...]
 
@@ -38,15 +39,24 @@ class _PerChannel(_Rule):
 
 class _Conv(_PerChannel):
     def weight(self, ext: Any, module: Any, g_inp: Gradients, g_out: Gradients, bp: Any) -> Tensor:
-        return norms.conv_weight(
-            module.input0,
-            g_out[0],
-            module.kernel_size,
-            module.stride,
-            module.padding,
-            module.dilation,
-            module.groups,
+        return self._norm(module, module.input0, g_out[0])
+
+    @staticmethod
+    def _norm(module: Any, x: Tensor, g: Tensor) -> Tensor:
+        """``x`` may have rows of a sample as axis 2, behind the channels: positions of a kernel of length one."""
+        rows = x.dim() - 2 - len(module.kernel_size)
+        kernel_size, stride, dilation = (
+            (1,) * rows + setting for setting in (module.kernel_size, module.stride, module.dilation)
         )
+        padding = module.padding if isinstance(module.padding, str) else (0,) * rows + module.padding
+        return conv_weight(x, g, Geometry(kernel_size, stride, dilation, module.groups), padding)
+
+
+class _ConvTranspose(_Conv):
+    """The gradient at the output meets the kernel where the input does in a convolution."""
+
+    def weight(self, ext: Any, module: Any, g_inp: Gradients, g_out: Gradients, bp: Any) -> Tensor:
+        return self._norm(module, g_out[0], module.input0)
 
 
 class _BatchNorm(_PerChannel):
@@ -71,6 +81,12 @@ class _LayerNorm(_Rule):
         return norms.last_axes(g_out[0], len(module.normalized_shape))
 
 
+class _RMSNorm(_Rule):
+    def weight(self, ext: Any, module: Any, g_inp: Gradients, g_out: Gradients, bp: Any) -> Tensor:
+        shape = module.normalized_shape
+        return norms.last_axes(g_out[0] * F.rms_norm(module.input0, shape, eps=module.eps), len(shape))
+
+
 class _Embedding(_Rule):
     def weight(self, ext: Any, module: Any, g_inp: Gradients, g_out: Gradients, bp: Any) -> Tensor:
         return norms.embedding_weight(module.input0, g_out[0], module.padding_idx)
@@ -87,8 +103,11 @@ class SquaredGradNorm(FirstOrderBackpropExtension):  # type: ignore[misc]
             nn.Linear: _Linear(),
             nn.GroupNorm: _GroupNorm(),
             nn.LayerNorm: _LayerNorm(),
+            nn.RMSNorm: _RMSNorm(),
             nn.Embedding: _Embedding(),
         }
         rules.update(dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _Conv()))
+        transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+        rules.update(dict.fromkeys(transposed, _ConvTranspose()))
         rules.update(dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _BatchNorm()))
         super().__init__(savefield="sq_grad_norm", module_exts=rules, fail_mode="ERROR")

@@ -42,8 +42,8 @@ class Block(nn.Module):
 
 
 def resnet18():
-    blocks = [Block(a, b, s) for a, b, s in ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2))]
-    layers = [layer for block, width in zip(blocks, (64, 128, 256, 512)) for layer in (block, Block(width, width, 1))]
+    stages = ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2))
+    layers = [block for inside, out, stride in stages for block in (Block(inside, out, stride), Block(out, out, 1))]
     stem = (nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True))
     return nn.Sequential(*stem, *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
 

@@ -40,10 +40,10 @@ def _folded(m, x):
 
 
 BODIES = {
-    "used twice": (lambda m, x: m.head(m.layer(torch.tanh(m.layer(x)))), "more than once", "func"),
-    "used once more by hand": (_used_by_hand_too, "more than once", "func"),
-    "by hand only": (lambda m, x: m.head(x @ m.layer.weight + m.layer.bias), "no rule", "func"),
-    "rows folded into the batch": (_folded, "rows for", "func"),
+    "used twice": (lambda m, x: m.head(m.layer(torch.tanh(m.layer(x)))), None, "backpack"),
+    "used once more by hand": (_used_by_hand_too, "more than once", "backpack_vmap"),
+    "by hand only": (lambda m, x: m.head(x @ m.layer.weight + m.layer.bias), "no rule", "backpack_vmap"),
+    "rows folded into the batch": (_folded, "rows for", "backpack_vmap"),
     "in-place ReLU": (lambda m, x: m.head(F.relu_(m.layer(x))), None, "backpack"),
     "a view changed in place": (lambda m, x: m.head(_double_first_half(m.layer(x))), None, "backpack"),
     "functional": (_functional, None, "backpack"),
@@ -87,7 +87,7 @@ def test_a_sequence_first_layout_is_caught_even_where_its_lengths_agree():
 
     net, x = TimeFirst().double(), torch.randn(8, 8, 3, dtype=torch.float64)
     found = choose_engine(net, call, x)
-    assert found.engine == "func"
+    assert found.engine == "backpack_vmap"
     assert "plain autograd on the whole batch gives" in found.reasons["backpack"]
 
 
@@ -106,14 +106,14 @@ def test_a_wrong_rule_is_caught_by_the_two_sample_check(monkeypatch):
     right = plan.ENGINES["backpack"]
     monkeypatch.setitem(plan.ENGINES, "backpack", lambda *args: {k: v * (1 + 1e-4) for k, v in right(*args).items()})
     found = choose_engine(nn.Linear(4, 3), call, torch.randn(6, 4))
-    assert found.engine == "func"
+    assert found.engine == "backpack_vmap"
     assert "plain autograd" in found.reasons["backpack"]
 
 
 def test_an_engine_that_returns_nan_is_not_taken(monkeypatch):
     right = plan.ENGINES["backpack"]
     monkeypatch.setitem(plan.ENGINES, "backpack", lambda *args: {k: v * torch.nan for k, v in right(*args).items()})
-    assert choose_engine(nn.Linear(4, 3), call, torch.randn(6, 4)).engine == "func"
+    assert choose_engine(nn.Linear(4, 3), call, torch.randn(6, 4)).engine == "backpack_vmap"
 
 
 def test_hard_coded_float32_is_checked_in_its_own_precision():

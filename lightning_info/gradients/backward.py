@@ -1,0 +1,122 @@
+"""One backward pass per cotangent, which feeds the taps and the copies and computes no weight gradient."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_info.gradients import norms
+from lightning_info.gradients.contract import NotCovered
+from lightning_info.gradients.rules import SquaredGradNorm
+from lightning_info.gradients.uses import Group, Tap, listed
+
+
+def squared_norms(
+    outputs: Tensor,
+    groups: list[Group],
+    copies: dict[str, Tensor],
+    foreign: list[Tensor],
+    names: Iterable[str],
+    cotangents: Iterable[Tensor],
+) -> dict[str, Tensor]:
+    """Per-sample squared gradient norms from a forward pass that was tapped.
+
+    Args:
+        outputs: ``(N, ...)``.
+        groups: All taps that they depend on.
+        copies: Leaves ``(N, *shape)`` that stand for N copies of a parameter, by its name.
+        foreign: All other leaves but the parameters. Autograd visits only what lies on a way to what is asked for, so
+            that taps before which there is nothing else would stay silent.
+        names: Of all parameters.
+        cotangents: Of the outputs' shape.
+
+    Returns:
+        ``(N,)`` float64 by name.
+
+    Raises:
+        NotCovered: A call that the outputs depend on got no gradient.
+    """
+    total = {name: torch.zeros(len(outputs), dtype=torch.float64, device=outputs.device) for name in names}
+    taps = [one for members in groups for one in members.taps]
+    roots = [one for one in taps if one.is_root]
+    asked: list[Any] = [*(one.edge for one in roots), *copies.values(), *foreign]
+    if not asked:  # nothing that is trained
+        return total
+    sums = _Sums(groups, total, len(outputs))
+    handles = [
+        one.edge.node.register_prehook(lambda gradients, one=one: sums.arrive(one, gradients[one.edge.output_nr]))
+        for one in taps
+        if not one.is_root
+    ]
+    try:
+        for u in cotangents:
+            if u.shape != outputs.shape:
+                raise NotCovered(f"the outputs have shape {tuple(outputs.shape)} here and {tuple(u.shape)} otherwise")
+            gradients = torch.autograd.grad(outputs, asked, u.to(outputs), retain_graph=True, allow_unused=True)
+            for one, gradient in zip(roots, gradients, strict=False):
+                sums.arrive(one, gradient)
+            sums.close()
+            for name, gradient in zip(copies, gradients[len(roots) :], strict=False):
+                if gradient is not None:
+                    total[name] += norms.squared_norm(gradient).double()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return total
+
+
+class _Sums:
+    """Adds up squared norms per parameter while gradients arrive at the taps."""
+
+    def __init__(self, groups: list[Group], total: dict[str, Tensor], samples: int) -> None:
+        self.groups, self.total, self.samples = groups, total, samples
+        self.extension = SquaredGradNorm()
+        self.home = {one: members for members in groups for one in members.taps}
+        sharing: dict[str, list[Group]] = defaultdict(list)
+        for members in groups:
+            sharing[members.names.get("weight", "")].append(members)
+        self.tied = {name: pair for name, pair in sharing.items() if name and len(pair) == 2}
+
+    @torch.no_grad()
+    def arrive(self, tap: Tap, gradient: Tensor | None) -> None:
+        """Take the gradient at the output of a tapped call; None is zero."""
+        members = self.home[tap]
+        members.arrive(tap, gradient, self.samples)
+        if not members.is_complete:
+            return
+        factors = members.join()
+        if factors is not None:
+            self._add(members, *factors)
+        pair = self.tied.get(members.names.get("weight", ""))
+        if pair is None:
+            members.factors = []
+        elif all(one.is_complete for one in pair):
+            self._add_cross_term(*pair)
+
+    def _add(self, members: Group, x: Tensor, g: Tensor) -> None:
+        layer: Any = members.taps[0].operator.layer
+        vars(layer).update(input0=x, output=g)
+        self.extension(layer, (), (g,))
+        for slot, name in members.names.items():
+            self.total[name] += getattr(getattr(layer, slot), self.extension.savefield).double()
+        del layer.input0, layer.output
+
+    def _add_cross_term(self, first: Group, second: Group) -> None:
+        table, linear = (first, second) if isinstance(first.taps[0].operator.layer, nn.Embedding) else (second, first)
+        looked_up, used = table.join(), linear.join()
+        if looked_up is not None and used is not None:
+            padding_idx: Any = table.taps[0].operator.layer.padding_idx
+            cross = norms.tied_embedding_weight(*looked_up, *used, padding_idx)
+            self.total[table.names["weight"]] += 2 * cross.double()
+
+    def close(self) -> None:
+        """End of one backward pass."""
+        silent = [name for members in self.groups if not members.is_complete for name in members.names.values()]
+        for members in self.groups:
+            members.arrived, members.factors = 0, []
+        if silent:
+            raise NotCovered(f"no gradient arrived at {listed(silent)}")

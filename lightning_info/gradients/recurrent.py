@@ -1,0 +1,122 @@
+"""Recurrent layers unrolled: ``torch.lstm`` and the like, which are fused, as loops over ``F.linear``.
+
+Values agree with the fused ones to rounding. Time is axis 1 inside, so that samples are on axis 0 of every operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_info.gradients.contract import NotCovered
+
+State = tuple[Tensor, ...]
+"""``(h,)``, and for the LSTM ``(h, c)``."""
+Step = Callable[[Tensor, Tensor, State], State]
+"""The input's and the state's share of the gates, and the state before -> the state behind."""
+
+
+def _tanh(x: Tensor, h: Tensor, state: State) -> State:
+    return (torch.tanh(x + h),)
+
+
+def _relu(x: Tensor, h: Tensor, state: State) -> State:
+    return (torch.relu(x + h),)
+
+
+def _gru(x: Tensor, h: Tensor, state: State) -> State:
+    (x_reset, x_update, x_new), (h_reset, h_update, h_new) = x.chunk(3, -1), h.chunk(3, -1)
+    update = torch.sigmoid(x_update + h_update)
+    new = torch.tanh(x_new + torch.sigmoid(x_reset + h_reset) * h_new)
+    return ((1 - update) * new + update * state[0],)
+
+
+def _lstm(x: Tensor, h: Tensor, state: State) -> State:
+    enter, forget, cell, out = (x + h).chunk(4, -1)
+    c = torch.sigmoid(forget) * state[1] + torch.sigmoid(enter) * torch.tanh(cell)
+    return torch.sigmoid(out) * torch.tanh(c), c
+
+
+def _direction(step: Step, x: Tensor, state: State, weights: Sequence[Any], backwards: bool) -> tuple[Tensor, State]:
+    """One direction of one layer: ``x (B, T, I)`` -> outputs ``(B, T, H)`` and the last state."""
+    w_input, w_hidden, b_input, b_hidden, w_projection = weights
+    gates = F.linear(x, w_input, b_input).unbind(1)
+    outputs = []
+    for gate in reversed(gates) if backwards else gates:
+        state = step(gate, F.linear(state[0], w_hidden, b_hidden), state)
+        if w_projection is not None:
+            state = (F.linear(state[0], w_projection), *state[1:])
+        outputs.append(state[0])
+    return torch.stack(outputs[::-1] if backwards else outputs, 1), state
+
+
+def _unrolled(step: Step) -> Callable[..., tuple[Tensor, ...]]:
+    def layer(
+        input: Tensor,
+        hx: Any,
+        params: Any,
+        has_biases: bool,
+        num_layers: int,
+        dropout: float,
+        train: bool,
+        bidirectional: bool,
+        batch_first: bool,
+    ) -> tuple[Tensor, ...]:
+        if not isinstance(has_biases, bool):  # (data, batch_sizes, hx, params, ...)
+            raise NotCovered("a recurrent layer gets packed sequences; give it padded ones")
+        x = input if batch_first else input.transpose(0, 1)
+        states = [hx] if isinstance(hx, Tensor) else list(hx)
+        directions = 2 if bidirectional else 1
+        last: list[State] = []
+        for index in range(num_layers):
+            outputs = []
+            for direction in range(directions):
+                place = index * directions + direction
+                weights = _weights(params, place, num_layers * directions, has_biases)
+                start = tuple(state[place] for state in states)
+                output, end = _direction(step, x, start, weights, backwards=direction == 1)
+                outputs.append(output)
+                last.append(end)
+            x = torch.cat(outputs, -1)
+            if index + 1 < num_layers:
+                x = F.dropout(x, dropout, train)
+        return (x if batch_first else x.transpose(0, 1), *(torch.stack(state) for state in zip(*last, strict=True)))
+
+    return layer
+
+
+def _weights(params: Sequence[Tensor], place: int, places: int, has_biases: bool) -> list[Tensor | None]:
+    """Input weight, hidden weight, their biases, projection."""
+    each = len(params) // places
+    own = params[each * place : each * (place + 1)]
+    count = 4 if has_biases else 2
+    biases = own[2:4] if has_biases else (None, None)
+    return [*own[:2], *biases, own[count] if each > count else None]
+
+
+def _cell(step: Step) -> Callable[..., Any]:
+    def cell(
+        input: Tensor, hx: Any, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
+    ) -> Any:
+        state = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+        end = step(F.linear(input, w_ih, b_ih), F.linear(state[0], w_hh, b_hh), state)
+        return end[0] if isinstance(hx, Tensor) else end
+
+    return cell
+
+
+UNROLLED: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.lstm: _unrolled(_lstm),
+    torch.gru: _unrolled(_gru),
+    torch.rnn_tanh: _unrolled(_tanh),
+    torch.rnn_relu: _unrolled(_relu),
+    torch.lstm_cell: _cell(_lstm),
+    torch.gru_cell: _cell(_gru),
+    torch.rnn_tanh_cell: _cell(_tanh),
+    torch.rnn_relu_cell: _cell(_relu),
+}
+"""What stands in for each of torch's recurrent functions, with the same arguments."""
