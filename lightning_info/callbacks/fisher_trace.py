@@ -66,9 +66,9 @@ class FisherTraceCallback(InfoCallback):
             None, or at least ``num_samples``: every sample once. ``"exact"`` takes all of them in any case.
         also: Further traces beside the main one.
         per_layer: Send ``fisher_layers/<module>`` to the loggers too.
-        engine: Who computes per-sample gradients: ``"backpack"`` (BackPACK rules fed by taps), ``"func"``
-            (``torch.func``), ``"loop"`` (one backward per sample), or ``"auto"``, the first of them that covers every
-            parameter. Each is exact, and is compared with plain autograd before the first step. ``"cotangent"``, never
+        engine: Who computes per-sample gradients: ``"backpack"`` (BackPACK rules fed by taps), ``"backpack_vmap"`` (the
+            same in a forward pass under ``torch.vmap``), ``"func"`` (``torch.func``), ``"loop"`` (one backward per
+            sample), or ``"auto"``, the first of them that covers every parameter. Each is exact, and is compared with plain autograd before the first step. ``"cotangent"``, never
             taken by itself, needs no per-sample gradients: one plain backward pass for every sixteenth of the draws,
             unbiased, with a larger error (in ``fisher/trace_stderr``) and ``fisher/coverage`` 0.
         every_n_epochs: Measure at s = 0 and after epochs n, 2n, ... (before the first step of the next epoch, so

@@ -159,7 +159,6 @@ def timm_models():
         "nf_resnet26": ("norm-free, scaled weights", {}),
         "nf_regnet_b0": ("norm-free, depthwise", {}),
         "mobilevit_xxs": ("convolution and attention", {}),
-        "convmixer_768_32": ("depthwise, large kernels", {}),
         "poolformerv2_s12": ("pooling as attention", {}),
         "pvt_v2_b0": ("attention, reduced", {}),
         "coatnet_nano_rw_224": ("convolution and attention", {"img_size": 64}),
