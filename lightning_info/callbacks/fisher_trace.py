@@ -40,9 +40,8 @@ class FisherTraceCallback(InfoCallback):
 
     Nothing in the user's code changes: outputs, targets and likelihood (``cross_entropy``, ``nll_loss``,
     ``binary_cross_entropy`` with or without logits, ``mse_loss``, ``gaussian_nll_loss``) are found in the module's
-    ``training_step``. Everything is
-    measured on a replica in eval mode (dropout off, BatchNorm as ``batch_norm`` says), so that training is
-    bit-identical to training without the callback.
+    ``training_step``. Everything is measured on a replica in eval mode (dropout off, BatchNorm as ``batch_norm``
+    says), so that training is bit-identical to training without the callback.
 
     Logged, per measured step s (the weights after s optimiser steps; s = 0 and the end of fit are always measured):
 
@@ -68,9 +67,10 @@ class FisherTraceCallback(InfoCallback):
         per_layer: Send ``fisher_layers/<module>`` to the loggers too.
         engine: Who computes per-sample gradients: ``"backpack"`` (BackPACK rules fed by taps), ``"backpack_vmap"`` (the
             same in a forward pass under ``torch.vmap``), ``"func"`` (``torch.func``), ``"loop"`` (one backward per
-            sample), or ``"auto"``, the first of them that covers every parameter. Each is exact, and is compared with plain autograd before the first step. ``"cotangent"``, never
-            taken by itself, needs no per-sample gradients: one plain backward pass for every sixteenth of the draws,
-            unbiased, with a larger error (in ``fisher/trace_stderr``) and ``fisher/coverage`` 0.
+            sample), or ``"auto"``, the first of them that covers every parameter. Each is exact, and is compared with
+            plain autograd before the first step. ``"cotangent"``, never taken by itself, needs no per-sample
+            gradients: one plain backward pass for every sixteenth of the draws, unbiased, with a larger error (in
+            ``fisher/trace_stderr``) and ``fisher/coverage`` 0.
         every_n_epochs: Measure at s = 0 and after epochs n, 2n, ... (before the first step of the next epoch, so
             that ``EarlyStopping`` sees it one epoch later).
         every_n_train_steps: Measure at optimiser steps 0, n, 2n, ... Without an interval: 0, 1, 2, 4, 8, ..., and the
