@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_info.callbacks import arguments
+from lightning_info.callbacks import arguments, messages
 from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.collector import Collector
 from lightning_info.callbacks.faults import Faults, Refused
@@ -208,7 +208,10 @@ class InfoCallback(Callback, ABC):
             finite = [value for _, value in curve if math.isfinite(value)]
             if finite and self._is_logged(tag):
                 trainer.callback_metrics[tag] = torch.tensor(finite[-1])
-        self._warn_monitors(trainer)
+        if self._schedule.budget is not None:
+            warning = messages.monitored(trainer.callbacks, map(self._tag, self.tags), self._schedule.budget)
+            if warning:
+                self._faults.warn_once(warning, "monitor")
         ours = self._ours(trainer)
         if self is not ours[0]:  # the first speaks for all
             return
@@ -310,13 +313,7 @@ class InfoCallback(Callback, ABC):
             self._point(trainer, pl_module, 0, probe=self._initial)
             self._initial = None
         if self._left_out:
-            first, last = self._left_out[0], self._left_out[-1]
-            between = f" to {last}" if last != first else ""
-            rank_zero_info(
-                f"{type(self).__name__}: the {len(self._left_out)} points due at steps {first}{between} were left out, "
-                f"because the {len(self._samples)} reference samples were not complete; a smaller num_samples, or "
-                f"reference=..., has them"
-            )
+            rank_zero_info(f"{type(self).__name__}: {messages.left_out(self._left_out, len(self._samples))}")
 
     def _preflight(self, trainer: Any, pl_module: Any, batch: Any) -> None:
         """Refuse, before the first step, a module that cannot be measured; say how another one will be."""
@@ -426,19 +423,6 @@ class InfoCallback(Callback, ABC):
 
     # ---- small things
 
-    def _warn_monitors(self, trainer: Any) -> None:
-        """A callback that acts on values which the clock may leave out takes the last one again and again."""
-        monitors = {
-            c.monitor: type(c).__name__ for c in trainer.callbacks if isinstance(getattr(c, "monitor", None), str)
-        }
-        for tag in map(self._tag, self.tags):
-            if tag in monitors and self._schedule.budget is not None:
-                self._faults.warn_once(
-                    f"{monitors[tag]} monitors {tag!r}, whose points are left out where they would take more than "
-                    f"{self._schedule.budget:.2g} of the time; with every_n_epochs=1 there is one for every epoch",
-                    "monitor",
-                )
-
     def _restart(self) -> None:
         self._faults = Faults(type(self).__name__, self.on_error)
         self._collector = Collector(self.num_samples, self.reference, self._faults)
@@ -479,7 +463,7 @@ class InfoCallback(Callback, ABC):
         ]
         print("\n" + summary_table(history, rows))
         for c in ours:
-            print(f"{c._tag(c.family)}: {c._points} points took {c._clock.overhead:.1%} of {c._clock.elapsed:.3g} s")
+            print(messages.time_taken(c._tag(c.family), c._points, c._clock.overhead, c._clock.elapsed))
 
 
 def _steps_taken(trainer: Any) -> int:

@@ -1,0 +1,32 @@
+"""What is said during a run besides the summary at its start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def left_out(steps: Sequence[int], samples: int) -> str:
+    """Points that were due before the reference samples were complete."""
+    between = f" to {steps[-1]}" if len(steps) > 1 else ""
+    return (
+        f"the {len(steps)} points due at steps {steps[0]}{between} were left out, because the {samples} reference "
+        f"samples were not complete; a smaller num_samples, or reference=..., has them"
+    )
+
+
+def monitored(callbacks: Iterable[Any], tags: Iterable[str], budget: float) -> str | None:
+    """A callback that acts on values which the clock may leave out takes the last one again and again."""
+    names = {c.monitor: type(c).__name__ for c in callbacks if isinstance(getattr(c, "monitor", None), str)}
+    for tag in tags:
+        if tag in names:
+            return (
+                f"{names[tag]} monitors {tag!r}, whose points are left out where they would take more than "
+                f"{budget:.2g} of the time; with every_n_epochs=1 there is one for every epoch"
+            )
+    return None
+
+
+def time_taken(tag: str, points: int, overhead: float, elapsed: float) -> str:
+    """Of all that a callback did."""
+    return f"{tag}: the check at the start, {points} points and their figures took {overhead:.1%} of {elapsed:.3g} s"
