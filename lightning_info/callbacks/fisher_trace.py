@@ -20,12 +20,13 @@ from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.samples import num_samples, take
 from lightning_info.probing.batch_norm import BatchNormStatistics
 from lightning_info.probing.fisher import COTANGENT, GROUPS, Estimator, PoolTrace, pool_trace, scores_of
+from lightning_info.probing.hessian import check_hessian, hessian_trace
 from lightning_info.probing.prediction import Adapter
 from lightning_info.probing.probe import Probe
 from lightning_info.reporting.figures import layer_heat_map
 from lightning_info.reporting.layout import Chart
 
-Also = Literal["empirical", "exact"]
+Also = Literal["empirical", "exact", "hessian"]
 Engine = EngineName | Literal["cotangent"]
 
 
@@ -50,7 +51,9 @@ class FisherTraceCallback(InfoCallback):
       speak of the reference samples (draws and labels), not of samples beyond them.
     - ``fisher/coverage``: share of the trainable elements whose per-sample gradient norm was computed exactly.
     - ``fisher/overhead``: share of the run's time that this callback took so far.
-    - ``fisher/empirical_trace``, ``fisher/exact_trace`` if asked with ``also``, each with ``_stderr``.
+    - ``fisher/empirical_trace``, ``fisher/exact_trace``, ``fisher/hessian_trace`` if asked with ``also``, each with
+      ``_stderr``. The last is the trace of the Hessian of the training loss (at the labels of the data), which F stands
+      in for; it may be negative.
     - ``fisher_layers/<module>``: the share of each module's own parameters (``root`` for the LightningModule's);
       always in ``history``, in the loggers with ``per_layer=True``.
     - figure ``fisher/layers``: heat map of these over training.
@@ -108,6 +111,7 @@ class FisherTraceCallback(InfoCallback):
         ("fisher/trace", "fisher/trace_stderr"),
         ("fisher/empirical_trace", "fisher/empirical_trace_stderr"),
         ("fisher/exact_trace", "fisher/exact_trace_stderr"),
+        ("fisher/hessian_trace", "fisher/hessian_trace_stderr"),
     )
 
     def __init__(
@@ -169,6 +173,8 @@ class FisherTraceCallback(InfoCallback):
     def _prepare(self, probe: Probe) -> Mapping[str, str]:
         if "empirical" in (self.estimator, *self.also):
             probe.predictor(probe.module, probe.to_device(probe.groups[0])).loss_gradient()  # needs targets
+        if "hessian" in self.also:
+            check_hessian(probe)
         self.plan = self._choose(probe)
         draws = "" if self.draws is None or self.estimator == "exact" else f", {self.draws} draws"
         further = f"; also {', '.join(self.also)}" if self.also else ""
@@ -203,6 +209,8 @@ class FisherTraceCallback(InfoCallback):
         first, cost = norms(1), 0.0
         for estimator in (self.estimator, *self.also):
             cost += (samples + drawn) * forward + drawn * first
+            if estimator == "hessian":  # a backward pass through a backward pass
+                cost += 2 * drawn * first
             if estimator == "exact":
                 further = max(0.0, (norms(3) - first) / 2)
                 cost += (samples - drawn) * first + samples * (outputs[0].numel() - 1) * further
@@ -226,7 +234,10 @@ class FisherTraceCallback(InfoCallback):
             "fisher/coverage": main.coverage,
         }
         for name in self.also:
-            estimate = self._trace(probe, name, generator).estimate
+            if name == "hessian":
+                estimate = hessian_trace(probe, self.draws, generator)
+            else:
+                estimate = self._trace(probe, name, generator).estimate
             values[f"fisher/{name}_trace"], values[f"fisher/{name}_trace_stderr"] = estimate
         for parameter, value in main.per_parameter.items():
             tag = f"fisher_layers/{parameter.rpartition('.')[0] or 'root'}"

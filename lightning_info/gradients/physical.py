@@ -203,7 +203,8 @@ class VmapTaps(Recorder):
 
     def _apply(self, rule: _Rule, *tensors: Tensor) -> Tensor:
         anchor = next(iter(self.copies.values()))
-        output: Tensor = _Physical.apply(anchor, rule, *tensors)  # type: ignore[no-untyped-call]
+        apply: Any = _Physical.apply
+        output: Tensor = apply(anchor, rule, *tensors)
         return output
 
 

@@ -45,6 +45,8 @@ class Prediction:
         loss_gradient: Gives ``∂ loss_n / ∂ outputs`` of the training loss (class weights and label smoothing
             included, whatever the reduction; Gaussian: of ½‖z - y‖²), float64 in the layout of ``outputs``; raises
             :class:`NoPrediction` where there are no targets that it could be taken at.
+        summed_loss: Gives the sum of that loss over the samples, float64, differentiable in the parameters; raises as
+            above.
         extra_loss: What the returned loss holds beyond the likelihood; 0 with an adapter.
         loss: The returned loss.
         writes: The module writes to its parameters when it runs.
@@ -54,6 +56,7 @@ class Prediction:
     likelihood: Likelihood
     mask: Tensor | None
     loss_gradient: Callable[[], Tensor]
+    summed_loss: Callable[[], Tensor]
     extra_loss: float = 0.0
     loss: float = 0.0
     writes: bool = False
@@ -196,12 +199,15 @@ def _prediction(
 ) -> Prediction:
     """Args: ``loss`` gives the summed loss from float64 outputs and targets."""
 
-    def loss_gradient() -> Tensor:
+    def summed_loss(z: Tensor) -> Tensor:
         if targets is None:
-            raise NoPrediction("the adapter gives no targets, which the empirical Fisher needs")
-        z = outputs.detach().double().requires_grad_()
+            raise NoPrediction("the adapter gives no targets, which the empirical Fisher and the Hessian need")
         y = targets.detach()
-        (gradient,) = torch.autograd.grad(loss(z, y.double() if y.is_floating_point() else y), z)
+        return loss(z, y.double() if y.is_floating_point() else y)
+
+    def loss_gradient() -> Tensor:
+        z = outputs.detach().double().requires_grad_()
+        (gradient,) = torch.autograd.grad(summed_loss(z), z)
         return gradient
 
-    return Prediction(outputs, likelihood, mask, loss_gradient)
+    return Prediction(outputs, likelihood, mask, loss_gradient, lambda: summed_loss(outputs.double()))
