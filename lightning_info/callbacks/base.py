@@ -21,7 +21,7 @@ from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.collector import Collector
 from lightning_info.callbacks.faults import Faults, Refused
 from lightning_info.callbacks.preflight import STATISTICS, cost_row, preflight, refuse_sharding, summary_text
-from lightning_info.callbacks.processes import any_objects, of_rank_zero
+from lightning_info.callbacks.processes import in_any_process, of_rank_zero
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.plan import CHECK_SAMPLES
@@ -256,7 +256,7 @@ class InfoCallback(Callback, ABC):
             return
         with self._clock.spending(), self._faults.guard("its bookkeeping"), isolated(pl_module.device):
             if not self._samples.complete:
-                if not any_objects(trainer, bool(self._samples.groups)):
+                if not in_any_process(trainer, bool(self._samples.groups)):
                     return
                 self._close_samples(trainer, pl_module)
             step = self._step = _steps_taken(trainer)
@@ -286,7 +286,7 @@ class InfoCallback(Callback, ABC):
                 self._look(trainer, pl_module, batch)
         except Refused as error:
             refusal = error
-        if any_objects(trainer, refusal is not None):  # all processes end, or none
+        if in_any_process(trainer, refusal is not None):  # all processes end, or none
             raise refusal or Refused(f"{type(self).__name__}: refused by another process")
         self._collector.agree(trainer)
         if self._resumed and not self.history:
@@ -306,7 +306,8 @@ class InfoCallback(Callback, ABC):
         return self._preflight(trainer, pl_module, batch)
 
     def _close_samples(self, trainer: Any, pl_module: Any) -> None:
-        self._samples.close(trainer.world_size)
+        if not self._samples.close(trainer.world_size):
+            self._faults.warn_once("batches cannot be sent; the samples are those of the first process only", "sending")
         self._chunk = self._collector.chunk
         if self._initial is not None:
             self._initial.groups = self._samples.groups

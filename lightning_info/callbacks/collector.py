@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_info.callbacks.faults import Faults, Refused
-from lightning_info.callbacks.processes import all_agree
+from lightning_info.callbacks.processes import in_all_processes
 from lightning_info.gradients.samples import num_samples
 from lightning_info.probing.reference import ReferenceSamples
 
@@ -61,13 +61,15 @@ class Collector:
                 ) from error
         if self.reference is not None:
             self._fill(trainer)
-            self.same = saved is not None and _equal(saved, self.samples.state())
-            return
-        self.samples.size = math.ceil(self.samples.size / trainer.world_size)
+        else:
+            self.samples.size = math.ceil(self.samples.size / trainer.world_size)
         if saved is not None:
-            with contextlib.suppress(ValueError):  # the batches of this run look different
-                self.samples.restore(saved, batch)
-                self.origin, self.same = "those of the checkpoint", True
+            with contextlib.suppress(Exception):  # of another make, or the batches of this run look different
+                if self.reference is not None:
+                    self.same = _equal(saved, self.samples.state())
+                else:
+                    self.samples.restore(saved, batch)
+                    self.origin, self.same = "those of the checkpoint", True
 
     def start_anew(self) -> None:
         """Samples of a checkpoint do not do: collect others."""
@@ -88,18 +90,18 @@ class Collector:
 
     def agree(self, trainer: Any) -> None:
         """Unless all processes have their samples at once, all collect them."""
-        if not all_agree(trainer, self.samples.complete):
+        if not in_all_processes(trainer, self.samples.complete):
             self.samples.reopen()
 
     def add(self, trainer: Any, batch: Any, batch_idx: int) -> bool:
         """Keep samples of a training batch; True if there will be no more."""
         if batch_idx == 0 and self.samples.groups:  # an epoch that ended early: its samples come again
-            return all_agree(trainer, True)
+            return in_all_processes(trainer, True)
         with self.faults.guard("keeping reference samples"):
             self.samples.add(batch)
             self.chunk = max(self.chunk, num_samples(batch))
         last_of_epoch = trainer.is_last_batch or batch_idx + 1 >= trainer.num_training_batches
-        return all_agree(trainer, self.samples.full or last_of_epoch or bool(trainer.fast_dev_run))
+        return in_all_processes(trainer, self.samples.full or last_of_epoch or bool(trainer.fast_dev_run))
 
 
 def _equal(saved: list[dict[str, Any]], state: list[dict[str, Any]] | None) -> bool:

@@ -8,9 +8,13 @@ from typing import Any
 
 def left_out(steps: Sequence[int], samples: int) -> str:
     """Points that were due before the reference samples were complete."""
-    between = f" to {steps[-1]}" if len(steps) > 1 else ""
+    points = (
+        f"the point due at step {steps[0]} was"
+        if len(steps) == 1
+        else (f"the {len(steps)} points due at steps {steps[0]} to {steps[-1]} were")
+    )
     return (
-        f"the {len(steps)} points due at steps {steps[0]}{between} were left out, because the {samples} reference "
+        f"{points} left out, because the {samples} reference "
         f"samples were not complete; a smaller num_samples, or reference=..., has them"
     )
 

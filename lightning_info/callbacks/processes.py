@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def all_agree(trainer: Any, yes: bool) -> bool:
+def in_all_processes(trainer: Any, yes: bool) -> bool:
     """Whether it is so in every process."""
     return trainer.strategy.reduce_boolean_decision(yes, all=True) if trainer.world_size > 1 else yes
 
 
-def any_objects(trainer: Any, yes: bool) -> bool:
+def in_any_process(trainer: Any, yes: bool) -> bool:
     """Whether it is so in at least one process."""
     return trainer.strategy.reduce_boolean_decision(yes, all=False) if trainer.world_size > 1 else yes
 

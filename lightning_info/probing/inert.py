@@ -53,6 +53,20 @@ class Inert(float):
         return self
 
 
+class _InertLogger(Inert):
+    """An inert logger that still tells where the real one writes."""
+
+    @classmethod
+    def of(cls, real: Any) -> _InertLogger:
+        """For a logger, or None."""
+        logger = cls()
+        vars(logger)["_real"] = real
+        return logger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_real"], name, self) if name in _PLACES else super().__getattr__(name)
+
+
 class _ReadThrough:
     """Reads attributes through to an object; containers are copied, and attributes that are set stay here."""
 
@@ -73,12 +87,12 @@ class StandInTrainer(_ReadThrough):
     """Reads through to the trainer and its datamodule; loggers, optimisers, callbacks, strategy, methods are inert."""
 
     def __getattr__(self, name: str) -> Any:
+        if name == "logger":
+            return _InertLogger.of(self._real.logger)
         if name in _ACTS:
             inert = Inert()
             if name == "strategy":
                 vars(inert)["root_device"] = getattr(self._real.strategy, "root_device", inert)
-            if name == "logger":
-                vars(inert).update({where: getattr(self._real.logger, where, inert) for where in _PLACES})
             return inert
         value = super().__getattr__(name)
         if name == "datamodule" and value is not None:

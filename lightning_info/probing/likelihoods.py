@@ -136,7 +136,9 @@ def gaussian(arguments: dict[str, Any], samples: int) -> Prediction:
 def gaussian_with_variance(arguments: dict[str, Any], samples: int) -> Prediction:
     """``gaussian_nll_loss``: means and variances ``(rows, *)``; the Fisher information is diag(1/v, 1/(2v²))."""
     mean, target = _rows(arguments["input"], arguments["target"], samples)
-    variance = torch.as_tensor(arguments["var"]).to(mean)
+    variance, given = torch.as_tensor(arguments["var"]).to(mean), arguments["input"].dim()
+    if mean.dim() > given and variance.dim() == given > 0:
+        variance = variance.unsqueeze(0)
     if variance.dim() == mean.dim() - 1 and variance.dim() > 0:  # one for all of the last axis
         variance = variance.unsqueeze(-1)
     variance = variance.expand_as(mean)

@@ -47,15 +47,23 @@ class ReferenceSamples:
         kept = take(batch, slice(0, self.size - len(self)))
         self.groups.append(apply_to_collection(kept, Tensor, lambda leaf: leaf.detach().cpu().clone()))
 
-    def close(self, ranks: int = 1) -> None:
-        """What is there is all there will be; with several processes every one gets the samples of all."""
+    def close(self, ranks: int = 1) -> bool:
+        """What is there is all there will be; with several processes every one gets the samples of all.
+
+        Returns:
+            False if batches cannot be sent, so that every process keeps its own samples only.
+        """
         self.complete = True
+        shared = True
         if ranks > 1:
-            gathered: list[Any] = [None] * ranks
-            torch.distributed.all_gather_object(gathered, [tensors(group) for group in self.groups])
-            everywhere = [group for groups in gathered for group in groups]
-            self.groups = [with_tensors(self.groups[0], group) for group in everywhere if self.groups]
+            gathered: list[bytes | None] = [None] * ranks
+            torch.distributed.all_gather_object(gathered, _pickled(self.groups))
+            sent = [groups for groups in gathered if groups is not None]
+            shared = len(sent) == ranks
+            if shared:
+                self.groups = [group for groups in sent for group in pickle.loads(groups)]
         self.groups = concatenate(self.groups)
+        return shared
 
     def reopen(self) -> None:
         """Start collecting again."""
@@ -82,7 +90,7 @@ class ReferenceSamples:
         for group in state:
             if len(group["tensors"]) != len(leaves):
                 raise ValueError(f"they have {len(group['tensors'])} tensors, a batch of this run {len(leaves)}")
-            if group["rest"] != rest:
+            if rest is None or group["rest"] != rest:
                 raise ValueError("their batches held something besides tensors that is different now")
         self.groups = [
             with_tensors(
@@ -116,7 +124,13 @@ class ReferenceSamples:
 
 def _rest(batch: Any) -> str | None:
     """A fingerprint of all of a batch that is no tensor; None if it cannot be compared."""
+    rest = _pickled(apply_to_collection(batch, Tensor, lambda leaf: None))
+    return None if rest is None else hashlib.sha256(rest).hexdigest()
+
+
+def _pickled(value: Any) -> bytes | None:
+    """None if it cannot be."""
     try:
-        return hashlib.sha256(pickle.dumps(apply_to_collection(batch, Tensor, lambda leaf: None))).hexdigest()
+        return pickle.dumps(value)
     except Exception:  # of whatever the user keeps in a batch
         return None

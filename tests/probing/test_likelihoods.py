@@ -322,6 +322,19 @@ def test_a_gaussian_with_its_arguments_the_other_way_round():
     assert torch.equal(traces(there, (X, VALUES)), traces(back, (X, VALUES)))
 
 
+def test_a_gaussian_whose_single_sample_was_squeezed():
+    def step(squeeze):
+        def of(module, x, y):
+            mean, variance = heteroscedastic(module, x)
+            return F.gaussian_nll_loss(squeeze(mean), squeeze(y), squeeze(variance))
+
+        return of
+
+    one = (X[:1], VALUES[:1])
+    plain, squeezed = Module(step(lambda t: t), 2 * CLASSES), Module(step(lambda t: t.squeeze(0)), 2 * CLASSES)
+    torch.testing.assert_close(traces(squeezed, one), traces(plain, one), rtol=1e-12, atol=0)
+
+
 def test_targets_that_depend_on_the_parameters_are_refused():
     step = lambda m, x, y: F.binary_cross_entropy_with_logits(x[:, :CLASSES], m(x).sigmoid())  # noqa: E731
     with pytest.raises(NoPrediction, match="targets of binary_cross_entropy_with_logits"):
