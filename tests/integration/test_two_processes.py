@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import Classifier, data
+from models import Classifier, curves, data, trainer
 from oracle import fisher_trace_by_definition
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_info import FisherTraceCallback
 
 HEAD = """
 import copy, hashlib, json, os, sys, types
@@ -102,6 +105,24 @@ def fault(stage, rank, step):
     metric = run.callback_metrics["fisher/trace"].item()
     return {"history": ours.history, "fired": fired, "metric": metric, "weights": weights(module)}
 
+def scaled():
+    # every process and every batch scales its logits by a number that is no tensor
+    class Scales(Classifier):
+        def training_step(self, batch, batch_idx):
+            return torch.nn.functional.cross_entropy(self(batch["x"]) * batch["scale"], batch["y"])
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    def collate(samples):
+        x, y = torch.utils.data.default_collate(samples)
+        seen.append(len(x))
+        return {"x": x, "y": y, "scale": 1.0 + rank + 2 * ((len(seen) - 1) % 2)}
+    seen, ours = [], fisher(estimator="exact")
+    pl.seed_everything(3, verbose=False)
+    module = Scales()
+    start = {name: value.tolist() for name, value in module.state_dict().items()}
+    own = DataLoader(Subset(data(), range(32 * rank, 32 * rank + 32)), 4, collate_fn=collate)
+    fit(ours, train=own, module=module, use_distributed_sampler=False)
+    return {"history": ours.history, "start": start}
+
 def metric():
     class Validated(Classifier):
         def __init__(self):
@@ -136,6 +157,7 @@ save(
     first_fails=fault("_measure", 0, 2),
     other_keeps_nothing=fault("add", 1, "always"),
     first_draws_nothing=fault("_figures", 0, "always"),
+    scaled=scaled(),
     metric=metric(),
     refused=refused(),
 )
@@ -188,10 +210,13 @@ def assert_alike(*runs):
         assert all(a == b or math.isnan(a + b) for (_, a), (_, b) in zip(first, other, strict=True)), tag
 
 
-def trace_of(start, seen):
+def trace_of(start, seen, scale=1.0):
     module = Classifier()
     module.load_state_dict({name: torch.tensor(value) for name, value in start.items()})
-    return sum(fisher_trace_by_definition(module.eval().net, torch.tensor(seen), "categorical").values())
+    scaling = torch.nn.Linear(3, 3, bias=False).requires_grad_(False)
+    scaling.weight.data = scale * torch.eye(3)
+    net = torch.nn.Sequential(module.eval().net, scaling)
+    return sum(fisher_trace_by_definition(net, torch.tensor(seen), "categorical").values())
 
 
 def test_the_pool_is_that_of_both_processes(ranks):
@@ -246,6 +271,29 @@ def test_a_fault_that_costs_no_value(ranks, fault, where):
     assert [step for step, _ in curve(runs[0])] == [0, *([] if waits else [2, 4, 6]), 8, 10, 12, 14, 16]
     assert all(math.isfinite(value) for _, value in curve(runs[0]))
     assert runs[0]["metric"] == runs[1]["metric"]
+
+
+def test_what_belongs_to_a_batch_stays_with_it(ranks):
+    x = data().tensors[0].tolist()
+    truth = 0.0
+    for rank in (0, 1):
+        for batch, scale in ((0, 1.0 + rank), (1, 3.0 + rank)):
+            rows = x[32 * rank + 4 * batch : 32 * rank + 4 * batch + 4]
+            truth += trace_of(ranks[0]["scaled"]["start"], rows, scale) / 4
+    for rank in ranks:
+        assert curve(rank["scaled"])[0] == (0, pytest.approx(truth, rel=1e-5))
+
+
+def test_every_scalar_is_that_of_one_process_on_the_same_samples(ranks):
+    run = ranks[0]["gathered"]
+    module = Classifier(dropout=0.5)
+    module.load_state_dict({name: torch.tensor(value) for name, value in run["start"].items()})
+    x = torch.tensor([row for rank in ranks for batch in rank["gathered"]["seen"][:2] for row in batch])
+    samples = (x, torch.zeros(len(x), dtype=torch.long))  # the exact trace does not look at labels
+    alone = FisherTraceCallback("exact", num_samples=16, reference=samples, on_error="raise", summary=False)
+    trainer(alone, max_steps=1).fit(module, DataLoader(TensorDataset(*samples), 4))
+    there = {tag: points[0][1] for tag, points in run["history"].items() if not tag.endswith("/overhead")}
+    assert there == pytest.approx({tag: points[0][1] for tag, points in curves(alone).items()}, rel=1e-6)
 
 
 def test_the_metric_is_that_over_all_processes(ranks):
