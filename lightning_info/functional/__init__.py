@@ -1,5 +1,17 @@
 """The mathematics, as pure functions on tensors: no Lightning, no hooks, no state."""
 
+from lightning_info.functional.binning import (
+    CodeInformation,
+    Information,
+    ShuffledInformation,
+    bin_codes,
+    bin_targets,
+    binned_information,
+    code_information,
+    shuffled_information,
+    subset_information,
+    unit_entropies,
+)
 from lightning_info.functional.fisher import (
     TraceEstimate,
     draw_samples,
@@ -12,12 +24,22 @@ from lightning_info.functional.fisher import (
 )
 
 __all__ = [
+    "CodeInformation",
+    "Information",
+    "ShuffledInformation",
     "TraceEstimate",
+    "bin_codes",
+    "bin_targets",
+    "binned_information",
+    "code_information",
     "draw_samples",
     "exact_cotangents",
     "fisher_cotangent",
     "fisher_trace",
     "output_fisher_trace",
     "sampling_probabilities",
+    "shuffled_information",
+    "subset_information",
     "trace_estimate",
+    "unit_entropies",
 ]
