@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+
+from lightning_info.reporting.sinks import Sink, serve
 
 Curve = Sequence[tuple[int, float]]
 
@@ -26,24 +27,7 @@ def report_figure(trainer: Any, tag: str, figure: Figure, step: int) -> list[Exc
     Returns:
         What loggers raised; the others still got the figure.
     """
-    errors: list[Exception] = []
-    for logger in trainer.loggers if trainer.is_global_zero else ():
-        try:
-            for needs, hand_over in _SINKS:
-                if all(_offers(logger, name) for name in needs):
-                    hand_over(logger, tag, figure, step)
-                    break
-        except Exception as error:
-            errors.append(error)
-    return errors
-
-
-def _offers(logger: Any, name: str) -> bool:
-    try:
-        attrgetter(name)(logger)
-    except AttributeError:
-        return False
-    return True
+    return serve(trainer, _SINKS, tag, figure, step)
 
 
 def _to_tensorboard(logger: Any, tag: str, figure: Figure, step: int) -> None:
@@ -60,12 +44,11 @@ def _to_mlflow(logger: Any, tag: str, figure: Figure, step: int) -> None:
     logger.experiment.log_figure(run_id=logger.run_id, figure=figure, artifact_file=f"{tag}/step={step:06d}.png")
 
 
-_SINKS: Sequence[tuple[Sequence[str], Callable[[Any, str, Figure, int], None]]] = (
+_SINKS: Sequence[Sink] = (
     (("experiment.add_figure",), _to_tensorboard),
     (("log_image",), _to_wandb),
     (("run_id", "experiment.log_figure"), _to_mlflow),  # Comet has a log_figure too, and no run_id
 )
-"""What a logger must offer, and how it then takes a figure; the first that fits."""
 
 
 def layer_heat_map(curves: Mapping[str, Curve], title: str, unit: str) -> Figure:

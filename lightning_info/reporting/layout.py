@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from lightning_info.reporting.sinks import Sink, serve
+
 Chart = tuple[Literal["Margin", "Multiline"], Sequence[str]]
-"""``("Margin", (value, low, high))`` draws a band, ``("Multiline", tags)`` several curves."""
+"""``("Margin", (value, low, high))`` draws a band, ``("Multiline", tags)`` several curves; tags are literal names."""
 
 
 def write_layout(trainer: Any, charts: Mapping[str, Chart]) -> list[Exception]:
@@ -17,13 +20,18 @@ def write_layout(trainer: Any, charts: Mapping[str, Chart]) -> list[Exception]:
     Returns:
         What loggers raised; the others still got the layout.
     """
-    errors: list[Exception] = []
-    layout = {"lightning_info": {title: [kind, list(tags)] for title, (kind, tags) in charts.items()}}
-    for logger in trainer.loggers if trainer.is_global_zero else ():
-        try:
-            add_layout = getattr(getattr(logger, "experiment", None), "add_custom_scalars", None)
-            if add_layout is not None:
-                add_layout(layout)
-        except Exception as error:
-            errors.append(error)
-    return errors
+    layout = {title: [kind, [_matching(kind, tag) for tag in tags]] for title, (kind, tags) in charts.items()}
+    return serve(trainer, _SINKS, {"lightning_info": layout})
+
+
+def _matching(kind: str, tag: str) -> str:
+    # TensorBoard takes the tags of "Multiline" for regular expressions that match from the start, those of "Margin"
+    # for names: unescaped, "net.0" also draws "net.01" and "net_0".
+    return f"{re.escape(tag)}$" if kind == "Multiline" else tag
+
+
+def _to_tensorboard(logger: Any, layout: Mapping[str, Any]) -> None:
+    logger.experiment.add_custom_scalars(layout)
+
+
+_SINKS: Sequence[Sink] = ((("experiment.add_custom_scalars",), _to_tensorboard),)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import DummyLogger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lightning_info.reporting.figures import layer_heat_map, report_figure
@@ -36,7 +37,7 @@ def test_heat_map_shows_layers_downwards_and_steps_to_the_right():
 @pytest.mark.parametrize("values", [[0.0, 0.0, 0.0], [math.nan] * 3, [1.0, 1.0, 1.0], [1e-30, 1.0, 1.0]])
 def test_heat_map_draws_without_a_range(values):
     figure = layer_heat_map(curves({"only": values}), "title", "nats")
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()
 
 
 def test_a_layer_that_is_trained_later_starts_later():

@@ -1,0 +1,36 @@
+"""The loggers that take more than scalars: what one must offer, and who is then served how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any
+
+Sink = tuple[Sequence[str], Callable[..., None]]
+"""What a logger must offer (dotted attributes), and what is then called with the logger and the goods."""
+
+
+def serve(trainer: Any, sinks: Sequence[Sink], *goods: Any) -> list[Exception]:
+    """Serve every logger of the first process through the first sink that fits; the others are passed over.
+
+    Returns:
+        What loggers raised; the others were still served.
+    """
+    errors: list[Exception] = []
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        try:
+            for needs, hand_over in sinks:
+                if all(_offers(logger, name) for name in needs):
+                    hand_over(logger, *goods)
+                    break
+        except Exception as error:
+            errors.append(error)
+    return errors
+
+
+def _offers(logger: Any, name: str) -> bool:
+    try:
+        attrgetter(name)(logger)
+    except AttributeError:
+        return False
+    return True
