@@ -1,1 +1,1 @@
-"""What leaves a measurement: scalars, figures, the table at the end of fit."""
+"""What leaves a measurement: scalars, figures, histograms, the tables at the end of fit."""
