@@ -1,9 +1,9 @@
-"""The table printed at the end of fit."""
+"""The tables printed at the end of fit."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 Curve = Sequence[tuple[int, float]]
 
@@ -35,10 +35,35 @@ def summary_table(history: Mapping[str, Curve], rows: Sequence[tuple[str, str | 
             "-" if error is None else f"{error:.2g}",
             str(len(curve)),
         ))  # fmt: skip
+    return _aligned(lines)
+
+
+def verdict_table(falls: Mapping[str, Mapping[str, float]], verdicts: Mapping[str, str], unit: str = "bits") -> str:
+    """Whether layers compress: by how much information fell from its peak to its end, each way of measuring it.
+
+    Args:
+        falls: ``layer -> range policy -> fall``; NaN and missing ones are shown as ``-``.
+        verdicts: What is made of it, by layer.
+        unit: Unit of the falls.
+
+    Returns:
+        A table of fixed width, layers in the order of ``falls``.
+    """
+    policies = list(dict.fromkeys(policy for row in falls.values() for policy in row))
+    lines = [(f"fall from peak to end ({unit})", *policies, "verdict")]
+    for layer, row in falls.items():
+        values = [row.get(policy, math.nan) for policy in policies]
+        cells = ["-" if math.isnan(value) else f"{value:.2f}" for value in values]
+        lines.append((layer, *cells, verdicts.get(layer, "-")))
+    return _aligned(lines, text=(0, len(policies) + 1))
+
+
+def _aligned(lines: Sequence[Sequence[str]], text: Collection[int] = (0,)) -> str:
+    """Cells in columns: those of text to the left, numbers to the right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
+            cell.ljust(w) if i in text else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
         for line in lines
     )

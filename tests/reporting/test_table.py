@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 
-from lightning_info.reporting.table import summary_table
+from lightning_info.reporting.table import summary_table, verdict_table
 
 
 def test_start_peak_end_and_error():
@@ -16,3 +16,26 @@ def test_start_peak_end_and_error():
     assert first.split() == ["a/trace", "1", "30", "(10)", "4.5", "0.45", "3"]
     assert second.split() == ["b/trace", "-", "-", "-", "-", "0"]
     assert len(header) == len(first) == len(second)
+
+
+def test_verdicts_by_layer_and_policy():
+    falls = {
+        "net.0": {"fixed": 0.0, "global": 0.004},
+        "net.10": {"fixed": 12.346, "adaptive": 3.0},
+        "head": {"global": math.nan},
+    }
+    table = verdict_table(falls, {"net.10": "compresses under every range", "net.0": "no compression"})
+    header, *rows = table.splitlines()
+    assert header.split("  ")[0] == "fall from peak to end (bits)"
+    assert header.split()[-4:] == ["fixed", "global", "adaptive", "verdict"]
+    assert [row.split(maxsplit=4) for row in rows] == [
+        ["net.0", "0.00", "0.00", "-", "no compression"],
+        ["net.10", "12.35", "-", "3.00", "compresses under every range"],
+        ["head", "-", "-", "-", "-"],
+    ]
+    ends = [header.index(name) + len(name) for name in ("fixed", "global", "adaptive")]
+    assert all(row[end - 1] != " " and row[end : end + 2] == "  " for row in rows for end in ends)
+    assert {row.index(verdict) for row, verdict in zip(rows[:2], ("no comp", "compresses"), strict=True)} == {
+        header.index("verdict")
+    }
+    assert "(nats)" in verdict_table({"a": {"fixed": 1.0}}, {}, "nats")
