@@ -1,0 +1,188 @@
+"""The information plane as a figure, in the form of Saxe et al. (2018), figure 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from math import ceil, isfinite
+from textwrap import fill
+from typing import Literal
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+_COLOURS = "viridis"
+_GREY = "0.75"
+_MARKERS = "os^DvPX*<>ph"
+
+
+@dataclass(frozen=True)
+class PlaneCurve:
+    """The path of one layer through the plane.
+
+    Attributes:
+        layer: Dotted name.
+        points: ``(optimiser step, I(X;T), I(T;Y))``; NaN where there is no value.
+        saturated: Within 1 bit of the ceiling all the time, so that the path means nothing.
+    """
+
+    layer: str
+    points: Sequence[tuple[int, float, float]]
+    saturated: bool = False
+
+
+def information_plane(
+    curves: Sequence[PlaneCurve],
+    *,
+    title: str,
+    ceiling_x: float,
+    ceiling_y: float,
+    epochs: Mapping[int, float],
+    unit: str = "bits",
+    symbol: str = "T",
+    caption: str = "",
+) -> Figure:
+    """I(T;Y) against I(X;T): colour = epoch, a marker for each layer, layers of one epoch joined, last points outlined.
+
+    Where no layer has an I(T;Y), I(X;T) is drawn against the epoch.
+
+    Args:
+        curves: The layers, at least one, in the order of depth.
+        title: What was measured how: estimator and range.
+        ceiling_x: The highest possible I(X;T), log N; infinite for none.
+        ceiling_y: The highest possible I(T;Y), H(Y); infinite for none.
+        epochs: Epochs passed, by optimiser step.
+        unit: Unit of all values.
+        symbol: Name of the representation.
+        caption: What else one must know to read the values.
+    """
+    steps = sorted({step for curve in curves for step, *_ in curve.points})
+    values = np.full((2, len(curves), len(steps)), np.nan)
+    for row, curve in enumerate(curves):
+        for step, *pair in curve.points:
+            values[:, row, steps.index(step)] = pair
+    values[~np.isfinite(values)] = np.nan
+    time, ticks = _epoch_scale([epochs[step] for step in steps])
+    colours = matplotlib.colormaps[_COLOURS](time)
+    i_x, i_y = f"I(X;{symbol}) [{unit}]", f"I({symbol};Y) [{unit}]"
+    log_n = "log$_2$ N" if unit == "bits" else "log N"
+
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    figure.suptitle(fill(title, 76), fontsize=10)
+    axes = figure.add_subplot()
+    axes.set_title(fill(caption, 100), fontsize=7, color="0.3", pad=8)
+    axes.margins(0.07, 0.1)
+    if np.isfinite(values[1]).any():
+        paths, alpha = values, max(0.2, min(0.5, 20 / len(steps)))
+        axes.add_collection(LineCollection(list(paths.T), colors=colours, linewidths=0.5, alpha=alpha, zorder=1))
+        axes.set(xlabel=i_x, ylabel=i_y)
+        _ceiling(axes, "x", ceiling_x, log_n)
+        _ceiling(axes, "y", ceiling_y, "H(Y)")
+        if len(ticks) > 1:
+            bar = figure.colorbar(ScalarMappable(cmap=_COLOURS), ax=axes, label="epoch", ticks=list(ticks))
+            bar.set_ticklabels(list(ticks.values()))
+    else:
+        paths = np.stack([np.broadcast_to(time, values[0].shape), values[0]])
+        axes.add_collection(LineCollection(list(np.moveaxis(paths, 0, 2)), colors=_GREY, linewidths=0.5, zorder=1))
+        axes.set(xlabel="epoch", ylabel=i_x)
+        axes.set_xticks(list(ticks), list(ticks.values()))
+        _ceiling(axes, "y", ceiling_x, log_n)
+
+    handles = _layers(axes, curves, paths, colours)
+    notes = ["outlined: last point" if len(ticks) > 1 else f"epoch {ticks[0.0]}"]
+    if any(curve.saturated for curve in curves):
+        notes.append(f"grey: within 1 bit of {log_n}, not informative")
+    _legend(figure, handles, "; ".join(notes))
+    return figure
+
+
+def _layers(axes: Axes, curves: Sequence[PlaneCurve], paths: Array, colours: Array) -> list[Line2D]:
+    """Draw the points of all layers, ``paths (2, layers, steps)``; entries of the legend."""
+    handles = []
+    names = _shortened([curve.layer for curve in curves])
+    for curve, name, marker, path in zip(curves, names, cycle(_MARKERS), paths.swapaxes(0, 1), strict=False):
+        seen = np.isfinite(path).all(0)
+        x, y = path[:, seen]
+        c = np.full((len(x), 4), to_rgba(_GREY)) if curve.saturated else colours[seen]
+        axes.scatter(x, y, s=22, c=c, marker=marker, edgecolors="white", linewidths=0.3, zorder=2)
+        axes.scatter(x[-1:], y[-1:], s=60, c=c[-1:], marker=marker, edgecolors="black", linewidths=1.2, zorder=3)
+        label = name if len(x) else f"{name} (no value)"
+        colour = _GREY if curve.saturated else "0.3"
+        handles.append(Line2D([], [], linestyle="none", marker=marker, color=colour, label=label))
+    return handles
+
+
+def _ceiling(axes: Axes, axis: Literal["x", "y"], value: float, name: str) -> None:
+    if not isfinite(value):
+        return
+    line, transform, place, offset, rotation = {  # the offset keeps markers on the line off its name
+        "x": (axes.axvline, axes.get_xaxis_transform(), (value, 0.0), (7, 3), 90),
+        "y": (axes.axhline, axes.get_yaxis_transform(), (0.0, value), (3, 7), 0),
+    }[axis]
+    line(value, color="0.4", linewidth=0.8, linestyle="--", zorder=0)
+    axes.annotate(
+        f"{name} = {value:.4g}",
+        place,
+        offset,
+        xycoords=transform,
+        textcoords="offset points",
+        rotation=rotation,
+        fontsize=7,
+        color="0.3",
+    )
+    # at least the upper quarter is shown, so that noise does not fill the plane
+    axes.update_datalim([(0.75 * value, 0.75 * value)], updatex=axis == "x", updatey=axis == "y")
+
+
+def _legend(figure: Figure, handles: Sequence[Line2D], note: str) -> None:
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    rows = ceil(len(handles) * (longest + 5) / 95)  # in letters: a marker takes 5, the figure 95
+    columns = ceil(len(handles) / rows)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=columns,
+        title=note,
+        fontsize=7,
+        title_fontsize=7,
+        frameon=False,
+    )
+
+
+def _epoch_scale(epochs: Sequence[float]) -> tuple[Array, dict[float, str]]:
+    """Places of epochs between 0 and 1, and labelled ticks.
+
+    Half of the scale goes by the logarithm, which spreads the first steps, half by the count of points, which spreads
+    the ends of epochs; either alone makes the others one colour.
+    """
+    knots = np.unique(epochs)
+    places = np.zeros(len(knots))
+    if len(knots) > 1:
+        log = np.log1p(knots / knots[knots > 0][0])
+        places = (np.linspace(0, 1, len(knots)) + (log - log[0]) / (log[-1] - log[0])) / 2
+    decades = 10.0 ** np.arange(-9, 10)
+    ticks: dict[float, str] = {}
+    for tick in (*knots[[0, -1]], *decades, *5 * decades, *2 * decades):
+        place = float(np.interp(tick, knots, places))
+        if knots[0] <= tick <= knots[-1] and all(abs(place - other) > 0.08 for other in ticks):
+            ticks[place] = f"{tick:.3g}" if tick < 1000 else f"{tick:.0f}"
+    return np.interp(epochs, knots, places), dict(sorted(ticks.items()))
+
+
+def _shortened(names: Sequence[str], width: int = 24) -> list[str]:
+    """The ends of names, as short as keeps them apart, but no shorter than the width."""
+    for length in range(width, max(map(len, names))):
+        short = [name if len(name) <= length else f"…{name[1 - length :]}" for name in names]
+        if len(set(short)) == len(set(names)):
+            return short
+    return list(names)
