@@ -22,10 +22,18 @@ from lightning_info.functional.fisher import (
     sampling_probabilities,
     trace_estimate,
 )
+from lightning_info.functional.linear_gaussian import (
+    gaussian_information,
+    generalisation_error,
+    linear_information,
+    linear_subset_information,
+)
+from lightning_info.functional.mixture import MixtureInformation, mixture_information
 
 __all__ = [
     "CodeInformation",
     "Information",
+    "MixtureInformation",
     "ShuffledInformation",
     "TraceEstimate",
     "bin_codes",
@@ -36,6 +44,11 @@ __all__ = [
     "exact_cotangents",
     "fisher_cotangent",
     "fisher_trace",
+    "gaussian_information",
+    "generalisation_error",
+    "linear_information",
+    "linear_subset_information",
+    "mixture_information",
     "output_fisher_trace",
     "sampling_probabilities",
     "shuffled_information",

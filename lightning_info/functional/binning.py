@@ -100,7 +100,7 @@ def bin_codes(t: Tensor, bins: int = 30, bin_range: BinRange = "adaptive") -> Te
     Raises:
         ValueError: See :func:`binned_information`; not for labels.
     """
-    codes = [_codes(index, bins) for index in _indices(_rows(t), bins, bin_range)]
+    codes = [_codes(index, bins) for index in _indices(as_rows(t), bins, bin_range)]
     return torch.cat(codes) if len(codes) > 1 else codes[0]
 
 
@@ -123,7 +123,7 @@ def code_information(codes: Tensor, y: Tensor | None = None, *, unit: Unit = "bi
         raise ValueError(f"codes of shape {tuple(codes.shape)}: expected (N,), for example of bin_codes(t)")
     keys = codes.cpu().long().numpy()
     low, high = int(keys.min()), int(keys.max())
-    labels, classes = (0, 1) if y is None else _labels(y, n)
+    labels, classes = (0, 1) if y is None else class_labels(y, n)
     bits = (classes - 1).bit_length()
     if high - low >= 1 << (_EXACT_BITS - bits):
         keys, low = np.unique(keys, return_inverse=True)[1], 0
@@ -219,7 +219,7 @@ def unit_entropies(t: Tensor, bins: int = 30, bin_range: BinRange = "adaptive", 
     Raises:
         ValueError: See :func:`binned_information`; not for labels.
     """
-    rows = _rows(t)
+    rows = as_rows(t)
     first = bins * torch.arange(rows.shape[1], device=t.device)
     counts = torch.zeros(rows.shape[1] * bins, dtype=torch.int64, device=t.device)
     for index in _indices(rows, bins, bin_range):
@@ -242,7 +242,7 @@ def bin_targets(y: Tensor, bins: int = 30) -> Tensor:
     Raises:
         ValueError: Shapes, targets that are not finite, bins below 1.
     """
-    rows = _rows(y)
+    rows = as_rows(y)
     if not y.is_floating_point():
         return _row_classes(rows)
     low, high = (end.double() for end in torch.aminmax(rows, dim=0))
@@ -262,7 +262,12 @@ def per_nat(unit: Unit) -> float:
     return 1 / math.log(2) if unit == "bits" else 1.0
 
 
-def _rows(values: Tensor) -> Tensor:
+def as_rows(values: Tensor) -> Tensor:
+    """Values ``(N, d)`` of ``(N, d)`` or ``(N,)``, without their graph.
+
+    Raises:
+        ValueError: Other shapes, and empty ones.
+    """
     if values.dim() not in (1, 2) or values.numel() == 0:
         raise ValueError(
             f"values of shape {tuple(values.shape)}: expected (N,) or (N, d), neither of them 0; reduce further axes "
@@ -325,8 +330,12 @@ def _mix(keys: Tensor) -> Tensor:
     return keys.bitwise_xor_((keys >> 31) & (1 << 33) - 1)
 
 
-def _labels(y: Tensor, n: int) -> tuple[Integers, int]:
-    """Labels from 0 upwards, and how many there may be."""
+def class_labels(y: Tensor, n: int) -> tuple[Integers, int]:
+    """Classes as labels from 0 upwards, ``(N,)``, and how many labels there may be.
+
+    Raises:
+        ValueError: Shapes, floating ``y``.
+    """
     if y.shape != (n,):
         raise ValueError(
             f"y of shape {tuple(y.shape)}: expected ({n},), a class for each sample; rows of several labels become "

@@ -1,0 +1,199 @@
+r"""Information of a linear layer with Gaussian noise, exactly; and of any noisy layer as if it were Gaussian.
+
+With inputs ``X ~ N(0, Σ)``, a layer ``T = W X + N(0, σ² I)`` and a teacher ``Y = W_o X + N(0, σ_o² I)``, everything is
+jointly Gaussian:
+
+.. math:: I(T;X) = \tfrac12 \log\det(I + W \Sigma W^\top / \sigma^2), \qquad
+          I(T;Y) = I(T;X) - \tfrac12 \log\det(I + W \Sigma_{X|Y} W^\top / \sigma^2) .
+
+The inputs of the paper have ``Σ = I / D``. W is the product of the weights up to the layer, ``(H, D)``.
+
+Source: Saxe et al. (2018), eq. 6-11, corrected (``docs/errata.md``); :func:`gaussian_information` is not theirs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_info.functional.binning import Information, Unit, as_rows, class_labels, code_information, per_nat
+
+
+def linear_information(
+    w: Tensor,
+    input_cov: Tensor,
+    noise_variance: float,
+    teacher: Tensor | None = None,
+    teacher_noise_variance: float = 0.0,
+    *,
+    unit: Unit = "bits",
+) -> Information:
+    """I(X;T) and I(T;Y) of a linear layer, its teacher's output being Y.
+
+    Args:
+        w: W, ``(H, D)``.
+        input_cov: Σ, ``(D, D)``.
+        noise_variance: σ².
+        teacher: W_o, ``(O, D)``; None if there is none.
+        teacher_noise_variance: σ_o².
+        unit: Of the result.
+
+    Returns:
+        ``(I_XT, I_TY)``; I_TY is NaN without a teacher.
+
+    Raises:
+        ValueError: Shapes, a noise variance that is not positive, a negative one of the teacher.
+    """
+    w, cov = _map("w", w, input_cov), input_cov.double()
+    scale, whole = per_nat(unit) / 2, _log_det(w @ cov @ w.T, noise_variance)
+    if teacher is None:
+        return Information(scale * whole, math.nan)
+    w_o = _map("teacher", teacher, input_cov)
+    if teacher_noise_variance < 0:
+        raise ValueError(f"teacher_noise_variance={teacher_noise_variance}: expected at least 0")
+    y_cov = w_o @ cov @ w_o.T + teacher_noise_variance * torch.eye(len(w_o), dtype=cov.dtype, device=cov.device)
+    rest = _log_det(w @ _conditioned(cov, cov @ w_o.T, y_cov) @ w.T, noise_variance)
+    return Information(scale * whole, scale * max(0.0, whole - rest))
+
+
+def linear_subset_information(
+    w: Tensor,
+    input_cov: Tensor,
+    noise_variance: float,
+    subset: Sequence[int] | Tensor,
+    *,
+    conditional: bool = False,
+    unit: Unit = "bits",
+) -> float:
+    """Information of a linear layer with some of its inputs, X_S; X_R are the rest.
+
+    Either ``I(T; X_S)``, the rest being noise, or ``I(T; X_S | X_R)``; ``I(T;X) = I(T;X_R) + I(T;X_S|X_R)``.
+    Source: Saxe et al. (2018), section 5, which defines neither.
+
+    Args:
+        w: W, ``(H, D)``.
+        input_cov: Σ, ``(D, D)``.
+        noise_variance: σ².
+        subset: The inputs, as indices or as a boolean mask ``(D,)``.
+        conditional: The second reading.
+        unit: Of the result.
+
+    Raises:
+        ValueError: Shapes, a noise variance that is not positive.
+    """
+    w, cov = _map("w", w, input_cov), input_cov.double()
+    known = torch.zeros(len(cov), dtype=torch.bool, device=cov.device)
+    known[subset if isinstance(subset, Tensor) else list(subset)] = True
+    if conditional:
+        known = ~known
+    rest = _log_det(w @ _conditioned(cov, cov[:, known], cov[known][:, known]) @ w.T, noise_variance)
+    whole = 0.0 if conditional else _log_det(w @ cov @ w.T, noise_variance)
+    return per_nat(unit) / 2 * (rest if conditional else max(0.0, whole - rest))
+
+
+def generalisation_error(
+    w_total: Tensor, teacher: Tensor, input_cov: Tensor, teacher_noise_variance: float = 0.0
+) -> float:
+    """Expected squared error ``E ‖Y - W_tot X‖²`` on fresh samples of the teacher, summed over its outputs.
+
+    Args:
+        w_total: W_tot, the whole student, ``(O, D)``.
+        teacher: W_o, ``(O, D)``.
+        input_cov: Σ, ``(D, D)``.
+        teacher_noise_variance: σ_o².
+
+    Raises:
+        ValueError: Shapes.
+    """
+    gap = _map("teacher", teacher, input_cov) - _map("w_total", w_total, input_cov)
+    return ((gap @ input_cov.double()) * gap).sum().item() + len(gap) * teacher_noise_variance
+
+
+def gaussian_information(t: Tensor, y: Tensor | None, noise_variance: float, *, unit: Unit = "bits") -> Information:
+    """I(X;T) and I(T;Y) of a noisy layer ``T = t + N(0, σ² I)``, from covariances alone.
+
+    ``I(X;T) = ½ log det(I + Cov(t) / σ²)``: an upper bound, as of all distributions with one covariance the Gaussian
+    has the largest entropy, and exact if ``t`` is Gaussian. ``I(T;Y)`` takes every class, too, for a Gaussian (total
+    minus class-conditional log-determinants) or, with continuous ``y``, ``t`` and ``y`` for jointly Gaussian: an
+    approximation that is no bound. Covariances are those of the N samples; with N below ten times the units (or the
+    outputs of ``y``) they make both numbers too large.
+
+    Args:
+        t: Activations ``(N, d)`` or ``(N,)``.
+        y: Classes ``(N,)``, integer or bool; continuous targets ``(N, k)`` or ``(N,)``, floating; or None.
+        noise_variance: σ².
+        unit: Of the result.
+
+    Returns:
+        ``(I_XT, I_TY)``; I_TY is NaN without ``y``, and at most H(Y) for classes.
+
+    Raises:
+        ValueError: Shapes, values that are not finite, a noise variance that is not positive.
+    """
+    rows, scale = _finite("t", t), per_nat(unit)
+    whole = _half_log_det(rows, noise_variance)
+    if y is None:
+        return Information(scale * whole, math.nan)
+    if y.is_floating_point():
+        targets = _finite("y", y.to(t.device))
+        if len(targets) != len(rows):
+            raise ValueError(f"y of shape {tuple(y.shape)}: expected N = {len(rows)} rows")
+        rest = _half_log_det(_residual(rows, targets), noise_variance)
+        return Information(scale * whole, scale * max(0.0, whole - rest))
+    labels = torch.from_numpy(class_labels(y, len(rows))[0]).to(t.device)
+    rest = 0.0
+    for members in torch.split(rows[labels.argsort(stable=True)], [n for n in labels.bincount().tolist() if n]):
+        rest += len(members) / len(rows) * _half_log_det(members, noise_variance)
+    return Information(scale * whole, min(scale * max(0.0, whole - rest), code_information(labels, unit=unit).I_XT))
+
+
+def _map(name: str, w: Tensor, input_cov: Tensor) -> Tensor:
+    d = len(input_cov)
+    if input_cov.shape != (d, d):
+        raise ValueError(f"input_cov of shape {tuple(input_cov.shape)}: expected (D, D), for example torch.eye(D) / D")
+    if w.dim() != 2 or w.shape[1] != d:
+        raise ValueError(f"{name} of shape {tuple(w.shape)}: expected (units, D) with D = {d} inputs of input_cov")
+    return w.detach().double()
+
+
+def _finite(name: str, values: Tensor) -> Tensor:
+    rows = as_rows(values).double()
+    if not rows.isfinite().all():
+        raise ValueError(f"some values of {name} are not finite; leave their samples out")
+    return rows
+
+
+def _conditioned(cov: Tensor, with_known: Tensor, known_cov: Tensor) -> Tensor:
+    """Covariance given jointly Gaussian knowns, from their covariance with the rest and among themselves."""
+    inverse: Tensor = torch.linalg.pinv(known_cov, hermitian=True)
+    return cov - with_known @ inverse @ with_known.T
+
+
+def _residual(rows: Tensor, targets: Tensor) -> Tensor:
+    """What a linear regression on the targets leaves."""
+    y = targets - targets.mean(0)
+    y /= torch.linalg.vector_norm(y, dim=0).clamp_min(torch.finfo(y.dtype).tiny)
+    slope: Tensor = torch.linalg.pinv(y.T @ y, hermitian=True) @ (y.T @ rows)
+    return rows - y @ slope
+
+
+def _half_log_det(rows: Tensor, noise_variance: float) -> float:
+    """``½ log det(I + Cov / σ²)`` of samples, by the smaller of the covariance and the Gram matrix."""
+    x = (rows - rows.mean(0)) / len(rows) ** 0.5
+    return _log_det(x.T @ x if len(x) >= x.shape[1] else x @ x.T, noise_variance) / 2
+
+
+def _log_det(cov: Tensor, noise_variance: float) -> float:
+    """``log det(I + cov / σ²)``."""
+    if not noise_variance > 0:
+        raise ValueError(
+            f"noise_variance={noise_variance}: expected a positive number; without noise I(X;T) is infinite"
+        )
+    ratio = cov / noise_variance
+    root, failed = torch.linalg.cholesky_ex(ratio + torch.eye(len(ratio), dtype=ratio.dtype, device=ratio.device))
+    if failed:  # the noise is below the rounding of the covariance
+        return float(torch.linalg.eigvalsh(ratio).clamp_min(0).log1p().sum())
+    return 2 * float(root.diagonal().log().sum())
