@@ -1,7 +1,8 @@
 """What a neural network learns, live in TensorBoard: callbacks for a PyTorch Lightning ``Trainer``."""
 
 from lightning_info.callbacks.fisher_trace import FisherTraceCallback
+from lightning_info.callbacks.info_plane import InfoPlaneCallback
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["FisherTraceCallback", "__version__"]
+__all__ = ["FisherTraceCallback", "InfoPlaneCallback", "__version__"]

@@ -5,8 +5,12 @@ With a ``pytorch_lightning.Trainer`` in Python the callbacks of :mod:`lightning_
 
 from pytorch_lightning import Callback
 
-from lightning_info.callbacks import fisher_trace
+from lightning_info.callbacks import fisher_trace, info_plane
 
 
 class FisherTraceCallback(fisher_trace.FisherTraceCallback, Callback):  # type: ignore[misc]
     """See :class:`lightning_info.FisherTraceCallback`."""
+
+
+class InfoPlaneCallback(info_plane.InfoPlaneCallback, Callback):  # type: ignore[misc]
+    """See :class:`lightning_info.InfoPlaneCallback`."""

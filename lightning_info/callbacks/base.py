@@ -3,47 +3,36 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.utilities.memory import garbage_collection_cuda
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_info.callbacks import arguments, messages
+from lightning_info.callbacks.bench import Bench
 from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.collector import Collector
 from lightning_info.callbacks.faults import Faults, Refused
+from lightning_info.callbacks.points import Points
 from lightning_info.callbacks.preflight import STATISTICS, cost_row, preflight, refuse_sharding, summary_text
 from lightning_info.callbacks.processes import in_any_process, of_rank_zero
 from lightning_info.callbacks.schedule import Schedule
-from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.samples import take
 from lightning_info.probing.batch_norm import BatchNormStatistics, on_batch_statistics
-from lightning_info.probing.inert import StandInTrainer
 from lightning_info.probing.isolation import isolated
-from lightning_info.probing.likelihoods import WritesParameters
-from lightning_info.probing.prediction import Adapter, Predictor
-from lightning_info.probing.probe import Probe, Unavailable
-from lightning_info.probing.reference import ReferenceSamples
-from lightning_info.probing.replica import replicate
-from lightning_info.reporting.figures import report_figure
-from lightning_info.reporting.layout import Chart, write_layout
-from lightning_info.reporting.scalars import report_scalars
+from lightning_info.probing.prediction import Adapter
+from lightning_info.probing.probe import Probe
+from lightning_info.reporting.layout import write_layout
 from lightning_info.reporting.table import summary_table
 
-FIGURE_SHARE = 0.02
-"""Figures are dear (0.2 s): at points 4, 8, 16, ... within this share of the run's time, and at the end of fit."""
 
-
-class InfoCallback(Callback, ABC):
+class InfoCallback(Points, Callback):
     """What all callbacks of this package share; see the concrete ones for use.
 
     A point at step s describes the weights after s optimiser steps. It is measured in ``on_train_batch_start`` of the
@@ -55,21 +44,12 @@ class InfoCallback(Callback, ABC):
             processes that of the first in each of them.
     """
 
-    family: ClassVar[str]
-    """First part of the tags."""
-    tags: tuple[str, ...]
-    """Scalars that every measurement gives."""
-    table: ClassVar[tuple[tuple[str, str | None], ...]]
-    """Rows of the table at the end of fit: a tag and the tag of its standard error."""
-
-    _faults: Faults
-    _clock: Clock
     _prepared: bool  # the check before the first step is done
     _initial: Probe | None  # the module at s = 0, until the reference samples are complete
     _resumed: bool  # a state was taken up, and no batch seen yet
     _saved: list[dict[str, Any]] | None  # the reference samples of that state
     _step: int | None  # of the last decision
-    _measured: int | None  # step of the last point
+    _decision: tuple[tuple[int, int], bool] | None  # epoch and batch of the last decision, and whether a point is due
 
     def __init__(
         self,
@@ -103,43 +83,11 @@ class InfoCallback(Callback, ABC):
         self.num_samples, self.reference, self.adapter = num_samples, reference, adapter
         self.seed, self.prefix, self.on_error, self.summary = seed, prefix or None, on_error, summary
         self.batch_norm = batch_norm
-        self.history: dict[str, list[tuple[int, float]]] = {}
+        self.history = {}
         self._schedule = Schedule(every_n_epochs, every_n_train_steps, max_overhead)
         self._active = False
         self._trainer: int | None = None  # identity of the trainer of the last run
         self._restart()
-
-    @abstractmethod
-    def _prepare(self, probe: Probe) -> Mapping[str, str]:
-        """Check before the first step that a module can be measured, on a few samples; say how.
-
-        Returns:
-            Rows of the summary, at least ``"measures"``.
-
-        Raises:
-            NoPrediction: No usable predictive distribution.
-            NotCovered: No exact gradients.
-        """
-
-    @abstractmethod
-    def _cost(self, probe: Probe, samples: int) -> float:
-        """Seconds that a point over so many samples will take, from trials on the samples of a probe."""
-
-    @abstractmethod
-    def _measure(self, probe: Probe, generator: torch.Generator) -> dict[str, float]:
-        """All values of a point, by tag without prefix."""
-
-    def _charts(self) -> dict[str, Chart]:
-        """Charts of several tags, by title."""
-        return {}
-
-    def _figures(self) -> dict[str, Callable[[], Figure]]:
-        """Figures by tag without prefix, drawn from the history."""
-        return {}
-
-    def _is_logged(self, tag: str) -> bool:
-        """Whether a value goes to the loggers, or only to the history."""
-        return True
 
     def report(self) -> str:
         """What is measured, on which samples, when, and who computes what and why: as said before the first step."""
@@ -161,6 +109,8 @@ class InfoCallback(Callback, ABC):
             "spent": self._clock.spent,
             "point": self._point_seconds,
             "points": self._points,
+            "finished": sorted(self._finished),
+            "epochs": dict(self._epochs),
             "samples": self._samples.state(),
         }
 
@@ -178,6 +128,8 @@ class InfoCallback(Callback, ABC):
             )
             self.history, self._clock = history, clock
             self._step, self._points, self._point_seconds, self._saved = position
+            self._finished.update(state_dict.get("finished", ()))
+            self._epochs.update(state_dict.get("epochs", {}))
             self._measured = max((step for curve in history.values() for step, _ in curve), default=None)
             self._resumed = True
 
@@ -212,43 +164,33 @@ class InfoCallback(Callback, ABC):
             warning = messages.monitored(trainer.callbacks, map(self._tag, self.tags), self._schedule.budget)
             if warning:
                 self._faults.warn_once(warning, "monitor")
+        self._decision = None
         ours = self._ours(trainer)
+        self._is_last = self is ours[-1]
         if self is not ours[0]:  # the first speaks for all
             return
+        bench = Bench()
+        for callback in ours:
+            callback._bench = bench
         if not trainer.loggers and not trainer.fast_dev_run:
             rank_zero_warn(
                 f"{type(self).__name__}: the Trainer has no logger; values go to callback.history and "
                 f"trainer.callback_metrics only"
             )
-        with self._faults.guard("writing the chart layout"), isolated(pl_module.device):
-            charts = {c._tag(title): chart for c in ours for title, chart in c._charts().items()}
-            for refusal in write_layout(trainer, charts):
-                self._faults.report(refusal, "writing the chart layout")
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Collect reference samples and measure if a point is due."""
         if not self._active:
             return
-        step = _steps_taken(trainer)
-        epochs = trainer.current_epoch if batch_idx == 0 and trainer.current_epoch > 0 else None
         with self._clock.spending(), self._faults.guard("its bookkeeping"):
             if not self._samples.complete:
                 with isolated(pl_module.device):
                     self._collect(trainer, pl_module, batch, batch_idx)
-            # an epoch that was ended early has its last step twice: again as the first of the next epoch
-            if step == self._measured or (step == self._step and epochs is None):
-                return
-            self._step = step
-            if not self._is_due(trainer, step, epochs):
-                return
-            with isolated(pl_module.device):
-                if self._samples.complete:
-                    self._point(trainer, pl_module, step)
-                elif step == 0:
-                    with self._faults.guard("keeping the initial weights"):
-                        self._initial = self._probe(trainer, pl_module, [], private=True)
-                elif step not in self._left_out:
-                    self._left_out.append(step)
+            if self._decide(trainer, batch_idx):
+                with isolated(pl_module.device):
+                    self._take(trainer, pl_module, batch_idx)
+        if self._is_last:
+            self._bench.clear()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure the end, draw the figures, print the table."""
@@ -261,11 +203,14 @@ class InfoCallback(Callback, ABC):
                 self._close_samples(trainer, pl_module)
             step = self._step = _steps_taken(trainer)
             if step != self._measured and not trainer.fast_dev_run:
-                self._point(trainer, pl_module, step, last=True)
-            elif self._measured is not None:
-                self._draw(trainer, self._measured)
+                due = [c for c in self._ours(trainer) if c._can_measure and c._measured != step]
+                self._point(trainer, pl_module, step, due)
+            if self._measured is not None:
+                self._report_end(trainer)
         with self._faults.guard("printing the table"), isolated(pl_module.device):
             self._print_table(trainer)
+        if self._is_last:
+            self._bench.clear()
 
     # ---- reference samples
 
@@ -294,6 +239,8 @@ class InfoCallback(Callback, ABC):
         elif self._resumed and not self._collector.same:
             self._faults.warn_once("the curve goes on with other reference samples than before", "samples")
         self._resumed, self._saved = False, None
+        if self._is_last:
+            self._write_layout(trainer)
 
     def _look(self, trainer: Any, pl_module: Any, batch: Any) -> None:
         if self._samples.complete:
@@ -311,7 +258,7 @@ class InfoCallback(Callback, ABC):
         self._chunk = self._collector.chunk
         if self._initial is not None:
             self._initial.groups = self._samples.groups
-            self._point(trainer, pl_module, 0, probe=self._initial)
+            self._point(trainer, pl_module, 0, initial=self._initial)
             self._initial = None
         if self._left_out:
             rank_zero_info(f"{type(self).__name__}: {messages.left_out(self._left_out, len(self._samples))}")
@@ -322,7 +269,7 @@ class InfoCallback(Callback, ABC):
         with self._faults.guard("the check before the first step"):
             few = [take(batch, slice(0, CHECK_SAMPLES))]
             found = preflight(
-                owner, pl_module, lambda: self._probe(trainer, pl_module, few, private=True), self._prepare
+                owner, pl_module, lambda: self._new_probe(trainer, pl_module, few, private=True), self._prepare
             )
             self._private = found.writes
             size = len(self._samples) if self._samples.complete else self.num_samples
@@ -335,12 +282,30 @@ class InfoCallback(Callback, ABC):
             if on_batch_statistics(pl_module):
                 rows["BatchNorm"] = STATISTICS[self.batch_norm]
             found.probe.groups = [batch]
-            copying = partial(self._probe, trainer, pl_module, [])
+            copying = partial(self._new_probe, trainer, pl_module, [])
             rows["cost"] = cost_row(found.probe, copying, partial(self._cost, found.probe, size))
             self._summary = summary_text(f"{owner}{f'(prefix={self.prefix!r})' if self.prefix else ''}", rows)
             rank_zero_info(self._summary)
 
     # ---- measuring
+
+    @property
+    def _can_measure(self) -> bool:
+        return self._prepared and self._samples.complete
+
+    def _decide(self, trainer: Any, batch_idx: int) -> bool:
+        """Whether a point falls on this batch; decided once, by whichever of our callbacks asks first."""
+        now = (trainer.current_epoch, batch_idx)
+        if self._decision is None or self._decision[0] != now:
+            step = _steps_taken(trainer)
+            epochs = trainer.current_epoch if batch_idx == 0 and trainer.current_epoch > 0 else None
+            # an epoch that was ended early has its last step twice: again as the first of the next epoch
+            if step == self._measured or (step == self._step and epochs is None):
+                self._decision = now, False
+            else:
+                self._step = step
+                self._decision = now, self._is_due(trainer, step, epochs)
+        return self._decision[1]
 
     def _is_due(self, trainer: Any, step: int, epochs: int | None) -> bool:
         if step == 0 or trainer.fast_dev_run:
@@ -353,74 +318,24 @@ class InfoCallback(Callback, ABC):
             trainer, self._schedule.affords(self._point_seconds, self._clock.spent, self._clock.elapsed)
         )
 
-    def _probe(self, trainer: Any, pl_module: Any, groups: list[Any], private: bool = False) -> Probe:
-        private = private or self._private
-        stand_in = StandInTrainer(trainer)
-        replica = replicate(pl_module, private=private, trainer=trainer, stand_in=stand_in)
-        device = pl_module.device
-        if device.type == "mps":  # has no float64
-            device = torch.device("cpu")
-            replica = replica.to(device)
-        batch_norms: list[Any] = [replica.get_submodule(name) for name in on_batch_statistics(pl_module)]
-        predictor = Predictor(stand_in, self.adapter, shared=not private)
-        return Probe(replica, predictor, groups, self._chunk, device, batch_norms)
+    def _take(self, trainer: Any, pl_module: Any, batch_idx: int) -> None:
+        """The point that is due at this batch, if its samples are there."""
+        assert self._step is not None
+        if self._samples.complete:
+            due = [c for c in self._ours(trainer) if c is self or (c._can_measure and c._decide(trainer, batch_idx))]
+            self._point(trainer, pl_module, self._step, due)
+        elif self._step == 0:
+            with self._faults.guard("keeping the initial weights"):
+                make = partial(self._new_probe, trainer, pl_module, [], private=True)
+                self._initial = self._bench.initial(self.adapter, make)
+        elif self._step not in self._left_out:
+            self._left_out.append(self._step)
 
-    def _point(self, trainer: Any, pl_module: Any, step: int, probe: Probe | None = None, last: bool = False) -> None:
-        self._clock.wait_for(pl_module.device)
-        started = self._clock.elapsed
-        values = self._values(trainer, pl_module, step, probe)
-        values[f"{self.family}/overhead"] = self._clock.overhead
-        values = of_rank_zero(trainer, {self._tag(tag): value for tag, value in values.items()})
-        for tag, value in values.items():
-            self.history.setdefault(tag, []).append((step, value))
-        self._measured = step
-        self._points += 1
-        logged = {tag: value for tag, value in values.items() if self._is_logged(tag)}
-        for refusal in report_scalars(trainer, logged, step):
-            self._faults.report(refusal, "writing to a logger", step)
-        self._point_seconds = self._clock.elapsed - started
-        doubled = self._points >= 4 and self._points & (self._points - 1) == 0
-        if last or (doubled and self._drawing <= FIGURE_SHARE * self._clock.elapsed):
-            self._draw(trainer, step)
-
-    def _values(self, trainer: Any, pl_module: Any, step: int, given: Probe | None) -> dict[str, float]:
-        """The point's values, in chunks as small as memory needs; NaN if it has none."""
-        while True:
-            generator = torch.Generator().manual_seed((1_000_003 * self.seed + step) % 2**63)
-            try:
-                probe = given or self._probe(trainer, pl_module, self._samples.groups)
-                probe.chunk = self._chunk
-                if self.batch_norm == "reference":
-                    probe.use_reference_statistics()
-                return self._measure(probe, generator)
-            except Unavailable as error:
-                self._faults.warn_once(f"no value at step {step} (NaN): {error}", kind="no value")
-                break
-            except Exception as error:
-                if isinstance(error, WritesParameters) and not self._private:
-                    self._private = True  # it did not when it was looked at before the first step
-                    continue
-                if not is_out_of_memory(error) or self._chunk == 1:
-                    self._faults.report(error, "the measurement", step)
-                    break
-            self._chunk //= 2
-            self._faults.warn_once(
-                f"out of memory at step {step}; it is measured in chunks of {self._chunk} samples or fewer from now on",
-                kind="memory",
-            )
-            garbage_collection_cuda()
-        head = self._tag("")
-        return dict.fromkeys((*self.tags, *(tag.removeprefix(head) for tag in self.history)), math.nan)
-
-    def _draw(self, trainer: Any, step: int) -> None:
-        if not trainer.is_global_zero:
-            return
-        started = self._clock.elapsed
-        with self._faults.guard("drawing a figure"):
-            for tag, draw in self._figures().items():
-                for refusal in report_figure(trainer, self._tag(tag), draw(), step):
-                    self._faults.report(refusal, "writing a figure to a logger", step)
-        self._drawing += self._clock.elapsed - started
+    def _write_layout(self, trainer: Any) -> None:
+        with self._faults.guard("writing the chart layout"):
+            charts = {c._tag(title): chart for c in self._ours(trainer) for title, chart in c._charts().items()}
+            for refusal in write_layout(trainer, charts):
+                self._faults.report(refusal, "writing the chart layout")
 
     # ---- small things
 
@@ -431,23 +346,18 @@ class InfoCallback(Callback, ABC):
         self._chunk = self._collector.chunk
         self._prepared = False
         self._summary = ""
-        self._private = False  # replicas must not share the weights, as the module writes to them when it runs
+        self._private = False
         self._initial = None
+        self._finished = set()
+        self._epochs = {}
         self._resumed = False
         self._saved = None
         self._left_out: list[int] = []
         self._step = None
         self._measured = None
         self._points = 0
-        self._point_seconds = 0.0  # of the last point, which the next one is expected to take
-        self._drawing = 0.5  # seconds spent on figures; the first one is expected to take half a second
-
-    @property
-    def _samples(self) -> ReferenceSamples:
-        return self._collector.samples
-
-    def _tag(self, tag: str) -> str:
-        return f"{self.prefix}/{tag}" if self.prefix else tag
+        self._point_seconds = 0.0
+        self._drawing = 0.5  # what the first figure is expected to take
 
     @staticmethod
     def _ours(trainer: Any) -> list[InfoCallback]:
@@ -465,6 +375,8 @@ class InfoCallback(Callback, ABC):
         print("\n" + summary_table(history, rows))
         for c in ours:
             print(messages.time_taken(c._tag(c.family), c._points, c._clock.overhead, c._clock.elapsed))
+            if text := c._closing_text():
+                print(text)
 
 
 def _steps_taken(trainer: Any) -> int:

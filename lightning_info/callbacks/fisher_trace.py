@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -19,10 +19,10 @@ from lightning_info.gradients import EngineName, NotCovered, Plan, choose_engine
 from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.samples import num_samples, take
 from lightning_info.probing.batch_norm import BatchNormStatistics
-from lightning_info.probing.fisher import COTANGENT, GROUPS, Estimator, PoolTrace, pool_trace, scores_of
+from lightning_info.probing.fisher import COTANGENT, GROUPS, Estimator, PoolTrace, ScoreReader, pool_trace, scores_of
 from lightning_info.probing.hessian import check_hessian, hessian_trace
 from lightning_info.probing.prediction import Adapter
-from lightning_info.probing.probe import Probe
+from lightning_info.probing.probe import Probe, Reader
 from lightning_info.reporting.figures import layer_heat_map
 from lightning_info.reporting.layout import Chart
 
@@ -107,7 +107,7 @@ class FisherTraceCallback(InfoCallback):
     """
 
     family = "fisher"
-    table: ClassVar[tuple[tuple[str, str | None], ...]] = (
+    table = (
         ("fisher/trace", "fisher/trace_stderr"),
         ("fisher/empirical_trace", "fisher/empirical_trace_stderr"),
         ("fisher/exact_trace", "fisher/exact_trace_stderr"),
@@ -183,7 +183,8 @@ class FisherTraceCallback(InfoCallback):
         else:
             checked = "two samples agree with plain autograd" if self.plan.checked else "not yet compared with autograd"
             skipped = "".join(f"; not {name!r}: {reason}" for name, reason in self.plan.reasons.items())
-            engine = f"{self.plan.engine!r}, exact for all trainable weights ({checked}){skipped}"
+            engine = f"{self.plan.engine!r}, exact for all trainable weights ({checked}); {self.plan.describe()}"
+            engine += skipped
         return {
             "measures": f"tr F, the trace of the Fisher information ({self.estimator} estimator{draws}{further})",
             "engine": engine,
@@ -222,7 +223,10 @@ class FisherTraceCallback(InfoCallback):
             return Plan(COTANGENT, choose_engine(probe.module, probe.outputs, few, "loop").checked)
         return choose_engine(probe.module, probe.outputs, few, self.engine)
 
-    def _measure(self, probe: Probe, generator: Generator) -> dict[str, float]:
+    def _readers(self) -> list[Reader]:
+        return [ScoreReader(name) for name in (self.estimator, *self.also) if name != "hessian"]
+
+    def _measure(self, probe: Probe, step: int, generator: Generator) -> dict[str, float]:
         if self.plan is None or self.plan.checked < min(2, probe.chunk):
             self.plan = self._choose(probe)
         main = self._trace(probe, self.estimator, generator)

@@ -17,6 +17,7 @@ from lightning_info.gradients.contract import NotCovered, trainable
 from lightning_info.gradients.graph import leaf_uses
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.samples import num_samples
+from lightning_info.probing.layers import NoLayers
 from lightning_info.probing.prediction import ADAPTER_LINES, NoPrediction, Prediction
 from lightning_info.probing.probe import Probe
 from lightning_info.probing.replica import NotCopyable
@@ -95,6 +96,8 @@ def preflight(
         raise Refused(f"{owner}: {error}. Tell it what the module predicts:\n\n{lines}") from error
     except NotCopyable as error:
         raise Refused(f"{owner} measures on a copy of the module, but {error}") from error
+    except NoLayers as error:
+        raise Refused(f"{owner}: {error}") from error
     except NotCovered as error:
         raise Refused(f"{owner}: no engine gives exact per-sample gradients of {name}: {error}") from error
     weights = sum(p.numel() for p in trainable(module).values())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -21,6 +21,7 @@ from lightning_info.functional.fisher import (
 from lightning_info.gradients import Plan
 from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.plan import coverage
+from lightning_info.probing.activations import Activation, Layer
 from lightning_info.probing.likelihoods import Prediction
 from lightning_info.probing.probe import Probe, Unavailable
 
@@ -90,18 +91,27 @@ def pool_trace(probe: Probe, plan: Plan, estimator: Estimator, draws: int | None
     return PoolTrace(estimate, per_parameter, coverage(probe.module, norms))
 
 
-def _all_scores(probe: Probe, estimator: Estimator) -> Tensor:
-    """What the probability of drawing a sample goes by, for all samples; outputs are not kept."""
-    scores, not_finite = [], 0
-    for batch in probe.parts():
-        prediction = probe.predictor(probe.module, batch)  # with its graph, which tells the likelihood from other calls
+@dataclass(frozen=True)
+class ScoreReader:
+    """Reads what the probability of drawing a sample goes by; outputs are not kept."""
+
+    estimator: Estimator
+
+    layers: ClassVar[tuple[Layer, ...]] = ()
+
+    def __call__(self, prediction: Prediction, activations: Mapping[str, Activation]) -> dict[str, Tensor]:
+        """``scores`` and whether the outputs are ``finite``, ``(N,)`` each."""
         outputs = prediction.outputs.detach()
-        not_finite += int((~outputs.reshape(len(outputs), -1).isfinite().all(1)).sum())
-        scores.append(scores_of(prediction, estimator).cpu())
+        finite = outputs.reshape(len(outputs), -1).isfinite().all(1)
+        return {"scores": scores_of(prediction, self.estimator), "finite": finite}
+
+
+def _all_scores(probe: Probe, estimator: Estimator) -> Tensor:
+    read = probe.read(ScoreReader(estimator))
+    not_finite = int((~read["finite"]).sum())
     if not_finite:
-        total = sum(map(len, scores))
-        raise Unavailable(f"the outputs of {not_finite} of {total} reference samples are not finite")
-    return torch.cat(scores)
+        raise Unavailable(f"the outputs of {not_finite} of {probe.size} reference samples are not finite")
+    return read["scores"]
 
 
 def scores_of(prediction: Prediction, estimator: Estimator) -> Tensor:

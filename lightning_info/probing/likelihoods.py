@@ -42,6 +42,8 @@ class Prediction:
             the present value of v, so that their Fisher information is the identity as for unit variance.
         likelihood: The predictive distribution.
         mask: ``(N, *positions)``, False where a position is ignored; None if there are no class targets.
+        targets: Classes ``(N, *positions)``, or what else the loss compares with, in the layout of the outputs (with a
+            predicted variance: of the means); None if there are none.
         loss_gradient: Gives ``∂ loss_n / ∂ outputs`` of the training loss (class weights and label smoothing
             included, whatever the reduction; Gaussian: of ½‖z - y‖²), float64 in the layout of ``outputs``; raises
             :class:`NoPrediction` where there are no targets that it could be taken at.
@@ -55,6 +57,7 @@ class Prediction:
     outputs: Tensor
     likelihood: Likelihood
     mask: Tensor | None
+    targets: Tensor | None
     loss_gradient: Callable[[], Tensor]
     summed_loss: Callable[[], Tensor]
     extra_loss: float = 0.0
@@ -187,6 +190,13 @@ def _unfold(rows: Tensor, samples: int) -> Tensor:
     return rows if len(rows) == samples else rows.reshape(samples, -1, *rows.shape[1:])
 
 
+def _targets_by_sample(targets: Tensor | None, likelihood: Likelihood, samples: int) -> Tensor | None:
+    if targets is None or targets.dim() == 0 or len(targets) == 0 or len(targets) % samples:
+        return None
+    probabilities = likelihood == "categorical" and targets.is_floating_point() and targets.dim() > 1
+    return _unfold((targets.movedim(1, -1) if probabilities else targets).detach(), samples)
+
+
 def _options(arguments: dict[str, Any], *names: str) -> dict[str, Any]:
     given = {name: arguments[name] for name in names if name in arguments}
     return {name: value.double() if isinstance(value, Tensor) else value for name, value in given.items()}
@@ -204,12 +214,13 @@ def _prediction(
     def summed_loss(z: Tensor) -> Tensor:
         if targets is None:
             raise NoPrediction("the adapter gives no targets, which the empirical Fisher and the Hessian need")
-        y = targets.detach()
-        return loss(z, y.double() if y.is_floating_point() else y)
+        at = targets.detach()
+        return loss(z, at.double() if at.is_floating_point() else at)
 
     def loss_gradient() -> Tensor:
         z = outputs.detach().double().requires_grad_()
         (gradient,) = torch.autograd.grad(summed_loss(z), z)
         return gradient
 
-    return Prediction(outputs, likelihood, mask, loss_gradient, lambda: summed_loss(outputs.double()))
+    y = _targets_by_sample(targets, likelihood, len(outputs))
+    return Prediction(outputs, likelihood, mask, y, loss_gradient, lambda: summed_loss(outputs.double()))

@@ -3,22 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.samples import num_samples, take
+from lightning_info.probing.activations import Activation, Layer, LayerCapture
 from lightning_info.probing.batch_norm import use_statistics_of
+from lightning_info.probing.likelihoods import Prediction
 from lightning_info.probing.prediction import Predictor
 
 
 class Unavailable(Exception):
     """A point that has no value (outputs not finite, say); reported as NaN with the message, never an error."""
+
+
+class Reader(Protocol):
+    """Takes from a forward pass what a measurement needs; hashable, so that equal ones read once."""
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Layers whose activations it needs."""
+
+    def __call__(self, prediction: Prediction, activations: Mapping[str, Activation]) -> dict[str, Tensor]:
+        """A few numbers a sample.
+
+        Args:
+            prediction: For a batch of N samples.
+            activations: By the layers' labels; of layers that did not run there is none.
+
+        Returns:
+            Tensors ``(N, ...)`` without a graph, by any names.
+        """
 
 
 @dataclass
@@ -32,6 +56,8 @@ class Probe:
         chunk: Samples that go through the replica at once: the user's own batch size.
         device: The replica's device.
         batch_norms: The replica's layers that training uses with batch statistics.
+        readers: What measurements at this step will read; one pass serves all.
+        whole: The probe of a larger pool that begins with these samples, if its pass serves this one too.
     """
 
     module: nn.Module
@@ -40,6 +66,65 @@ class Probe:
     chunk: int
     device: torch.device
     batch_norms: list[_BatchNorm] = field(default_factory=list)
+    readers: list[Reader] = field(default_factory=list)
+    whole: Probe | None = None
+    _read: dict[Reader, dict[str, Tensor] | Exception] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Of the pool."""
+        return sum(map(num_samples, self.groups))
+
+    def read(self, reader: Reader) -> dict[str, Tensor]:
+        """What a reader takes from the reference samples, ``(P, ...)`` on the CPU in their order.
+
+        The first call makes a forward pass over all samples, for all :attr:`readers` at once.
+
+        Raises:
+            Unavailable: There are no samples.
+            Exception: Whatever this reader raised; that of another one is its own affair.
+        """
+        if self.whole is not None:
+            return {name: rows[: self.size] for name, rows in self.whole.read(reader).items()}
+        if reader not in self._read:
+            self._pass([wanted for wanted in dict.fromkeys([reader, *self.readers]) if wanted not in self._read])
+        found = self._read[reader]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _pass(self, readers: list[Reader]) -> None:
+        layers = dict.fromkeys(layer for reader in readers for layer in reader.layers)
+        rows: dict[Reader, dict[str, list[Tensor]]] = {reader: defaultdict(list) for reader in readers}
+        failed: dict[Reader, Exception] = {}
+
+        def guarded(reader: Reader, step: Callable[[], None]) -> None:
+            try:
+                if reader not in failed:
+                    step()
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                failed[reader] = error
+
+        def keep(reader: Reader, prediction: Prediction, seen: LayerCapture) -> None:
+            if reader.layers and seen.error is not None:
+                raise seen.error
+            for name, values in reader(prediction, seen.activations).items():
+                rows[reader][name].append(values.cpu())
+
+        def join(reader: Reader) -> None:
+            self._read[reader] = {name: torch.cat(parts) for name, parts in rows[reader].items()}
+
+        for batch in self.parts():
+            with LayerCapture(self.module, layers, num_samples(batch)) as seen:
+                prediction = self.predictor(self.module, batch)
+            seen.take_outputs(prediction.outputs)
+            for reader in readers:
+                guarded(reader, partial(keep, reader, prediction, seen))
+        for reader in readers:
+            guarded(reader, partial(join, reader))
+        self._read.update(failed)
 
     def to_device(self, batch: Any) -> Any:
         """The batch as the replica takes it: on its device, half precision upcast as the replica's weights are."""

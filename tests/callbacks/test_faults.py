@@ -47,7 +47,7 @@ def fisher(**options) -> FisherTraceCallback:
 
 # Where a stage is found, and whether its fault costs the values of the point.
 STAGES = {
-    "replica": ("lightning_info.callbacks.base.replicate", True),
+    "replica": ("lightning_info.callbacks.bench.replicate", True),
     "capture": ("lightning_info.probing.prediction._from_calls", True),
     "batch norm": ("lightning_info.probing.probe.use_statistics_of", True),
     "scores": ("lightning_info.probing.fisher.output_fisher_trace", True),
@@ -55,7 +55,7 @@ STAGES = {
     "engine": ("lightning_info.gradients.plan.ENGINES", True),
     "estimator": ("lightning_info.probing.fisher.trace_estimate", True),
     "figure": ("lightning_info.callbacks.fisher_trace.layer_heat_map", False),
-    "figure sink": ("lightning_info.callbacks.base.report_figure", False),
+    "figure sink": ("lightning_info.callbacks.points.report_figure", False),
     "layout": ("lightning_info.callbacks.base.write_layout", False),
     "summary": ("lightning_info.callbacks.base.summary_text", False),
     "cost": ("lightning_info.callbacks.preflight.training_pass", False),

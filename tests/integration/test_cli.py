@@ -11,10 +11,15 @@ from lightning.pytorch.cli import LightningCLI
 from models import Classifier, data, loader
 from torch.utils.data import Dataset
 
-from lightning_info import FisherTraceCallback
+from lightning_info import FisherTraceCallback, InfoPlaneCallback
 
 OPTIONS = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
-ARGUMENTS = inspect.signature(FisherTraceCallback).parameters
+EACH = pytest.mark.parametrize("kind", [FisherTraceCallback, InfoPlaneCallback], ids=lambda kind: kind.__name__)
+
+
+def arguments_of(kind) -> dict[str, object]:
+    """Every argument and its default."""
+    return {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -57,17 +62,17 @@ def write(path, config):
     return str(path)
 
 
-def entry(**arguments):
-    return {"class_path": "lightning_info.FisherTraceCallback", "init_args": arguments}
+def entry(kind=FisherTraceCallback, **arguments):
+    return {"class_path": f"lightning_info.{kind.__name__}", "init_args": arguments}
 
 
 def callback_of(built):
-    (callback,) = (c for c in built.trainer.callbacks if isinstance(c, FisherTraceCallback))
+    (callback,) = (c for c in built.trainer.callbacks if isinstance(c, (FisherTraceCallback, InfoPlaneCallback)))
     return callback
 
 
-def cli(tmp_path, arguments):
-    options = {**OPTIONS, "logger": False, "enable_checkpointing": False, "callbacks": [entry(**arguments)]}
+def cli(tmp_path, arguments, kind=FisherTraceCallback):
+    options = {**OPTIONS, "logger": False, "enable_checkpointing": False, "callbacks": [entry(kind, **arguments)]}
     path = write(tmp_path / "config.yaml", {"trainer": options})
     return LightningCLI(Classifier, run=False, args=["--config", path], save_config_callback=None)
 
@@ -94,6 +99,33 @@ def test_every_kind_of_argument_parses_and_runs(tmp_path):
     built.trainer.fit(built.model, loader())
     assert callback.history["x/fisher/trace"][0][0] == 0
     assert callback.plan.engine == "func"
+
+
+def test_layers_estimators_and_ranges_of_the_information_plane_parse_and_run(tmp_path):
+    arguments = {
+        "layers": ["net.2", "torch.nn.Linear"],
+        "estimator": ["binning", "mixture"],
+        "bin_range": ["adaptive", [0.0, 2.5]],
+        "bins": 7,
+        "noise_variance": 0.2,
+        "every_n_train_steps": 4,
+        "num_samples": 16,
+        "on_error": "raise",
+        "summary": False,
+    }
+    built = cli(tmp_path, arguments, InfoPlaneCallback)
+    built.trainer.fit(built.model, loader())
+    families = {tag.split("/")[0] for tag in callback_of(built).history}
+    assert families >= {"info_plane", "info_plane_binning_0_2.5", "info_plane_mixture"}
+    layers = {tag.split("/")[-1] for tag in callback_of(built).history if tag.startswith("info_plane/I_XT")}
+    assert layers == {"net.0", "net.2", "net.4"}
+
+
+@pytest.mark.parametrize("given", [{"layers": "net.2"}, {"bin_range": [-1.0, 1.0]}, {"estimator": "gaussian"}])
+def test_one_value_may_stand_for_a_list(tmp_path, given):
+    built = cli(tmp_path, {**given, "every_n_train_steps": 4, "on_error": "raise", "summary": False}, InfoPlaneCallback)
+    built.trainer.fit(built.model, loader())
+    assert callback_of(built).history["info_plane/I_XT/net.2"]
 
 
 def test_a_value_that_is_not_a_choice_is_a_clear_error(tmp_path, capsys):
@@ -124,12 +156,14 @@ def printed_config(capsys, *arguments):
     return capsys.readouterr().out
 
 
-def test_printed_config_holds_every_argument_and_prints_itself_again(tmp_path, capsys):
-    given = {"also": ["exact"], "every_n_train_steps": 3, "prefix": "x", "adapter": f"{__name__}.adapter"}
-    start = write(tmp_path / "start.yaml", {"trainer": {**OPTIONS, "callbacks": [entry(**given)]}})
+@EACH
+def test_printed_config_holds_every_argument_and_prints_itself_again(tmp_path, capsys, kind):
+    given = {"every_n_train_steps": 3, "prefix": "x", "adapter": f"{__name__}.adapter"}
+    given |= {FisherTraceCallback: {"also": ["exact"]}, InfoPlaneCallback: {"layers": ["net.2"]}}[kind]
+    start = write(tmp_path / "start.yaml", {"trainer": {**OPTIONS, "callbacks": [entry(kind, **given)]}})
     printed = printed_config(capsys, "--config", start)
     (callback,) = yaml.safe_load(printed)["trainer"]["callbacks"]
-    assert callback["init_args"] == {name: p.default for name, p in ARGUMENTS.items()} | given
+    assert callback["init_args"] == arguments_of(kind) | given
     again = tmp_path / "again.yaml"
     again.write_text(printed)
     assert printed_config(capsys, "--config", str(again)) == printed
@@ -172,13 +206,14 @@ def test_command_line_alone_adds_the_callback(tmp_path):
     assert [step for step, _ in callback_of(built).history["mine/fisher/exact_trace"]] == [0, 4, 8]
 
 
-def test_help_shows_what_the_docstring_says_of_every_argument(capsys, monkeypatch):
+@EACH
+def test_help_shows_what_the_docstring_says_of_every_argument(capsys, monkeypatch, kind):
     monkeypatch.setenv("COLUMNS", "10000")
     with pytest.raises(SystemExit):
-        LightningCLI(Trained, args=["fit", "--trainer.callbacks.help=lightning_info.FisherTraceCallback"])
+        LightningCLI(Trained, args=["fit", f"--trainer.callbacks.help=lightning_info.{kind.__name__}"])
     shown = re.split(r"^ +--trainer\.callbacks\.(?=\w+ )", capsys.readouterr().out, flags=re.MULTILINE)[1:]
-    lines = FisherTraceCallback.__doc__.split("    Args:\n")[1].split("    Raises:\n")[0]
+    lines = re.split("    (?:Raises|Attributes):\n", kind.__doc__.split("    Args:\n")[1])[0]
     entries = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", lines, re.MULTILINE)
-    assert [text.split()[0] for text in shown] == [name for name, _ in entries] == list(ARGUMENTS)
+    assert [text.split()[0] for text in shown] == [name for name, _ in entries] == list(arguments_of(kind))
     for text, (_, said) in zip(shown, entries, strict=True):
         assert " ".join(said.split()) in " ".join(text.split())

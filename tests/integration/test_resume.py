@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from models import FEATURES, Classifier, data, loader, trainer
 
-from lightning_info import FisherTraceCallback
+from lightning_info import FisherTraceCallback, InfoPlaneCallback
 
 
 def callbacks():
@@ -197,3 +197,28 @@ def test_monitoring_what_the_clock_may_leave_out_is_warned_of():
         trainer(fisher(every_n_train_steps=None), EarlyStopping("fisher/trace"), max_epochs=1).fit(
             Classifier(), loader()
         )
+
+
+def plane():
+    return InfoPlaneCallback(bins=6, every_n_train_steps=2, num_samples=12, on_error="raise", summary=False)
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_the_final_curves_of_the_information_plane_hold_the_points_before_a_resume(tmp_path, monkeypatch, anew):
+    saving = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_last=True, save_top_k=0)
+    torch.manual_seed(0)
+    with pytest.raises(RuntimeError, match="power cut"):
+        trainer(plane(), saving, Stop(5), enable_checkpointing=True, max_steps=10).fit(Classifier(), loader())
+    torch.load(tmp_path / "last.ckpt", weights_only=True)
+    ours = plane()
+    if anew:  # other samples: what was kept of those before says nothing of them
+        ours = InfoPlaneCallback(
+            bins=6, every_n_train_steps=2, reference=loader(64).dataset, num_samples=20, on_error="raise", summary=False
+        )
+    run = trainer(ours, enable_checkpointing=True, default_root_dir=tmp_path, max_steps=10)
+    run.fit(Classifier(), loader(), ckpt_path=tmp_path / "last.ckpt")
+    live, final = (ours.history[f"{family}/I_XT/net.4"] for family in ("info_plane", "info_plane_final"))
+    assert [step for step, _ in live] == [0, 2, 4, 6, 8, 10]
+    assert [step for step, _ in final] == ([4, 6, 8, 10] if anew else [0, 2, 4, 6, 8, 10])
+    assert final[-1] == live[-1]
+    assert set(ours._epochs) == {0, 2, 4, 6, 8, 10}

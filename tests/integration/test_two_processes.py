@@ -15,7 +15,7 @@ from models import Classifier, curves, data, trainer
 from oracle import fisher_trace_by_definition
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_info import FisherTraceCallback
+from lightning_info import FisherTraceCallback, InfoPlaneCallback
 
 HEAD = """
 import copy, hashlib, json, os, sys, types
@@ -24,10 +24,14 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from models import Classifier, curves, data, loader, trainer
 from torch.utils.data import DataLoader, Subset
-from lightning_info import FisherTraceCallback
+from lightning_info import FisherTraceCallback, InfoPlaneCallback
 from lightning_info.callbacks import base
 from lightning_info.callbacks.faults import Refused
 from lightning_info.metrics import FisherTrace
+
+def plane(**options):
+    estimators = dict(estimator=["binning", "mixture"], bin_range=["global", "adaptive"], bins=4)
+    return InfoPlaneCallback(every_n_train_steps=2, on_error="raise", summary=False, **estimators, **options)
 
 class Watch(pl.Callback):
     def __init__(self):
@@ -136,6 +140,12 @@ def metric():
     (found,) = trainer(strategy="ddp", devices=2).validate(module, loader(30, 4), verbose=False)
     return {"value": found["fisher"], "start": {n: v.tolist() for n, v in module.state_dict().items() if "net" in n}}
 
+def planes():
+    # beside a callback with other samples: what they share must not move what either measures
+    watch, ours = Watch(), plane(num_samples=16)
+    _, module = fit(watch, fisher(num_samples=8), ours)
+    return {"history": ours.history, "seen": watch.seen, "weights": weights(module)}
+
 def refused():
     original = base.preflight
     def refuse(*args):
@@ -158,6 +168,7 @@ save(
     other_keeps_nothing=fault("add", 1, "always"),
     first_draws_nothing=fault("_figures", 0, "always"),
     scaled=scaled(),
+    planes=planes(),
     metric=metric(),
     refused=refused(),
 )
@@ -311,3 +322,24 @@ def test_processes_that_are_spawned(tmp_path):
     runs = launch(tmp_path, SPAWN)
     assert_alike(*runs)
     assert [step for step, _ in curve(runs[0])] == [0, 2, 4, 6, 8, 10, 12, 14, 16]
+
+
+def test_two_processes_draw_the_plane_of_one(ranks):
+    runs = [rank["planes"] for rank in ranks]
+    assert_alike(*runs)
+    samples = torch.tensor([x for run in runs for batch in run["seen"][:2] for x in batch])
+    torch.manual_seed(3)
+    module = Classifier(dropout=0.5)
+    labels = dict(zip(map(tuple, data().tensors[0].tolist()), data().tensors[1], strict=True))
+    y = torch.stack([labels[tuple(x)] for x in samples.tolist()])
+    ours = InfoPlaneCallback(
+        estimator=["binning", "mixture"],
+        bin_range=["global", "adaptive"],
+        bins=4,
+        reference=(samples, y),
+        summary=False,
+    )
+    trainer(ours, max_steps=1).fit(module, DataLoader(data(), 4, shuffle=True))
+    for tag, alone in curves(ours).items():
+        if "_final" not in tag:
+            assert curve(runs[0], tag)[0] == (0, pytest.approx(alone[0][1], abs=1e-9)), tag

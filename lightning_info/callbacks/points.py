@@ -1,0 +1,201 @@
+"""One point: on which replica it is measured, what becomes of faults, and where its values go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.memory import garbage_collection_cuda
+
+from lightning_info.callbacks.bench import Bench, new_probe
+from lightning_info.callbacks.clock import Clock
+from lightning_info.callbacks.collector import Collector
+from lightning_info.callbacks.faults import Faults
+from lightning_info.callbacks.instrument import Instrument
+from lightning_info.callbacks.processes import of_rank_zero
+from lightning_info.gradients.memory import is_out_of_memory
+from lightning_info.gradients.samples import num_samples
+from lightning_info.probing.batch_norm import BatchNormStatistics
+from lightning_info.probing.likelihoods import WritesParameters
+from lightning_info.probing.prediction import Adapter
+from lightning_info.probing.probe import Probe, Unavailable
+from lightning_info.probing.reference import ReferenceSamples
+from lightning_info.reporting.figures import Curve, report_figure
+from lightning_info.reporting.histograms import report_histogram
+from lightning_info.reporting.scalars import report_scalars
+
+FIGURE_SHARE = 0.02
+"""Figures are dear (0.2 s): at points 4, 8, 16, ... within this share of the run's time, and at the end of fit."""
+
+
+class Points(Instrument):
+    """Measures a point and reports it; ``base`` says when."""
+
+    adapter: Adapter | None
+    seed: int
+    prefix: str | None
+    batch_norm: BatchNormStatistics
+
+    _faults: Faults
+    _collector: Collector
+    _clock: Clock
+    _bench: Bench  # of the first of our callbacks in the trainer, which all use
+    _chunk: int  # samples that go through a replica at once
+    _private: bool  # replicas must not share the weights, as the module writes to them when it runs
+    _measured: int | None  # step of the last point
+    _points: int  # how many there are
+    _point_seconds: float  # of the last point, which the next one is expected to take
+    _drawing: float  # seconds spent on figures
+    _epochs: dict[int, float]  # passed at the measured steps
+    _finished: set[str]  # tags of :meth:`_finish`, without prefix
+
+    # ---- replicas
+
+    def _new_probe(self, trainer: Any, pl_module: Any, groups: list[Any], private: bool = False) -> Probe:
+        private = private or self._private
+        return new_probe(trainer, pl_module, groups, adapter=self.adapter, chunk=self._chunk, private=private)
+
+    @property
+    def _probe_key(self) -> tuple[Any, ...]:
+        """Callbacks in which this agrees can measure on the same replica."""
+        of = len(self._samples) if self.batch_norm == "reference" else None
+        return self.adapter, self._private, self.batch_norm, of
+
+    def _probe(self, trainer: Any, pl_module: Any, due: Sequence[Points]) -> Probe:
+        """A probe of this step; the first of the callbacks that can share one makes it, for all that are due."""
+        key, bench, own = self._probe_key, self._bench, self._samples.groups
+        found = bench.find(key, own, self._chunk)
+        if found is not None:
+            return found
+        alike = [c for c in due if c._probe_key == key and bench.begins(c._samples.groups, own)]
+        pool = max((c._samples.groups for c in alike), key=lambda groups: sum(map(num_samples, groups)), default=own)
+        probe = self._new_probe(trainer, pl_module, pool)
+        for c in due:
+            if c._probe_key == key and bench.begins(pool, c._samples.groups):
+                probe.readers += c._readers()
+        if self.batch_norm == "reference":
+            probe.use_reference_statistics()
+        bench.keep(key, probe)
+        return bench.find(key, own, self._chunk) or probe
+
+    # ---- measuring
+
+    def _point(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        step: int,
+        due: Sequence[Points] = (),
+        initial: Probe | None = None,
+    ) -> None:
+        self._clock.wait_for(pl_module.device)
+        started = self._clock.elapsed
+        values = self._values(trainer, pl_module, step, due, initial)
+        values[f"{self.family}/overhead"] = self._clock.overhead
+        values = of_rank_zero(trainer, {self._tag(tag): value for tag, value in values.items()})
+        for tag, value in values.items():
+            self.history.setdefault(tag, []).append((step, value))
+        self._measured = step
+        self._points += 1
+        self._epochs[step] = _epoch(trainer, step)
+        self._report_values(trainer, values, step)
+        if trainer.is_global_zero:
+            for tag, shown in self._histograms().items():
+                for refusal in report_histogram(trainer, self._tag(tag), shown, step):
+                    self._faults.report(refusal, "writing a histogram to a logger", step)
+        self._point_seconds = self._clock.elapsed - started
+        doubled = self._points >= 4 and self._points & (self._points - 1) == 0
+        if doubled and self._drawing <= FIGURE_SHARE * self._clock.elapsed:
+            self._draw(trainer, step)
+
+    def _values(
+        self, trainer: Any, pl_module: Any, step: int, due: Sequence[Points], initial: Probe | None
+    ) -> dict[str, float]:
+        """The point's values, in chunks as small as memory needs; NaN if it has none."""
+        while True:
+            generator = torch.Generator().manual_seed((1_000_003 * self.seed + step) % 2**63)
+            probe = initial
+            try:
+                if probe is None:
+                    probe = self._probe(trainer, pl_module, due)
+                else:
+                    probe.chunk = self._chunk
+                    if self.batch_norm == "reference":
+                        probe.use_reference_statistics()
+                return self._measure(probe, step, generator)
+            except Unavailable as error:
+                self._faults.warn_once(f"no value at step {step} (NaN): {error}", kind="no value")
+                break
+            except Exception as error:
+                if probe is not None:
+                    self._bench.discard(probe)
+                if isinstance(error, WritesParameters) and not self._private:
+                    self._private = True  # it did not when it was looked at before the first step
+                    continue
+                if not is_out_of_memory(error) or self._chunk == 1:
+                    self._faults.report(error, "the measurement", step)
+                    break
+            self._chunk //= 2
+            self._faults.warn_once(
+                f"out of memory at step {step}; it is measured in chunks of {self._chunk} samples or fewer from now on",
+                kind="memory",
+            )
+            garbage_collection_cuda()
+        known = [tag for tag in map(self._untagged, self.history) if tag not in self._finished]
+        return dict.fromkeys((*self.tags, *known), math.nan)
+
+    # ---- reporting
+
+    def _report_values(self, trainer: Any, values: Mapping[str, float], step: int) -> None:
+        logged = {tag: value for tag, value in values.items() if self._is_logged(tag)}
+        for refusal in report_scalars(trainer, logged, step):
+            self._faults.report(refusal, "writing to a logger", step)
+
+    def _report_end(self, trainer: Any) -> None:
+        """What is known only at the end of fit."""
+        assert self._measured is not None
+        curves: Mapping[str, Curve] = {}
+        with self._faults.guard("looking back at the end"):
+            curves = self._finish()
+        curves = of_rank_zero(trainer, curves)
+        self._finished.update(curves)
+        by_step: dict[int, dict[str, float]] = {}
+        for tag, curve in curves.items():
+            self.history[self._tag(tag)] = list(curve)
+            for step, value in curve:
+                by_step.setdefault(step, {})[self._tag(tag)] = value
+        for step in sorted(by_step):
+            self._report_values(trainer, by_step[step], step)
+        self._draw(trainer, self._measured)
+
+    def _draw(self, trainer: Any, step: int) -> None:
+        if not trainer.is_global_zero:
+            return
+        started = self._clock.elapsed
+        with self._faults.guard("drawing a figure"):
+            for tag, draw in self._figures().items():
+                for refusal in report_figure(trainer, self._tag(tag), draw(), step):
+                    self._faults.report(refusal, "writing a figure to a logger", step)
+        self._drawing += self._clock.elapsed - started
+
+    # ---- small things
+
+    @property
+    def _samples(self) -> ReferenceSamples:
+        return self._collector.samples
+
+    def _tag(self, tag: str) -> str:
+        return f"{self.prefix}/{tag}" if self.prefix else tag
+
+    def _untagged(self, tag: str) -> str:
+        return tag.removeprefix(self._tag(""))
+
+
+def _epoch(trainer: Any, step: int) -> float:
+    """Epochs passed after so many steps; whole ones where their length is not known."""
+    batches = trainer.num_training_batches
+    if not batches or not math.isfinite(batches):
+        return float(trainer.current_epoch if step else 0)
+    return float(step * trainer.accumulate_grad_batches / batches)

@@ -1,0 +1,43 @@
+"""Whether a layer compresses: how far its information falls from its peak, and whether the choice of bins decides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+FALL = 0.5
+"""Bits from the peak to the end that count as compression; single runs of ReLU networks fall by less than that."""
+
+
+def peak_to_end(curve: Sequence[float]) -> float:
+    """How far a curve ends below its largest value, in its unit; NaN for a curve without values.
+
+    Args:
+        curve: Values over training; NaN where there is none. The last value that there is counts as the end.
+    """
+    values = [value for value in curve if not math.isnan(value)]
+    return max(values) - values[-1] if values else math.nan
+
+
+def compression_verdict(falls: Mapping[str, float], saturated: Mapping[str, bool], least: float = FALL) -> str:
+    """What several range policies (or estimators) say of one layer, and whether they agree.
+
+    Args:
+        falls: Policy -> peak-to-end fall in bits; NaN where the policy does not apply.
+        saturated: Policy -> whether the curve stays within a bit of its ceiling, so that no fall could be seen.
+        least: Smallest fall that counts, bits.
+
+    Returns:
+        One line.
+    """
+    seen = {policy: fall for policy, fall in falls.items() if not math.isnan(fall)}
+    telling = {policy: fall for policy, fall in seen.items() if not saturated.get(policy, False)}
+    if not telling:
+        return "saturated: says nothing" if seen else "no values"
+    falling = [policy for policy, fall in telling.items() if fall >= least]
+    if not falling:
+        return "does not compress"
+    if len(falling) == len(telling):
+        return "compresses" if len(falling) > 1 else f"compresses ({falling[0]} only is not saturated)"
+    steady = [policy for policy in telling if policy not in falling]
+    return f"depends on the range: falls under {', '.join(falling)}, not under {', '.join(steady)}"

@@ -1,0 +1,1 @@
+"""The information plane of a run: estimators by name, labels, kept activations, artefacts, verdicts. No Lightning."""
