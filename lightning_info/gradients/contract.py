@@ -15,6 +15,18 @@ class NotCovered(Exception):
     """An engine cannot compute every parameter's per-sample gradient exactly; the message says which and why."""
 
 
+class Norms(dict[str, Tensor]):
+    """What an engine gives, by parameter.
+
+    Attributes:
+        routes: Who computed each of them (see :attr:`~.plan.Plan.routes`).
+    """
+
+    def __init__(self, norms: dict[str, Tensor], routes: dict[str, str]) -> None:
+        super().__init__(norms)
+        self.routes = routes
+
+
 class Engine(Protocol):
     """Computes per-sample squared gradient norms."""
 

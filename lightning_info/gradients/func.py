@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_info.gradients.attributes import kept
-from lightning_info.gradients.contract import NotCovered, Predict, first_line, trainable
+from lightning_info.gradients.contract import Norms, NotCovered, Predict, first_line, trainable
 from lightning_info.gradients.memory import BUDGET, is_out_of_memory
 from lightning_info.gradients.samples import split_samples
 
@@ -28,7 +28,7 @@ class _Caller(nn.Module):
         return outputs
 
 
-def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> dict[str, Tensor]:
+def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> Norms:
     """Per-sample squared gradient norms by ``torch.func`` (an :class:`~.contract.Engine`)."""
     caller = _Caller(module, predict)
     parameters = {name: p.detach() for name, p in trainable(caller).items()}
@@ -60,7 +60,8 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
         if is_out_of_memory(error):
             raise
         raise NotCovered(f"the module does not vmap ({first_line(error)})") from error
-    return {name.removeprefix("module."): norm for name, norm in total.items()}
+    total = {name.removeprefix("module."): norm for name, norm in total.items()}
+    return Norms(total, dict.fromkeys(total, "torch.func"))
 
 
 def _dtype(parameters: dict[str, Tensor]) -> torch.dtype:

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_info.gradients.contract import NotCovered, Predict, first_line, trainable
+from lightning_info.gradients.contract import Norms, NotCovered, Predict, first_line, trainable
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.samples import num_samples, take
 
 
-def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> dict[str, Tensor]:
+def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> Norms:
     """Per-sample squared gradient norms by a loop over batches of one (an :class:`~.contract.Engine`)."""
     parameters = trainable(module)
     columns = list(cotangents)
@@ -30,7 +30,8 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
                 f"one sample alone gives outputs {tuple(outputs.shape)}, in a batch {tuple(columns[0].shape)}"
             )
         rows.append(torch.stack([_squares(outputs, u[n : n + 1], parameters) for u in columns]).sum(0))
-    return dict(zip(parameters, torch.stack(rows, dim=1), strict=True))
+    norms = dict(zip(parameters, torch.stack(rows, dim=1), strict=True))
+    return Norms(norms, dict.fromkeys(norms, "loop"))
 
 
 def whole_batch(

@@ -37,6 +37,11 @@ class Operator:
     key: tuple[Any, ...] | None
     refused: str = ""
 
+    @property
+    def kind(self) -> str:
+        """What its rule is called by."""
+        return _KINDS[type(self.layer)]
+
 
 def read(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operator | None:
     """The call of a known operator, or None."""
@@ -213,6 +218,16 @@ def _embedding(
     return Operator(layer, input, weight, None, 0, (nn.Embedding, padding_idx), refused)
 
 
+_KINDS: dict[type[nn.Module], str] = {
+    nn.Linear: "linear",
+    nn.BatchNorm2d: "batch_norm",
+    nn.LayerNorm: "layer_norm",
+    nn.RMSNorm: "rms_norm",
+    nn.GroupNorm: "group_norm",
+    nn.Embedding: "embedding",
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), "convolution"),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), "transposed convolution"),
+}
 _READERS: dict[Callable[..., Any], Callable[..., Operator | None]] = {
     F.linear: _linear,
     torch.matmul: _matmul,

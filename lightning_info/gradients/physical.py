@@ -78,6 +78,7 @@ class VmapTaps(Recorder):
         self.sizes = {name: p.numel() * p.element_size() for name, p in parameters.items()}
         self.samples = samples
         self.seen: set[str] = set()
+        self.beside: set[str] = set()
         self.copies: dict[str, Tensor] = {}
 
     def enter(self, copies: dict[str, Tensor]) -> VmapTaps:
@@ -98,6 +99,8 @@ class VmapTaps(Recorder):
         rows = _has_rows(operator)
         # frozen weights have no sample axis; computed ones may have one
         known = all(p is None or id(p) in self.names or _is_frozen(p) for p in own)
+        if not known:
+            self.beside.update(names.values())
         if not known or any(p is x for p in own) or (rows and operator.key is None and len(x) > 1):
             plain: Tensor = self.other(func, args, kwargs)
             return plain

@@ -12,10 +12,11 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from lightning_info.gradients import func, loop, taps, vmap_taps
-from lightning_info.gradients.contract import Engine, NotCovered, Predict, trainable
+from lightning_info.gradients.contract import Engine, Norms, NotCovered, Predict, trainable
 from lightning_info.gradients.graph import leaf_uses, without_graph
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.samples import take
+from lightning_info.gradients.uses import listed
 
 EngineName = Literal["auto", "backpack", "backpack_vmap", "func", "loop"]
 ENGINES: dict[str, Engine] = {
@@ -37,11 +38,31 @@ class Plan:
         engine: Its name.
         checked: Samples in the batch on which two were compared with plain autograd; 0 if nothing could be compared.
         reasons: Why engines that come before it were not taken, by name.
+        routes: Who computes each trainable parameter's gradient: ``"rule: linear"`` and so on, the operator that uses
+            it; ``"copied per sample: ..."``, with why no rule fits; ``"torch.func"``; ``"loop"``; ``"unused"``.
     """
 
     engine: str
     checked: int
     reasons: dict[str, str] = field(default_factory=dict)
+    routes: dict[str, str] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """The routes in a line: how many parameters take each, and of copied ones a few names.
+
+        For example ``"rules: 41 of linear, 20 of convolution; 1 copied per sample (token: no rule for the operator
+        that uses it)"``.
+        """
+        found: dict[str, dict[str, list[str]]] = {}
+        for name, route in self.routes.items():
+            way, _, detail = route.partition(": ")
+            found.setdefault(way, {}).setdefault(detail, []).append(name)
+        rules = sorted(found.pop("rule", {}).items(), key=lambda item: -len(item[1]))
+        parts = ["rules: " + ", ".join(f"{len(names)} of {kind}" for kind, names in rules)] if rules else []
+        for way, details in found.items():
+            why = "; ".join(f"{listed(names, 2)}: {reason}" for reason, names in details.items() if reason)
+            parts.append(f"{sum(map(len, details.values()))} {way}" + (f" ({why})" if why else ""))
+        return "; ".join(parts)
 
     def squared_norms(
         self, module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]
@@ -94,7 +115,8 @@ def choose_engine(module: nn.Module, predict: Predict, batch: Any, engine: Engin
                 raise
             reasons[name] = str(error)
         else:
-            return Plan(name, len(outputs) if comparable else 0, reasons)
+            routes = found.routes if isinstance(found, Norms) else {}
+            return Plan(name, len(outputs) if comparable else 0, reasons, routes)
     raise NotCovered("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
 
 

@@ -18,11 +18,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_info.gradients import backward
-from lightning_info.gradients.contract import NotCovered, Predict, trainable
+from lightning_info.gradients.contract import Norms, NotCovered, Predict, trainable
 from lightning_info.gradients.graph import graph_of
 from lightning_info.gradients.operators import Operator
 from lightning_info.gradients.recorder import Recorder
-from lightning_info.gradients.uses import group, listed, tap, unsuited
+from lightning_info.gradients.uses import UNUSED, group, listed, routes_of, tap, unsuited
 
 
 class _Taps(Recorder):
@@ -40,7 +40,7 @@ class _Taps(Recorder):
         return output
 
 
-def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> dict[str, Tensor]:
+def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> Norms:
     """Per-sample squared gradient norms by BackPACK rules fed from taps (an :class:`~.contract.Engine`)."""
     parameters = trainable(module)
     names = {id(p): name for name, p in parameters.items()}
@@ -61,4 +61,5 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
             raise NotCovered(f"the input of {listed(one.names.values())} has {rows} rows for {samples} samples")
 
     foreign = list({id(leaf): leaf for leaf in graph.leaves if id(leaf) not in names}.values())
-    return backward.squared_norms(outputs, groups, {}, foreign, parameters, cotangents)
+    norms = backward.squared_norms(outputs, groups, {}, foreign, parameters, cotangents)
+    return Norms(norms, dict.fromkeys(parameters, UNUSED) | routes_of(groups, {}))

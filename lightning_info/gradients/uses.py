@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,6 +113,32 @@ def group(taps: Iterable[Tap], alive: set[Node]) -> list[Group]:
     return [Group(members) for members in groups.values()]
 
 
+NO_RULE = "no rule for the operator that uses {}"
+NO_PARTNER = "{} used together with a weight that no rule fits"
+OTHER_USE = "{} used by an operator without a rule too"
+UNUSED = "unused"
+
+
+def routes_of(groups: list[Group], copied: Mapping[str, str]) -> dict[str, str]:
+    """Who computes the gradient of each parameter that is used (see :attr:`~.plan.Plan.routes`).
+
+    Args:
+        groups: The taps.
+        copied: Parameters that have one copy per sample, and why (as :func:`unsuited` says it).
+    """
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for members in groups:
+        for name in members.names.values():
+            kinds[name].append(members.taps[0].operator.kind)
+    found = {name: f"rule: {' and '.join(dict.fromkeys(several))}" for name, several in kinds.items()}
+    found.update({name: f"copied per sample: {_about_it(reason)}" for name, reason in copied.items()})
+    return found
+
+
+def _about_it(reason: str) -> str:
+    return reason.format("it").removeprefix("it ")
+
+
 def unsuited(groups: list[Group], uses: Counter[str]) -> dict[str, str]:
     """Parameters whose gradient is not all in the taps' reach, and why (a text with a place for their names).
 
@@ -128,9 +154,9 @@ def unsuited(groups: list[Group], uses: Counter[str]) -> dict[str, str]:
     for name in uses | Counter(by_name.keys()):
         sharing = by_name[name]
         if not sharing:
-            reasons[name] = "no rule for the operator that uses {}"
+            reasons[name] = NO_RULE
         elif sum(len(members.taps) for members in sharing) != uses[name]:
-            reasons[name] = "{} used by an operator without a rule too"
+            reasons[name] = OTHER_USE
         elif len(sharing) > 1 and not _is_tied_table(name, sharing):
             reasons[name] = "{} used more than once, by different operators"
         elif any(not _joinable(members) for members in sharing):

@@ -21,18 +21,28 @@ from torch import Tensor, nn
 
 from lightning_info.gradients import backward
 from lightning_info.gradients.attributes import kept
-from lightning_info.gradients.contract import NotCovered, Predict, first_line, trainable
+from lightning_info.gradients.contract import Norms, NotCovered, Predict, first_line, trainable
 from lightning_info.gradients.graph import graph_of
 from lightning_info.gradients.memory import BUDGET, is_out_of_memory
 from lightning_info.gradients.physical import Disagreement, OverBudget, VmapTaps
 from lightning_info.gradients.samples import split_samples
-from lightning_info.gradients.uses import Group, group, listed, unsuited
+from lightning_info.gradients.uses import (
+    NO_PARTNER,
+    NO_RULE,
+    OTHER_USE,
+    UNUSED,
+    Group,
+    group,
+    listed,
+    routes_of,
+    unsuited,
+)
 
 MOST_BRANCHES = 4
 """Samples for which the module takes different paths go forward apart, as long as there are no more of them."""
 
 
-def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> dict[str, Tensor]:
+def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> Norms:
     """Per-sample squared gradient norms by taps under ``torch.vmap`` (an :class:`~.contract.Engine`)."""
     leaves, rebuild = split_samples(batch)
     passes = _Passes(module, predict, rebuild)
@@ -42,7 +52,7 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
     except (OverBudget, Disagreement) as reason:
         pending = _divide(everything, reason, passes, leaves)
     else:
-        return forward.squared_norms(cotangents)
+        return Norms(forward.squared_norms(cotangents), passes.routes)
     columns = list(cotangents)
     index: list[Tensor] = []
     parts: list[dict[str, Tensor]] = []
@@ -57,7 +67,7 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
         index.append(some)
     order = torch.cat(index).argsort()
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return {name: values[order.to(values.device)] for name, values in joined.items()}
+    return Norms({name: values[order.to(values.device)] for name, values in joined.items()}, passes.routes)
 
 
 def _take(tensors: list[Tensor], index: Tensor) -> list[Tensor]:
@@ -85,34 +95,37 @@ class _Forward:
     copies: dict[str, Tensor]
     foreign: list[Tensor]
     bytes_per_sample: int
+    routes: dict[str, str]
 
     def squared_norms(self, cotangents: Iterable[Tensor]) -> dict[str, Tensor]:
         return backward.squared_norms(self.outputs, self.groups, self.copies, self.foreign, self.names, cotangents)
 
 
 class _Passes:
-    """Forward passes of one module; they share what they find out about which parameters cannot be tapped."""
+    """Forward passes of one module; they share what they find out about which parameters cannot be tapped, and why."""
 
     def __init__(self, module: nn.Module, predict: Predict, rebuild: Callable[[list[Tensor]], Any]) -> None:
         self.module, self.predict, self.rebuild = module, predict, rebuild
         self.parameters = trainable(module)
         self.names = {id(p): name for name, p in self.parameters.items()}
-        self.copied: set[str] = set()
+        self.copied: dict[str, str] = {}
+        self.routes = dict.fromkeys(self.parameters, UNUSED)
 
     def forward(self, leaves: list[Tensor]) -> _Forward:
         """Go forward until every parameter is either tapped in all its uses or copied in all of them."""
         while True:
             found, wrong = self._attempt(leaves)
             if not wrong:
+                self.routes.update(found.routes)
                 return found
-            hidden = wrong.keys() & self.copied
+            hidden = wrong.keys() & self.copied.keys()
             if hidden:
                 raise NotCovered(f"{listed(sorted(hidden))} used where no torch function shows it")
-            self.copied |= wrong.keys()
+            self.copied |= wrong
 
     def _attempt(self, leaves: list[Tensor]) -> tuple[_Forward, dict[str, str]]:
         samples = len(leaves[0])
-        recorder = VmapTaps(self.parameters, self.copied, samples)
+        recorder = VmapTaps(self.parameters, set(self.copied), samples)
         copies = {name: p.detach().expand(samples, *p.shape).requires_grad_() for name, p in self.parameters.items()}
 
         def one_sample(sample: list[Tensor], copies: dict[str, Tensor]) -> Tensor:
@@ -137,7 +150,10 @@ class _Passes:
         uses = Counter(self.names[id(leaf)] for leaf in graph.leaves if id(leaf) in self.names)
         wrong = unsuited(groups, uses)
         copies = {name: copy for name, copy in copies.items() if id(copy) in alive}
-        wrong.update({name: "tapped and copied" for name in uses if name in copies})
+        wrong.update({name: OTHER_USE for name in uses if name in copies})
         known = self.names.keys() | {id(copy) for copy in copies.values()}
         foreign = list({id(leaf): leaf for leaf in graph.leaves if id(leaf) not in known}.values())
-        return _Forward(outputs, list(self.parameters), groups, copies, foreign, recorder.bytes_per_sample), wrong
+        why = {name: NO_PARTNER if name in recorder.beside else NO_RULE for name in copies}
+        routes = routes_of(groups, {name: self.copied.get(name, reason) for name, reason in why.items()})
+        found = _Forward(outputs, list(self.parameters), groups, copies, foreign, recorder.bytes_per_sample, routes)
+        return found, wrong
