@@ -29,6 +29,7 @@ from lightning_info.functional.linear_gaussian import (
     linear_subset_information,
 )
 from lightning_info.functional.mixture import MixtureInformation, mixture_information
+from lightning_info.functional.one_unit import one_unit_information, one_unit_probabilities
 
 __all__ = [
     "CodeInformation",
@@ -49,6 +50,8 @@ __all__ = [
     "linear_information",
     "linear_subset_information",
     "mixture_information",
+    "one_unit_information",
+    "one_unit_probabilities",
     "output_fisher_trace",
     "sampling_probabilities",
     "shuffled_information",

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -31,6 +32,9 @@ BinRange = Literal["fixed", "adaptive"] | tuple[float, float]
 
 _EXACT_BITS = 62
 """Mixed-radix codes up to this size, hashes beyond."""
+
+_PRODUCT_BITS = 53
+"""Integers up to this size are exact in float64."""
 
 _CHUNK = 2**19
 """Activations that are binned at a time on the CPU: what its caches hold."""
@@ -119,23 +123,31 @@ def code_information(codes: Tensor, y: Tensor | None = None, *, unit: Unit = "bi
         ValueError: Shapes, floating ``y``.
     """
     scale, n = per_nat(unit), len(codes)
-    if codes.dim() != 1 or n == 0:
-        raise ValueError(f"codes of shape {tuple(codes.shape)}: expected (N,), for example of bin_codes(t)")
-    keys = codes.cpu().long().numpy()
-    low, high = int(keys.min()), int(keys.max())
-    labels, classes = (0, 1) if y is None else class_labels(y, n)
-    bits = (classes - 1).bit_length()
-    if high - low >= 1 << (_EXACT_BITS - bits):
-        keys, low = np.unique(keys, return_inverse=True)[1], 0
-    joint = (keys - low) << bits | labels
+    if codes.dim() != 1 or n == 0 or codes.is_floating_point():
+        raise ValueError(
+            f"codes of shape {tuple(codes.shape)}, {codes.dtype}: expected integers (N,), for example bin_codes(t)"
+        )
+    keys = codes.cpu().numpy().astype(np.int64, copy=False)
+    labels = None if y is None else class_labels(y, n)
+    y_counts = np.array([n]) if labels is None else np.bincount(labels)
+    bits = (len(y_counts) - 1).bit_length()
+    used = int(np.bitwise_or.reduce(keys))
+    if not 0 <= used < 1 << (_EXACT_BITS - bits):
+        keys = np.unique(keys, return_inverse=True)[1]
+        used = n
+    joint = keys.copy() if labels is None else keys << bits | labels
+    if used < 1 << (31 - bits):
+        joint = joint.astype(np.int32)  # sorted in half the time
     joint.sort()
     t_runs = _run_lengths(joint >> bits)
-    h_t, i_ty = math.log(n) - _n_log_n(t_runs) / n, math.nan
-    if y is not None:
-        y_counts = np.bincount(labels)
-        shared = _n_log_n(_run_lengths(joint)) - _n_log_n(t_runs) - _n_log_n(np.bincount(y_counts[y_counts > 0]))
-        i_ty = max(0.0, math.log(n) + shared / n)
-    return CodeInformation(scale * max(0.0, h_t), scale * i_ty, float(t_runs[1] / n))
+    t_logs = _n_log_n(t_runs)
+    h_t = scale * max(0.0, math.log(n) - t_logs / n)
+    unique = float(t_runs[1] / n)
+    if labels is None:
+        return CodeInformation(h_t, math.nan, unique)
+    y_counts = y_counts[y_counts > 0]
+    shared = _n_log_n(_run_lengths(joint)) - t_logs - float(y_counts @ np.log(y_counts))
+    return CodeInformation(h_t, scale * max(0.0, math.log(n) + shared / n), unique)
 
 
 def shuffled_information(
@@ -268,20 +280,22 @@ def as_rows(values: Tensor) -> Tensor:
     Raises:
         ValueError: Other shapes, and empty ones.
     """
-    if values.dim() not in (1, 2) or values.numel() == 0:
+    shape = values.shape
+    if len(shape) not in (1, 2) or 0 in shape:
         raise ValueError(
-            f"values of shape {tuple(values.shape)}: expected (N,) or (N, d), neither of them 0; reduce further axes "
-            "first, for example t.flatten(1) or t.mean((2, 3))"
+            f"values of shape {tuple(shape)}: expected (N,) or (N, d), neither of them 0; reduce further axes first, "
+            "for example t.flatten(1) or t.mean((2, 3))"
         )
-    return values.detach().reshape(len(values), -1)
+    return values.detach() if len(shape) == 2 else values.detach()[:, None]
 
 
 def _indices(rows: Tensor, bins: int, bin_range: BinRange) -> Iterator[Tensor]:
     """The bins as whole numbers ``(n, d)``, float64, some samples at a time."""
     low, scale = _grid(rows, bins, bin_range)
-    samples = max(1, _CHUNK // rows.shape[1]) if rows.device.type == "cpu" else len(rows)
-    for start in range(0, len(rows), samples):
-        chunk = rows[start : start + samples]
+    n, d = rows.shape
+    samples = max(1, _CHUNK // d) if rows.device.type == "cpu" else n
+    for start in range(0, n, samples):
+        chunk = rows if n <= samples else rows[start : start + samples]
         index = chunk.to(torch.float64, copy=True)
         yield index.sub_(low).mul_(scale).floor_().clamp_(0, bins - 1)
 
@@ -304,23 +318,28 @@ def _grid(rows: Tensor, bins: int, bin_range: BinRange) -> tuple[float, float]:
         low, high = bin_range
         if not (low < high and math.isfinite(high - low)):
             raise ValueError(f"bin_range={bin_range}: expected low < high, for example bin_range=(-1.0, 1.0)")
-    width = (high - low) / bins
-    return low, 1 / width if width > 1e-300 else 0.0
+    return low, bins / (high - low) if high - low > 1e-300 else 0.0
 
 
 def _codes(index: Tensor, bins: int) -> Tensor:
     """Codes of whole numbers ``(n, d)``; a float64 product is exact as long as the result has at most 53 bits."""
     n, d = index.shape
-    digits = d if bins == 1 else min(d, max(1, int(53 / math.log2(bins))))
+    digits = d if bins == 1 else min(d, max(1, int(_PRODUCT_BITS / math.log2(bins))))
+    radix = _radix(bins, digits, index.device)
+    if digits == d:
+        return (index @ radix).long()
     blocks = -(-d // digits)
-    if blocks * digits > d:
-        index = torch.nn.functional.pad(index, (0, blocks * digits - d))
-    radix = torch.tensor([float(bins**i) for i in range(digits)], dtype=torch.float64, device=index.device)
-    keys = (index.reshape(n * blocks, digits) @ radix).long().reshape(n, blocks)
+    padded: Tensor = torch.nn.functional.pad(index, (0, blocks * digits - d))
+    keys = (padded.reshape(n * blocks, digits) @ radix).long().reshape(n, blocks)
     if d * math.log2(bins) <= _EXACT_BITS:
-        return keys[:, 0] if blocks == 1 else keys[:, 0] + keys[:, 1] * bins**digits
+        return torch.add(keys[:, 0], keys[:, 1], alpha=bins**digits)
     keys += _GOLDEN * torch.arange(1, blocks + 1, device=keys.device)
     return _mix(keys).sum(1)
+
+
+@lru_cache
+def _radix(bins: int, digits: int, device: torch.device) -> Tensor:
+    return torch.tensor([float(bins**i) for i in range(digits)], dtype=torch.float64, device=device)
 
 
 def _mix(keys: Tensor) -> Tensor:
@@ -330,8 +349,8 @@ def _mix(keys: Tensor) -> Tensor:
     return keys.bitwise_xor_((keys >> 31) & (1 << 33) - 1)
 
 
-def class_labels(y: Tensor, n: int) -> tuple[Integers, int]:
-    """Classes as labels from 0 upwards, ``(N,)``, and how many labels there may be.
+def class_labels(y: Tensor, n: int) -> Integers:
+    """Classes as labels ``(N,)`` from 0 to below 4 N.
 
     Raises:
         ValueError: Shapes, floating ``y``.
@@ -343,12 +362,8 @@ def class_labels(y: Tensor, n: int) -> tuple[Integers, int]:
         )
     if y.is_floating_point() or y.is_complex():
         raise ValueError(f"y of dtype {y.dtype}: expected classes; bin regression targets, for example bin_targets(y)")
-    labels = y.detach().cpu().long().numpy()
-    low, high = int(labels.min()), int(labels.max())
-    if high - low > 2 * n + 16:
-        values, labels = np.unique(labels, return_inverse=True)
-        return labels, len(values)
-    return labels - low, high - low + 1
+    labels = y.cpu().numpy().astype(np.int64, copy=False)
+    return labels if 0 <= np.bitwise_or.reduce(labels) < 4 * n else np.unique(labels, return_inverse=True)[1]
 
 
 def _row_classes(rows: Tensor) -> Tensor:

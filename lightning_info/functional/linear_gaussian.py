@@ -143,7 +143,7 @@ def gaussian_information(t: Tensor, y: Tensor | None, noise_variance: float, *, 
             raise ValueError(f"y of shape {tuple(y.shape)}: expected N = {len(rows)} rows")
         rest = _half_log_det(_residual(rows, targets), noise_variance)
         return Information(scale * whole, scale * max(0.0, whole - rest))
-    labels = torch.from_numpy(class_labels(y, len(rows))[0]).to(t.device)
+    labels = torch.from_numpy(class_labels(y, len(rows))).to(t.device)
     rest = 0.0
     for members in torch.split(rows[labels.argsort(stable=True)], [n for n in labels.bincount().tolist() if n]):
         rest += len(members) / len(rows) * _half_log_det(members, noise_variance)

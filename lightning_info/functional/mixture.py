@@ -91,7 +91,7 @@ def mixture_information(
         raise ValueError(f"draws={draws}: expected at least 0")
     h_y, edges = math.nan, []
     if y is not None:
-        labels = class_labels(y, len(rows))[0]
+        labels = class_labels(y, len(rows))
         h_y = code_information(torch.from_numpy(labels), unit="nats").I_XT
         edges = [0, *np.bincount(labels).cumsum().tolist()]
         rows = rows[torch.from_numpy(labels.argsort(kind="stable")).to(t.device)]
