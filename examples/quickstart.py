@@ -1,8 +1,8 @@
-"""Train a small convolutional net on scikit-learn's digits and watch its Fisher information in TensorBoard.
+"""Train a small convolutional net on scikit-learn's digits and watch what it learns in TensorBoard.
 
     python examples/quickstart.py
 
-About half a minute on two cores. The only line that is not plain Lightning is the callback in the Trainer.
+Less than a minute on two cores. Nothing but the callbacks in the Trainer is not plain Lightning.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_info import FisherTraceCallback
+from lightning_info import FisherTraceCallback, InfoPlaneCallback
 
 
 class DigitsNet(pl.LightningModule):
@@ -69,12 +69,13 @@ def main() -> None:
 
     pl.seed_everything(0, verbose=False)
     fisher = FisherTraceCallback(every_n_train_steps=10, batch_norm="reference")
+    plane = InfoPlaneCallback(every_n_epochs=1, batch_norm="reference")
     trainer = pl.Trainer(
         max_epochs=arguments.epochs,
         accelerator="auto",
         devices=1,
         logger=TensorBoardLogger(arguments.logdir, name="quickstart"),
-        callbacks=[fisher],
+        callbacks=[fisher, plane],
         log_every_n_steps=10,
         enable_model_summary=False,
     )

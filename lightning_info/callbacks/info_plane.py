@@ -18,7 +18,7 @@ from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.clock import seconds
 from lightning_info.functional.compression import FALL
 from lightning_info.gradients.samples import take
-from lightning_info.plane.artefacts import ARTEFACTS, MOST_CLAMPED, Case, Setting
+from lightning_info.plane.artefacts import ARTEFACTS, MOST_CLAMPED, Case, Setting, shuffled
 from lightning_info.plane.estimates import (
     BinRange,
     Bounds,
@@ -43,6 +43,8 @@ from lightning_info.reporting.information_plane import PlaneCurve, information_p
 from lightning_info.reporting.layout import Chart
 from lightning_info.reporting.table import verdict_table
 
+SHUFFLED = "info_plane_shuffled"
+"""First part of the tags of I(T;Y) with shuffled labels."""
 GROWTH = 2.0
 """Factor by which a layer's range may grow since its first point before the finer bins of then are worth a word."""
 
@@ -72,6 +74,8 @@ class InfoPlaneCallback(InfoCallback):
       error of the estimate between them.
     - ``info_plane_final/...``: for the global range, at the end of fit, the whole curve in the bins of the range over
       all of training; the values above were logged before it was known.
+    - ``info_plane_shuffled/I_TY/<layer>``: what I(T;Y) of the first estimate by bins reads with shuffled labels. So much
+      of it comes from the number of samples, not from the layer.
     - ``info_plane/overhead``: share of the run's time that this callback took so far.
     - histograms ``activations/<layer>``: of at most 64 activations a sample.
     - figure ``info_plane/plane``: I(T;Y) against I(X;T), colour = epoch, layers of one epoch joined.
@@ -188,6 +192,8 @@ class InfoPlaneCallback(InfoCallback):
         families = [family for estimate in self.estimates for family in estimate.families]
         names = [layer.label for layer in layers]
         self.tags = tuple(f"{family}/{kind}/{name}" for family in families for kind in kinds for name in names)
+        if self.estimates[0].bin_range is not None and targets is not None:
+            self.tags += tuple(f"{SHUFFLED}/I_TY/{name}" for name in names)
         shown = "info_plane_final" if self.estimates[0].bin_range == "global" else "info_plane"
         self.table = tuple((f"{shown}/I_XT/{name}", None) for name in names)
         binned = f"; {self.bins} bins" if any(estimate.bin_range for estimate in self.estimates) else ""
@@ -242,7 +248,12 @@ class InfoPlaneCallback(InfoCallback):
                 values |= {tag: value for tag, value in _values(estimate, name, reading) if tag in values}
                 ends = bounds(estimate.bin_range, t, seen) if estimate.bin_range is not None else None
                 cases.append(Case(name, estimate, t, ends, reading))
-        self._warn(cases, Setting(self.bins, labels, generator))
+        setting = Setting(self.bins, labels, generator)
+        for case in cases:
+            tag = f"{SHUFFLED}/I_TY/{case.layer}"
+            if tag in values and case.estimate is self.estimates[0]:
+                values[tag] = shuffled(case, setting)
+        self._warn(cases, setting)
         return values
 
     def _labels(self, targets: Tensor | None) -> Labels | None:
@@ -348,6 +359,8 @@ class InfoPlaneCallback(InfoCallback):
         plane = self.curves("global") if is_global else self._measured_curves(estimate)
         how = "binning, global range (over training)" if is_global else str(estimate)
         bins = f", {self.bins} bins" if estimate.bin_range is not None else ""
+        chance = [self.history.get(self._tag(f"{SHUFFLED}/I_TY/{name}"), [(0, math.nan)])[-1][1] for name in plane]
+        known = estimate is self.estimates[0] and any(map(math.isfinite, chance))
         return information_plane(
             [
                 PlaneCurve(name, points, is_saturated((x for _, x, _ in points), samples))
@@ -357,6 +370,7 @@ class InfoPlaneCallback(InfoCallback):
             ceiling_x=math.log2(samples) if samples else math.inf,
             ceiling_y=math.inf if labels is None else labels.entropy,
             epochs=self._epochs,
+            caption=f"I(T;Y) at the end with shuffled labels: {', '.join(f'{c:.2g}' for c in chance)}" if known else "",
         )
 
     # ---- state

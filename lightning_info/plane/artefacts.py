@@ -64,6 +64,20 @@ def clamped(t: Tensor, bounds: Bounds) -> float:
     return ((t < bounds[0]) | (t > bounds[1])).double().mean().item()
 
 
+def shuffled(case: Case, setting: Setting) -> float:
+    """I(T;Y) in bits where there is nothing to know: with shuffled labels; NaN unless all samples have one.
+
+    Args:
+        case: Of an estimate with bins.
+        setting: See there.
+    """
+    labels = setting.labels
+    if case.bounds is None or labels is None or labels.known is not None:
+        return math.nan
+    codes = bin_codes(case.t, setting.bins, case.bounds)
+    return shuffled_information(codes, labels.y, repeats=2, generator=setting.generator).mean
+
+
 def _ceiling(cases: list[Case], setting: Setting) -> str | None:
     hit = [case for case in cases if near_ceiling(case.reading.I_XT, len(case.t))]
     if not hit:
@@ -80,13 +94,10 @@ def _memorised(cases: list[Case], setting: Setting) -> str | None:
     if not hit or labels is None or labels.known is not None or labels.entropy == 0:
         return None
     worst = max(hit, key=lambda case: case.reading.unique)
-    assert worst.bounds is not None
-    codes = bin_codes(worst.t, setting.bins, worst.bounds)
-    shuffled = shuffled_information(codes, labels.y, repeats=3, generator=setting.generator)
     return (
         f"more than half of the samples have a code of their own in {_layers(hit)}, so I(T;Y) comes from memorised "
         f"bins, not from knowledge: {worst.layer!r} reads {worst.reading.I_TY:.3g} of H(Y) = {labels.entropy:.3g} "
-        f"bits, and {shuffled.mean:.3g} bits with shuffled labels"
+        f"bits, and {shuffled(worst, setting):.3g} bits with shuffled labels"
     )
 
 

@@ -38,6 +38,19 @@ class Reading(NamedTuple):
     high: tuple[float, float] | None = None
     stderr: tuple[float, float] | None = None
 
+    def with_I_TY_of(self, few: Reading) -> Reading:
+        """With all that some of the samples, those with labels, say of I(T;Y)."""
+        return self._replace(
+            I_TY=few.I_TY,
+            low=_joined(self.low, few.low),
+            high=_joined(self.high, few.high),
+            stderr=_joined(self.stderr, few.stderr),
+        )
+
+
+def _joined(pair: tuple[float, float] | None, few: tuple[float, float] | None) -> tuple[float, float] | None:
+    return None if pair is None or few is None else (pair[0], few[1])
+
 
 @dataclass(frozen=True)
 class Method:
@@ -97,27 +110,29 @@ class Estimate:
             method: Bins and noise.
             generator: Of the mixture's noise.
         """
-        if labels is None or labels.known is None:
-            return self._read(t, None if labels is None else labels.y, seen, method, generator)
-        reading = self._read(t, None, seen, method, generator)
-        if not labels.known.any():
-            return reading
-        few = self._read(t[labels.known], labels.y[labels.known], seen, method, generator)
-        return reading._replace(I_TY=few.I_TY)
+        ends = None if self.bin_range is None else bounds(self.bin_range, t, seen)
+        noise_variance = method.variance(t) if ends is None else 0.0
 
-    def _read(self, t: Tensor, y: Tensor | None, seen: Bounds, method: Method, generator: Generator | None) -> Reading:
-        if self.bin_range is not None:
-            return Reading(*code_information(bin_codes(t, method.bins, bounds(self.bin_range, t, seen)), y))
-        if self.estimator == "gaussian":
-            return Reading(*gaussian_information(t, y, method.variance(t)))
-        found = mixture_information(t, y, method.variance(t), generator=generator)
-        return Reading(
-            found.I_XT,
-            found.I_TY,
-            low=(found.I_XT_lower, found.I_TY_lower),
-            high=(found.I_XT_upper, found.I_TY_upper),
-            stderr=(found.I_XT_stderr, found.I_TY_stderr),
-        )
+        def of(t: Tensor, y: Tensor | None) -> Reading:
+            if ends is not None:
+                return Reading(*code_information(bin_codes(t, method.bins, ends), y))
+            if self.estimator == "gaussian":
+                return Reading(*gaussian_information(t, y, noise_variance))
+            found = mixture_information(t, y, noise_variance, generator=generator)
+            return Reading(
+                found.I_XT,
+                found.I_TY,
+                low=(found.I_XT_lower, found.I_TY_lower),
+                high=(found.I_XT_upper, found.I_TY_upper),
+                stderr=(found.I_XT_stderr, found.I_TY_stderr),
+            )
+
+        if labels is None:
+            return of(t, None)
+        if labels.known is None:
+            return of(t, labels.y)
+        reading = of(t, None)
+        return reading.with_I_TY_of(of(t[labels.known], labels.y[labels.known])) if labels.known.any() else reading
 
 
 def bounds(bin_range: BinRange, t: Tensor, seen: Bounds) -> Bounds:
@@ -128,7 +143,7 @@ def bounds(bin_range: BinRange, t: Tensor, seen: Bounds) -> Bounds:
         low, high = t.min().item(), t.max().item()
     else:
         low, high = seen if isinstance(bin_range, str) else bin_range
-    return (low, high) if low < high else (low, low + 1.0)
+    return (low, high) if low < high else (low, low + max(1.0, abs(low)))
 
 
 def range_words(bin_range: BinRange) -> str:

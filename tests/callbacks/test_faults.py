@@ -20,7 +20,7 @@ from lightning.pytorch import Callback
 from models import Classifier, curves, loader, trainer
 from torch import Tensor, nn
 
-from lightning_info import FisherTraceCallback
+from lightning_info import FisherTraceCallback, InfoPlaneCallback
 from lightning_info.gradients import plan
 
 EVERY = 2  # steps; an epoch has three
@@ -63,6 +63,18 @@ STAGES = {
 }
 
 
+PLANE_STAGES = {
+    "layers": ("lightning_info.probing.probe.LayerCapture", True),
+    "reader": ("lightning_info.plane.reader._targets", True),
+    "labels": ("lightning_info.callbacks.info_plane.labels_of", True),
+    "information": ("lightning_info.plane.estimates.code_information", True),
+    "artefacts": ("lightning_info.callbacks.info_plane.shuffled", True),
+    "plane figure": ("lightning_info.callbacks.info_plane.information_plane", False),
+    "histogram": ("lightning_info.callbacks.points.report_histogram", False),
+    "verdict": ("lightning_info.callbacks.info_plane.judge", False),
+}
+
+
 class Breaks:
     """A function that raises from the second batch on, or always if it does not belong to a measurement."""
 
@@ -78,7 +90,7 @@ class Breaks:
 
 
 def break_stage(monkeypatch, stage, error, callback) -> Breaks:
-    path, costs = STAGES[stage]
+    path, costs = (STAGES | PLANE_STAGES)[stage]
     if stage == "engine":
         broken = Breaks(plan.ENGINES["backpack"], error, callback, not costs)
         monkeypatch.setitem(plan.ENGINES, "backpack", broken)
@@ -121,6 +133,22 @@ def test_a_fault_is_one_warning_a_gap_and_nothing_else(monkeypatch, plain, stage
     assert len(halved) == (error in ("memory", "allocator"))
     assert len([line for line in said if "Traceback" in line]) == (stage != "cost"), said
     assert len(said) - len(halved) == (stage != "cost")
+
+
+@pytest.mark.parametrize("stage", PLANE_STAGES)
+def test_a_fault_of_the_information_plane_is_one_warning_a_gap_and_nothing_else(monkeypatch, plain, stage):
+    callback = InfoPlaneCallback(bins=3, num_samples=8, every_n_train_steps=EVERY, batch_norm="reference")
+    broken = break_stage(monkeypatch, stage, ERRORS["error"], callback)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        disturbed = run(Net, callback)
+    assert broken.raised
+    assert_identical(plain, disturbed)
+    costs = PLANE_STAGES[stage][1]
+    curve = callback.history["info_plane/I_XT/net.2"]
+    assert [(step, math.isnan(value)) for step, value in curve] == [(0, False), (2, costs), (4, costs), (6, costs)]
+    said = [str(w.message) for w in caught if "Traceback" in str(w.message) and "InfoPlaneCallback" in str(w.message)]
+    assert len(said) == (3 if stage == "information" else 1)  # it is needed for the figure and at the end, too
 
 
 @pytest.mark.parametrize("stage", ["capture", "engine", "figure sink", "layout", "summary"])
