@@ -126,7 +126,7 @@ class _Pairs:
             raise ValueError("some activations are not finite, or too large beside the noise; leave their samples out")
         single = rows.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
         single &= largest * torch.finfo(torch.float32).eps < _MOST_ROUNDING
-        self._points = points.to(torch.float32 if single else torch.float64)
+        self._points = points if single else points.double()
         self._halves = torch.zeros_like(self._points[:, 0])  # ‖p‖² / 2
         self._edges = edges
         side = _TILE if rows.device.type == "cpu" else _GPU_TILE
