@@ -1,0 +1,103 @@
+r"""Exact draws of weight noise, ``N(0, Σ*)`` with ``Σ* = β (H + (β/λ²) I)⁻¹``, and never a k x k matrix.
+
+With ``H = s·AᵀA`` and R rows, Woodbury's identity gives
+
+.. math:: \Sigma^* = \lambda^2 \bigl[I - s A^\top (cI + s A A^\top)^{-1} A\bigr], \qquad c = \beta / \lambda^2 .
+
+It is the covariance of a prior draw given observations of its R rows, and is drawn like that (Matheron's rule):
+``n = λ[z - √s Aᵀ (cI + sK)⁻¹ (√s Az + √c e)]`` with standard normal ``z (k,)`` and ``e (R,)``.
+
+Source: Achille, Paolini & Soatto, Proposition 2.5, with its constants corrected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from lightning_info.functional.weight_information import check_level
+
+
+def posterior_noise(
+    gram: Tensor,
+    rows: Callable[[Tensor], Tensor],
+    rows_transposed: Callable[[Tensor], Tensor],
+    weights: int,
+    beta: float,
+    lambda_: float,
+    *,
+    scale: float = 1.0,
+    draws: int = 1,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Draw weight noise with the covariance ``Σ*`` of ``H = scale · AᵀA``.
+
+    Args:
+        gram: ``K = A Aᵀ``, ``(R, R)``.
+        rows: ``(k,) -> (R,)``, multiplies by A.
+        rows_transposed: ``(R,) -> (k,)``, multiplies by Aᵀ.
+        weights: k.
+        beta: Level of the task.
+        lambda_: Standard deviation of the prior.
+        scale: Training samples by samples in A, where these stand for all.
+        draws: How many.
+        generator: Source of the draws; the global generator of the CPU if None.
+
+    Returns:
+        ``(draws, k)`` float64.
+
+    Raises:
+        ValueError: ``beta``, ``lambda_`` or ``scale`` not positive and finite.
+    """
+    check_level(beta, lambda_)
+    if not (0 < scale < float("inf")):
+        raise ValueError(f"posterior_noise: scale={scale}; it has to be positive and finite")
+    c, root = beta / lambda_**2, scale**0.5
+    system = scale * gram.detach().double()
+    system = system + c * torch.eye(len(gram), dtype=system.dtype, device=system.device)
+    factor = torch.linalg.cholesky(system)
+    noise = []
+    for _ in range(draws):
+        z, e = (_normal(size, gram.device, generator) for size in (weights, len(gram)))
+        observed = root * rows(z).double() + c**0.5 * e
+        explained = torch.cholesky_solve(observed.unsqueeze(1), factor).squeeze(1)
+        noise.append(lambda_ * (z - root * rows_transposed(explained).double()))
+    return torch.stack(noise)
+
+
+def diagonal_posterior_noise(
+    diagonal: Tensor,
+    beta: float,
+    lambda_: float | Tensor,
+    *,
+    draws: int = 1,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Draw weight noise with the covariance ``Σ*`` of a diagonal H.
+
+    Args:
+        diagonal: ``(k,)``, not negative.
+        beta: Level of the task.
+        lambda_: Standard deviation of the prior, one for all weights or ``(k,)``.
+        draws: How many.
+        generator: Source of the draws; the global generator of the CPU if None.
+
+    Returns:
+        ``(draws, k)`` float64.
+    """
+    scale = torch.as_tensor(lambda_, dtype=torch.float64, device=diagonal.device)
+    for extreme in (scale.min().item(), scale.max().item()):
+        check_level(beta, extreme)
+    h = diagonal.detach().double()
+    if not h.isfinite().all() or (h < 0).any():
+        raise ValueError("diagonal_posterior_noise: the diagonal has to be finite and not negative")
+    variance = beta / (h + beta / scale.square())
+    z = torch.stack([_normal(len(diagonal), diagonal.device, generator) for _ in range(draws)])
+    return variance.sqrt() * z
+
+
+def _normal(size: int, device: torch.device, generator: Generator | None) -> Tensor:
+    source = torch.device("cpu") if generator is None else generator.device
+    return torch.randn(size, generator=generator, device=source, dtype=torch.float64).to(device)
