@@ -237,7 +237,7 @@ def unit_entropies(t: Tensor, bins: int = 30, bin_range: BinRange = "adaptive", 
     for index in _indices(rows, bins, bin_range):
         counts += (index.long() + first).flatten().bincount(minlength=len(counts))
     share = counts.reshape(-1, bins).double() / len(rows)
-    return -per_nat(unit) * torch.xlogy(share, share).sum(1)
+    return per_nat(unit) * torch.special.entr(share).sum(1)
 
 
 def bin_targets(y: Tensor, bins: int = 30) -> Tensor:

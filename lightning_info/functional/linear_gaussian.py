@@ -108,7 +108,12 @@ def generalisation_error(
     Raises:
         ValueError: Shapes.
     """
-    gap = _map("teacher", teacher, input_cov) - _map("w_total", w_total, input_cov)
+    w, w_o = _map("w_total", w_total, input_cov), _map("teacher", teacher, input_cov)
+    if w.shape != w_o.shape:
+        raise ValueError(
+            f"w_total of shape {tuple(w.shape)} and teacher of shape {tuple(w_o.shape)}: expected the same"
+        )
+    gap = w_o - w
     return ((gap @ input_cov.double()) * gap).sum().item() + len(gap) * teacher_noise_variance
 
 
@@ -192,8 +197,9 @@ def _log_det(cov: Tensor, noise_variance: float) -> float:
         raise ValueError(
             f"noise_variance={noise_variance}: expected a positive number; without noise I(X;T) is infinite"
         )
-    ratio = cov / noise_variance
-    root, failed = torch.linalg.cholesky_ex(ratio + torch.eye(len(ratio), dtype=ratio.dtype, device=ratio.device))
-    if failed:  # the noise is below the rounding of the covariance
-        return float(torch.linalg.eigvalsh(ratio).clamp_min(0).log1p().sum())
+    ratio, eps = cov / noise_variance, torch.finfo(cov.dtype).eps * len(cov)
+    if ratio.diagonal().max() * eps > 0.01:  # directions within the rounding of the largest would count
+        values: Tensor = torch.linalg.eigvalsh(ratio)
+        return float(values[values > eps * values[-1]].log1p().sum())
+    root: Tensor = torch.linalg.cholesky(ratio + torch.eye(len(ratio), dtype=ratio.dtype, device=ratio.device))
     return 2 * float(root.diagonal().log().sum())
