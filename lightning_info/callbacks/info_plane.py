@@ -74,8 +74,8 @@ class InfoPlaneCallback(InfoCallback):
       error of the estimate between them.
     - ``info_plane_final/...``: for the global range, at the end of fit, the whole curve in the bins of the range over
       all of training; the values above were logged before it was known.
-    - ``info_plane_shuffled/I_TY/<layer>``: what I(T;Y) of the first estimate by bins reads with shuffled labels. So much
-      of it comes from the number of samples, not from the layer.
+    - ``info_plane_shuffled/I_TY/<layer>``: what I(T;Y) reads with shuffled labels, if the first estimate is by bins; so
+      much of it comes from the number of samples, not from the layer.
     - ``info_plane/overhead``: share of the run's time that this callback took so far.
     - histograms ``activations/<layer>``: of at most 64 activations a sample.
     - figure ``info_plane/plane``: I(T;Y) against I(X;T), colour = epoch, layers of one epoch joined.
@@ -359,6 +359,7 @@ class InfoPlaneCallback(InfoCallback):
         plane = self.curves("global") if is_global else self._measured_curves(estimate)
         how = "binning, global range (over training)" if is_global else str(estimate)
         bins = f", {self.bins} bins" if estimate.bin_range is not None else ""
+        bounded = estimate.has_ceiling and samples > 0
         chance = [self.history.get(self._tag(f"{SHUFFLED}/I_TY/{name}"), [(0, math.nan)])[-1][1] for name in plane]
         known = estimate is self.estimates[0] and any(map(math.isfinite, chance))
         return information_plane(
@@ -367,7 +368,7 @@ class InfoPlaneCallback(InfoCallback):
                 for name, points in plane.items()
             ],
             title=f"Information plane: {how}{bins}, {samples} samples",
-            ceiling_x=math.log2(samples) if samples else math.inf,
+            ceiling_x=math.log2(samples) if bounded else math.inf,
             ceiling_y=math.inf if labels is None else labels.entropy,
             epochs=self._epochs,
             caption=f"I(T;Y) at the end with shuffled labels: {', '.join(f'{c:.2g}' for c in chance)}" if known else "",

@@ -38,6 +38,7 @@ def compression_verdict(falls: Mapping[str, float], saturated: Mapping[str, bool
     if not falling:
         return "does not compress"
     if len(falling) == len(telling):
-        return "compresses" if len(falling) > 1 else f"compresses ({falling[0]} only is not saturated)"
+        alone = len(telling) == 1 < len(seen)
+        return f"compresses ({falling[0]} only is not saturated)" if alone else "compresses"
     steady = [policy for policy in telling if policy not in falling]
     return f"depends on the range: falls under {', '.join(falling)}, not under {', '.join(steady)}"

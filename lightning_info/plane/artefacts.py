@@ -79,13 +79,14 @@ def shuffled(case: Case, setting: Setting) -> float:
 
 
 def _ceiling(cases: list[Case], setting: Setting) -> str | None:
-    hit = [case for case in cases if near_ceiling(case.reading.I_XT, len(case.t))]
+    bounded = [case for case in cases if case.estimate.has_ceiling]
+    hit = [case for case in bounded if near_ceiling(case.reading.I_XT, len(case.t))]
     if not hit:
         return None
     return (
         f"I(X;T) of {_layers(hit)} is within 1 bit of its ceiling, log2 N = {math.log2(len(hit[0].t)):.3g} bits "
         f"({hit[0].estimate}): almost every sample has a code of its own, which says nothing about the layer. Fewer "
-        f"bins or more samples (num_samples) resolve more; such layers are drawn grey"
+        f"bins (or more noise) or more samples (num_samples) resolve more; such layers are drawn grey"
     )
 
 
@@ -103,13 +104,12 @@ def _memorised(cases: list[Case], setting: Setting) -> str | None:
 
 def _sign_bit(cases: list[Case], setting: Setting) -> str | None:
     hit = [case for case in cases if case.bounds is not None and _is_cut_in_two(case.t, case.bounds, setting.bins)]
-    odd = setting.bins + 1 - setting.bins % 2
     if not hit:
         return None
     return (
         f"all activations of {_layers(hit)} lie around one edge between two bins, so that I(X;T) reads little more "
-        f"than on which side of it a unit is: up to a spurious bit a unit, however small they are. An odd number of "
-        f"bins has no edge in the middle, for example bins={odd}"
+        f"than on which side of it a unit is: up to a spurious bit a unit, however small they are. Another number "
+        f"of bins has other edges (an odd one none in the middle), for example bins={setting.bins + 1}"
     )
 
 

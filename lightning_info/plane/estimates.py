@@ -93,6 +93,11 @@ class Estimate:
         return self.estimator if self.bin_range is None else f"binning, {range_words(self.bin_range)}"
 
     @property
+    def has_ceiling(self) -> bool:
+        """Whether log2 N bounds it; covariances know no number of samples."""
+        return self.estimator != "gaussian"
+
+    @property
     def families(self) -> tuple[str, ...]:
         """First parts of all tags that it gives."""
         tails = ("", "_lower", "_upper", "_stderr") if self.estimator == "mixture" else ("",)

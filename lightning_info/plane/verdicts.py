@@ -45,6 +45,7 @@ def judge(
     for bin_range in ranges:
         planes[range_name(bin_range)] = trajectory.curves(Estimate("", "binning", bin_range), method)
     planes |= {estimate.estimator: plane for estimate, plane in measured.items()}
+    unbounded = {estimate.estimator for estimate in measured if not estimate.has_ceiling}
     unfit = {(layer, range_name(r)) for r in ranges for layer in trajectory.ranges if not _fits(trajectory, layer, r)}
     judged = {}
     for layer in trajectory.ranges:
@@ -52,7 +53,7 @@ def judge(
         for choice, plane in planes.items():
             values = [x for _, x, _ in plane.get(layer, ()) if not math.isnan(x)]
             falls[choice] = math.nan if (layer, choice) in unfit else peak_to_end(values)
-            saturated[choice] = is_saturated(values, trajectory.samples)
+            saturated[choice] = choice not in unbounded and is_saturated(values, trajectory.samples)
         judged[layer] = Judgement(falls, compression_verdict(falls, saturated))
     return judged
 

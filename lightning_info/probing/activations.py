@@ -14,9 +14,12 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn.modules import activation
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
+
+from lightning_info.probing.likelihoods import Prediction
 
 SHOWN_UNITS = 64
 """Activations of one sample that a histogram shows, evenly spread over the layer."""
@@ -145,7 +148,7 @@ class Capture(TorchFunctionMode):
                 is_leaf, owns_none = next(part.children(), None) is None, next(part.parameters(False), None) is None
                 is_whole = is_leaf and (owns_none or _is_activation(part))
                 self._handles.append(part.register_forward_pre_hook(partial(self._begins, name, is_whole)))
-                self._handles.append(part.register_forward_hook(partial(self._ends, name)))
+                self._handles.append(part.register_forward_hook(partial(self._ends, name), always_call=True))
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -196,8 +199,7 @@ class Capture(TorchFunctionMode):
         self._running.append(_Running(name, is_whole))
 
     def _ends(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
-        while (running := self._running.pop()).name != name:
-            pass  # it raised, and was caught
+        running = self._running.pop()
         is_activation = running.activates or _is_activation(module)
         has_weights = next(module.parameters(recurse=False), None) is not None
         self._show(name, type(module).__name__, output, is_activation, has_weights and not is_activation)
@@ -235,9 +237,9 @@ class LayerCapture(Capture):
         self._wanted = {(layer.name, layer.index): layer for layer in layers}
         self._samples = samples
 
-    def take_outputs(self, outputs: Tensor) -> None:
+    def take_outputs(self, prediction: Prediction) -> None:
         """What the module predicts, where it is among the layers and no call gives it."""
-        self._hand_over(OUTPUTS_CALL, outputs.detach())
+        self._hand_over(OUTPUTS_CALL, outputs_of(prediction))
 
     def _keep(self, call: Call, tensor: Tensor) -> None:
         layer = self._wanted.get((call.name, call.index))
@@ -246,6 +248,13 @@ class LayerCapture(Capture):
             values = units(rows, call.channels_first, layer.samples)
             if values.shape == (self._samples, layer.units):  # else it has other units, of a longer sequence, say
                 self.activations[layer.label] = Activation(values.clone(), _shown(rows))
+
+
+def outputs_of(prediction: Prediction) -> Tensor:
+    """Without a graph, and a predicted variance beside its mean on the last axis."""
+    outputs, y = prediction.outputs.detach(), prediction.targets
+    has_variance = prediction.likelihood == "gaussian" and y is not None and outputs.dim() == y.dim() + 1
+    return outputs.flatten(-2) if has_variance and outputs.dim() > 2 else outputs
 
 
 def _is_activation(module: nn.Module) -> bool:
@@ -277,8 +286,9 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 
 
 def _is_shown(tensor: Tensor) -> bool:
-    dense = tensor.layout == torch.strided and not tensor.is_nested
-    return dense and tensor.is_floating_point() and tensor.dim() > 0 and tensor.numel() > 0
+    if is_functorch_wrapped_tensor(tensor) or tensor.is_nested or tensor.layout != torch.strided:
+        return False
+    return tensor.is_floating_point() and tensor.dim() > 0 and tensor.numel() > 0
 
 
 def _shown(rows: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-import pydoc
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from lightning_info.probing.activations import (
     Layer,
     SampleAxis,
     by_sample,
+    outputs_of,
     possible_axes,
     units,
 )
@@ -30,7 +31,7 @@ MOST = 8
 """Layers that are chosen where none are named."""
 
 OUTPUTS = "outputs"
-"""Label of what the module predicts, where no call gives it as it is."""
+"""Label of what the module predicts, where no call gives it as it is; another name of the call that does."""
 
 LayerNames = str | type[nn.Module] | Sequence[str | type[nn.Module]]
 
@@ -63,22 +64,22 @@ def find_layers(
         predict: Its prediction for a batch.
         batch: A few samples, on its device; one alone cannot show its axis, and axis 0 is taken.
         named: Dotted names of modules or functions (``:index`` for one of several calls), or classes of modules (or
-            their names); None for the activation functions (without any, the modules with weights), at most eight
-            with the outputs, evenly over depth.
+            their names); None for the activation functions before the outputs (without any, the modules with weights),
+            at most eight with the outputs, evenly over depth.
 
     Returns:
         The layers in the order of their calls, the outputs last where they are among them; and why others cannot be
         measured, by label.
 
     Raises:
-        NoLayers: A name that is not there, or a layer that did not run or has no sample axis.
+        NoLayers: A name that is not there, or a layer that did not run or has no sample axis; no names at all.
     """
     order = torch.arange(num_samples(batch)).roll(1)
     first, outputs = _record(module, predict, batch)
     second, _ = _record(module, predict, take(batch, order))
     counts = Counter(name for name, _ in first)
     found: dict[str, tuple[_Seen, Layer]] = {}
-    refused: dict[str, str] = {}
+    refused: dict[str, tuple[_Seen, str]] = {}
     for (name, index), seen in first.items():
         label = name if counts[name] == 1 else f"{name}:{index}"
         again = second.get((name, index))
@@ -87,14 +88,15 @@ def find_layers(
             size, pooled = seen.units[axes[0]].shape[1], seen.positions[axes[0]]
             found[label] = seen, Layer(label, name, index, seen.call.kind, axes[0], size, pooled)
         else:
-            refused[label] = f"its shape {seen.shape} has no axis along which its values move as the samples do"
-    final = next((label for label, (seen, _) in found.items() if _is_like(seen.sums, _sums(outputs))), OUTPUTS)
-    if final == OUTPUTS:
-        rows = units(outputs, False, "first")
+            refused[label] = seen, f"its shape {seen.shape} has no axis along which its values move as the samples do"
+    final = _final(found, outputs)
+    if final is None:
+        final, rows = OUTPUTS, units(outputs, False, "first")
+        found.pop(OUTPUTS, None)  # a module of that name
         layer = Layer(OUTPUTS, "", 0, "", "first", rows.shape[1], outputs.dim() > 2)
         found[OUTPUTS] = _seen(OUTPUTS_CALL, outputs, len(outputs)), layer
-    chosen = _evenly(found, final) if named is None else _named(module, found, refused, named)
-    return [found[label][1] for label in chosen], refused
+    chosen = _evenly(found, final) if named is None else _named(module, found, final, refused, named)
+    return [found[label][1] for label in chosen], {label: reason for label, (_, reason) in refused.items()}
 
 
 def _record(
@@ -106,7 +108,7 @@ def _record(
         seen[call.name, call.index] = _seen(call, tensor, samples)
 
     with Capture(module, see) as capture:
-        outputs = predict(module, batch).outputs.detach()
+        outputs = outputs_of(predict(module, batch))
     if capture.error is not None:
         raise capture.error
     return seen, outputs
@@ -128,7 +130,9 @@ def _moved(rows: Tensor, again: _Seen, axis: SampleAxis, order: Tensor) -> bool:
     other = again.units.get(axis)
     if other is None or other.shape != rows.shape:
         return False
-    return torch.allclose(rows[order.to(rows.device)], other, rtol=1e-3, atol=1e-4, equal_nan=True)
+    moved = rows[order.to(rows.device)]
+    scale = moved[moved.isfinite()].abs().amax().item() if moved.isfinite().any() else 0.0
+    return torch.allclose(moved, other, rtol=1e-3, atol=1e-4 * scale, equal_nan=True)
 
 
 def _sums(tensor: Tensor) -> tuple[int, float, float]:
@@ -141,8 +145,19 @@ def _is_like(sums: tuple[int, float, float], outputs: tuple[int, float, float]) 
     return all(math.isclose(a, b, rel_tol=1e-9) for a, b in zip(sums, outputs, strict=True))
 
 
+def _final(found: dict[str, tuple[_Seen, Layer]], outputs: Tensor) -> str | None:
+    """The call that gives the outputs: the innermost, and of several (all zero, say) the last one with weights."""
+    sums = _sums(outputs)
+    alike = {label: layer.name for label, (seen, layer) in found.items() if _is_like(seen.sums, sums)}
+    holds_another = {name for name in alike.values() for other in alike.values() if other.startswith(f"{name}.")}
+    inner = [label for label, name in alike.items() if name not in holds_another]
+    weighted = [label for label in inner if found[label][0].call.has_weights]
+    return weighted[-1] if weighted else next(iter(inner), None)
+
+
 def _evenly(found: dict[str, tuple[_Seen, Layer]], final: str) -> list[str]:
-    inner = [label for label in found if label != final]
+    labels = list(found)
+    inner = labels[: labels.index(final)]
     candidates = [label for label in inner if found[label][0].call.is_activation] or [
         label for label in inner if found[label][0].call.has_weights
     ]
@@ -151,28 +166,49 @@ def _evenly(found: dict[str, tuple[_Seen, Layer]], final: str) -> list[str]:
 
 
 def _named(
-    module: nn.Module, found: dict[str, tuple[_Seen, Layer]], refused: dict[str, str], named: LayerNames
+    module: nn.Module,
+    found: dict[str, tuple[_Seen, Layer]],
+    final: str,
+    refused: dict[str, tuple[_Seen, str]],
+    named: LayerNames,
 ) -> list[str]:
     names = [named] if isinstance(named, (str, type)) else list(named)
+    if not names:
+        raise NoLayers("layers names none; leave it out for an automatic choice")
     chosen: set[str] = set()
     for name in names:
+        if not isinstance(name, (str, type)):
+            raise NoLayers(f"layers holds a {type(name).__name__}; give names of layers or classes, for example 'ReLU'")
         hits = {label for label, (_, layer) in found.items() if name in (label, layer.name, layer.kind)}
-        kind = pydoc.locate(name) if isinstance(name, str) and "." in name and not hits else name
-        if isinstance(kind, type):  # also as a YAML file names it
+        kind = name if hits or isinstance(name, type) else _class(name)
+        if isinstance(kind, type):
             parts = {path for path, part in module.named_modules() if isinstance(part, kind)}
             hits = {label for label, (_, layer) in found.items() if layer.name in parts}
+        if name == OUTPUTS and not hits:
+            hits = {final}
         if not hits:
             raise NoLayers(_why_not(module, name if isinstance(name, str) else name.__name__, found, refused))
         chosen |= hits
-    return [label for label in found if label in chosen]
+    return sorted((label for label in found if label in chosen), key=lambda label: label == final)
 
 
-def _why_not(module: nn.Module, name: str, found: dict[str, tuple[_Seen, Layer]], refused: dict[str, str]) -> str:
+def _class(name: str) -> Any:
+    """The class that a YAML file names; nothing is imported for it."""
+    where, _, last = name.rpartition(".")
+    return getattr(sys.modules.get(where), last, None)
+
+
+def _why_not(
+    module: nn.Module, name: str, found: dict[str, tuple[_Seen, Layer]], refused: dict[str, tuple[_Seen, str]]
+) -> str:
     there = list(found)
-    for label, reason in refused.items():
-        if name in (label, label.rpartition(":")[0]):
-            return f"layer {name!r} cannot be measured: {reason}"
-    if name in dict(module.named_modules()):
+    for label, (seen, reason) in refused.items():
+        if name in (label, seen.call.name, seen.call.kind):
+            return f"layer {label!r} cannot be measured: {reason}"
+    part = dict(module.named_modules()).get(name)
+    if isinstance(part, torch.jit.ScriptModule):
+        return f"layer {name!r} belongs to TorchScript, which shows no activations"
+    if part is not None:
         return f"layer {name!r} did not run in the training_step; those that ran: {_listed(there)}"
     kinds = {layer.kind for _, layer in found.values()} - {""}
     close = difflib.get_close_matches(name, [*there, *kinds], n=4, cutoff=0.4)

@@ -78,7 +78,8 @@ class Probe:
     def read(self, reader: Reader) -> dict[str, Tensor]:
         """What a reader takes from the reference samples, ``(P, ...)`` on the CPU in their order.
 
-        The first call makes a forward pass over all samples, for all :attr:`readers` at once.
+        The first call makes a forward pass over all samples, for all :attr:`readers` at once. What a reader gives for
+        some of the samples only (a layer that runs for some) is left out.
 
         Raises:
             Unavailable: There are no samples.
@@ -114,12 +115,13 @@ class Probe:
                 rows[reader][name].append(values.cpu())
 
         def join(reader: Reader) -> None:
-            self._read[reader] = {name: torch.cat(parts) for name, parts in rows[reader].items()}
+            whole = {name: torch.cat(parts) for name, parts in rows[reader].items()}
+            self._read[reader] = {name: found for name, found in whole.items() if len(found) == self.size}
 
         for batch in self.parts():
             with LayerCapture(self.module, layers, num_samples(batch)) as seen:
                 prediction = self.predictor(self.module, batch)
-            seen.take_outputs(prediction.outputs)
+            seen.take_outputs(prediction)
             for reader in readers:
                 guarded(reader, partial(keep, reader, prediction, seen))
         for reader in readers:
