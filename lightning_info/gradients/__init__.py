@@ -1,20 +1,28 @@
 """Per-sample gradients of any module: rules, taps, engines, and the plan that chooses and checks one.
 
-Beside them, guarded: BackPACK's diagonal and Kronecker factors of the Fisher information.
+Beside them: the Gram matrix of the rows of the Fisher information, and, guarded, BackPACK's diagonal and Kronecker
+factors of it.
 """
 
 from lightning_info.gradients.contract import NotCovered
 from lightning_info.gradients.curvature import ggn_diagonal, kfac
+from lightning_info.gradients.gram import Gram, GramPlan, choose_gram_engine, gram_matrix
 from lightning_info.gradients.plan import EngineName, Plan, choose_engine, squared_norms
+from lightning_info.gradients.row_products import RowProducts
 from lightning_info.gradients.rules import SquaredGradNorm
 
 __all__ = [
     "EngineName",
+    "Gram",
+    "GramPlan",
     "NotCovered",
     "Plan",
+    "RowProducts",
     "SquaredGradNorm",
     "choose_engine",
+    "choose_gram_engine",
     "ggn_diagonal",
+    "gram_matrix",
     "kfac",
     "squared_norms",
 ]

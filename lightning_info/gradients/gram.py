@@ -293,7 +293,7 @@ def _compare(found: _Total, truth: dict[str, Tensor], tolerance: float) -> None:
             )
 
 
-def gram(
+def gram_matrix(
     module: nn.Module,
     inputs: Any,
     cotangents: Iterable[Tensor],

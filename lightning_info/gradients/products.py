@@ -18,6 +18,9 @@ from lightning_info.gradients.rows import Rows
 CHUNK = 1 << 27
 """Bytes that the columns made at once may take."""
 
+TILE = 256
+"""Positions on each side of a block of pairs, which should stay in the processor's cache."""
+
 
 def add_products(total: Tensor, rows: Rows, samples: int) -> None:
     """Add all inner products of rows to ``total (R, R)``; below its diagonal, it is not to be read.
@@ -59,15 +62,16 @@ def multiply_factors(rows: Rows, total: Tensor) -> None:
         g = g.reshape(n * c, out)
         total.add_((g @ g.T).mul_(inner))
         return
-    flat, beside = g.reshape(n, c, -1), g.transpose(1, 2).reshape(n, length, -1)
-    x = x.contiguous()
-    most = max(1, CHUNK // (8 * length * c * out))
-    for i in range(n):
-        for lo in range(i, n, most):
-            hi = min(n, lo + most)
-            pairs = (x[lo:hi].reshape(-1, x.shape[2]) @ x[i].T).view(hi - lo, length, length)
-            spread = torch.bmm(pairs.mT, beside[lo:hi]).view(hi - lo, length, c, out).transpose(1, 2)
-            total[i * c : (i + 1) * c, lo * c : hi * c].addmm_(flat[i], spread.reshape((hi - lo) * c, -1).T)
+    x, flat = x.contiguous(), g.reshape(n, c, -1)
+    tile = max(1, min(TILE // length, CHUNK // (8 * length * c * out)))
+    for top in range(0, n, tile):
+        for left in range(top, n, tile):
+            some, others = x[top : top + tile].flatten(0, 1), x[left : left + tile].flatten(0, 1)
+            pairs = (some @ others.T).view(-1, length, len(others) // length, length).transpose(1, 2)
+            columns = slice(left * c, (left + tile) * c)
+            for i, inner in enumerate(pairs, top):
+                spread = torch.matmul(inner.unsqueeze(1), g[left : left + tile])  # (samples, C, L, O)
+                total[i * c : (i + 1) * c, columns].addmm_(flat[i], spread.flatten(2).flatten(0, 1).T)
 
 
 def ranges(rows: Rows, count: int) -> list[tuple[int, int]]:

@@ -17,7 +17,7 @@ from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.weight_information import weight_information
 from lightning_info.gradients import NotCovered
 from lightning_info.gradients import gram as gram_module
-from lightning_info.gradients.gram import ENGINES, GramPlan, choose_gram_engine, gram
+from lightning_info.gradients.gram import ENGINES, GramPlan, choose_gram_engine, gram_matrix
 from lightning_info.gradients.row_products import RowProducts
 
 
@@ -161,7 +161,7 @@ def test_trace_eigenvalues_log_determinant_and_kl_of_the_explicit_matrix(name, f
     if float64:
         net, x = precise, y
     samples, k = len(x), rows.shape[1]
-    found = Spectrum.of_matrix(gram(net, x, exact_cotangents(net(x), likelihood)).matrix / samples, k)
+    found = Spectrum.of_matrix(gram_matrix(net, x, exact_cotangents(net(x), likelihood)).matrix / samples, k)
     fisher = rows.T @ rows / samples
     values = torch.linalg.eigvalsh(fisher).flip(0)[: len(found.eigenvalues)]
     assert found.trace == pytest.approx(fisher.trace().item(), rel=rtol)
@@ -185,7 +185,7 @@ def test_ignored_positions_have_no_rows():
     net, x = prepared(Net(lambda m, x: m.head(torch.tanh(m.a(x))), a=nn.Linear(3, 4), head=head(4)), real(5, 3))
     mask = torch.arange(5) < torch.tensor([[5], [3], [0], [1]])
     columns = list(exact_cotangents(net(x), "categorical", mask))
-    found = gram(net, x, columns)
+    found = gram_matrix(net, x, columns)
     assert_right(found, explicit_rows(net, x, columns))
     alive = found.matrix.diagonal().view(4, 5, 3).sum(2) > 0
     assert torch.equal(alive, mask)
@@ -196,7 +196,7 @@ def test_outputs_of_any_shape(shape):
     width = int(torch.Size(shape).numel())
     net, x = prepared(Net(lambda m, x: m.a(x).view(len(x), *shape), a=nn.Linear(4, width)), real(4))
     columns = torch.randn(2, *net(x).shape, dtype=torch.float64)
-    assert_right(gram(net, x, columns, diagonal=True), explicit_rows(net, x, columns))
+    assert_right(gram_matrix(net, x, columns, diagonal=True), explicit_rows(net, x, columns))
     rows, products = explicit_rows(net, x, columns), RowProducts(net, call, x, columns)
     v, w = torch.randn(rows.shape[0]).double(), torch.randn(rows.shape[1]).double()
     torch.testing.assert_close(products.transposed(v), rows.T @ v)
@@ -238,12 +238,12 @@ def test_a_wrong_product_is_caught_by_the_check(monkeypatch):
 
 def test_a_module_that_trains_nothing_is_refused():
     with pytest.raises(NotCovered, match="none of its parameters"):
-        gram(nn.Linear(4, 3).requires_grad_(False), torch.randn(6, 4), [torch.randn(6, 3)])
+        gram_matrix(nn.Linear(4, 3).requires_grad_(False), torch.randn(6, 4), [torch.randn(6, 3)])
 
 
 def test_nothing_stays_behind_on_the_module():
     net, x, columns = zoo_case("residual")
     before = {key: dict(vars(part)) for key, part in net.named_modules()}
-    gram(net, x, columns)
+    gram_matrix(net, x, columns)
     assert {key: dict(vars(part)) for key, part in net.named_modules()} == before
     assert all(p.grad is None for p in net.parameters())
