@@ -237,7 +237,8 @@ def unit_entropies(t: Tensor, bins: int = 30, bin_range: BinRange = "adaptive", 
     for index in _indices(rows, bins, bin_range):
         counts += (index.long() + first).flatten().bincount(minlength=len(counts))
     share = counts.reshape(-1, bins).double() / len(rows)
-    return per_nat(unit) * torch.special.entr(share).sum(1)
+    nats: Tensor = torch.special.entr(share).sum(1)
+    return per_nat(unit) * nats
 
 
 def bin_targets(y: Tensor, bins: int = 30) -> Tensor:
@@ -296,8 +297,8 @@ def _indices(rows: Tensor, bins: int, bin_range: BinRange) -> Iterator[Tensor]:
     samples = max(1, _CHUNK // d) if rows.device.type == "cpu" else n
     for start in range(0, n, samples):
         chunk = rows if n <= samples else rows[start : start + samples]
-        index = chunk.to(torch.float64, copy=True)
-        yield index.sub_(low).mul_(scale).floor_().clamp_(0, bins - 1)
+        index = chunk.sub(low) if chunk.dtype == torch.float64 else chunk.double().sub_(low)
+        yield index.mul_(scale).floor_().clamp_(0, bins - 1)
 
 
 def _grid(rows: Tensor, bins: int, bin_range: BinRange) -> tuple[float, float]:
@@ -327,10 +328,10 @@ def _codes(index: Tensor, bins: int) -> Tensor:
     digits = d if bins == 1 else min(d, max(1, int(_PRODUCT_BITS / math.log2(bins))))
     radix = _radix(bins, digits, index.device)
     if digits == d:
-        return (index @ radix).long()
+        return torch.mv(index, radix).long()
     blocks = -(-d // digits)
     padded: Tensor = torch.nn.functional.pad(index, (0, blocks * digits - d))
-    keys = (padded.reshape(n * blocks, digits) @ radix).long().reshape(n, blocks)
+    keys = torch.mv(padded.reshape(n * blocks, digits), radix).long().reshape(n, blocks)
     if d * math.log2(bins) <= _EXACT_BITS:
         return torch.add(keys[:, 0], keys[:, 1], alpha=bins**digits)
     keys += _GOLDEN * torch.arange(1, blocks + 1, device=keys.device)

@@ -102,4 +102,4 @@ def one_unit_information(
         ValueError: See :func:`one_unit_probabilities`.
     """
     p = one_unit_probabilities(weight, activation, bins, bin_range, sigma=sigma)
-    return per_nat(unit) * torch.special.entr(p).sum().item()
+    return per_nat(unit) * float(torch.special.entr(p).sum())
