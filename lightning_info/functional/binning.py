@@ -305,7 +305,7 @@ def _grid(rows: Tensor, bins: int, bin_range: BinRange) -> tuple[float, float]:
     """Lower end of the first bin, and bins per unit of activation."""
     if bins < 1:
         raise ValueError(f"bins={bins}: expected the number of intervals, at least 1, for example bins=30")
-    low, high = (end.item() for end in torch.aminmax(rows))
+    low, high = (float(end) for end in torch.aminmax(rows))
     if not math.isfinite(high - low):
         raise ValueError("some values are not finite (or too far apart); leave their samples out")
     if bin_range == "fixed":

@@ -259,6 +259,13 @@ def test_information_with_all_inputs_and_with_none():
         assert subset_information(t, x, [], 5, conditional=conditional) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64])
+def test_discrete_activations(dtype):
+    t = torch.randint(0, 2, (60, 5)).to(dtype)
+    for bin_range in ("adaptive", "fixed"):
+        assert torch.equal(bin_codes(t, 2, bin_range), bin_codes(t.float(), 2, bin_range))
+
+
 def test_nothing_is_differentiated_and_nothing_is_changed():
     t, y = activations(50, 3).double().requires_grad_(), torch.randint(0, 2, (50,))
     before = t.detach().clone()
