@@ -207,10 +207,11 @@ class Capture(TorchFunctionMode):
     def _show(self, name: str, kind: str, output: Any, is_activation: bool, has_weights: bool) -> None:
         index = self._calls[name]
         self._calls[name] += 1
-        tensor = _shown_tensor(output)
-        if tensor is not None:
-            call = Call(name, index, kind, is_activation, has_weights, self._has_channels_first(tensor))
-            self._hand_over(call, tensor.detach())
+        with torch._C.DisableTorchFunction():  # what is done here is no part of the pass
+            tensor = _shown_tensor(output)
+            if tensor is not None:
+                call = Call(name, index, kind, is_activation, has_weights, self._has_channels_first(tensor))
+                self._hand_over(call, tensor.detach())
 
     def _hand_over(self, call: Call, tensor: Tensor) -> None:
         try:

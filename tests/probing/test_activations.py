@@ -437,14 +437,28 @@ def test_attention_has_its_channels_last_however_the_axes_before_it_were_moved()
     class Attends(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv, self.attention = nn.Conv1d(2, 6, 1), nn.MultiheadAttention(6, 2, batch_first=True)
+            self.conv, self.attention = nn.Conv1d(2, 6, 1), nn.MultiheadAttention(6, 2)
 
         def forward(self, x):
             h = self.conv(x).mT
             return self.attention(h, h, h)[0]
 
-    net, x = Attends(), torch.randn(N, 2, 5)
-    torch.testing.assert_close(units(net, x, layer("attention", 6))["attention"], net(x).mean(1))
+    net, x = Attends(), torch.randn(5, 2, N)
+    torch.testing.assert_close(units(net, x, layer("attention", 6, "second"))["attention"], net(x).mean(0))
+
+
+def test_axes_that_were_not_moved_are_told_by_the_layer_and_not_by_their_length():
+    class Grows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 3, 1)
+
+        def forward(self, x):
+            return torch.relu(torch.cat([x, self.conv(x)], 1))  # five channels of 4 x 3 pixels
+
+    net, x = Grows(), torch.randn(N, 2, 4, 3)
+    found = units(net, x, layer("conv", 3), layer("relu", 5))
+    torch.testing.assert_close(found["relu"], net(x).mean((2, 3)))
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
