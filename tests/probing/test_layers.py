@@ -83,6 +83,22 @@ def test_logits_have_the_name_of_the_layer_that_computes_them(end):
     assert labels(nn.Sequential(nn.Sequential(mlp(1)), end())) == ["0.0.1", "0.0.2"]
 
 
+def test_a_module_with_a_parameter_of_its_own_around_the_last_layer_does_not_take_its_name():
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift, self.body = nn.Parameter(torch.ones(FEATURES)), mlp(1)
+
+        def forward(self, x):
+            return self.body(x + self.shift)
+
+    assert labels(nn.Sequential(Shifted())) == ["0.body.1", "0.body.2"]
+
+
+def test_the_outputs_come_last_also_behind_a_module_that_ends_after_them():
+    assert labels(nn.Sequential(mlp(1)), named=["0.2", "0", "0.0"]) == ["0.0", "0", "0.2"]
+
+
 def test_logits_of_a_layer_that_starts_at_zero_are_not_taken_for_a_dead_layer_of_their_size():
     net = nn.Sequential(nn.Linear(FEATURES, CLASSES), nn.ReLU(), nn.Linear(CLASSES, CLASSES))
     nn.init.constant_(net[0].bias, -100.0)
