@@ -239,7 +239,11 @@ class InfoPlaneCallback(InfoCallback):
         for layer in self._reader.layers:
             name, t = layer.label, activations.get(layer.label)
             if t is None or not t.isfinite().all():
-                what = "did not run" if t is None else "has activations that are not finite"
+                what = (
+                    "did not run for all samples as at the start"
+                    if t is None
+                    else "has activations that are not finite"
+                )
                 self._faults.warn_once(f"layer {name!r} {what} at step {step} (NaN)", f"{what} {name}")
                 continue
             for estimate in self.estimates:
@@ -265,7 +269,7 @@ class InfoPlaneCallback(InfoCallback):
                 "targets are not finite, or more than half of the samples have one like no other's: no I(T;Y) (NaN)",
                 "targets",
             )
-        elif labels.entropy == 0:
+        elif labels.entropy == 0 and labels.known is None:
             self._faults.warn_once("all reference samples have one label: I(T;Y) is 0, as H(Y) is", "one class")
         return labels
 
@@ -315,8 +319,8 @@ class InfoPlaneCallback(InfoCallback):
         torn = [repr(name) for name, judgement in self.verdicts.items() if judgement.verdict.startswith("depends")]
         if torn:
             self._faults.warn_once(
-                f"whether {', '.join(torn)} compress{'es' if len(torn) == 1 else ''} depends on the range of the bins; "
-                f"see the verdicts at the end",
+                f"whether {', '.join(torn)} compress{'es' if len(torn) == 1 else ''} depends on the range of the bins "
+                f"or the estimator; see the verdicts at the end",
                 "torn",
             )
         curves: dict[str, Curve] = {}
@@ -364,7 +368,7 @@ class InfoPlaneCallback(InfoCallback):
         known = estimate is self.estimates[0] and any(map(math.isfinite, chance))
         return information_plane(
             [
-                PlaneCurve(name, points, is_saturated((x for _, x, _ in points), samples))
+                PlaneCurve(name, points, bounded and is_saturated((x for _, x, _ in points), samples))
                 for name, points in plane.items()
             ],
             title=f"Information plane: {how}{bins}, {samples} samples",
