@@ -160,10 +160,6 @@ class InfoCallback(Points, Callback):
             finite = [value for _, value in curve if math.isfinite(value)]
             if finite and self._is_logged(tag):
                 trainer.callback_metrics[tag] = torch.tensor(finite[-1])
-        if self._schedule.budget is not None:
-            warning = messages.monitored(trainer.callbacks, map(self._tag, self.tags), self._schedule.budget)
-            if warning:
-                self._faults.warn_once(warning, "monitor")
         self._decision = None
         ours = self._ours(trainer)
         self._is_last = self is ours[-1]
@@ -239,6 +235,10 @@ class InfoCallback(Points, Callback):
         elif self._resumed and not self._collector.same:
             self._faults.warn_once("the curve goes on with other reference samples than before", "samples")
         self._resumed, self._saved = False, None
+        if self._schedule.budget is not None:
+            warning = messages.monitored(trainer.callbacks, map(self._tag, self.tags), self._schedule.budget)
+            if warning:
+                self._faults.warn_once(warning, "monitor")
         if self._is_last:
             self._write_layout(trainer)
 

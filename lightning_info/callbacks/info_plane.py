@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal
 
 import torch
 from matplotlib.figure import Figure
@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from lightning_info.callbacks import arguments
 from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.clock import seconds
+from lightning_info.callbacks.plane_arguments import estimates
 from lightning_info.functional.compression import FALL
 from lightning_info.gradients.samples import take
 from lightning_info.plane.artefacts import ARTEFACTS, MOST_CLAMPED, Case, Setting, shuffled
@@ -25,9 +26,7 @@ from lightning_info.plane.estimates import (
     Estimate,
     EstimatorName,
     Method,
-    Reading,
     bounds,
-    range_name,
 )
 from lightning_info.plane.labels import Labels, describe_targets, labels_of
 from lightning_info.plane.reader import MOST_UNITS, TARGETS, ActivationReader
@@ -177,7 +176,7 @@ class InfoPlaneCallback(InfoCallback):
             arguments.positive_number(owner, "noise_variance", noise_variance, 0.1)
         self.layers, self.bins, self.directions = layers, bins, directions
         self.method = Method(bins, noise, noise_variance)
-        self.estimates = _estimates(owner, estimator, bin_range)
+        self.estimates = estimates(owner, estimator, bin_range)
         self.tags: tuple[str, ...] = ()
         self.table: tuple[tuple[str, str | None], ...] = ()
 
@@ -249,7 +248,7 @@ class InfoPlaneCallback(InfoCallback):
             for estimate in self.estimates:
                 seen = self._trajectory.ranges[name]
                 reading = estimate.read(t, labels, seen, self.method, generator)
-                values |= {tag: value for tag, value in _values(estimate, name, reading) if tag in values}
+                values |= {tag: value for tag, value in estimate.tagged(reading, name).items() if tag in values}
                 ends = bounds(estimate.bin_range, t, seen) if estimate.bin_range is not None else None
                 cases.append(Case(name, estimate, t, ends, reading))
         setting = Setting(self.bins, labels, generator)
@@ -399,53 +398,5 @@ class InfoPlaneCallback(InfoCallback):
         self._told = set()
 
 
-def _estimates(
-    owner: str, estimator: EstimatorName | Sequence[EstimatorName], bin_range: BinRange | Sequence[BinRange]
-) -> list[Estimate]:
-    """Every estimator with every range that it takes; the first has the plain tags."""
-    names = [estimator] if isinstance(estimator, str) else list(estimator)
-    for name in names:
-        arguments.one_of(owner, "estimator", name, get_args(EstimatorName))
-    pairs: list[tuple[EstimatorName, BinRange | None]] = []
-    for name in names:
-        pairs += [(name, given) for given in _ranges(owner, bin_range)] if name == "binning" else [(name, None)]
-    if not pairs or len(set(pairs)) < len(pairs):
-        raise ValueError(f"{owner}: name each estimator and range once, for example estimator=['binning', 'mixture']")
-    tails = [name if given is None else f"{name}_{range_name(given)}" for name, given in pairs]
-    families = ["info_plane", *(f"info_plane_{tail}" for tail in tails[1:])]
-    return [Estimate(family, *pair) for family, pair in zip(families, pairs, strict=True)]
-
-
-def _ranges(owner: str, bin_range: BinRange | Sequence[BinRange]) -> list[BinRange]:
-    is_one = isinstance(bin_range, str) or (len(bin_range) > 0 and not isinstance(bin_range[0], (str, list, tuple)))
-    ranges: list[BinRange] = []
-    for given in [bin_range] if is_one else list(bin_range):
-        if isinstance(given, str):
-            arguments.one_of(owner, "bin_range", given, ("global", "fixed", "adaptive"))
-            ranges.append(cast(BinRange, given))
-            continue
-        ends = tuple(given) if isinstance(given, (list, tuple)) else (given,)
-        if not (
-            len(ends) == 2 and all(isinstance(e, (int, float)) and math.isfinite(e) for e in ends) and ends[0] < ends[1]
-        ):
-            raise ValueError(
-                f"{owner}: bin_range={given!r} is no range; choose 'global', 'fixed', 'adaptive' or (low, high), for "
-                f"example bin_range=(-1.0, 1.0)"
-            )
-        ranges.append((float(ends[0]), float(ends[1])))
-    return ranges
-
-
 def _ends(t: Tensor) -> Bounds:
     return t.min().item(), t.max().item()
-
-
-def _values(estimate: Estimate, layer: str, reading: Reading) -> list[tuple[str, float]]:
-    """Tags and values of a reading."""
-    pairs = [(reading.I_XT, reading.I_TY), reading.low, reading.high, reading.stderr]
-    return [
-        (f"{family}/{kind}/{layer}", value)
-        for family, pair in zip(estimate.families, pairs, strict=False)
-        if pair is not None
-        for kind, value in zip(("I_XT", "I_TY"), pair, strict=True)
-    ]

@@ -103,6 +103,16 @@ class Estimate:
         tails = ("", "_lower", "_upper", "_stderr") if self.estimator == "mixture" else ("",)
         return tuple(self.family + tail for tail in tails)
 
+    def tagged(self, reading: Reading, layer: str) -> dict[str, float]:
+        """The values of a reading by their tags."""
+        pairs = [(reading.I_XT, reading.I_TY), reading.low, reading.high, reading.stderr]
+        return {
+            f"{family}/{kind}/{layer}": value
+            for family, pair in zip(self.families, pairs, strict=False)
+            if pair is not None
+            for kind, value in zip(("I_XT", "I_TY"), pair, strict=True)
+        }
+
     def read(
         self, t: Tensor, labels: Labels | None, seen: Bounds, method: Method, generator: Generator | None = None
     ) -> Reading:

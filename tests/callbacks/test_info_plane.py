@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from models import CLASSES, FEATURES, Classifier, data, loader, trainer
@@ -235,6 +236,13 @@ def test_a_range_that_grows_is_said_and_so_is_a_fixed_one_that_does_not_fit():
     said = said_by(info_plane(bin_range=["global", "fixed"]), module=Growing())
     assert len([line for line in said if "has grown more than 2 times" in line]) == 1
     assert len([line for line in said if "lie outside of the bins" in line]) == 1
+
+
+def test_a_callback_that_monitors_a_layer_is_told_that_points_may_be_left_out():
+    stopping = EarlyStopping("info_plane/I_XT/act", strict=False)
+    ours = InfoPlaneCallback(reference=(X, Y), on_error="raise", summary=False)
+    with pytest.warns(UserWarning, match="EarlyStopping monitors 'info_plane/I_XT/act'.*every_n_epochs=1"):
+        fit(ours, stopping, max_epochs=1)
 
 
 # ---- models of other kinds
