@@ -2,7 +2,8 @@
 
 from lightning_info.callbacks.fisher_trace import FisherTraceCallback
 from lightning_info.callbacks.info_plane import InfoPlaneCallback
+from lightning_info.callbacks.weight_info import WeightInfoCallback
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["FisherTraceCallback", "InfoPlaneCallback", "__version__"]
+__all__ = ["FisherTraceCallback", "InfoPlaneCallback", "WeightInfoCallback", "__version__"]

@@ -5,7 +5,7 @@ With a ``pytorch_lightning.Trainer`` in Python the callbacks of :mod:`lightning_
 
 from pytorch_lightning import Callback
 
-from lightning_info.callbacks import fisher_trace, info_plane
+from lightning_info.callbacks import fisher_trace, info_plane, weight_info
 
 
 class FisherTraceCallback(fisher_trace.FisherTraceCallback, Callback):  # type: ignore[misc]
@@ -14,3 +14,7 @@ class FisherTraceCallback(fisher_trace.FisherTraceCallback, Callback):  # type: 
 
 class InfoPlaneCallback(info_plane.InfoPlaneCallback, Callback):  # type: ignore[misc]
     """See :class:`lightning_info.InfoPlaneCallback`."""
+
+
+class WeightInfoCallback(weight_info.WeightInfoCallback, Callback):  # type: ignore[misc]
+    """See :class:`lightning_info.WeightInfoCallback`."""

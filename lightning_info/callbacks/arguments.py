@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import posixpath
 from collections.abc import Sequence
 
@@ -40,13 +41,15 @@ def positive_integer(owner: str, name: str, value: object, example: int) -> None
 
 
 def positive_number(owner: str, name: str, value: object, example: float) -> None:
-    """Refuse a value that is not a positive number.
+    """Refuse a value that is not a positive, finite number.
 
     Raises:
         ValueError: With an example.
     """
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
-        raise ValueError(f"{owner}: {name} must be a positive number, got {value!r}; for example {name}={example}")
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ValueError(
+            f"{owner}: {name} must be a positive, finite number, got {value!r}; for example {name}={example}"
+        )
 
 
 def path(owner: str, name: str, value: object, example: str) -> None:

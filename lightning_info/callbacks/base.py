@@ -271,7 +271,7 @@ class InfoCallback(Points, Callback):
             found = preflight(
                 owner, pl_module, lambda: self._new_probe(trainer, pl_module, few, private=True), self._prepare
             )
-            self._private = found.writes
+            self._private = self.moves_weights or found.writes
             size = len(self._samples) if self._samples.complete else self.num_samples
             rows = {
                 "measures": found.rows.pop("measures"),
@@ -346,7 +346,7 @@ class InfoCallback(Points, Callback):
         self._chunk = self._collector.chunk
         self._prepared = False
         self._summary = ""
-        self._private = False
+        self._private = self.moves_weights
         self._initial = None
         self._finished = set()
         self._epochs = {}

@@ -28,6 +28,8 @@ class Instrument(ABC):
     """Scalars that every measurement gives."""
     table: tuple[tuple[str, str | None], ...]
     """Rows of the table at the end of fit: a tag and the tag of its standard error."""
+    moves_weights: ClassVar[bool] = False
+    """A measurement moves the weights of its replica, which must be copies."""
 
     history: dict[str, list[tuple[int, float]]]
 

@@ -41,7 +41,7 @@ from lightning_info.functional.weight_information import (
     posterior_trace,
     weight_information,
 )
-from lightning_info.functional.weight_noise import diagonal_posterior_noise, posterior_noise
+from lightning_info.functional.weight_noise import diagonal_noise, full_noise, low_rank_noise
 
 __all__ = [
     "CodeInformation",
@@ -56,7 +56,7 @@ __all__ = [
     "binned_information",
     "code_information",
     "complexity",
-    "diagonal_posterior_noise",
+    "diagonal_noise",
     "diagonal_weight_information",
     "draw_samples",
     "exact_cotangents",
@@ -64,16 +64,17 @@ __all__ = [
     "fisher_cotangent",
     "fisher_trace",
     "free_energy",
+    "full_noise",
     "gaussian_information",
     "generalisation_error",
     "linear_information",
     "linear_subset_information",
+    "low_rank_noise",
     "mixture_information",
     "one_unit_information",
     "one_unit_probabilities",
     "optimal_lambda",
     "output_fisher_trace",
-    "posterior_noise",
     "posterior_trace",
     "sampling_probabilities",
     "shuffled_information",

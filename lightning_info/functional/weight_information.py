@@ -87,7 +87,7 @@ def posterior_trace(spectrum: Spectrum, beta: float, lambda_: float) -> float:
 def expected_loss_rise(spectrum: Spectrum, beta: float, lambda_: float) -> float:
     """``½ tr(HΣ*)``: by how much the weight noise raises the summed loss, to second order (nats); at most ``βr/2``.
 
-    What it does in truth is measured with :func:`~.weight_noise.posterior_noise`; where the two part, β is not small.
+    What it does in truth is measured with :func:`~.weight_noise.low_rank_noise`; where the two part, β is not small.
     """
     check_level(beta, lambda_)
     h = spectrum.eigenvalues * (lambda_**2 / beta)

@@ -1,103 +1,102 @@
-r"""Exact draws of weight noise, ``N(0, Σ*)`` with ``Σ* = β (H + (β/λ²) I)⁻¹``, and never a k x k matrix.
+r"""Exact draws of weight noise, ``N(0, Σ*)`` with ``Σ* = β (H + cI)⁻¹`` and ``c = β / λ²``.
 
-With ``H = s·AᵀA`` and R rows, Woodbury's identity gives
+Noise is ``Σ*^½ z`` with the symmetric root and a standard normal z: one z gives comparable noise for every β, and -z
+its opposite. With ``H = s·AᵀA`` and ``A Aᵀ = U diag(μ) Uᵀ`` no k x k matrix is needed,
 
-.. math:: \Sigma^* = \lambda^2 \bigl[I - s A^\top (cI + s A A^\top)^{-1} A\bigr], \qquad c = \beta / \lambda^2 .
-
-It is the covariance of a prior draw given observations of its R rows, and is drawn like that (Matheron's rule):
-``n = λ[z - √s Aᵀ (cI + sK)⁻¹ (√s Az + √c e)]`` with standard normal ``z (k,)`` and ``e (R,)``.
+.. math:: \Sigma^{*\,1/2} = \lambda \bigl[I + A^\top U\, \mathrm{diag}(g)\, U^\top A \bigr], \qquad
+          g_i = \frac{(1 + s \mu_i / c)^{-1/2} - 1}{\mu_i} .
 
 Source: Achille, Paolini & Soatto, Proposition 2.5, with its constants corrected.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from lightning_info.functional.weight_information import check_level
 
+RESOLVED = 1e-10
+"""Eigenvalues of a Gram matrix below this share of the largest are rounding of the rows; no weight is held there."""
 
-def posterior_noise(
-    gram: Tensor,
-    rows: Callable[[Tensor], Tensor],
+
+def low_rank_noise(
+    z: Tensor,
+    rows_z: Tensor,
     rows_transposed: Callable[[Tensor], Tensor],
-    weights: int,
+    eigenvalues: Tensor,
+    eigenvectors: Tensor,
     beta: float,
     lambda_: float,
     *,
     scale: float = 1.0,
-    draws: int = 1,
-    generator: Generator | None = None,
 ) -> Tensor:
-    """Draw weight noise with the covariance ``Σ*`` of ``H = scale · AᵀA``.
+    """Weight noise for ``H = scale · AᵀA``, from the Gram matrix of the R rows of A.
 
     Args:
-        gram: ``K = A Aᵀ``, ``(R, R)``.
-        rows: ``(k,) -> (R,)``, multiplies by A.
+        z: ``(k,)``, standard normal.
+        rows_z: ``A z``, ``(R,)``; the same for every β.
         rows_transposed: ``(R,) -> (k,)``, multiplies by Aᵀ.
-        weights: k.
+        eigenvalues: Of ``A Aᵀ``, ``(R,)``.
+        eigenvectors: Its columns, ``(R, R)``.
         beta: Level of the task.
         lambda_: Standard deviation of the prior.
         scale: Training samples by samples in A, where these stand for all.
-        draws: How many.
-        generator: Source of the draws; the global generator of the CPU if None.
 
     Returns:
-        ``(draws, k)`` float64.
+        ``(k,)`` float64.
 
     Raises:
         ValueError: ``beta``, ``lambda_`` or ``scale`` not positive and finite.
     """
     check_level(beta, lambda_)
-    if not (0 < scale < float("inf")):
-        raise ValueError(f"posterior_noise: scale={scale}; it has to be positive and finite")
-    c, root = beta / lambda_**2, scale**0.5
-    system = scale * gram.detach().double()
-    system = system + c * torch.eye(len(gram), dtype=system.dtype, device=system.device)
-    factor = torch.linalg.cholesky(system)
-    noise = []
-    for _ in range(draws):
-        z, e = (_normal(size, gram.device, generator) for size in (weights, len(gram)))
-        observed = root * rows(z).double() + c**0.5 * e
-        explained = torch.cholesky_solve(observed.unsqueeze(1), factor).squeeze(1)
-        noise.append(lambda_ * (z - root * rows_transposed(explained).double()))
-    return torch.stack(noise)
+    if not (0 < scale < math.inf):
+        raise ValueError(f"low_rank_noise: scale={scale}; it has to be positive and finite")
+    mu = eigenvalues.double()
+    held = mu > RESOLVED * mu.amax()
+    g = torch.expm1(-0.5 * torch.log1p(scale * lambda_**2 / beta * mu[held])) / mu[held]
+    directions = eigenvectors.double()[:, held]
+    return lambda_ * (z.double() + rows_transposed(directions @ (g * (directions.T @ rows_z.double()))).double())
 
 
-def diagonal_posterior_noise(
-    diagonal: Tensor,
-    beta: float,
-    lambda_: float | Tensor,
-    *,
-    draws: int = 1,
-    generator: Generator | None = None,
-) -> Tensor:
-    """Draw weight noise with the covariance ``Σ*`` of a diagonal H.
+def full_noise(z: Tensor, eigenvalues: Tensor, eigenvectors: Tensor, beta: float, lambda_: float) -> Tensor:
+    """Weight noise for a small H of which all eigenvectors are at hand.
 
     Args:
+        z: ``(k,)``, standard normal.
+        eigenvalues: Of H, ``(k,)``.
+        eigenvectors: Its columns, ``(k, k)``.
+        beta: Level of the task.
+        lambda_: Standard deviation of the prior.
+
+    Returns:
+        ``(k,)`` float64.
+    """
+    check_level(beta, lambda_)
+    vectors = eigenvectors.double()
+    deviation = (beta / (eigenvalues.double().clamp_min(0) + beta / lambda_**2)).sqrt()
+    return vectors @ (deviation * (vectors.T @ z.double()))
+
+
+def diagonal_noise(z: Tensor, diagonal: Tensor, beta: float, lambda_: float | Tensor) -> Tensor:
+    """Weight noise for a diagonal H.
+
+    Args:
+        z: ``(k,)``, standard normal.
         diagonal: ``(k,)``, not negative.
         beta: Level of the task.
         lambda_: Standard deviation of the prior, one for all weights or ``(k,)``.
-        draws: How many.
-        generator: Source of the draws; the global generator of the CPU if None.
 
     Returns:
-        ``(draws, k)`` float64.
+        ``(k,)`` float64.
     """
-    scale = torch.as_tensor(lambda_, dtype=torch.float64, device=diagonal.device)
-    for extreme in (scale.min().item(), scale.max().item()):
+    prior = torch.as_tensor(lambda_, dtype=torch.float64, device=diagonal.device)
+    for extreme in (prior.min().item(), prior.max().item()):
         check_level(beta, extreme)
     h = diagonal.detach().double()
     if not h.isfinite().all() or (h < 0).any():
-        raise ValueError("diagonal_posterior_noise: the diagonal has to be finite and not negative")
-    variance = beta / (h + beta / scale.square())
-    z = torch.stack([_normal(len(diagonal), diagonal.device, generator) for _ in range(draws)])
-    return variance.sqrt() * z
-
-
-def _normal(size: int, device: torch.device, generator: Generator | None) -> Tensor:
-    source = torch.device("cpu") if generator is None else generator.device
-    return torch.randn(size, generator=generator, device=source, dtype=torch.float64).to(device)
+        raise ValueError("diagonal_noise: the diagonal has to be finite and not negative")
+    return (beta / (h + beta / prior.square())).sqrt() * z.double()

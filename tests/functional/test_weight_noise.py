@@ -5,47 +5,54 @@ import math
 import pytest
 import torch
 
-from lightning_info.functional.weight_noise import diagonal_posterior_noise, posterior_noise
+from lightning_info.functional.weight_noise import diagonal_noise, full_noise, low_rank_noise
 
-DRAWS = 10_000
+K = 6
 
 
-def assert_covariance(noise, truth):
-    """Every entry within 5 standard errors."""
-    products = noise.unsqueeze(2) * noise.unsqueeze(1)
-    error = 5 * products.std(0) / DRAWS**0.5
-    assert ((products.mean(0) - truth).abs() <= error).all()
-    assert (noise.mean(0).abs() <= 5 * noise.std(0) / DRAWS**0.5).all()
+def root(noise) -> torch.Tensor:
+    """The linear map that takes z to the noise, column by column."""
+    return torch.stack([noise(z) for z in torch.eye(K, dtype=torch.float64)], 1)
+
+
+def assert_root_of_posterior(found, h, beta, lambda_):
+    truth = beta * torch.linalg.inv(h + torch.diag(torch.as_tensor(beta / lambda_**2, dtype=torch.float64).expand(K)))
+    torch.testing.assert_close(found @ found.T, truth, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found, found.T, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(("beta", "lambda_", "scale"), [(1.0, 0.5, 1.0), (0.01, 2.0, 30.0)])
 @pytest.mark.parametrize("count", [3, 9])
-def test_the_noise_has_the_covariance_of_the_posterior(count, beta, lambda_, scale):
-    a = torch.randn(count, 6, dtype=torch.float64)
-    noise = posterior_noise(
-        a @ a.T, a.mv, a.T.mv, 6, beta, lambda_, scale=scale, draws=DRAWS, generator=torch.Generator().manual_seed(0)
-    )
-    h = scale * a.T @ a
-    assert_covariance(noise, beta * torch.linalg.inv(h + beta / lambda_**2 * torch.eye(6, dtype=torch.float64)))
+def test_low_rank_noise_has_the_covariance_of_the_posterior(count, beta, lambda_, scale):
+    a = torch.randn(count, K, dtype=torch.float64)
+    mu, u = torch.linalg.eigh(a @ a.T)
+    found = root(lambda z: low_rank_noise(z, a @ z, a.T.mv, mu, u, beta, lambda_, scale=scale))
+    assert_root_of_posterior(found, scale * a.T @ a, beta, lambda_)
 
 
-@pytest.mark.parametrize("lambda_", [0.5, torch.tensor([0.1, 0.5, 2.0])])
-def test_the_noise_of_a_diagonal(lambda_):
-    diagonal = torch.tensor([0.0, 3.0, 100.0])
-    noise = diagonal_posterior_noise(diagonal, 0.3, lambda_, draws=DRAWS, generator=torch.Generator().manual_seed(0))
-    precision = diagonal.double() + 0.3 / torch.as_tensor(lambda_, dtype=torch.float64).square()
-    assert_covariance(noise, torch.diag(0.3 / precision))
+@pytest.mark.parametrize(("beta", "lambda_"), [(1.0, 0.5), (0.01, 2.0)])
+def test_full_noise_has_the_covariance_of_the_posterior(beta, lambda_):
+    a = torch.randn(4, K, dtype=torch.float64)
+    h, q = torch.linalg.eigh(a.T @ a)
+    assert_root_of_posterior(root(lambda z: full_noise(z, h, q, beta, lambda_)), a.T @ a, beta, lambda_)
 
 
-def test_a_seed_repeats_its_noise():
-    draw = lambda: diagonal_posterior_noise(torch.ones(4), 1.0, 1.0, generator=torch.Generator().manual_seed(3))  # noqa: E731
-    assert torch.equal(draw(), draw())
+@pytest.mark.parametrize("lambda_", [0.5, torch.linspace(0.1, 2, K).double()])
+def test_diagonal_noise_has_the_covariance_of_the_posterior(lambda_):
+    h = torch.linspace(0, 100, K)
+    assert_root_of_posterior(root(lambda z: diagonal_noise(z, h, 0.3, lambda_)), torch.diag(h.double()), 0.3, lambda_)
+
+
+def test_without_curvature_the_noise_is_the_prior():
+    z, a = torch.randn(K).double(), torch.zeros(2, K).double()
+    found = low_rank_noise(z, a @ z, a.T.mv, torch.zeros(2), torch.eye(2), 1.0, 0.3)
+    assert torch.equal(found, 0.3 * z)
 
 
 def test_bad_input_is_refused():
-    eye = torch.eye(2, dtype=torch.float64)
+    one = torch.ones(1)
     for beta, lambda_, scale in [(0.0, 1.0, 1.0), (1.0, math.inf, 1.0), (1.0, 1.0, 0.0)]:
         with pytest.raises(ValueError, match=r"positive and finite|no KL"):
-            posterior_noise(eye, eye.mv, eye.mv, 2, beta, lambda_, scale=scale)
+            low_rank_noise(one, one, lambda v: v, one, one.view(1, 1), beta, lambda_, scale=scale)
     with pytest.raises(ValueError, match="not negative"):
-        diagonal_posterior_noise(torch.tensor([-0.1]), 1.0, 1.0)
+        diagonal_noise(one, -0.1 * one, 1.0, 1.0)

@@ -1,0 +1,365 @@
+"""``WeightInfoCallback``: how many nats the weights hold, and at what precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from matplotlib.figure import Figure
+from torch import Generator, Tensor
+from torch.utils.data import Dataset
+
+from lightning_info.callbacks import arguments
+from lightning_info.callbacks.base import InfoCallback
+from lightning_info.callbacks.clock import seconds
+from lightning_info.callbacks.faults import Refused
+from lightning_info.callbacks.run_facts import RunFacts
+from lightning_info.functional.free_energy import free_energy
+from lightning_info.functional.rate_distortion import RatePoint, parting
+from lightning_info.functional.spectrum import Spectrum
+from lightning_info.functional.weight_information import (
+    complexity,
+    optimal_lambda,
+)
+from lightning_info.gradients.samples import num_samples, take
+from lightning_info.probing.batch_norm import BatchNormStatistics
+from lightning_info.probing.curvature import Curvature, CurvatureName, CurvaturePlan, choose_curvature
+from lightning_info.probing.initial_weights import InitialWeights, squared_norm
+from lightning_info.probing.noisy_loss import mean_loss, noisy_losses
+from lightning_info.probing.prediction import Adapter
+from lightning_info.probing.probe import Probe, Unavailable
+from lightning_info.probing.rate_distortion import rate_distortion_curve
+from lightning_info.reporting.rate_distortion import rate_distortion
+
+GRID = tuple(10.0**exponent for exponent in (-3, -2, -1, 0, 1, 2))
+"""Levels of the rate-distortion curve, as multiples of ``beta``."""
+MOST_CURVES = 6
+"""Points whose rate-distortion curve is kept for the figure: the first, the last, and some between."""
+TRIAL_SAMPLES, TRIAL_SIZE = 8, 512
+"""Samples and size of a matrix for the forecast of a point's cost."""
+
+
+class WeightInfoCallback(InfoCallback):
+    r"""Logs the information in the weights: the spectrum of F, and the KL of the weights' distribution from the prior.
+
+    With the prior ``P = N(w_ref, λ²I)`` and the distribution ``Q = N(w, Σ*)`` that the level β of the task tolerates,
+
+    .. math:: \Sigma^* = \beta\,(N F + cI)^{-1}, \quad c = \beta / \lambda^2, \qquad
+              \mathrm{KL}(Q \| P) = \tfrac12 \log\det(N F + cI) + \tfrac k2 \log\frac{\lambda^2}{\beta} - \tfrac k2
+              + \frac{\|w - w_\mathrm{ref}\|^2 + \mathrm{tr}\,\Sigma^*}{2 \lambda^2}
+
+    nats, for N training samples and k trainable weights. F is that of the reference samples in eval mode. Source:
+    Achille, Paolini & Soatto, Definition 2.1, Proposition 2.5, eq. 8, with their constants corrected
+    (``docs/errata.md``).
+
+    One value at one β says little. What matters is the **rate-distortion curve**: for levels around ``beta`` the KL
+    against the expected loss under the weight noise, measured by drawing weights, beside its quadratic prediction.
+    Where the two part, β is not small, and the report at the end of fit says from where on.
+
+    Logged, per measured step s (the weights after s optimiser steps; s = 0 and the end of fit are always measured):
+
+    - ``weight_info/kl``: KL(Q‖P), nats; NaN where the prior's mean is not known. ``weight_info/kl_displacement``: the
+      part ``‖w - w_ref‖² / 2λ²`` of it, mostly the larger one.
+    - ``weight_info/log_det``: log det(N F + (β/λ²) I).
+    - ``weight_info/trace``, ``weight_info/top_eigenvalue``, ``weight_info/effective_rank``: of F.
+    - ``weight_info/kl_stderr``, ``weight_info/log_det_stderr``, ``weight_info/trace_stderr``: with ``"lanczos"`` only,
+      over its random probes; everything else is exact for the samples that F is of.
+    - ``weight_info/beta``, ``weight_info/lambda``: the level and the prior's standard deviation in use.
+    - ``weight_info/expected_loss`` (with ``_stderr``, over pairs of draws): mean loss of a sample under the weight
+      noise, measured, nats.
+    - ``weight_info/predicted_loss``: the same to second order; ``weight_info/loss``: without noise.
+    - ``weight_info/complexity``: ``C_β = N E_Q[loss] + β KL`` (eq. 2), nats.
+    - ``weight_info/temperature``, ``weight_info/free_energy``: ``T = η / (2 B (1 - μ))`` of the optimiser, for gradient
+      noise of unit variance (with Adam it says how η changes and no more), and ``loss + T/2 log det(F + I)``.
+    - ``weight_info/overhead``: share of the run's time that this callback took so far.
+    - figure ``weight_info/rate_distortion``; histogram ``weight_info/log10_eigenvalues`` of F.
+
+    Args:
+        beta: Level of the task, for the summed loss.
+        prior: Its mean: the weights at the start of training (``"init"``), or 0 (``"zero"``, as in the paper).
+        lambda_: Its standard deviation: ``"init_std"``, that of the weights at the start, one number; ``"optimal"``,
+            the one that minimises the Lagrangian at each point; or a number.
+        curvature: How F is measured: ``"matrix"`` (k x k, for few weights), ``"gram"`` (exact rows, one for each output
+            of a sample), ``"lanczos"`` (products with F, random probes), or ``"auto"``: by size, in this order.
+            ``"diagonal"`` puts the diagonal of F in its place, in everything that is logged.
+        max_rows: Rows at most with ``"gram"``: fewer samples are taken where there are more. By default 1280, and fewer
+            for more than three million weights.
+        draws: Weights drawn for each level, in opposite pairs; the same normal numbers for all levels.
+        every_n_epochs: Measure at s = 0 and after epochs n, 2n, ...
+        every_n_train_steps: Measure at optimiser steps 0, n, 2n, ... Without an interval: 0, 1, 2, 4, 8, ..., and the
+            end of every epoch, as far as ``max_overhead`` allows.
+        num_samples: Reference samples: the first that pass in training, kept on the CPU; with several processes an
+            equal number from each, which every process then measures.
+        reference: Reference samples to use instead: a Dataset, or tensors such as ``(x, y)``; they must look like the
+            batches that ``training_step`` gets.
+        adapter: ``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)``, where the
+            ``training_step`` hides them.
+        seed: Of the draws; training's random numbers are never touched.
+        prefix: Put in front of every tag, ``prefix/weight_info/kl``.
+        on_error: A measurement that fails becomes one warning and NaN (``"warn"``), or ends the run (``"raise"``).
+        max_overhead: Largest share of the run's time; by default 0.05 without an interval and no limit with one.
+        batch_norm: BatchNorm layers use their ``"running"`` statistics, or those of the ``"reference"`` samples at the
+            measured weights; the same under the weight noise.
+        summary: Print the table, and where measurement and prediction part, at the end of fit.
+
+    Raises:
+        ValueError: An argument makes no sense.
+        MisconfigurationException: Before the first step: sharded strategy, no likelihood or no targets found, module
+            without exact per-sample gradients, weights that are all equal at the start with ``"init_std"``.
+
+    Example::
+
+        from lightning.pytorch import Trainer
+        from lightning_info import WeightInfoCallback
+
+        trainer = Trainer(callbacks=[WeightInfoCallback()])
+    """
+
+    family = "weight_info"
+    moves_weights = True
+    table = (
+        ("weight_info/kl", None),
+        ("weight_info/log_det", None),
+        ("weight_info/effective_rank", None),
+        ("weight_info/expected_loss", "weight_info/expected_loss_stderr"),
+    )
+
+    _plan: CurvaturePlan
+    _facts: RunFacts | None  # of the trainer at the point
+    _start: InitialWeights
+    _curves: dict[int, list[RatePoint]]  # step -> rate-distortion curve
+    _eigenvalues: Tensor  # of the last point
+
+    def __init__(
+        self,
+        beta: float = 1.0,
+        prior: Literal["init", "zero"] = "init",
+        lambda_: float | Literal["init_std", "optimal"] = "init_std",
+        curvature: Literal["auto", "matrix", "gram", "lanczos", "diagonal"] = "auto",
+        max_rows: int | None = None,
+        draws: int = 8,
+        every_n_epochs: int | None = None,
+        every_n_train_steps: int | None = None,
+        num_samples: int = 256,
+        # LightningCLI cannot build a subclass of Dataset[Any]
+        reference: Dataset | Sequence[Tensor] | None = None,  # type: ignore[type-arg]
+        adapter: Adapter | None = None,
+        seed: int = 0,
+        prefix: str | None = None,
+        on_error: Literal["warn", "raise"] = "warn",
+        max_overhead: float | None = None,
+        batch_norm: BatchNormStatistics = "running",
+        summary: bool = True,
+    ) -> None:
+        owner = type(self).__name__
+        arguments.positive_number(owner, "beta", beta, 1.0)
+        arguments.one_of(owner, "prior", prior, ("init", "zero"))
+        if isinstance(lambda_, str):
+            arguments.one_of(owner, "lambda_", lambda_, ("init_std", "optimal"))
+        elif lambda_ == math.inf:
+            raise ValueError(
+                f"{owner}: lambda_=inf has no KL; give a finite one and compare weight_info/log_det of two networks"
+            )
+        else:
+            arguments.positive_number(owner, "lambda_", lambda_, 0.1)
+        arguments.one_of(owner, "curvature", curvature, ("auto", *get_args(CurvatureName)))
+        if max_rows is not None:
+            arguments.positive_integer(owner, "max_rows", max_rows, 640)
+        arguments.positive_integer(owner, "draws", draws, 8)
+        if draws % 2:
+            raise ValueError(f"{owner}: draws={draws}; they come in opposite pairs, so give an even number, draws=8")
+        super().__init__(
+            every_n_epochs=every_n_epochs,
+            every_n_train_steps=every_n_train_steps,
+            num_samples=num_samples,
+            reference=reference,
+            adapter=adapter,
+            seed=seed,
+            prefix=prefix,
+            on_error=on_error,
+            max_overhead=max_overhead,
+            batch_norm=batch_norm,
+            summary=summary,
+        )
+        self.beta, self.prior, self.lambda_ = beta, prior, lambda_
+        self.curvature, self.max_rows, self.draws = curvature, max_rows, draws
+        names = "kl kl_displacement log_det trace effective_rank top_eigenvalue beta lambda complexity expected_loss"
+        more = "expected_loss_stderr predicted_loss loss temperature free_energy"
+        self.tags = tuple(f"weight_info/{name}" for name in f"{names} {more}".split())
+
+    # ---- before the first step
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Keep the weights that training starts from."""
+        super().on_train_start(trainer, pl_module)
+        if self._active and trainer.fit_loop.epoch_loop._batches_that_stepped == 0:
+            with self._clock.spending(), self._faults.guard("keeping the initial weights"):
+                self._start.keep(pl_module, whole=self.prior == "init")
+
+    def _prepare(self, probe: Probe) -> Mapping[str, str]:
+        if self.lambda_ == "init_std" and self._start.std == 0:
+            raise Refused(
+                f"{type(self).__name__}: the weights at the start are all equal, so that their standard deviation "
+                f"gives no prior; give a number, for example lambda_=0.1"
+            )
+        mean_loss(probe)  # needs targets
+        self._plan = choose_curvature(probe, self.num_samples, self.curvature, self.max_rows)
+        prior = "0" if self.prior == "zero" else "the weights at the start"
+        return {
+            "measures": f"KL(Q|P), the information in the weights, at beta = {self.beta:g}; prior N(w_ref, lambda²) at "
+            f"w_ref = {prior}, lambda = {self.lambda_}; rate-distortion curve at {len(GRID)} levels, {self.draws} "
+            f"draws each",
+            "curvature": self._plan.describe(),
+        }
+
+    def _cost(self, probe: Probe, samples: int) -> float:
+        few = min(TRIAL_SAMPLES, num_samples(probe.groups[0]))
+        probe = replace(probe, groups=[take(probe.groups[0], slice(0, few))])
+        generator = torch.Generator().manual_seed(0)
+        found: list[Curvature] = []
+        measuring = seconds(lambda: found.append(self._plan.measure(probe, generator)), probe.device)
+        moving = seconds(lambda: noisy_losses(found[0], [(1.0, 0.1)], 1.0, 2, generator), probe.device)
+        small = torch.eye(TRIAL_SIZE, dtype=torch.float64, device=probe.device)
+        decomposing = seconds(lambda: torch.linalg.eigh(small), probe.device)
+        passes = self._plan.samples / few * (measuring + len(GRID) * self.draws / 2 * moving)
+        return passes + decomposing * (self._plan.size / TRIAL_SIZE) ** 3
+
+    # ---- a point
+
+    def _point(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        self._facts = RunFacts.of(trainer, self._collector.chunk)
+        super()._point(trainer, *args, **kwargs)
+
+    def _measure(self, probe: Probe, step: int, generator: Generator) -> dict[str, float]:
+        assert self._facts is not None
+        curvature = self._plan.measure(probe, generator)
+        spectrum, loss, n = curvature.spectrum, mean_loss(curvature.probe), self._training_samples(curvature.probe.size)
+        if not math.isfinite(loss):
+            raise Unavailable(f"the loss of the reference samples is {loss}")
+        self._eigenvalues, temperature = spectrum.eigenvalues, self._facts.temperature
+        values = dict.fromkeys(self.tags, math.nan) | {
+            "weight_info/trace": spectrum.trace,
+            "weight_info/effective_rank": spectrum.effective_rank,
+            "weight_info/top_eigenvalue": spectrum.top_eigenvalue,
+            "weight_info/beta": self.beta,
+            "weight_info/loss": loss,
+            "weight_info/temperature": temperature,
+            "weight_info/free_energy": free_energy(loss, spectrum, temperature, 1.0),
+        }
+        distance, summed = self._squared_distance(probe), spectrum.scaled(n)
+        betas = [self.beta * level for level in GRID]
+        levels = [(beta, self._prior_std(summed, distance, beta)) for beta in betas]
+        if any(math.isnan(lambda_) for _, lambda_ in levels):
+            return values
+        curve = rate_distortion_curve(curvature, loss, levels, distance, n, self.draws, generator)
+        self._keep(step, curve)
+        here = curve[GRID.index(1.0)]
+        return values | {
+            "weight_info/lambda": here.lambda_,
+            "weight_info/log_det": summed.log_det(here.beta / here.lambda_**2),
+            "weight_info/kl": here.information,
+            "weight_info/kl_displacement": here.displacement,
+            "weight_info/expected_loss": here.loss,
+            "weight_info/expected_loss_stderr": here.stderr,
+            "weight_info/predicted_loss": here.predicted,
+            "weight_info/complexity": complexity(n * here.loss, here.information, here.beta),
+        }
+
+    def _training_samples(self, samples: int) -> float:
+        assert self._facts is not None
+        known = self._facts.training_samples
+        if math.isnan(known):
+            self._faults.warn_once(
+                f"the training data have no length; N = {samples}, the samples that F is of, stands for it", "length"
+            )
+        return float(samples) if math.isnan(known) else known
+
+    def _squared_distance(self, probe: Probe) -> float | None:
+        """``‖w - w_ref‖²``; None where the weights at the start are not known."""
+        if self.prior == "zero":
+            return squared_norm(probe.module)
+        distance = self._start.squared_distance(probe.module)
+        if distance is None:
+            self._faults.warn_once(
+                "no KL (NaN): the weights at the start are not known, as the run goes on from a checkpoint without "
+                "them, or parameters were added. prior='zero' with a number for lambda_ needs none",
+                "prior",
+            )
+        return distance
+
+    def _prior_std(self, summed: Spectrum, distance: float | None, beta: float) -> float:
+        """λ at a level; NaN where it is not known."""
+        if self.lambda_ == "init_std":
+            return self._start.std
+        if self.lambda_ != "optimal":
+            return float(self.lambda_)
+        if distance is None:
+            return math.nan
+        best = optimal_lambda(summed, distance, beta)
+        if best.is_floor:
+            self._faults.warn_once(
+                f"the optimal lambda is 0 while the weights are where they started; {best.lambda_:g} is taken", "floor"
+            )
+        return best.lambda_
+
+    def _keep(self, step: int, curve: list[RatePoint]) -> None:
+        self._curves[step] = curve
+        if len(self._curves) > MOST_CURVES:
+            steps = sorted(self._curves)
+            gaps = zip(steps, steps[1:], steps[2:], strict=False)
+            crowded = min(gaps, key=lambda gap: (gap[2] + 1) / (gap[0] + 1))[1]
+            del self._curves[crowded]
+
+    # ---- what is shown
+
+    def _histograms(self) -> Mapping[str, Tensor]:
+        return {"weight_info/log10_eigenvalues": self._eigenvalues[self._eigenvalues > 0].log10()}
+
+    def _figures(self) -> dict[str, Callable[[], Figure]]:
+        if not any(math.isfinite(point.information) for curve in self._curves.values() for point in curve):
+            return {}
+        curves = {self._epochs.get(step, 0.0): curve for step, curve in sorted(self._curves.items())}
+        return {"weight_info/rate_distortion": partial(rate_distortion, curves, self.beta, self._plan.describe())}
+
+    def _closing_text(self) -> str:
+        if not self._curves:
+            return ""
+        curve = self._curves[max(self._curves)]
+        first, ends = parting(curve), f"beta = {curve[0].beta:g} to {curve[-1].beta:g}"
+        differs = "The loss under weight noise differs from its quadratic prediction"
+        if first is None:
+            return f"The loss under weight noise agrees with its quadratic prediction at every level, {ends}."
+        if first == curve[0].beta:
+            return (
+                f"{differs} at the lowest level, beta = {first:g}, already: in directions of which F sees next to "
+                f"nothing the loss has other curvature, or noise of size lambda is not small."
+            )
+        return (
+            f"{differs} from beta = {first:g} on: there beta is not small, and the KL is that of a Gaussian which the "
+            f"loss does not ask for."
+        )
+
+    # ---- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """What every callback keeps, the weights at the start, and the curves of the figure."""
+        curves = {step: [list(point) for point in curve] for step, curve in self._curves.items()}
+        return {**super().state_dict(), "start": self._start.state(), "curves": curves}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        super().load_state_dict(state_dict)
+        with self._faults.guard("taking up the weights at the start"):
+            self._start.restore(state_dict["start"])
+            self._curves = {int(s): [RatePoint(*point) for point in c] for s, c in state_dict["curves"].items()}
+
+    def _restart(self) -> None:
+        super()._restart()
+        self._start = InitialWeights()
+        self._facts = None
+        self._curves = {}
+        self._eigenvalues = torch.empty(0)

@@ -1,0 +1,47 @@
+"""``AᵀA`` of the rows of the Fisher information, for modules with few weights: the whole k x k matrix."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_info.gradients import row_functions
+from lightning_info.gradients.contract import Predict, trainable
+
+RowEngineName = Literal["func", "loop"]
+
+
+def outer_products(
+    module: nn.Module, predict: Predict, batch: Any, cotangents: Tensor, engine: RowEngineName
+) -> Tensor:
+    """Sum of the outer products of all rows ``J_nᵀ u_nc``: N times F if the cotangents are exact.
+
+    Args:
+        module: The module; never changed.
+        predict: Gives the outputs ``(N, ...)``.
+        batch: N samples.
+        cotangents: ``(C, *outputs.shape)``.
+        engine: Makes the rows; one that :func:`~.gram.choose_gram_engine` found right.
+
+    Returns:
+        ``(k, k)`` float64; the weights are those of :func:`~.contract.trainable` one after the other.
+
+    Raises:
+        NotCovered: The engine cannot give them exactly.
+    """
+    functions = {"func": row_functions.by_func, "loop": row_functions.by_loop}[engine]
+    some_rows = functions(module, predict, batch, cotangents)
+    parameters = trainable(module)
+    k = sum(p.numel() for p in parameters.values())
+    total = torch.zeros(k, k, dtype=torch.float64, device=cotangents.device)
+    for numbers in torch.split(torch.arange(cotangents.shape[0] * cotangents.shape[1]), row_functions.at_once(module)):
+        rows = some_rows(numbers)
+        parts = [
+            rows[name] if name in rows else torch.zeros(len(numbers), p.numel(), device=total.device)
+            for name, p in parameters.items()
+        ]
+        whole = torch.cat([part.double() for part in parts], 1)
+        total.addmm_(whole.T, whole)
+    return total

@@ -1,0 +1,282 @@
+"""The Fisher information of the weights as the information in them needs it: its spectrum, and noise with ``Σ*``.
+
+Four ways, chosen by size before the first step and named to the user:
+
+- ``"matrix"``: all k x k elements, for few weights;
+- ``"gram"``: the exact rows of some samples, every output of each, by their Gram matrix;
+- ``"lanczos"``: products with F only, for more outputs than rows can be had of; random probes, with an error;
+- ``"diagonal"``: the diagonal of F in place of F, if asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import torch
+from torch import Generator, Tensor
+
+from lightning_info.functional.fisher import exact_cotangents, fisher_cotangent
+from lightning_info.functional.spectrum import Spectrum
+from lightning_info.functional.weight_noise import diagonal_noise, full_noise, low_rank_noise
+from lightning_info.gradients.contract import NotCovered, trainable
+from lightning_info.gradients.gram import GramPlan, choose_gram_engine
+from lightning_info.gradients.plan import CHECK_SAMPLES
+from lightning_info.gradients.row_matrix import RowEngineName, outer_products
+from lightning_info.gradients.row_products import RowProducts
+from lightning_info.gradients.samples import num_samples, take
+from lightning_info.probing.prediction import Prediction
+from lightning_info.probing.probe import Probe, Unavailable
+
+CurvatureName = Literal["matrix", "gram", "lanczos", "diagonal"]
+
+MATRIX_WEIGHTS = 1024
+"""Weights up to which the whole matrix is made: its decomposition takes less than that of all rows' Gram matrix."""
+MOST_ROWS = 1280
+"""Rows of a Gram matrix at most: 128 samples of ten classes, decomposed in half a second; twice as many take four."""
+PRODUCTS = 5e12
+"""Multiply-adds, k R² for R rows, that a Gram matrix may take."""
+FEWEST_SAMPLES = 16
+"""With fewer samples than this in the Gram matrix, Lanczos over all of them says more."""
+EXACT_OUTPUTS = 32
+"""Outputs of a sample up to which the diagonal takes all of them."""
+STEPS, PROBES = 32, 4
+"""Of Lanczos."""
+
+Noise = Callable[[float, float], Tensor]
+"""``(β, λ) -> (k,)``: the noise of one z; on the device of the weights, float64."""
+
+
+@dataclass
+class Curvature(ABC):
+    """F of the mean over some samples.
+
+    Attributes:
+        probe: With exactly these samples, and a private replica.
+        spectra: Of F; several if they are random estimates, of which the mean counts.
+    """
+
+    probe: Probe
+    spectra: list[Spectrum]
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """All spectra as one."""
+        return self.spectra[0]
+
+    @abstractmethod
+    def noise(self, z: Tensor, training_samples: float) -> Noise:
+        """Weight noise for the summed loss of N training samples, of which these stand for all.
+
+        Args:
+            z: ``(k,)``, standard normal, on the CPU.
+            training_samples: N.
+        """
+
+
+@dataclass
+class MatrixCurvature(Curvature):
+    """By all eigenvalues and eigenvectors ``(k, k)`` of F."""
+
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+
+    def noise(self, z: Tensor, training_samples: float) -> Noise:  # noqa: D102
+        h, z = training_samples * self.eigenvalues, z.to(self.eigenvalues)
+        return lambda beta, lambda_: full_noise(z, h, self.eigenvectors, beta, lambda_)
+
+
+@dataclass
+class GramCurvature(Curvature):
+    """By eigenvalues and eigenvectors ``(R, R)`` of the Gram matrix of the rows."""
+
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+
+    def noise(self, z: Tensor, training_samples: float) -> Noise:  # noqa: D102
+        mu, u, scale = self.eigenvalues, self.eigenvectors, training_samples / self.probe.size
+        z = z.to(mu)
+        along = torch.cat([products(z) for products in self._products()])
+        return lambda beta, lambda_: low_rank_noise(z, along, self._transposed, mu, u, beta, lambda_, scale=scale)
+
+    def _products(self) -> Iterator[RowProducts]:
+        for batch in self.probe.parts():
+            columns = _columns(self.probe.predictor(self.probe.module, batch))
+            yield RowProducts(self.probe.module, self.probe.outputs, batch, columns)
+
+    def _transposed(self, v: Tensor) -> Tensor:
+        total, first = torch.zeros(self.spectrum.weights, dtype=torch.float64, device=v.device), 0
+        for products in self._products():
+            count = products.columns.shape[0] * products.columns.shape[1]
+            total += products.transposed(v[first : first + count])
+            first += count
+        return total
+
+
+@dataclass
+class DiagonalCurvature(Curvature):
+    """By the diagonal ``(k,)`` of F."""
+
+    diagonal: Tensor
+
+    def noise(self, z: Tensor, training_samples: float) -> Noise:  # noqa: D102
+        z = z.to(self.diagonal)
+        return lambda beta, lambda_: diagonal_noise(z, training_samples * self.diagonal, beta, lambda_)
+
+
+@dataclass
+class CurvaturePlan:
+    """How F will be measured.
+
+    Attributes:
+        name: One of the four ways.
+        samples: How many it is of; the first of the largest group of equal shapes, except for ``"lanczos"``.
+        each: Outputs of a sample, which are its rows.
+        weights: k.
+        rows: Who makes the rows; None for ``"lanczos"``.
+    """
+
+    name: CurvatureName
+    samples: int
+    each: int
+    weights: int
+    rows: GramPlan | None
+
+    @property
+    def size(self) -> int:
+        """Of the matrix whose eigenvectors are taken; 0 if there is none."""
+        return {"gram": self.samples * self.each, "matrix": self.weights}.get(self.name, 0)
+
+    def describe(self) -> str:
+        """For the user."""
+        of = f"F of {self.samples} samples"
+        return {
+            "matrix": f"all elements of {of}, exact",
+            "gram": f"spectrum of {of} by their {self.samples * self.each} exact rows, one for each output",
+            "lanczos": f"spectrum of {of} by {PROBES} random probes and {STEPS} Lanczos steps each, with its error",
+            "diagonal": f"the diagonal of {of} in the place of F: everything is of the diagonal",
+        }[self.name]
+
+    def measure(self, probe: Probe, generator: Generator) -> Curvature:
+        """Measure F at the weights of a replica.
+
+        Args:
+            probe: With a private replica and the reference samples.
+            generator: Of the random probes.
+
+        Raises:
+            Unavailable: Outputs or gradients are not finite; there are no samples.
+            NotCovered: The rows of the replica cannot be made any more.
+        """
+        probe = self._some(probe)
+        if self.name == "gram":
+            (batch,) = probe.groups
+            batch = probe.to_device(batch)
+            gram = self._rows.gram(probe.module, probe.outputs, batch, _finite_columns(probe, batch)).matrix
+            values, vectors = _decomposed(gram)
+            return GramCurvature(probe, [Spectrum(values / probe.size, self.weights)], values, vectors)
+        if self.name == "matrix":
+            engine = cast(RowEngineName, self._rows.engine)
+            total = sum(
+                outer_products(probe.module, probe.outputs, batch, _finite_columns(probe, batch), engine)
+                for batch in probe.parts()
+            )
+            values, vectors = _decomposed(cast(Tensor, total) / probe.size)
+            return MatrixCurvature(probe, [Spectrum(values, self.weights)], values, vectors)
+        diagonal = self._diagonal(probe, generator)
+        return DiagonalCurvature(probe, [Spectrum(diagonal, self.weights)], diagonal)
+
+    def _some(self, probe: Probe) -> Probe:
+        """The samples in use."""
+        if not probe.groups:
+            raise Unavailable("no reference samples could be kept")
+        groups = [take(max(probe.groups, key=num_samples), slice(0, self.samples))]
+        return replace(probe, groups=groups, readers=[], whole=None, _read={})
+
+    @property
+    def _rows(self) -> GramPlan:
+        assert self.rows is not None
+        return self.rows
+
+    def _diagonal(self, probe: Probe, generator: Generator) -> Tensor:
+        """Exact where the outputs are few, else by one random cotangent a sample, which is unbiased."""
+        total: Tensor | float = 0.0
+        for batch in probe.parts():
+            prediction = _finite(probe.predictor(probe.module, batch))
+            columns = _columns(prediction) if self.each <= EXACT_OUTPUTS else _random_column(prediction, generator)
+            squares = self._rows.gram(probe.module, probe.outputs, batch, columns, diagonal=True).diagonal
+            assert squares is not None
+            total = total + torch.cat([squares[name].flatten() for name in trainable(probe.module)])
+        diagonal = cast(Tensor, total) / probe.size
+        if not diagonal.isfinite().all():
+            raise Unavailable("gradients of some reference samples are not finite")
+        return diagonal
+
+
+def choose_curvature(
+    probe: Probe, samples: int, name: CurvatureName | Literal["auto"] = "auto", max_rows: int | None = None
+) -> CurvaturePlan:
+    """Choose by size how F is measured, and who makes its rows.
+
+    Args:
+        probe: With a few samples.
+        samples: Reference samples that there will be.
+        name: ``"auto"``, or the way to take.
+        max_rows: Rows of a Gram matrix at most; by default :data:`MOST_ROWS`, and fewer for many weights.
+
+    Raises:
+        NotCovered: No engine makes the rows exactly; too many outputs for the way that was asked for.
+    """
+    batch = probe.to_device(take(probe.groups[0], slice(0, min(CHECK_SAMPLES, probe.chunk))))
+    each = probe.predictor(probe.module, batch).outputs[0].numel()
+    weights = sum(p.numel() for p in trainable(probe.module).values())
+    most = max_rows or int(min(MOST_ROWS, math.sqrt(PRODUCTS / weights)))
+    some = min(samples, most // each)
+    if name == "auto":
+        name = "matrix" if weights <= MATRIX_WEIGHTS and weights <= samples * each else "gram"
+    if name == "matrix":
+        return CurvaturePlan(name, samples, each, weights, _row_engine(probe, batch))
+    if name == "diagonal":
+        return CurvaturePlan(name, samples, each, weights, choose_gram_engine(probe.module, probe.outputs, batch))
+    if some < 2:
+        raise NotCovered(
+            f"a sample has {each} rows, one for each output, of which a Gram matrix takes {most} here: not two samples"
+        )
+    return CurvaturePlan("gram", some, each, weights, choose_gram_engine(probe.module, probe.outputs, batch))
+
+
+def _row_engine(probe: Probe, batch: Any) -> GramPlan:
+    try:
+        return choose_gram_engine(probe.module, probe.outputs, batch, "func")
+    except NotCovered:
+        return choose_gram_engine(probe.module, probe.outputs, batch, "loop")
+
+
+def _decomposed(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    if not matrix.isfinite().all():
+        raise Unavailable("gradients of some reference samples are not finite")
+    values, vectors = torch.linalg.eigh(matrix)
+    return values, vectors
+
+
+def _finite(prediction: Prediction) -> Prediction:
+    if not prediction.outputs.isfinite().all():
+        raise Unavailable("some outputs of the reference samples are not finite")
+    return prediction
+
+
+def _finite_columns(probe: Probe, batch: Any) -> Tensor:
+    return _columns(_finite(probe.predictor(probe.module, batch)))
+
+
+def _columns(prediction: Prediction) -> Tensor:
+    """``(C, N, ...)`` float64."""
+    return torch.stack(list(exact_cotangents(prediction.outputs, prediction.likelihood, prediction.mask)))
+
+
+def _random_column(prediction: Prediction, generator: Generator) -> Tensor:
+    outputs, likelihood, mask = prediction.outputs, prediction.likelihood, prediction.mask
+    return fisher_cotangent(outputs, likelihood, "rademacher", generator=generator, mask=mask).unsqueeze(0)

@@ -1,0 +1,64 @@
+"""The weights that training started from: the mean, or the scale, of the prior."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_info.gradients.contract import trainable
+
+
+class InitialWeights:
+    """Copies on the CPU of the trainable weights at the start, by name; they travel in a checkpoint.
+
+    Attributes:
+        std: Standard deviation over all of them, one number; NaN if they are not known.
+        weights: By name; None if they are not known, or not kept.
+    """
+
+    def __init__(self) -> None:
+        self.std = math.nan
+        self.weights: dict[str, Tensor] | None = None
+
+    def keep(self, module: nn.Module, whole: bool) -> None:
+        """Keep the present weights.
+
+        Args:
+            module: The module.
+            whole: Keep the weights themselves, not their standard deviation only.
+        """
+        parameters = {name: p.detach() for name, p in trainable(module).items()}
+        self.std = spread(parameters.values())
+        self.weights = {name: p.cpu().clone() for name, p in parameters.items()} if whole else None
+
+    def squared_distance(self, module: nn.Module) -> float | None:
+        """``‖w - w_0‖²`` over the weights that are trainable now; None where one of them was not kept."""
+        parameters, kept = trainable(module), self.weights
+        if kept is None or any(name not in kept or kept[name].shape != p.shape for name, p in parameters.items()):
+            return None
+        moved = (p.detach().double().cpu() - kept[name].double() for name, p in parameters.items())
+        return sum(part.square().sum().item() for part in moved)
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"std": self.std, "weights": self.weights}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state` gave."""
+        self.std, self.weights = float(state["std"]), state["weights"]
+
+
+def spread(parameters: Any) -> float:
+    """Standard deviation over all elements of some tensors."""
+    count = total = squares = 0.0
+    for p in parameters:
+        p = p.detach().double()
+        count, total, squares = count + p.numel(), total + p.sum().item(), squares + p.square().sum().item()
+    return math.sqrt(max(0.0, squares / count - (total / count) ** 2)) if count else math.nan
+
+
+def squared_norm(module: nn.Module) -> float:
+    """``‖w‖²`` of the trainable weights."""
+    return sum(p.detach().double().square().sum().item() for p in trainable(module).values())

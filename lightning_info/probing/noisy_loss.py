@@ -1,0 +1,81 @@
+"""The loss under weight noise, measured on a private replica."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from lightning_info.gradients.contract import trainable
+from lightning_info.probing.curvature import Curvature
+from lightning_info.probing.probe import Probe
+
+
+class NoisyLoss(NamedTuple):
+    """Expected loss of a sample under weight noise, nats.
+
+    Attributes:
+        mean: Over the draws; NaN where one of them gives a loss that is not finite.
+        stderr: Its standard error, over pairs of draws; NaN for one pair.
+    """
+
+    mean: float
+    stderr: float
+
+
+def noisy_losses(
+    curvature: Curvature,
+    levels: Sequence[tuple[float, float]],
+    training_samples: float,
+    draws: int,
+    generator: Generator,
+) -> list[NoisyLoss]:
+    """Measure ``E_Q[loss]`` on the samples of F under ``N(0, Σ*)``, at each level.
+
+    Noise comes in opposite pairs ±n, so that what is linear in it cancels exactly; the same normal numbers serve all
+    levels.
+
+    Args:
+        curvature: F at the weights of the replica.
+        levels: β and the standard deviation λ of the prior, of each.
+        training_samples: N of the summed loss.
+        draws: How many for each level, an even number.
+        generator: Source of the draws.
+    """
+    probe = curvature.probe
+    pairs: list[list[float]] = [[] for _ in levels]
+    for _ in range(draws // 2):
+        noise = curvature.noise(torch.randn(curvature.spectrum.weights, generator=generator), training_samples)
+        for found, level in zip(pairs, levels, strict=True):
+            n = noise(*level)
+            found.append(0.5 * (_loss_at(probe, n) + _loss_at(probe, -n)))
+    return [_summary(torch.tensor(found, dtype=torch.float64)) for found in pairs]
+
+
+def mean_loss(probe: Probe) -> float:
+    """Mean training loss of a sample, nats; the positions of a sample are summed."""
+    total = torch.stack([probe.predictor(probe.module, part).summed_loss().detach() for part in probe.parts()])
+    return total.sum().item() / probe.size
+
+
+def _loss_at(probe: Probe, noise: Tensor) -> float:
+    parameters = list(trainable(probe.module).values())
+    saved = [p.detach().clone() for p in parameters]
+    parts = torch.split(noise, [p.numel() for p in parameters])
+    try:
+        with torch.no_grad():
+            for p, change in zip(parameters, parts, strict=True):
+                p.add_(change.view_as(p).to(p))
+        return mean_loss(probe)
+    finally:
+        with torch.no_grad():
+            for p, value in zip(parameters, saved, strict=True):
+                p.copy_(value)
+
+
+def _summary(losses: Tensor) -> NoisyLoss:
+    stderr = losses.std().item() / math.sqrt(len(losses)) if len(losses) > 1 else math.nan
+    return NoisyLoss(losses.mean().item(), stderr)
