@@ -178,8 +178,7 @@ def output_fisher_product(
         mask: Optional boolean ``(N, *positions)``; positions that are False give zero.
 
     Returns:
-        Like ``outputs``, float64: ``p∘t - p (pᵀt)`` at each position for categorical, ``p (1 - p) t`` for Bernoulli, ``t``
-        for Gaussian.
+        Like ``outputs``, float64: ``p∘t - p (pᵀt)`` at each position; Bernoulli ``p (1 - p) t``; Gaussian ``t``.
     """
     z, t = outputs.detach().double(), tangent.detach().double()
     if likelihood == "categorical":

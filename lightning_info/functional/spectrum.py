@@ -85,9 +85,7 @@ class Spectrum:
         """
         numbers = [one.weights for one in spectra]
         if len(set(numbers)) != 1:
-            raise ValueError(
-                f"Spectrum: no average over spectra of {numbers} weights; give some, all of the same number"
-            )
+            raise ValueError(f"Spectrum: no average of spectra with weights={numbers}; give some of the same number")
         counts = [torch.ones_like(s.eigenvalues) if s.multiplicities is None else s.multiplicities for s in spectra]
         return cls(torch.cat([s.eigenvalues for s in spectra]), spectra[0].weights, torch.cat(counts) / len(spectra))
 
