@@ -1,4 +1,4 @@
-r"""Exact draws of weight noise, ``N(0, Σ*)`` with ``Σ* = β (H + (β/λ²) I)⁻¹``, and never a k x k matrix.
+r"""Draws of weight noise, ``N(0, Σ*)`` with ``Σ* = β (H + (β/λ²) I)⁻¹``, and never a k x k matrix.
 
 With ``H = s·AᵀA`` and R rows, Woodbury's identity gives
 
@@ -6,6 +6,9 @@ With ``H = s·AᵀA`` and R rows, Woodbury's identity gives
 
 It is the covariance of a prior draw given observations of its R rows, and is drawn like that (Matheron's rule):
 ``n = λ[z - √s Aᵀ (cI + sK)⁻¹ (√s Az + √c e)]`` with standard normal ``z (k,)`` and ``e (R,)``.
+
+Where the rows are too many and only products with H are at hand, ``n = √β (H + cI)^(-1/2) z`` by Lanczos' method, which
+approximates it (:func:`lanczos_posterior_noise`).
 
 Source: Achille, Paolini & Soatto, Proposition 2.5, with its constants corrected.
 """
@@ -17,6 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
+from lightning_info.functional.lanczos import Tridiagonal, function_times
 from lightning_info.functional.weight_information import check_level
 
 
@@ -52,8 +56,7 @@ def posterior_noise(
         ValueError: ``beta``, ``lambda_`` or ``scale`` not positive and finite.
     """
     check_level(beta, lambda_)
-    if not (0 < scale < float("inf")):
-        raise ValueError(f"posterior_noise: scale={scale}; it has to be positive and finite")
+    _check_scale(scale)
     c, root = beta / lambda_**2, scale**0.5
     system = scale * gram.detach().double()
     system = system + c * torch.eye(len(gram), dtype=system.dtype, device=system.device)
@@ -65,6 +68,30 @@ def posterior_noise(
         explained = torch.cholesky_solve(observed.unsqueeze(1), factor).squeeze(1)
         noise.append(lambda_ * (z - root * rows_transposed(explained).double()))
     return torch.stack(noise)
+
+
+def lanczos_posterior_noise(tridiagonal: Tridiagonal, beta: float, lambda_: float, *, scale: float = 1.0) -> Tensor:
+    """One draw of weight noise with the covariance ``Σ*`` of ``H = scale · F``, from products with F.
+
+    A run of :func:`~.lanczos.lanczos` serves every β and λ: their noise differs, its start is the same. It is exact
+    from as many steps on as F has distinct eigenvalues, 0 included; with fewer, what is missing shows in the difference
+    from the noise of ``tridiagonal.first(steps)``.
+
+    Args:
+        tridiagonal: Of a run with F from a standard normal start ``(k,)``.
+        beta: Level of the task.
+        lambda_: Standard deviation of the prior.
+        scale: N for the F of a mean over samples, so that H is that of the summed loss.
+
+    Returns:
+        ``(k,)`` float64.
+
+    Raises:
+        ValueError: ``beta``, ``lambda_`` or ``scale`` not positive and finite.
+    """
+    check_level(beta, lambda_)
+    _check_scale(scale)
+    return function_times(tridiagonal, lambda f: lambda_ * (1 + scale * lambda_**2 / beta * f.clamp_min(0)).rsqrt())
 
 
 def diagonal_posterior_noise(
@@ -96,6 +123,11 @@ def diagonal_posterior_noise(
     variance = beta / (h + beta / scale.square())
     z = torch.stack([_normal(len(diagonal), diagonal.device, generator) for _ in range(draws)])
     return variance.sqrt() * z
+
+
+def _check_scale(scale: float) -> None:
+    if not (0 < scale < float("inf")):
+        raise ValueError(f"weight noise: scale={scale}; it has to be positive and finite")
 
 
 def _normal(size: int, device: torch.device, generator: Generator | None) -> Tensor:

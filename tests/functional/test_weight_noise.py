@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from lightning_info.functional.weight_noise import diagonal_posterior_noise, posterior_noise
+from lightning_info.functional.lanczos import lanczos
+from lightning_info.functional.weight_noise import diagonal_posterior_noise, lanczos_posterior_noise, posterior_noise
 
 DRAWS = 10_000
 
@@ -29,6 +30,28 @@ def test_the_noise_has_the_covariance_of_the_posterior(count, beta, lambda_, sca
     assert_covariance(noise, beta * torch.linalg.inv(h + beta / lambda_**2 * torch.eye(6, dtype=torch.float64)))
 
 
+def test_lanczos_noise_is_a_root_of_the_covariance_for_every_level_of_one_run():
+    a = torch.randn(9, 14, dtype=torch.float64)
+    fisher, eye = a.T @ a / 9, torch.eye(14, dtype=torch.float64)
+    runs = [lanczos(fisher.mv, start, 14) for start in eye]
+    for beta, lambda_, scale in [(1.0, 0.5, 1.0), (0.01, 2.0, 30.0), (1e-2, 1.0, 5000.0)]:
+        root = torch.stack([lanczos_posterior_noise(run, beta, lambda_, scale=scale) for run in runs])
+        covariance = beta * torch.linalg.inv(scale * fisher + beta / lambda_**2 * eye)
+        torch.testing.assert_close(root.T @ root, covariance, rtol=0, atol=1e-8 * lambda_**2)
+        torch.testing.assert_close(root, root.T, rtol=0, atol=1e-8 * lambda_)
+
+
+def test_lanczos_noise_comes_nearer_with_the_steps():
+    fisher = torch.diag(torch.cat([torch.logspace(1, -5, 60), torch.zeros(40)]).double())
+    z = torch.randn(100, dtype=torch.float64)
+    truth = (0.1 / (1000 * fisher.diagonal() + 0.1 / 0.3**2)).sqrt() * z
+    run = lanczos(fisher.mv, z, 60)
+    steps = (4, 8, 16, 32, 60)
+    errors = [(lanczos_posterior_noise(run.first(m), 0.1, 0.3, scale=1000) - truth).norm().item() for m in steps]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] <= 1e-6 * truth.norm()
+
+
 @pytest.mark.parametrize("lambda_", [0.5, torch.tensor([0.1, 0.5, 2.0])])
 def test_the_noise_of_a_diagonal(lambda_):
     diagonal = torch.tensor([0.0, 3.0, 100.0])
@@ -47,5 +70,7 @@ def test_bad_input_is_refused():
     for beta, lambda_, scale in [(0.0, 1.0, 1.0), (1.0, math.inf, 1.0), (1.0, 1.0, 0.0)]:
         with pytest.raises(ValueError, match=r"positive and finite|no KL"):
             posterior_noise(eye, eye.mv, eye.mv, 2, beta, lambda_, scale=scale)
+        with pytest.raises(ValueError, match=r"positive and finite|no KL"):
+            lanczos_posterior_noise(lanczos(eye.mv, torch.ones(2), 1), beta, lambda_, scale=scale)
     with pytest.raises(ValueError, match="not negative"):
         diagonal_posterior_noise(torch.tensor([-0.1]), 1.0, 1.0)
