@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.linalg import eigh_tridiagonal
 
-from lightning_info.functional.lanczos import function_times, lanczos, quadrature, spectra
+from lightning_info.functional.lanczos import Eigenpairs, converged, function_times, lanczos, quadrature, spectra
 from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.weight_information import weight_information
 
@@ -117,6 +117,59 @@ def test_of_a_diagonal_matrix_signs_have_no_variance():
         assert one.effective_rank == pytest.approx(Spectrum(DECAY, K).effective_rank, rel=1e-10)
 
 
+def test_ritz_pairs_that_have_converged_are_eigenpairs():
+    a = matrix(DECAY)
+    for tolerance in (1e-2, 1e-6):
+        found = converged(lanczos(a.mv, start(), 16), tolerance)
+        assert 5 <= len(found.values) < 16
+        rest = found.vectors @ a - found.values.unsqueeze(1) * found.vectors
+        assert (rest.norm(dim=1) <= 1.001 * tolerance * found.values).all()
+        nearest = (found.values.unsqueeze(1) - DECAY).abs().amin(1)
+        assert (nearest <= tolerance * found.values).all()
+        eye = torch.eye(len(found.values), dtype=torch.float64)
+        torch.testing.assert_close(found.vectors @ found.vectors.T, eye, rtol=0, atol=1e-12)
+
+
+def test_a_run_beside_known_eigenvectors_is_one_of_what_is_left():
+    a, b = matrix(DECAY), start()
+    values, vectors = torch.linalg.eigh(a)
+    known = Eigenpairs(values[-5:], vectors[:, -5:].T)
+    run = lanczos(a.mv, b, 50, known)
+    left = vectors[:, :-5] @ vectors[:, :-5].T
+    torch.testing.assert_close(run.basis @ known.vectors.T, torch.zeros(len(run.alpha), 5).double(), rtol=0, atol=1e-12)
+    other = lanczos((left @ a @ left).mv, left @ b, 10)
+    torch.testing.assert_close(run.first(10).alpha, other.alpha, rtol=1e-8, atol=0)
+    found = quadrature(run)
+    assert found.multiplicities[:5].tolist() == [1] * 5
+    assert found.multiplicities.sum().item() == pytest.approx(K, rel=1e-12)
+    root = lambda x: (x.clamp_min(0) + 1e-3).rsqrt()  # noqa: E731
+    truth = vectors @ (root(values) * (vectors.T @ b))
+    torch.testing.assert_close(function_times(run, root), truth, rtol=0, atol=1e-8)
+    assert len(converged(run).values) > 5 + 20
+
+
+def test_eigenvectors_found_beforehand_take_their_share_of_the_variance():
+    a = matrix(DECAY)
+    plain = torch.tensor([quadrature(lanczos(a.mv, start(), 32)).trace for _ in range(30)])
+    assert torch.tensor([one.trace for one in spectra(a.mv, K, 32, 30, generator())]).std() < plain.std() / 50
+
+
+def test_repeated_eigenvalues_count_as_often_as_they_are():
+    values = torch.tensor([5.0] * 3 + [1.0] * 12 + [0.0] * (K - 15)).double()
+    found = spectra(matrix(values).mv, K, 10, 200, generator())
+    for low, high, truth in ((4, 6, 3), (0.5, 2, 12)):
+        counts = torch.tensor(
+            [one.sum_over(((one.eigenvalues > low) & (one.eigenvalues < high)).double()) for one in found]
+        )
+        assert abs(counts.mean().item() - truth) <= 3 * counts.std().item() / 200**0.5
+
+
+def test_a_matrix_with_all_its_eigenvectors_found_needs_no_probe():
+    a = matrix(torch.tensor([3.0, 2.0, 0.5]).double())
+    for one in spectra(a.mv, 3, 8, 2, generator()):
+        torch.testing.assert_close(one.eigenvalues, torch.tensor([3.0, 2.0, 0.5]).double())
+
+
 FUNCTIONALS = {
     "trace": lambda s: s.trace,
     "log det": lambda s: s.scaled(1000).log_det(0.3),
@@ -166,6 +219,9 @@ def test_a_function_comes_nearer_with_the_steps():
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="length 0"):
         lanczos(lambda v: v, torch.zeros(3), 2)
+    one = torch.tensor([[0.6, 0.8]], dtype=torch.float64)
+    with pytest.raises(ValueError, match="without known eigenvectors"):
+        lanczos(lambda v: v, 3 * one[0], 2, Eigenpairs(torch.ones(1, dtype=torch.float64), one))
     with pytest.raises(ValueError, match="steps=0"):
         lanczos(lambda v: v, torch.ones(3), 0)
     with pytest.raises(ValueError, match="step 1 is not finite"):
