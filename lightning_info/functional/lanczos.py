@@ -11,8 +11,8 @@ For random signs, or a normal b scaled to the length √k, the left side has the
 the multiplicity of the node ``θ_i`` (stochastic Lanczos quadrature). Two errors come with it:
 
 - *of the probes*, of variance ``2 (‖A‖² - sum_i A_ii²)`` for signs, ``A = f(F)``: few large eigenvalues make it large.
-  Those that a first run has found (:func:`converged`) count once each, and the probes look at what is orthogonal to
-  them (:class:`Eigenpairs`). The spectra of several starts scatter by what is left, and show it;
+  Those that earlier runs have found (:func:`converged`) count once each, and a run looks at what is orthogonal to them
+  (:class:`Eigenpairs`). The spectra of several starts scatter by what is left, and show it;
 - *of the rule*, a bias that no number of probes reduces. T alone gives Gauss' rule, exact for polynomials up to degree
   2m - 1. As no eigenvalue is below 0, m products also give the Gauss-Radau rule with a node at 0, exact up to 2m. It is
   the one used: a Fisher information has zero eigenvalues in plenty, and Gauss' rule puts its least node above them all.
@@ -49,6 +49,11 @@ class Eigenpairs(NamedTuple):
 
     values: Tensor
     vectors: Tensor
+
+    def largest(self, count: int) -> Eigenpairs:
+        """Those with the largest eigenvalues, as many as that at most."""
+        order = self.values.argsort(descending=True)[:count]
+        return Eigenpairs(self.values[order], self.vectors[order.to(self.vectors.device)])
 
 
 @dataclass(frozen=True)
@@ -171,30 +176,33 @@ def spectra(
     generator: Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> list[Spectrum]:
-    """Estimates of one spectrum, each from a start of random signs, orthogonal to eigenvectors found before them.
+    """Estimates of one spectrum, each from a start of random signs, beside the eigenvectors found before it.
 
     The mean of a sum over eigenvalues estimates it (:meth:`~.spectrum.Spectrum.average` gives all such means at once),
-    with the standard error ``sd / √probes``. Signs, as their variance is at most that of a normal start, and 0 for any
-    diagonal matrix.
+    with the standard error ``sd / √probes``: later estimates scatter less, and are uncorrelated with earlier ones.
+    Signs, as their variance is at most that of a normal start, and 0 for any diagonal matrix.
 
     Args:
-        product: As for :func:`lanczos`; called ``steps · (probes + 1)`` times.
+        product: As for :func:`lanczos`; called ``steps · (probes + 1)`` times: the first run only finds eigenvectors.
         weights: k.
-        steps: m, of the first run, which finds eigenvectors, and of each probe.
+        steps: m, of each run. Up to m eigenvectors are kept beside its basis: ``16 m k`` bytes.
         probes: How many.
         generator: Source of the signs; the global generator of the CPU if None.
-        device: Where the bases are kept.
+        device: Where the vectors are kept.
     """
     source = torch.device("cpu") if generator is None else generator.device
-
-    def signs() -> Tensor:
+    known: Eigenpairs | None = None
+    found: list[Spectrum] = []
+    for _ in range(probes + 1):
+        if known is not None and len(known.values) == weights:
+            found.append(Spectrum(known.values, weights))
+            continue
         bits = torch.randint(0, 2, (weights,), generator=generator, device=source)
-        return (2 * bits - 1).to(device, torch.float64)
-
-    known = converged(lanczos(product, signs(), steps))
-    if len(known.values) == weights:
-        return [Spectrum(known.values, weights)] * probes
-    return [quadrature(lanczos(product, signs(), steps, known)) for _ in range(probes)]
+        run = lanczos(product, (2 * bits - 1).to(device, torch.float64), steps, known)
+        if known is not None:
+            found.append(quadrature(run))
+        known = converged(run).largest(steps)
+    return found
 
 
 def function_times(tridiagonal: Tridiagonal, f: Callable[[Tensor], Tensor]) -> Tensor:
