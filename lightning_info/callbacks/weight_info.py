@@ -21,10 +21,7 @@ from lightning_info.callbacks.run_facts import RunFacts
 from lightning_info.functional.free_energy import free_energy
 from lightning_info.functional.rate_distortion import RatePoint, parting
 from lightning_info.functional.spectrum import Spectrum
-from lightning_info.functional.weight_information import (
-    complexity,
-    optimal_lambda,
-)
+from lightning_info.functional.weight_information import complexity, optimal_lambda, weight_information
 from lightning_info.gradients.samples import num_samples, take
 from lightning_info.probing.batch_norm import BatchNormStatistics
 from lightning_info.probing.curvature import Curvature, CurvatureName, CurvaturePlan, choose_curvature
@@ -122,8 +119,8 @@ class WeightInfoCallback(InfoCallback):
     family = "weight_info"
     moves_weights = True
     table = (
-        ("weight_info/kl", None),
-        ("weight_info/log_det", None),
+        ("weight_info/kl", "weight_info/kl_stderr"),
+        ("weight_info/log_det", "weight_info/log_det_stderr"),
         ("weight_info/effective_rank", None),
         ("weight_info/expected_loss", "weight_info/expected_loss_stderr"),
     )
@@ -258,6 +255,8 @@ class WeightInfoCallback(InfoCallback):
         curve = rate_distortion_curve(curvature, loss, levels, distance, n, self.draws, generator)
         self._keep(step, curve)
         here = curve[GRID.index(1.0)]
+        if len(curvature.spectra) > 1:
+            values |= self._errors(curvature, n, here)
         return values | {
             "weight_info/lambda": here.lambda_,
             "weight_info/log_det": summed.log_det(here.beta / here.lambda_**2),
@@ -267,6 +266,16 @@ class WeightInfoCallback(InfoCallback):
             "weight_info/expected_loss_stderr": here.stderr,
             "weight_info/predicted_loss": here.predicted,
             "weight_info/complexity": complexity(n * here.loss, here.information, here.beta),
+        }
+
+    def _errors(self, curvature: Curvature, n: float, here: RatePoint) -> dict[str, float]:
+        """Standard errors over the random probes."""
+        summed = [spectrum.scaled(n) for spectrum in curvature.spectra]
+        level = here.beta, here.lambda_
+        return {
+            "weight_info/kl_stderr": _stderr([weight_information(one, 0.0, *level) for one in summed]),
+            "weight_info/log_det_stderr": _stderr([one.log_det(level[0] / level[1] ** 2) for one in summed]),
+            "weight_info/trace_stderr": _stderr([one.trace for one in curvature.spectra]),
         }
 
     def _training_samples(self, samples: int) -> float:
@@ -363,3 +372,7 @@ class WeightInfoCallback(InfoCallback):
         self._facts = None
         self._curves = {}
         self._eigenvalues = torch.empty(0)
+
+
+def _stderr(values: list[float]) -> float:
+    return torch.tensor(values, dtype=torch.float64).std().item() / math.sqrt(len(values))

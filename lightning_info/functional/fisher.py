@@ -166,6 +166,29 @@ def exact_cotangents(outputs: Tensor, likelihood: Likelihood, mask: Tensor | Non
         yield _masked(u.reshape(z.shape), mask)
 
 
+def output_fisher_product(
+    outputs: Tensor, likelihood: Likelihood, tangent: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """``H(z_n) t_n`` of each sample, and never H.
+
+    Args:
+        outputs: Logits or means, see the module's layout.
+        likelihood: The predictive distribution.
+        tangent: t, of the shape of ``outputs``.
+        mask: Optional boolean ``(N, *positions)``; positions that are False give zero.
+
+    Returns:
+        Like ``outputs``, float64: ``p∘t - p (pᵀt)`` at each position; Bernoulli ``p (1 - p) t``; Gaussian ``t``.
+    """
+    z, t = outputs.detach().double(), tangent.detach().double()
+    if likelihood == "categorical":
+        p = z.softmax(-1)
+        t = p * (t - (p * t).sum(-1, keepdim=True))
+    elif likelihood == "bernoulli":
+        t = z.sigmoid() * (-z).sigmoid() * t
+    return _masked(t, mask)
+
+
 def sampling_probabilities(scores: Tensor, admixture: float = 0.1) -> Tensor:
     """Probabilities for drawing samples of a pool, proportional to a score, mixed with the uniform distribution.
 

@@ -53,7 +53,7 @@ def weight_information(spectrum: Spectrum, squared_distance: float, beta: float,
     check_level(beta, lambda_)
     _check_distance(squared_distance)
     h = spectrum.eigenvalues * (lambda_**2 / beta)
-    return 0.5 * (h.log1p() - h / (1 + h)).sum().item() + squared_distance / (2 * lambda_**2)
+    return 0.5 * spectrum.sum_over(h.log1p() - h / (1 + h)) + squared_distance / (2 * lambda_**2)
 
 
 def diagonal_weight_information(diagonal: Tensor, displacement: Tensor, beta: float, lambda_: float | Tensor) -> float:
@@ -80,8 +80,7 @@ def posterior_trace(spectrum: Spectrum, beta: float, lambda_: float) -> float:
     """``tr Σ*``, the expected squared length of the weight noise."""
     check_level(beta, lambda_)
     h = spectrum.eigenvalues * (lambda_**2 / beta)
-    free = spectrum.weights - len(h)
-    return lambda_**2 * ((1 / (1 + h)).sum().item() + free)
+    return lambda_**2 * (spectrum.sum_over(1 / (1 + h)) + spectrum.unlisted)
 
 
 def expected_loss_rise(spectrum: Spectrum, beta: float, lambda_: float) -> float:
@@ -91,7 +90,7 @@ def expected_loss_rise(spectrum: Spectrum, beta: float, lambda_: float) -> float
     """
     check_level(beta, lambda_)
     h = spectrum.eigenvalues * (lambda_**2 / beta)
-    return 0.5 * beta * (h / (1 + h)).sum().item()
+    return 0.5 * beta * spectrum.sum_over(h / (1 + h))
 
 
 def complexity(expected_loss: float, information: float, beta: float) -> float:
@@ -125,7 +124,7 @@ def optimal_lambda(spectrum: Spectrum, squared_distance: float, beta: float, *, 
 
     def too_large(lambda_: float) -> bool:
         s = lambda_**2
-        return (h * s**2 / (h * s + beta)).sum().item() >= squared_distance
+        return spectrum.sum_over(h * s**2 / (h * s + beta)) >= squared_distance
 
     if too_large(floor):
         return OptimalLambda(floor, is_floor=True)

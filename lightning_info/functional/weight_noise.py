@@ -1,10 +1,12 @@
-r"""Exact draws of weight noise, ``N(0, Σ*)`` with ``Σ* = β (H + cI)⁻¹`` and ``c = β / λ²``.
+r"""Draws of weight noise, ``N(0, Σ*)`` with ``Σ* = β (H + cI)⁻¹`` and ``c = β / λ²``.
 
 Noise is ``Σ*^½ z`` with the symmetric root and a standard normal z: one z gives comparable noise for every β, and -z
 its opposite. With ``H = s·AᵀA`` and ``A Aᵀ = U diag(μ) Uᵀ`` no k x k matrix is needed,
 
 .. math:: \Sigma^{*\,1/2} = \lambda \bigl[I + A^\top U\, \mathrm{diag}(g)\, U^\top A \bigr], \qquad
           g_i = \frac{(1 + s \mu_i / c)^{-1/2} - 1}{\mu_i} .
+
+Where only products with H are at hand, Lanczos' method approximates the same root; all else is exact.
 
 Source: Achille, Paolini & Soatto, Proposition 2.5, with its constants corrected.
 """
@@ -17,6 +19,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lightning_info.functional.lanczos import Tridiagonal, function_times
 from lightning_info.functional.weight_information import check_level
 
 RESOLVED = 1e-10
@@ -53,13 +56,35 @@ def low_rank_noise(
         ValueError: ``beta``, ``lambda_`` or ``scale`` not positive and finite.
     """
     check_level(beta, lambda_)
-    if not (0 < scale < math.inf):
-        raise ValueError(f"low_rank_noise: scale={scale}; it has to be positive and finite")
+    _check_scale(scale)
     mu = eigenvalues.double()
     held = mu > RESOLVED * mu.amax()
     g = torch.expm1(-0.5 * torch.log1p(scale * lambda_**2 / beta * mu[held])) / mu[held]
     directions = eigenvectors.double()[:, held]
     return lambda_ * (z.double() + rows_transposed(directions @ (g * (directions.T @ rows_z.double()))).double())
+
+
+def lanczos_noise(tridiagonal: Tridiagonal, beta: float, lambda_: float, *, scale: float = 1.0) -> Tensor:
+    """Weight noise for ``H = scale · F``, from products with F.
+
+    A run of :func:`~.lanczos.lanczos` from z serves every β and λ. It is exact from as many steps on as F has distinct
+    eigenvalues, 0 included; with fewer, what is missing shows in the difference from ``tridiagonal.first(steps)``.
+
+    Args:
+        tridiagonal: Of a run with F from a standard normal z ``(k,)``.
+        beta: Level of the task.
+        lambda_: Standard deviation of the prior.
+        scale: N for the F of a mean over samples, so that H is that of the summed loss.
+
+    Returns:
+        ``(k,)`` float64.
+
+    Raises:
+        ValueError: ``beta``, ``lambda_`` or ``scale`` not positive and finite.
+    """
+    check_level(beta, lambda_)
+    _check_scale(scale)
+    return function_times(tridiagonal, lambda f: lambda_ * (1 + scale * lambda_**2 / beta * f.clamp_min(0)).rsqrt())
 
 
 def full_noise(z: Tensor, eigenvalues: Tensor, eigenvectors: Tensor, beta: float, lambda_: float) -> Tensor:
@@ -100,3 +125,8 @@ def diagonal_noise(z: Tensor, diagonal: Tensor, beta: float, lambda_: float | Te
     if not h.isfinite().all() or (h < 0).any():
         raise ValueError("diagonal_noise: the diagonal has to be finite and not negative")
     return (beta / (h + beta / prior.square())).sqrt() * z.double()
+
+
+def _check_scale(scale: float) -> None:
+    if not (0 < scale < math.inf):
+        raise ValueError(f"weight noise: scale={scale}; it has to be positive and finite")

@@ -17,12 +17,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
-from lightning_info.functional.fisher import exact_cotangents, fisher_cotangent
+from lightning_info.functional.fisher import Likelihood, exact_cotangents, fisher_cotangent
+from lightning_info.functional.lanczos import lanczos, spectra
 from lightning_info.functional.spectrum import Spectrum
-from lightning_info.functional.weight_noise import diagonal_noise, full_noise, low_rank_noise
+from lightning_info.functional.weight_noise import diagonal_noise, full_noise, lanczos_noise, low_rank_noise
 from lightning_info.gradients.contract import NotCovered, trainable
+from lightning_info.gradients.fisher_products import FisherProducts
 from lightning_info.gradients.gram import GramPlan, choose_gram_engine
 from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.row_matrix import RowEngineName, outer_products
@@ -65,7 +67,7 @@ class Curvature(ABC):
     @property
     def spectrum(self) -> Spectrum:
         """All spectra as one."""
-        return self.spectra[0]
+        return Spectrum.average(self.spectra) if len(self.spectra) > 1 else self.spectra[0]
 
     @abstractmethod
     def noise(self, z: Tensor, training_samples: float) -> Noise:
@@ -114,6 +116,18 @@ class GramCurvature(Curvature):
             total += products.transposed(v[first : first + count])
             first += count
         return total
+
+
+@dataclass
+class LanczosCurvature(Curvature):
+    """By products with F."""
+
+    product: FisherProducts
+
+    def noise(self, z: Tensor, training_samples: float) -> Noise:  # noqa: D102
+        device = self.product.parameters[0].device
+        run = lanczos(self.product, z.to(device, torch.float64), STEPS)
+        return lambda beta, lambda_: lanczos_noise(run, beta, lambda_, scale=training_samples)
 
 
 @dataclass
@@ -171,46 +185,55 @@ class CurvaturePlan:
             Unavailable: Outputs or gradients are not finite; there are no samples.
             NotCovered: The rows of the replica cannot be made any more.
         """
-        probe = self._some(probe)
+        if not probe.groups:
+            raise Unavailable("no reference samples could be kept")
+        if self.name == "lanczos":
+            return self._by_products(replace(probe, readers=[], whole=None, _read={}), generator)
+        some = take(max(probe.groups, key=num_samples), slice(0, self.samples))
+        probe = replace(probe, groups=[some], readers=[], whole=None, _read={})
         if self.name == "gram":
-            (batch,) = probe.groups
-            batch = probe.to_device(batch)
+            batch = probe.to_device(some)
             gram = self._rows.gram(probe.module, probe.outputs, batch, _finite_columns(probe, batch)).matrix
             values, vectors = _decomposed(gram)
             return GramCurvature(probe, [Spectrum(values / probe.size, self.weights)], values, vectors)
         if self.name == "matrix":
-            engine = cast(RowEngineName, self._rows.engine)
-            total = sum(
-                outer_products(probe.module, probe.outputs, batch, _finite_columns(probe, batch), engine)
-                for batch in probe.parts()
-            )
-            values, vectors = _decomposed(cast(Tensor, total) / probe.size)
+            values, vectors = _decomposed(self._matrix(probe) / probe.size)
             return MatrixCurvature(probe, [Spectrum(values, self.weights)], values, vectors)
         diagonal = self._diagonal(probe, generator)
         return DiagonalCurvature(probe, [Spectrum(diagonal, self.weights)], diagonal)
-
-    def _some(self, probe: Probe) -> Probe:
-        """The samples in use."""
-        if not probe.groups:
-            raise Unavailable("no reference samples could be kept")
-        groups = [take(max(probe.groups, key=num_samples), slice(0, self.samples))]
-        return replace(probe, groups=groups, readers=[], whole=None, _read={})
 
     @property
     def _rows(self) -> GramPlan:
         assert self.rows is not None
         return self.rows
 
+    def _matrix(self, probe: Probe) -> Tensor:
+        """N times F."""
+        engine = cast(RowEngineName, self._rows.engine)
+        total = torch.zeros(self.weights, self.weights, dtype=torch.float64, device=probe.device)
+        for batch in probe.parts():
+            total += outer_products(probe.module, probe.outputs, batch, _finite_columns(probe, batch), engine)
+        return total
+
+    def _by_products(self, probe: Probe, generator: Generator) -> LanczosCurvature:
+        product = _products(probe)
+        product.check()
+        try:
+            found = spectra(product, self.weights, STEPS, PROBES, generator, probe.device)
+        except ValueError as error:
+            raise Unavailable(f"the spectrum of F is not finite ({error})") from error
+        return LanczosCurvature(probe, found, product)
+
     def _diagonal(self, probe: Probe, generator: Generator) -> Tensor:
         """Exact where the outputs are few, else by one random cotangent a sample, which is unbiased."""
-        total: Tensor | float = 0.0
+        total = torch.zeros(self.weights, dtype=torch.float64, device=probe.device)
         for batch in probe.parts():
             prediction = _finite(probe.predictor(probe.module, batch))
             columns = _columns(prediction) if self.each <= EXACT_OUTPUTS else _random_column(prediction, generator)
             squares = self._rows.gram(probe.module, probe.outputs, batch, columns, diagonal=True).diagonal
             assert squares is not None
-            total = total + torch.cat([squares[name].flatten() for name in trainable(probe.module)])
-        diagonal = cast(Tensor, total) / probe.size
+            total += torch.cat([squares[name].flatten() for name in trainable(probe.module)])
+        diagonal = total / probe.size
         if not diagonal.isfinite().all():
             raise Unavailable("gradients of some reference samples are not finite")
         return diagonal
@@ -230,22 +253,29 @@ def choose_curvature(
     Raises:
         NotCovered: No engine makes the rows exactly; too many outputs for the way that was asked for.
     """
-    batch = probe.to_device(take(probe.groups[0], slice(0, min(CHECK_SAMPLES, probe.chunk))))
+    few = replace(probe, groups=[take(probe.groups[0], slice(0, min(CHECK_SAMPLES, probe.chunk)))])
+    batch = probe.to_device(few.groups[0])
     each = probe.predictor(probe.module, batch).outputs[0].numel()
     weights = sum(p.numel() for p in trainable(probe.module).values())
-    most = max_rows or int(min(MOST_ROWS, math.sqrt(PRODUCTS / weights)))
+    most = max_rows or int(min(MOST_ROWS, math.sqrt(PRODUCTS / max(1, weights))))
     some = min(samples, most // each)
     if name == "auto":
-        name = "matrix" if weights <= MATRIX_WEIGHTS and weights <= samples * each else "gram"
+        if weights <= min(MATRIX_WEIGHTS, samples * each):
+            name = "matrix"
+        else:
+            name = "gram" if some >= min(FEWEST_SAMPLES, samples) else "lanczos"
     if name == "matrix":
         return CurvaturePlan(name, samples, each, weights, _row_engine(probe, batch))
-    if name == "diagonal":
-        return CurvaturePlan(name, samples, each, weights, choose_gram_engine(probe.module, probe.outputs, batch))
-    if some < 2:
+    if name == "lanczos":
+        _products(few).check()
+        return CurvaturePlan(name, samples, each, weights, None)
+    if name == "gram" and some < 1:
         raise NotCovered(
-            f"a sample has {each} rows, one for each output, of which a Gram matrix takes {most} here: not two samples"
+            f"a sample has {each} rows, one for each output, of which a Gram matrix takes {most} here; choose "
+            f"curvature='lanczos', which makes none"
         )
-    return CurvaturePlan("gram", some, each, weights, choose_gram_engine(probe.module, probe.outputs, batch))
+    size = some if name == "gram" else samples
+    return CurvaturePlan(name, size, each, weights, choose_gram_engine(probe.module, probe.outputs, batch))
 
 
 def _row_engine(probe: Probe, batch: Any) -> GramPlan:
@@ -253,6 +283,14 @@ def _row_engine(probe: Probe, batch: Any) -> GramPlan:
         return choose_gram_engine(probe.module, probe.outputs, batch, "func")
     except NotCovered:
         return choose_gram_engine(probe.module, probe.outputs, batch, "loop")
+
+
+def _products(probe: Probe) -> FisherProducts:
+    def predict(module: nn.Module, batch: Any) -> tuple[Tensor, Likelihood, Tensor | None]:
+        prediction = _finite(probe.predictor(module, batch))
+        return prediction.outputs, prediction.likelihood, prediction.mask
+
+    return FisherProducts(probe.module, predict, probe.parts)
 
 
 def _decomposed(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from lightning_info.functional import (
     sampling_probabilities,
     trace_estimate,
 )
+from lightning_info.functional.fisher import output_fisher_product
 from lightning_info.gradients import squared_norms
 
 ESTIMATORS = ["importance", "rademacher", "sampled"]
@@ -49,6 +50,20 @@ def test_exact_cotangents_are_a_root_of_the_output_fisher(likelihood, shape):
     truth = output_fisher(z, likelihood)
     torch.testing.assert_close(root, truth, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(output_fisher_trace(z, likelihood), truth.diagonal(0, 1, 2).sum(1), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("likelihood", "shape"), CASES)
+def test_the_product_with_the_output_fisher_is_that_of_its_root(likelihood, shape, masked):
+    z, t = 3 * torch.randn(shape), torch.randn(shape)
+    mask = torch.rand(shape[:-1] if likelihood == "categorical" else shape) > 0.4 if masked else None
+    found = output_fisher_product(z, likelihood, t, mask)
+    assert found.dtype == torch.float64
+    truth = torch.zeros(shape, dtype=torch.float64)
+    for s in exact_cotangents(z, likelihood, mask):
+        inner = (s * t).reshape(len(z), -1).sum(1)
+        truth += s * inner.reshape(-1, *(1,) * (z.dim() - 1))
+    torch.testing.assert_close(found, truth, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

@@ -35,6 +35,40 @@ def test_scaled_by_the_samples_it_is_the_spectrum_of_the_summed_loss():
     assert Spectrum.of_matrix(a @ a.T, 6).scaled(7).log_det(0.3) == pytest.approx(truth, rel=1e-12)
 
 
+def test_multiplicities_stand_for_repeated_eigenvalues():
+    values, counts = torch.tensor([0.3, 2.0, 0.0, 1.1]).double(), torch.tensor([2, 3, 1, 5])
+    short, long = Spectrum(values, 20, counts), Spectrum(values.repeat_interleave(counts), 20)
+    assert short.eigenvalues.tolist() == sorted(values.tolist(), reverse=True)
+    assert short.multiplicities.tolist() == [3, 5, 2, 1]
+    assert short.unlisted == long.unlisted == 9
+    for one, other in ((short, long), (short.scaled(7), long.scaled(7))):
+        assert one.trace == pytest.approx(other.trace, rel=1e-12)
+        assert one.top_eigenvalue == other.top_eigenvalue
+        assert one.effective_rank == pytest.approx(other.effective_rank, rel=1e-12)
+        for damping in (1e-3, 1.0, 50.0):
+            assert one.log_det(damping) == pytest.approx(other.log_det(damping), rel=1e-12)
+
+
+def test_multiplicities_may_exceed_the_weights_by_rounding_only():
+    values = torch.tensor([1.0, 2.0])
+    full = Spectrum(values, 5, torch.tensor([2.5, 2.5]).double() * (1 + 1e-9))
+    assert full.unlisted == 0
+    assert full.log_det(0.5) == pytest.approx(2.5 * math.log(1.5 * 2.5), rel=1e-8)
+    with pytest.raises(ValueError, match=r"add up to 5\.25"):
+        Spectrum(values, 5, torch.tensor([2.5, 2.75]))
+
+
+def test_a_sum_over_the_average_is_the_average_of_the_sums():
+    first, second = Spectrum(torch.rand(4), 9), Spectrum(torch.rand(2), 9, torch.tensor([3.5, 0.25]))
+    both = Spectrum.average([first, second])
+    assert both.trace == pytest.approx((first.trace + second.trace) / 2, rel=1e-12)
+    assert both.unlisted == pytest.approx((first.unlisted + second.unlisted) / 2, rel=1e-12)
+    assert both.log_det(0.2) == pytest.approx((first.log_det(0.2) + second.log_det(0.2)) / 2, rel=1e-12)
+    for spectra in ([], [first, Spectrum(torch.rand(4), 8)]):
+        with pytest.raises(ValueError, match="the same number"):
+            Spectrum.average(spectra)
+
+
 def test_equal_eigenvalues_have_their_number_as_rank_and_the_zero_matrix_has_none():
     assert Spectrum(torch.full((7,), 0.2), 100).effective_rank == pytest.approx(7)
     zero = Spectrum(torch.zeros(3), 5)
@@ -69,5 +103,10 @@ def test_bad_input_is_refused():
         Spectrum.of_matrix(torch.ones(2, 3), 8)
     with pytest.raises(ValueError, match="entries"):
         Spectrum.of_matrix(torch.full((2, 2), math.nan), 8)
+    with pytest.raises(ValueError, match="2 multiplicities for 3 eigenvalues"):
+        Spectrum(torch.ones(3), 8, torch.ones(2))
+    for count in (-0.1, math.nan):
+        with pytest.raises(ValueError, match="finite and not negative"):
+            Spectrum(torch.ones(1), 8, torch.tensor([count]))
     with pytest.raises(ValueError, match="weights=0"):
         Spectrum(torch.ones(1), 0)

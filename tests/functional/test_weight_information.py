@@ -44,6 +44,19 @@ def test_the_kl_is_that_of_torch_distributions(rank, beta, lambda_):
 
 
 @pytest.mark.parametrize(("beta", "lambda_"), LEVELS)
+def test_multiplicities_stand_for_repeated_eigenvalues(beta, lambda_):
+    values, counts = torch.tensor([0.3, 2.0, 0.0, 1.1]).double(), torch.tensor([2, 3, 1, 5])
+    short, long = Spectrum(values, 20, counts), Spectrum(values.repeat_interleave(counts), 20)
+    for found in (
+        lambda spectrum: weight_information(spectrum, 2.0, beta, lambda_),
+        lambda spectrum: posterior_trace(spectrum, beta, lambda_),
+        lambda spectrum: expected_loss_rise(spectrum, beta, lambda_),
+        lambda spectrum: optimal_lambda(spectrum, 2.0, beta).lambda_,
+    ):
+        assert found(short) == pytest.approx(found(long), rel=1e-12)
+
+
+@pytest.mark.parametrize(("beta", "lambda_"), LEVELS)
 def test_a_diagonal_has_its_own_kl_and_a_deviation_for_each_weight(beta, lambda_):
     diagonal, w = torch.rand(K, dtype=torch.float64), torch.randn(K, dtype=torch.float64)
     scale = lambda_ * (0.5 + torch.rand(K, dtype=torch.float64))

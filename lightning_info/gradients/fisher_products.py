@@ -1,0 +1,118 @@
+r"""Products with the Fisher information itself, ``v -> F v``, by plain autograd: no rows, no matrix.
+
+With the Jacobian ``J_n`` of sample n's outputs and their Fisher information ``H_n``,
+
+.. math:: F v = \frac1N \sum_n J_n^\top H_n J_n v .
+
+For some samples at a time that is one forward pass, one backward pass that can be differentiated, one through it (which
+gives ``J v``, see :mod:`~.row_products`) and an ordinary one. Memory is that of the largest part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lightning_info.functional.fisher import Likelihood, output_fisher_product
+from lightning_info.gradients.contract import NotCovered, first_line, trainable
+from lightning_info.gradients.memory import is_out_of_memory
+
+PredictLikelihood = Callable[[nn.Module, Any], tuple[Tensor, Likelihood, Tensor | None]]
+"""``(module, part) -> (outputs (N, ...), likelihood, mask or None)``, laid out as in :mod:`~..functional.fisher`."""
+
+
+class FisherProducts:
+    """F, over all samples of all parts, as a function of vectors.
+
+    The weights are those of :func:`~.contract.trainable` one after the other, flat.
+
+    Args:
+        module: The module, twice differentiable; never changed. It does not mix samples.
+        predict: Gives the outputs with their likelihood.
+        parts: Called for every product: gives the batches that the samples stand in, of any sizes.
+    """
+
+    def __init__(self, module: nn.Module, predict: PredictLikelihood, parts: Callable[[], Iterable[Any]]) -> None:
+        self.module, self.predict, self.parts = module, predict, parts
+        self.parameters = list(trainable(module).values())
+        if not self.parameters:
+            raise NotCovered("the module trains none of its parameters")
+
+    @property
+    def weights(self) -> int:
+        """Number of them, k."""
+        return sum(p.numel() for p in self.parameters)
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """``F v``: ``(k,) -> (k,)``, summed in float64.
+
+        Raises:
+            NotCovered: An operator of the module has no second derivative.
+        """
+        total, samples = torch.zeros(self.weights, dtype=torch.float64, device=self.parameters[0].device), 0
+        for part in self.parts():
+            outputs, likelihood, mask = self._forward(part)
+            cotangent = output_fisher_product(outputs, likelihood, self._tangent(outputs, v), mask)
+            gradients = self._gradients(outputs, cotangent.to(outputs))
+            for slot, gradient in zip(self._split(total), gradients, strict=True):
+                if gradient is not None:
+                    slot += gradient.detach().flatten()
+            samples += len(outputs)
+        return total / samples
+
+    def check(self, seed: int = 0) -> None:
+        """Compare ``uᵀ(J v)`` with ``(Jᵀu)ᵀ v`` on the first part, where every parameter has its share of v.
+
+        A derivative that autograd takes for constant would go missing without a word.
+
+        Raises:
+            NotCovered: They differ, or an operator of the module has no second derivative.
+        """
+        outputs, _, _ = self._forward(next(iter(self.parts())))
+        generator = torch.Generator().manual_seed(seed)
+        u = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
+        pairs = zip(self._gradients(outputs, u, retain_graph=True), self.parameters, strict=True)
+        gradients = [(torch.zeros_like(p) if g is None else g.detach()).double().flatten() for g, p in pairs]
+        squares = [g.square().sum() for g in gradients]
+        shares = 0.5 + torch.rand(len(gradients), generator=generator, dtype=torch.float64)
+        scaled = [share * g / max(square, 1e-300) for share, g, square in zip(shares, gradients, squares, strict=True)]
+        expected = shares[torch.stack(squares).cpu() > 0].sum().item()
+        found = (u.double() * self._tangent(outputs, torch.cat(scaled))).sum().item()
+        if not abs(found - expected) <= 1e-2 + 1e-4 * expected:  # no parameter's share is below 0.5
+            raise NotCovered(
+                f"an operator of the module has no second derivative: J v is {found:.4g} where it should be "
+                f"{expected:.4g} of what plain autograd gives"
+            )
+
+    def _forward(self, part: Any) -> tuple[Tensor, Likelihood, Tensor | None]:
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
+            return self.predict(self.module, part)
+
+    def _tangent(self, outputs: Tensor, v: Tensor) -> Tensor:
+        """``J v``, of the shape of the outputs."""
+        u = torch.zeros_like(outputs, requires_grad=True)
+        gradients = self._gradients(outputs, u, create_graph=True)
+        terms = [
+            (gradient * part.view_as(gradient).to(gradient)).sum()
+            for gradient, part in zip(gradients, self._split(v), strict=True)
+            if gradient is not None and gradient.requires_grad
+        ]
+        if not terms:
+            return torch.zeros_like(outputs)
+        try:
+            (tangent,) = torch.autograd.grad(torch.stack(terms).sum(), u)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise NotCovered(f"the module has no second derivative ({first_line(error)})") from error
+        return tangent.detach()
+
+    def _gradients(self, outputs: Tensor, u: Tensor, **options: bool) -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad(outputs, self.parameters, u, allow_unused=True, **options)
+
+    def _split(self, v: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(v, [p.numel() for p in self.parameters])
