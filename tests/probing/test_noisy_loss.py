@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lightning_info.functional.weight_information import expected_loss_rise
+from lightning_info.probing.curvature import choose_curvature
+from lightning_info.probing.inert import StandInTrainer
+from lightning_info.probing.noisy_loss import mean_loss, noisy_losses
+from lightning_info.probing.prediction import Predictor
+from lightning_info.probing.probe import Probe
+
+N, TRAINING = 40, 200.0
+
+
+def adapter(module, batch):
+    return module(batch[0]), batch[1], "gaussian"
+
+
+def case(chunk: int = 16) -> Probe:
+    """Linear regression: the loss is exactly quadratic, and F its Hessian."""
+    torch.manual_seed(0)
+    net = nn.Linear(4, 2).double()
+    batch = torch.randn(N, 4).double(), torch.randn(N, 2).double()
+    return Probe(net, Predictor(StandInTrainer(None), adapter), [batch], chunk, torch.device("cpu"))
+
+
+def losses(probe: Probe, levels, draws: int, seed: int = 0):
+    plan = choose_curvature(probe, N)
+    generator = torch.Generator().manual_seed(seed)
+    found = plan.measure(probe, generator)
+    return found, noisy_losses(found, levels, TRAINING, draws, generator)
+
+
+def test_of_a_quadratic_loss_the_rise_is_the_predicted_one_within_its_error_at_every_level():
+    probe, levels = case(), [(0.01, 0.5), (1.0, 0.5), (1.0, 5.0), (100.0, 0.5)]
+    found, measured = losses(probe, levels, 400)
+    for (beta, lambda_), noisy in zip(levels, measured, strict=True):
+        rise = expected_loss_rise(found.spectrum.scaled(TRAINING), beta, lambda_) / TRAINING
+        assert noisy.stderr < 0.1 * rise
+        assert noisy.mean - mean_loss(probe) == pytest.approx(rise, abs=4 * noisy.stderr)
+
+
+def test_opposite_pairs_cancel_what_is_linear():
+    """Far from the minimum single draws scatter by the gradient; of a quadratic loss a pair gives ½ nᵀHn."""
+    probe = case()
+    with torch.no_grad():
+        probe.module.weight += 10
+    found = choose_curvature(probe, N).measure(probe, torch.Generator())
+    z = torch.randn(10, generator=torch.Generator().manual_seed(3))
+    n = found.noise(z, TRAINING)(1.0, 0.5)
+    fisher = found.eigenvectors @ torch.diag(found.eigenvalues) @ found.eigenvectors.T
+    (pair,) = noisy_losses(found, [(1.0, 0.5)], TRAINING, 2, torch.Generator().manual_seed(3))
+    assert pair.mean - mean_loss(probe) == pytest.approx((0.5 * n @ fisher @ n).item(), rel=1e-6)
+    assert math.isnan(pair.stderr)
+
+
+def test_weights_are_put_back_to_the_bit_also_after_an_error(monkeypatch):
+    probe = case()
+    before = [p.clone() for p in probe.module.parameters()]
+    found, _ = losses(probe, [(1.0, 100.0)], 4)
+    assert all(map(torch.equal, before, probe.module.parameters()))
+
+    def fail(*args):
+        raise RuntimeError("no loss")
+
+    monkeypatch.setattr(Probe, "parts", fail)
+    monkeypatch.setattr(type(found), "noise", lambda self, z, n: lambda beta, lambda_: torch.ones(10))
+    with pytest.raises(RuntimeError, match="no loss"):
+        noisy_losses(found, [(1.0, 1.0)], TRAINING, 2, torch.Generator())
+    assert all(map(torch.equal, before, probe.module.parameters()))
+
+
+def test_the_loss_is_a_mean_over_samples_in_any_chunks():
+    x, y = case().groups[0]
+    expected = F.mse_loss(case().module(x), y, reduction="sum").item() / 2 / N
+    for chunk in (1, 7, N):
+        assert mean_loss(case(chunk)) == pytest.approx(expected, rel=1e-12)
