@@ -22,6 +22,7 @@ from lightning_info.functional.free_energy import free_energy
 from lightning_info.functional.rate_distortion import RatePoint, parting
 from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.weight_information import complexity, optimal_lambda, weight_information
+from lightning_info.gradients.contract import NotCovered
 from lightning_info.gradients.samples import num_samples, take
 from lightning_info.probing.batch_norm import BatchNormStatistics
 from lightning_info.probing.curvature import Curvature, CurvatureName, CurvaturePlan, choose_curvature
@@ -204,7 +205,7 @@ class WeightInfoCallback(InfoCallback):
                 f"gives no prior; give a number, for example lambda_=0.1"
             )
         mean_loss(probe)  # needs targets
-        self._plan = choose_curvature(probe, self.num_samples, self.curvature, self.max_rows)
+        self._plan = self._choose(probe)
         prior = "0" if self.prior == "zero" else "the weights at the start"
         return {
             "measures": f"KL(Q|P), the information in the weights, at beta = {self.beta:g}; prior N(w_ref, lambda²) at "
@@ -233,7 +234,7 @@ class WeightInfoCallback(InfoCallback):
 
     def _measure(self, probe: Probe, step: int, generator: Generator) -> dict[str, float]:
         assert self._facts is not None
-        curvature = self._plan.measure(probe, generator)
+        curvature = self._curvature(probe, generator)
         spectrum, loss, n = curvature.spectrum, mean_loss(curvature.probe), self._training_samples(curvature.probe.size)
         if not math.isfinite(loss):
             raise Unavailable(f"the loss of the reference samples is {loss}")
@@ -267,6 +268,16 @@ class WeightInfoCallback(InfoCallback):
             "weight_info/predicted_loss": here.predicted,
             "weight_info/complexity": complexity(n * here.loss, here.information, here.beta),
         }
+
+    def _choose(self, probe: Probe) -> CurvaturePlan:
+        return choose_curvature(probe, self.num_samples, self.curvature, self.max_rows)
+
+    def _curvature(self, probe: Probe, generator: Generator) -> Curvature:
+        try:
+            return self._plan.measure(probe, generator)
+        except NotCovered:  # the module changed its structure: choose again, once
+            self._plan = self._choose(probe)
+            return self._plan.measure(probe, generator)
 
     def _errors(self, curvature: Curvature, n: float, here: RatePoint) -> dict[str, float]:
         """Standard errors over the random probes."""

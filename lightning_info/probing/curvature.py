@@ -149,7 +149,7 @@ class CurvaturePlan:
         name: One of the four ways.
         samples: How many it is of; the first of the largest group of equal shapes, except for ``"lanczos"``.
         each: Outputs of a sample, which are its rows.
-        weights: k.
+        weights: k, when it was chosen.
         rows: Who makes the rows; None for ``"lanczos"``.
     """
 
@@ -189,18 +189,19 @@ class CurvaturePlan:
             raise Unavailable("no reference samples could be kept")
         if self.name == "lanczos":
             return self._by_products(replace(probe, readers=[], whole=None, _read={}), generator)
+        weights = _weights(probe)
         some = take(max(probe.groups, key=num_samples), slice(0, self.samples))
         probe = replace(probe, groups=[some], readers=[], whole=None, _read={})
         if self.name == "gram":
             batch = probe.to_device(some)
             gram = self._rows.gram(probe.module, probe.outputs, batch, _finite_columns(probe, batch)).matrix
             values, vectors = _decomposed(gram)
-            return GramCurvature(probe, [Spectrum(values / probe.size, self.weights)], values, vectors)
+            return GramCurvature(probe, [Spectrum(values / probe.size, weights)], values, vectors)
         if self.name == "matrix":
             values, vectors = _decomposed(self._matrix(probe) / probe.size)
-            return MatrixCurvature(probe, [Spectrum(values, self.weights)], values, vectors)
+            return MatrixCurvature(probe, [Spectrum(values, weights)], values, vectors)
         diagonal = self._diagonal(probe, generator)
-        return DiagonalCurvature(probe, [Spectrum(diagonal, self.weights)], diagonal)
+        return DiagonalCurvature(probe, [Spectrum(diagonal, weights)], diagonal)
 
     @property
     def _rows(self) -> GramPlan:
@@ -210,7 +211,7 @@ class CurvaturePlan:
     def _matrix(self, probe: Probe) -> Tensor:
         """N times F."""
         engine = cast(RowEngineName, self._rows.engine)
-        total = torch.zeros(self.weights, self.weights, dtype=torch.float64, device=probe.device)
+        total = torch.zeros(_weights(probe), _weights(probe), dtype=torch.float64, device=probe.device)
         for batch in probe.parts():
             total += outer_products(probe.module, probe.outputs, batch, _finite_columns(probe, batch), engine)
         return total
@@ -219,14 +220,14 @@ class CurvaturePlan:
         product = _products(probe)
         product.check()
         try:
-            found = spectra(product, self.weights, STEPS, PROBES, generator, probe.device)
+            found = spectra(product, product.weights, STEPS, PROBES, generator, probe.device)
         except ValueError as error:
             raise Unavailable(f"the spectrum of F is not finite ({error})") from error
         return LanczosCurvature(probe, found, product)
 
     def _diagonal(self, probe: Probe, generator: Generator) -> Tensor:
         """Exact where the outputs are few, else by one random cotangent a sample, which is unbiased."""
-        total = torch.zeros(self.weights, dtype=torch.float64, device=probe.device)
+        total = torch.zeros(_weights(probe), dtype=torch.float64, device=probe.device)
         for batch in probe.parts():
             prediction = _finite(probe.predictor(probe.module, batch))
             columns = _columns(prediction) if self.each <= EXACT_OUTPUTS else _random_column(prediction, generator)
@@ -256,7 +257,7 @@ def choose_curvature(
     few = replace(probe, groups=[take(probe.groups[0], slice(0, min(CHECK_SAMPLES, probe.chunk)))])
     batch = probe.to_device(few.groups[0])
     each = probe.predictor(probe.module, batch).outputs[0].numel()
-    weights = sum(p.numel() for p in trainable(probe.module).values())
+    weights = _weights(probe)
     most = max_rows or int(min(MOST_ROWS, math.sqrt(PRODUCTS / max(1, weights))))
     some = min(samples, most // each)
     if name == "auto":
@@ -276,6 +277,10 @@ def choose_curvature(
         )
     size = some if name == "gram" else samples
     return CurvaturePlan(name, size, each, weights, choose_gram_engine(probe.module, probe.outputs, batch))
+
+
+def _weights(probe: Probe) -> int:
+    return sum(p.numel() for p in trainable(probe.module).values())
 
 
 def _row_engine(probe: Probe, batch: Any) -> GramPlan:

@@ -116,8 +116,8 @@ def test_the_diagonal_is_exact_for_few_outputs_and_unbiased_for_many(monkeypatch
     torch.testing.assert_close(found.diagonal, truth, rtol=1e-8, atol=0)
     monkeypatch.setattr(curvature_module, "EXACT_OUTPUTS", 2)
     generator = torch.Generator().manual_seed(0)
-    draws = torch.stack([plan.measure(probe, generator).diagonal for _ in range(100)])
-    error = draws.std(0) / 10
+    draws = torch.stack([plan.measure(probe, generator).diagonal for _ in range(25)])
+    error = draws.std(0) / 5
     assert ((draws.mean(0) - truth).abs() <= 5 * error + 1e-12).all()
     assert error.sum() > 0
 
@@ -137,7 +137,7 @@ def test_the_way_is_chosen_by_size_and_named(monkeypatch):
     assert choose(40, max_rows=45).name == "lanczos"  # 15 samples only
     assert "random probes" in choose(40, max_rows=45).describe()
     assert choose(40, name="gram", max_rows=6).samples == 2
-    with pytest.raises(NotCovered, match="a sample has 3 rows.*curvature='lanczos'"):
+    with pytest.raises(NotCovered, match=r"a sample has 3 rows.*curvature='lanczos'"):
         choose(40, name="gram", max_rows=2)
     monkeypatch.setattr(curvature_module, "PRODUCTS", 48**2 * k)
     assert choose(40).samples == 16  # k R² within the budget
