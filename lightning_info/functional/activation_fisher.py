@@ -53,8 +53,8 @@ def activation_fisher(jacobian: Tensor, covariance: Tensor, covariance_derivativ
         still = int((sigma[first].diagonal() == 0).sum())
         raise ValueError(
             f"activation_fisher: the covariance of the activations is singular, to within rounding, at "
-            f"{int((rank < d).sum())} of {n} inputs; at input {first} it has rank {int(rank[first])} of {d}, and "
-            f"{still} units do not move at all. F would be infinite. Leave such units out, or take the layer before "
+            f"{int((rank < d).sum())} of {n} inputs; at input {first} it has rank {int(rank[first])} of {d}; units "
+            f"that do not move at all: {still}. F would be infinite. Leave such units out, or take the layer before "
             "its ReLU; there are no more independent units than weights with noise"
         )
     factor = torch.linalg.cholesky(sigma)
@@ -128,8 +128,8 @@ def layer_fisher(
 ) -> Tensor:
     """``F_{z|x}`` of a small layer by ``torch.func``.
 
-    All weight Jacobians are held at once, ``N·d·k`` numbers of 8 bytes; with the covariance term they are computed p
-    times more, at about thrice the cost and memory each. Parts of x give parts of the result. For a module,
+    All weight Jacobians are held at once, ``N·d·k`` numbers of 8 bytes, in several copies. The covariance term costs
+    about 1.5 times as much again for each of the p inputs. Parts of x give parts of the result. For a module,
     ``f = lambda params, x: functional_call(layer, params, (x,))`` and ``params = dict(layer.named_parameters())``.
 
     Args:

@@ -249,11 +249,13 @@ def test_the_channel_of_constant_inputs_and_of_deaf_layers():
 def test_a_singular_covariance_is_told_and_a_small_one_is_not_taken_for_it():
     sigma = torch.eye(3).double().repeat(4, 1, 1)
     sigma[1, 2, 2] = 0
-    with pytest.raises(ValueError, match=r"at 1 of 4 inputs; at input 1 it has rank 2 of 3, and 1 units do not move"):
+    with pytest.raises(
+        ValueError, match=r"at 1 of 4 inputs; at input 1 it has rank 2 of 3; units that do not move at all: 1"
+    ):
         activation_fisher(normal(4, 3, 2), sigma)
     twice = sigma.clone()
     twice[1, 1:, 1:] = 1  # two units that move together
-    with pytest.raises(ValueError, match=r"rank 2 of 3, and 0 units do not move"):
+    with pytest.raises(ValueError, match=r"rank 2 of 3; units that do not move at all: 0"):
         activation_fisher(normal(4, 3, 2), twice)
     jacobian, units = normal(4, 3, 2), torch.tensor([1.0, 1e-9, 1e9]).double()  # one network in other units
     sigma[1, 2, 2] = 1
