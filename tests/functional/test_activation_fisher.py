@@ -52,7 +52,7 @@ class Channel:
         return MultivariateNormal(z.detach(), j @ self.noise @ j.T)
 
 
-def numerical_fisher(distribution_at, x, step=2e-3):
+def numerical_fisher(distribution_at, x, step=5e-4):
     """Second derivatives of ``KL(p(z|x) ‖ p(z|x+dx))`` at ``dx = 0``, by central differences; error ~ step²."""
     here, axes = distribution_at(x), step * torch.eye(len(x), dtype=x.dtype)
     kl = lambda dx: kl_divergence(here, distribution_at(x + dx)).item()  # noqa: E731
