@@ -73,9 +73,11 @@ def posterior_noise(
 def lanczos_posterior_noise(tridiagonal: Tridiagonal, beta: float, lambda_: float, *, scale: float = 1.0) -> Tensor:
     """One draw of weight noise with the covariance ``Σ*`` of ``H = scale · F``, from products with F.
 
-    A run of :func:`~.lanczos.lanczos` serves every β and λ: their noise differs, its start is the same. It is exact
-    from as many steps on as F has distinct eigenvalues, 0 included; with fewer, what is missing shows in the difference
-    from the noise of ``tridiagonal.first(steps)``.
+    A run serves every β and λ: their noise differs, its start is the same. It is exact from as many steps on as F has
+    distinct eigenvalues, 0 included; with fewer, what is missing shows in the difference from the noise of
+    ``tridiagonal.first(steps)``. Eigenvectors found beforehand (:func:`~.lanczos.runs`) save most of the steps: for
+    a convolutional network with ``β/λ²`` at 5e-5 of the largest eigenvalue of H, 16 steps missed 46 % of the noise
+    without them, and 0.6 % with 19 of them (lengths as H measures them).
 
     Args:
         tridiagonal: Of a run with F from a standard normal start ``(k,)``.

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lightning_info.functional.lanczos import lanczos
+from lightning_info.functional.lanczos import lanczos, runs
 from lightning_info.functional.weight_noise import diagonal_posterior_noise, lanczos_posterior_noise, posterior_noise
 
 DRAWS = 10_000
@@ -50,6 +50,16 @@ def test_lanczos_noise_comes_nearer_with_the_steps():
     errors = [(lanczos_posterior_noise(run.first(m), 0.1, 0.3, scale=1000) - truth).norm().item() for m in steps]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] <= 1e-6 * truth.norm()
+
+
+def test_eigenvectors_found_beforehand_bring_lanczos_noise_nearer():
+    fisher = torch.diag(torch.cat([torch.logspace(1, -5, 60), torch.zeros(40)]).double())
+    z = torch.randn(100, dtype=torch.float64)
+    truth = (0.1 / (1000 * fisher.diagonal() + 0.1 / 0.3**2)).sqrt() * z
+    starts = [torch.randn(100), torch.randn(100), z]
+    *_, beside = runs(fisher.mv, starts, 20)
+    plain, found = (lanczos_posterior_noise(run, 0.1, 0.3, scale=1000) for run in (lanczos(fisher.mv, z, 20), beside))
+    assert (found - truth).norm() < 0.3 * (plain - truth).norm()
 
 
 @pytest.mark.parametrize("lambda_", [0.5, torch.tensor([0.1, 0.5, 2.0])])
