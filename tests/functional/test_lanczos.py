@@ -171,23 +171,22 @@ def test_with_more_steps_than_weights_every_estimate_is_exact():
         assert one.log_det(0.1) == pytest.approx(math.log(3.1 * 2.1 * 0.6), rel=1e-12)
 
 
-FUNCTIONALS = {
-    "trace": lambda s: s.trace,
-    "log det": lambda s: s.scaled(1000).log_det(0.3),
-    "kl": lambda s: weight_information(s.scaled(1000), 2.0, 0.1, 0.3),
-}
+FUNCTIONALS = (
+    lambda s: s.trace,
+    lambda s: s.scaled(1000).log_det(0.3),
+    lambda s: weight_information(s.scaled(1000), 2.0, 0.1, 0.3),
+)
 
 
-@pytest.mark.parametrize("functional", FUNCTIONALS)
-def test_the_mean_over_probes_is_within_three_standard_errors(functional):
-    # 16 seeds of 16 probes: each within 4 of its standard errors, all together within 3
-    a, value = matrix(DECAY), FUNCTIONALS[functional]
-    truth = value(Spectrum(DECAY, K))
-    values = torch.tensor(
-        [[value(one) for one in spectra(a.mv, K, 20, 16, generator(seed))] for seed in range(16)], dtype=torch.float64
-    )
-    assert ((values.mean(1) - truth).abs() <= 4 * values.std(1) / 4).all()
-    assert abs(values.mean().item() - truth) <= 3 * values.std().item() / 16
+def test_the_mean_over_probes_is_within_three_standard_errors():
+    # 8 seeds of 16 probes: each within 4 of its standard errors, all together within 3
+    a = matrix(DECAY)
+    found = [spectra(a.mv, K, 20, 16, generator(seed)) for seed in range(8)]
+    for value in FUNCTIONALS:
+        truth = value(Spectrum(DECAY, K))
+        values = torch.tensor([[value(one) for one in some] for some in found], dtype=torch.float64)
+        assert ((values.mean(1) - truth).abs() <= 4 * values.std(1) / 4).all()
+        assert abs(values.mean().item() - truth) <= 3 * values.std().item() / 128**0.5
 
 
 def test_a_normal_start_serves_as_well():

@@ -89,7 +89,7 @@ def test_the_bound_of_the_training_loss_fails_in_less_than_delta_of_all_cases(tr
 @pytest.mark.parametrize("bound", [seeger_bound, mcallester_bound])
 def test_a_posterior_chosen_by_the_data_fails_in_less_than_delta_of_all_runs(bound):
     # of 200 thresholds on 6 noisy samples the best is taken: Q is a point, P uniform, KL = log 200
-    runs, samples, delta, generator = 2000, 6, 0.5, torch.Generator().manual_seed(0)
+    runs, samples, delta, generator = 1000, 6, 0.5, torch.Generator().manual_seed(0)
     thresholds = torch.linspace(-1, 1, 200, dtype=torch.float64)
     noise = 0.3
     true_risk = noise + (1 - 2 * noise) * thresholds.abs() / 2
