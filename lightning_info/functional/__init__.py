@@ -1,5 +1,16 @@
 """The mathematics, as pure functions on tensors: no Lightning, no hooks, no state."""
 
+from lightning_info.functional.activation_covariance import (
+    activation_covariance,
+    diagonal_activation_covariance,
+    low_rank_activation_covariance,
+)
+from lightning_info.functional.activation_fisher import (
+    activation_fisher,
+    brunel_nadal_information,
+    gaussian_channel_information,
+    layer_fisher,
+)
 from lightning_info.functional.binning import (
     CodeInformation,
     Information,
@@ -18,11 +29,13 @@ from lightning_info.functional.fisher import (
     exact_cotangents,
     fisher_cotangent,
     fisher_trace,
+    output_fisher_product,
     output_fisher_trace,
     sampling_probabilities,
     trace_estimate,
 )
 from lightning_info.functional.free_energy import free_energy, temperature
+from lightning_info.functional.lanczos import quadrature, runs, spectra
 from lightning_info.functional.linear_gaussian import (
     gaussian_information,
     generalisation_error,
@@ -31,6 +44,14 @@ from lightning_info.functional.linear_gaussian import (
 )
 from lightning_info.functional.mixture import MixtureInformation, mixture_information
 from lightning_info.functional.one_unit import one_unit_information, one_unit_probabilities
+from lightning_info.functional.pac_bayes import (
+    RiskBound,
+    gibbs_risk_bound,
+    kl_inverse,
+    mcallester_bound,
+    seeger_bound,
+)
+from lightning_info.functional.rate_distortion import RatePoint, parting
 from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.weight_information import (
     OptimalLambda,
@@ -41,21 +62,27 @@ from lightning_info.functional.weight_information import (
     posterior_trace,
     weight_information,
 )
-from lightning_info.functional.weight_noise import diagonal_noise, full_noise, low_rank_noise
+from lightning_info.functional.weight_noise import diagonal_noise, full_noise, lanczos_noise, low_rank_noise
 
 __all__ = [
     "CodeInformation",
     "Information",
     "MixtureInformation",
     "OptimalLambda",
+    "RatePoint",
+    "RiskBound",
     "ShuffledInformation",
     "Spectrum",
     "TraceEstimate",
+    "activation_covariance",
+    "activation_fisher",
     "bin_codes",
     "bin_targets",
     "binned_information",
+    "brunel_nadal_information",
     "code_information",
     "complexity",
+    "diagonal_activation_covariance",
     "diagonal_noise",
     "diagonal_weight_information",
     "draw_samples",
@@ -65,19 +92,32 @@ __all__ = [
     "fisher_trace",
     "free_energy",
     "full_noise",
+    "gaussian_channel_information",
     "gaussian_information",
     "generalisation_error",
+    "gibbs_risk_bound",
+    "kl_inverse",
+    "lanczos_noise",
+    "layer_fisher",
     "linear_information",
     "linear_subset_information",
+    "low_rank_activation_covariance",
     "low_rank_noise",
+    "mcallester_bound",
     "mixture_information",
     "one_unit_information",
     "one_unit_probabilities",
     "optimal_lambda",
+    "output_fisher_product",
     "output_fisher_trace",
+    "parting",
     "posterior_trace",
+    "quadrature",
+    "runs",
     "sampling_probabilities",
+    "seeger_bound",
     "shuffled_information",
+    "spectra",
     "subset_information",
     "temperature",
     "trace_estimate",

@@ -174,7 +174,7 @@ def output_fisher_product(
     Args:
         outputs: Logits or means, see the module's layout.
         likelihood: The predictive distribution.
-        tangent: t, of the shape of ``outputs``.
+        tangent: t, like ``outputs``.
         mask: Optional boolean ``(N, *positions)``; positions that are False give zero.
 
     Returns:

@@ -31,7 +31,7 @@ Stathopoulos & Orginos, *Deflation as a method of variance reduction* (2017).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -148,7 +148,7 @@ def quadrature(tridiagonal: Tridiagonal) -> Spectrum:
     """The spectrum as the start sees it, by the Gauss-Radau rule with a node at 0.
 
     Sums over its eigenvalues estimate those over all k of them if the start was drawn from random signs or from a
-    normal distribution, whose run serves :func:`~.weight_noise.lanczos_posterior_noise` too. The known eigenvalues
+    normal distribution, whose run serves :func:`~.weight_noise.lanczos_noise` too. The known eigenvalues
     count once each.
 
     Raises:
@@ -168,6 +168,26 @@ def quadrature(tridiagonal: Tridiagonal) -> Spectrum:
     return Spectrum(torch.cat([known, nodes]), weights, torch.cat([torch.ones_like(known), multiplicities]))
 
 
+def runs(product: Callable[[Tensor], Tensor], starts: Iterable[Tensor], steps: int) -> Iterator[Tridiagonal]:
+    """One run for each start but the first, beside the eigenvectors that the runs before it found.
+
+    The first run only finds eigenvectors. With normal starts z, every further one gives an estimate of the spectrum
+    (:func:`quadrature`) and a draw of weight noise at any level (:func:`~.weight_noise.lanczos_noise`).
+
+    Args:
+        product: As for :func:`lanczos`; called ``steps`` times for each start.
+        starts: b, ``(k,)`` each.
+        steps: m. Up to m eigenvectors, those with the largest eigenvalues, are kept beside a run's basis: ``16 m k``
+            bytes.
+    """
+    known: Eigenpairs | None = None
+    for start in starts:
+        run = lanczos(product, start, steps, known)
+        if known is not None:
+            yield run
+        known = converged(run).largest(min(steps, len(start) - 1))
+
+
 def spectra(
     product: Callable[[Tensor], Tensor],
     weights: int,
@@ -176,33 +196,24 @@ def spectra(
     generator: Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> list[Spectrum]:
-    """Estimates of one spectrum, each from a start of random signs, beside the eigenvectors found before it.
+    """Estimates of one spectrum, from :func:`runs` from random signs.
 
     The mean of a sum over eigenvalues estimates it (:meth:`~.spectrum.Spectrum.average` gives all such means at once),
     with the standard error ``sd / √probes``: later estimates scatter less, and are uncorrelated with earlier ones.
     Signs, as their variance is at most that of a normal start, and 0 for any diagonal matrix.
 
     Args:
-        product: As for :func:`lanczos`; called ``steps · (probes + 1)`` times: the first run only finds eigenvectors.
+        product: As for :func:`lanczos`; called ``steps · (probes + 1)`` times.
         weights: k.
-        steps: m, of each run. Up to m eigenvectors are kept beside its basis: ``16 m k`` bytes.
-        probes: How many.
+        steps: m, of each run.
+        probes: How many estimates.
         generator: Source of the signs; the global generator of the CPU if None.
         device: Where the vectors are kept.
     """
     source = torch.device("cpu") if generator is None else generator.device
-    known: Eigenpairs | None = None
-    found: list[Spectrum] = []
-    for _ in range(probes + 1):
-        if known is not None and len(known.values) == weights:
-            found.append(Spectrum(known.values, weights))
-            continue
-        bits = torch.randint(0, 2, (weights,), generator=generator, device=source)
-        run = lanczos(product, (2 * bits - 1).to(device, torch.float64), steps, known)
-        if known is not None:
-            found.append(quadrature(run))
-        known = converged(run).largest(steps)
-    return found
+    bits = (torch.randint(0, 2, (weights,), generator=generator, device=source) for _ in range(probes + 1))
+    starts = ((2 * some - 1).to(device, torch.float64) for some in bits)
+    return [quadrature(run) for run in runs(product, starts, steps)]
 
 
 def function_times(tridiagonal: Tridiagonal, f: Callable[[Tensor], Tensor]) -> Tensor:

@@ -69,6 +69,9 @@ def lanczos_noise(tridiagonal: Tridiagonal, beta: float, lambda_: float, *, scal
 
     A run of :func:`~.lanczos.lanczos` from z serves every β and λ. It is exact from as many steps on as F has distinct
     eigenvalues, 0 included; with fewer, what is missing shows in the difference from ``tridiagonal.first(steps)``.
+    Eigenvectors found beforehand (:func:`~.lanczos.runs`) save steps: for a trained MLP with ``β/λ²`` at 1e-4 of the
+    largest eigenvalue of H, 32 steps missed 2 % of the noise, and 0.04 % beside the eigenvectors of 32 earlier steps
+    (lengths as H measures them; ``tests/benchmarks/lanczos.py``).
 
     Args:
         tridiagonal: Of a run with F from a standard normal z ``(k,)``.

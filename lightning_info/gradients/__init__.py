@@ -6,6 +6,7 @@ factors of it.
 
 from lightning_info.gradients.contract import NotCovered
 from lightning_info.gradients.curvature import ggn_diagonal, kfac
+from lightning_info.gradients.fisher_products import FisherProducts
 from lightning_info.gradients.gram import Gram, GramPlan, choose_gram_engine, gram_matrix
 from lightning_info.gradients.plan import EngineName, Plan, choose_engine, squared_norms
 from lightning_info.gradients.row_products import RowProducts
@@ -13,6 +14,7 @@ from lightning_info.gradients.rules import SquaredGradNorm
 
 __all__ = [
     "EngineName",
+    "FisherProducts",
     "Gram",
     "GramPlan",
     "NotCovered",

@@ -84,8 +84,8 @@ class FisherProducts:
         found = (u.double() * self._tangent(outputs, torch.cat(scaled))).sum().item()
         if not abs(found - expected) <= 1e-2 + 1e-4 * expected:  # no parameter's share is below 0.5
             raise NotCovered(
-                f"an operator of the module has no second derivative: J v is {found:.4g} where it should be "
-                f"{expected:.4g} of what plain autograd gives"
+                f"uᵀJv is {found:.4g} by a second derivative and {expected:.4g} without; an operator of the module has "
+                "no second derivative"
             )
 
     def _forward(self, part: Any) -> tuple[Tensor, Likelihood, Tensor | None]:

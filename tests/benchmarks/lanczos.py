@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +22,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from lightning_info.functional import Spectrum, exact_cotangents, weight_information
-from lightning_info.functional.lanczos import lanczos, spectra
-from lightning_info.functional.weight_noise import lanczos_posterior_noise
+from lightning_info.functional.lanczos import Tridiagonal, lanczos, runs, spectra
+from lightning_info.functional.weight_noise import lanczos_noise
 from lightning_info.gradients import gram_matrix
 from lightning_info.gradients.fisher_products import FisherProducts
 from lightning_info.gradients.row_functions import by_func
@@ -70,24 +70,26 @@ def seconds(run: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
-def noise_errors(net: nn.Module, x: Tensor, products: FisherProducts) -> list[float]:
-    """Of one draw, for each number of steps and level."""
+def noise_errors(net: nn.Module, x: Tensor, products: FisherProducts) -> Iterator[str]:
+    """Of one draw, for each level and number of steps: without and with eigenvectors found by as many steps before."""
     net, x = net.double(), x.double()
     columns = torch.stack(list(exact_cotangents(net(x), "categorical")))
     rows = by_func(net, lambda m, b: m(b), x, columns)
     a = torch.cat([torch.cat(list(rows(n).values()), 1) for n in torch.arange(len(x) * 10).split(256)]) / len(x) ** 0.5
     _, singular, vectors = torch.linalg.svd(a, full_matrices=False)
     net.float()
-    z = torch.randn(products.weights, dtype=torch.float64)
-    run = lanczos(products, z, max(STEPS))
-    errors = []
-    for beta in LEVELS:
-        h = TRAINING * singular.square()
+    h = TRAINING * singular.square()
+    first, z = torch.randn(2, products.weights, dtype=torch.float64)
+
+    def error(run: Tridiagonal, beta: float) -> str:
         truth = (beta / (h + beta / LAMBDA**2)).sqrt() * (vectors @ z)  # the components that H sees
-        for steps in STEPS:
-            found = vectors @ lanczos_posterior_noise(run.first(steps), beta, LAMBDA, scale=TRAINING)
-            errors.append((((h * (found - truth).square()).sum() / (h * truth.square()).sum()).sqrt()).item())
-    return errors
+        found = vectors @ lanczos_noise(run, beta, LAMBDA, scale=TRAINING)
+        return f"{100 * ((h * (found - truth).square()).sum() / (h * truth.square()).sum()).sqrt().item():.2g}"
+
+    for steps in STEPS:
+        plain, beside = lanczos(products, z, steps), next(runs(products, (first, z), steps))
+        for beta in LEVELS:
+            yield f"| {steps} | {beta:g} | {error(plain, beta)} | {error(beside, beta)} |"
 
 
 def main() -> None:
@@ -128,8 +130,8 @@ def main() -> None:
                     ]
                     cells = " | ".join(f"{100 * error.square().mean().sqrt():.1f}" for error in errors)
                     print(f"| {steps} | {probes} | {(probes + 1) * cost:.0f} | {cells} |", flush=True)
-            noise = [f"{100 * error:.2g}" for error in noise_errors(net, inputs, products)]
-            print(f"noise, % at {STEPS} steps, for each level: {', '.join(noise)}", flush=True)
+            print("\n| steps | β | noise, % | beside known eigenvectors, % |\n|---|---|---|---|")
+            print("\n".join(noise_errors(net, inputs, products)), flush=True)
 
 
 if __name__ == "__main__":
