@@ -116,18 +116,18 @@ def diagonal_noise(z: Tensor, diagonal: Tensor, beta: float, lambda_: float | Te
         z: ``(k,)``, standard normal.
         diagonal: ``(k,)``, not negative.
         beta: Level of the task.
-        lambda_: Standard deviation of the prior, one for all weights or ``(k,)``.
+        lambda_: Standard deviation of the prior, one for all weights or ``(k,)``; where it is 0 a weight has no noise.
 
     Returns:
         ``(k,)`` float64.
     """
-    prior = torch.as_tensor(lambda_, dtype=torch.float64, device=diagonal.device)
-    for extreme in (prior.min().item(), prior.max().item()):
-        check_level(beta, extreme)
+    variance = torch.as_tensor(lambda_, dtype=torch.float64, device=diagonal.device).square()
+    check_level(beta, 1.0)
     h = diagonal.detach().double()
-    if not h.isfinite().all() or (h < 0).any():
-        raise ValueError("diagonal_noise: the diagonal has to be finite and not negative")
-    return (beta / (h + beta / prior.square())).sqrt() * z.double()
+    for name, values in (("diagonal", h), ("lambda_", variance)):
+        if not values.isfinite().all() or (values < 0).any():
+            raise ValueError(f"diagonal_noise: {name} has to be finite and not negative")
+    return (variance / (1 + h * variance / beta)).sqrt() * z.double()
 
 
 def _check_scale(scale: float) -> None:

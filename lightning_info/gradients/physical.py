@@ -28,11 +28,11 @@ _Dims = tuple[int | None, ...]
 _Rule = Callable[[int, _Dims, tuple[Tensor, ...]], Tensor]
 
 
-class OverBudget(Exception):
+class OverBudget(NotCovered):
     """The copies of parameters take too much memory for so many samples."""
 
 
-class Disagreement(Exception):
+class Disagreement(NotCovered):
     """The module asks for values that decide what it does, and they differ between samples.
 
     Attributes:
@@ -40,7 +40,7 @@ class Disagreement(Exception):
     """
 
     def __init__(self, answers: Tensor) -> None:
-        super().__init__()
+        super().__init__("values that decide what the module does differ from sample to sample")
         self.answers = answers.cpu()
 
 
@@ -156,7 +156,7 @@ class VmapTaps(Recorder):
         if not used <= self.seen:
             self.seen |= used
             if self.samples > 1 and self.samples * self.bytes_per_sample > BUDGET:
-                raise OverBudget
+                raise OverBudget("the copies of parameters take too much memory for so many samples")
 
     @property
     def bytes_per_sample(self) -> int:

@@ -79,7 +79,7 @@ def _divide(index: Tensor, reason: OverBudget | Disagreement, passes: _Passes, l
     if isinstance(reason, Disagreement):
         answers, label = torch.unique(reason.answers, dim=0, return_inverse=True)
         if len(answers) > MOST_BRANCHES:
-            raise NotCovered("values that decide what the module does differ from sample to sample")
+            raise NotCovered(str(reason))
         return [index[label == branch] for branch in range(len(answers))]
     alone = passes.forward(_take(leaves, index[:1]))  # tells which parameters have to be copied
     return list(torch.split(index, max(1, min(len(index) - 1, BUDGET // max(1, alone.bytes_per_sample)))))
@@ -138,7 +138,7 @@ class _Passes:
             with kept(self.module), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="There is a performance drop")
                 outputs = torch.vmap(one_sample, randomness="different")(leaves, copies)
-        except (NotCovered, OverBudget, Disagreement):
+        except NotCovered:
             raise
         except Exception as error:  # whatever the module's own code raises under vmap
             if is_out_of_memory(error):

@@ -221,12 +221,10 @@ class CurvaturePlan:
     def _by_products(self, probe: Probe, generator: Generator) -> LanczosCurvature:
         product = _products(probe)
         product.check()
-        starts = (
-            torch.randn(product.weights, generator=generator).to(probe.device).double() for _ in range(PROBES + 1)
-        )
+        normal = (torch.randn(product.weights, generator=generator) for _ in range(PROBES + 1))
         found = []
         try:
-            for run in runs(product, starts, STEPS):
+            for run in runs(product, (z.to(probe.device).double() for z in normal), STEPS):
                 found.append(quadrature(run))
                 known = converged(run).largest(min(STEPS, product.weights - 1))
         except ValueError as error:

@@ -10,7 +10,7 @@ from lightning_info.functional.activation_covariance import (
     diagonal_activation_covariance,
     low_rank_activation_covariance,
 )
-from lightning_info.functional.weight_noise import diagonal_posterior_noise, posterior_noise
+from lightning_info.functional.weight_noise import diagonal_noise, full_noise
 
 K, UNITS, BETA = 12, 3, 0.3
 
@@ -85,20 +85,20 @@ def test_it_is_the_covariance_of_activations_under_small_weight_noise():
         return torch.tanh(w[:6].reshape(3, 2) @ x + w[6:9]) * w[9:]
 
     jacobian = torch.func.jacrev(layer)(w)
-    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(draws, K, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     diagonal = a.square().sum(0)
     for noise, sigma in (
         (
-            posterior_noise(a @ a.T, a.mv, a.T.mv, K, beta, lambda_, draws=draws, generator=generator),
+            torch.stack([full_noise(one, *torch.linalg.eigh(a.T @ a), beta, lambda_) for one in z]),
             activation_covariance(jacobian, a.T @ a, beta, lambda_),
         ),
         (
-            diagonal_posterior_noise(diagonal, beta, w.abs(), draws=draws, generator=generator),
+            torch.stack([diagonal_noise(one, diagonal, beta, w.abs()) for one in z]),
             diagonal_activation_covariance(jacobian, diagonal, beta, w.abs()),
         ),
     ):
-        z = torch.vmap(layer)(w + noise) - layer(w)
-        products = z.unsqueeze(2) * z.unsqueeze(1)
+        moved = torch.vmap(layer)(w + noise) - layer(w)
+        products = moved.unsqueeze(2) * moved.unsqueeze(1)
         assert ((products.mean(0) - sigma).abs() <= 5 * products.std(0) / draws**0.5).all()
 
 

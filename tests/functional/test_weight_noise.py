@@ -64,6 +64,12 @@ def test_lanczos_noise_comes_nearer_with_the_steps_and_serves_every_level():
         assert errors[-1] <= 1e-6 * truth.norm()
 
 
+def test_a_weight_whose_prior_is_a_point_has_no_noise():
+    lambda_ = torch.tensor([0.0, 1.0])
+    found = diagonal_noise(torch.ones(2), torch.tensor([0.0, 3.0]), 1.0, lambda_)
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.5]).double())
+
+
 def test_without_curvature_the_noise_is_the_prior():
     z, a = torch.randn(K).double(), torch.zeros(2, K).double()
     found = low_rank_noise(z, a @ z, a.T.mv, torch.zeros(2), torch.eye(2), 1.0, 0.3)

@@ -79,6 +79,19 @@ def test_pairs_of_chunks_give_the_same_matrix_and_count_each_sample_once(name, b
     assert_right(GramPlan("taps", 0).gram(net, call, x, columns, diagonal=True), explicit_rows(net, x, columns))
 
 
+def test_a_module_that_decides_by_values_goes_sample_by_sample():
+    def one(m, x):
+        return m.head(m.a(x).tanh() if x.sum().item() > 0 else m.a(x))
+
+    module = Net(lambda m, x: torch.cat([one(m, row) for row in x.split(1)]), a=nn.Linear(4, 4), head=head(4))
+    net, x = prepared(module, real(4))
+    columns = torch.randn(2, *net(x).shape, dtype=torch.float64)
+    plan = choose_gram_engine(net, call, x)
+    assert plan.engine == "loop"
+    assert "differ from sample to sample" in plan.reasons["taps"]
+    assert_right(plan.gram(net, call, x, columns, diagonal=True), explicit_rows(net, x, columns))
+
+
 @pytest.mark.parametrize("form", [True, False])
 @pytest.mark.parametrize("chunk", [1, 1 << 27])
 def test_both_forms_of_a_product_in_any_chunks(form, chunk, monkeypatch):
