@@ -126,7 +126,7 @@ class WeightInfoCallback(InfoCallback):
         ("weight_info/expected_loss", "weight_info/expected_loss_stderr"),
     )
 
-    _plan: CurvaturePlan
+    _plan: CurvaturePlan | None
     _facts: RunFacts | None  # of the trainer at the point
     _start: InitialWeights
     _curves: dict[int, list[RatePoint]]  # step -> rate-distortion curve
@@ -205,26 +205,28 @@ class WeightInfoCallback(InfoCallback):
                 f"gives no prior; give a number, for example lambda_=0.1"
             )
         mean_loss(probe)  # needs targets
-        self._plan = self._choose(probe)
+        self._plan = plan = self._choose(probe)
         prior = "0" if self.prior == "zero" else "the weights at the start"
         return {
             "measures": f"KL(Q|P), the information in the weights, at beta = {self.beta:g}; prior N(w_ref, lambda²) at "
             f"w_ref = {prior}, lambda = {self.lambda_}; rate-distortion curve at {len(GRID)} levels, {self.draws} "
             f"draws each",
-            "curvature": self._plan.describe(),
+            "curvature": plan.describe(),
         }
 
     def _cost(self, probe: Probe, samples: int) -> float:
+        assert self._plan is not None
+        plan = self._plan
         few = min(TRIAL_SAMPLES, num_samples(probe.groups[0]))
         probe = replace(probe, groups=[take(probe.groups[0], slice(0, few))])
         generator = torch.Generator().manual_seed(0)
         found: list[Curvature] = []
-        measuring = seconds(lambda: found.append(self._plan.measure(probe, generator)), probe.device)
+        measuring = seconds(lambda: found.append(plan.measure(probe, generator)), probe.device)
         moving = seconds(lambda: noisy_losses(found[0], [(1.0, 0.1)], 1.0, 2, generator), probe.device)
         small = torch.eye(TRIAL_SIZE, dtype=torch.float64, device=probe.device)
         decomposing = seconds(lambda: torch.linalg.eigh(small), probe.device)
-        passes = self._plan.samples / few * (measuring + len(GRID) * self.draws / 2 * moving)
-        return passes + decomposing * (self._plan.size / TRIAL_SIZE) ** 3
+        passes = plan.samples / few * (measuring + len(GRID) * self.draws / 2 * moving)
+        return passes + decomposing * (plan.size / TRIAL_SIZE) ** 3
 
     # ---- a point
 
@@ -273,11 +275,13 @@ class WeightInfoCallback(InfoCallback):
         return choose_curvature(probe, self.num_samples, self.curvature, self.max_rows)
 
     def _curvature(self, probe: Probe, generator: Generator) -> Curvature:
-        try:
-            return self._plan.measure(probe, generator)
-        except NotCovered:  # the module changed its structure: choose again, once
-            self._plan = self._choose(probe)
-            return self._plan.measure(probe, generator)
+        if self._plan is not None:
+            try:
+                return self._plan.measure(probe, generator)
+            except NotCovered:  # the module changed its structure: choose again, once
+                pass
+        self._plan = self._choose(probe)
+        return self._plan.measure(probe, generator)
 
     def _errors(self, curvature: Curvature, n: float, here: RatePoint) -> dict[str, float]:
         """Standard errors over the random probes."""
@@ -343,7 +347,8 @@ class WeightInfoCallback(InfoCallback):
         if not any(math.isfinite(point.information) for curve in self._curves.values() for point in curve):
             return {}
         curves = {self._epochs.get(step, 0.0): curve for step, curve in sorted(self._curves.items())}
-        return {"weight_info/rate_distortion": partial(rate_distortion, curves, self.beta, self._plan.describe())}
+        how = self._plan.describe() if self._plan else ""
+        return {"weight_info/rate_distortion": partial(rate_distortion, curves, self.beta, how)}
 
     def _closing_text(self) -> str:
         if not self._curves:
@@ -380,7 +385,7 @@ class WeightInfoCallback(InfoCallback):
     def _restart(self) -> None:
         super()._restart()
         self._start = InitialWeights()
-        self._facts = None
+        self._plan = self._facts = None
         self._curves = {}
         self._eigenvalues = torch.empty(0)
 

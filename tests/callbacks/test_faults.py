@@ -20,7 +20,7 @@ from lightning.pytorch import Callback
 from models import Classifier, curves, loader, trainer
 from torch import Tensor, nn
 
-from lightning_info import FisherTraceCallback, InfoPlaneCallback
+from lightning_info import FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
 from lightning_info.gradients import plan
 
 EVERY = 2  # steps; an epoch has three
@@ -75,6 +75,14 @@ PLANE_STAGES = {
 }
 
 
+WEIGHT_STAGES = {
+    "curvature": ("lightning_info.probing.curvature._decomposed", True),
+    "noise": ("lightning_info.probing.noisy_loss._loss_at", True),
+    "weight information": ("lightning_info.probing.rate_distortion.weight_information", True),
+    "rate-distortion figure": ("lightning_info.callbacks.weight_info.rate_distortion", False),
+}
+
+
 class Breaks:
     """A function that raises from the second batch on, or always if it does not belong to a measurement."""
 
@@ -90,7 +98,7 @@ class Breaks:
 
 
 def break_stage(monkeypatch, stage, error, callback) -> Breaks:
-    path, costs = (STAGES | PLANE_STAGES)[stage]
+    path, costs = (STAGES | PLANE_STAGES | WEIGHT_STAGES)[stage]
     if stage == "engine":
         broken = Breaks(plan.ENGINES["backpack"], error, callback, not costs)
         monkeypatch.setitem(plan.ENGINES, "backpack", broken)
@@ -149,6 +157,22 @@ def test_a_fault_of_the_information_plane_is_one_warning_a_gap_and_nothing_else(
     assert [(step, math.isnan(value)) for step, value in curve] == [(0, False), (2, costs), (4, costs), (6, costs)]
     said = [str(w.message) for w in caught if "Traceback" in str(w.message) and "InfoPlaneCallback" in str(w.message)]
     assert len(said) == (3 if stage == "information" else 1)  # it is needed for the figure and at the end, too
+
+
+@pytest.mark.parametrize("stage", WEIGHT_STAGES)
+def test_a_fault_of_the_weights_information_is_one_warning_a_gap_and_nothing_else(monkeypatch, plain, stage):
+    callback = WeightInfoCallback(draws=2, num_samples=8, every_n_train_steps=EVERY, batch_norm="reference")
+    broken = break_stage(monkeypatch, stage, ERRORS["error"], callback)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        disturbed = run(Net, callback)
+    assert broken.raised
+    assert_identical(plain, disturbed)
+    costs = WEIGHT_STAGES[stage][1]
+    curve = callback.history["weight_info/kl"]
+    assert [(step, math.isnan(value)) for step, value in curve] == [(0, False), (2, costs), (4, costs), (6, costs)]
+    said = [str(w.message) for w in caught if "Traceback" in str(w.message) and "WeightInfoCallback" in str(w.message)]
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("stage", ["capture", "engine", "figure sink", "layout", "summary"])

@@ -11,10 +11,11 @@ from lightning.pytorch.cli import LightningCLI
 from models import Classifier, data, loader
 from torch.utils.data import Dataset
 
-from lightning_info import FisherTraceCallback, InfoPlaneCallback
+from lightning_info import FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
 
 OPTIONS = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
-EACH = pytest.mark.parametrize("kind", [FisherTraceCallback, InfoPlaneCallback], ids=lambda kind: kind.__name__)
+KINDS = (FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback)
+EACH = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
 
 def arguments_of(kind) -> dict[str, object]:
@@ -67,7 +68,7 @@ def entry(kind=FisherTraceCallback, **arguments):
 
 
 def callback_of(built):
-    (callback,) = (c for c in built.trainer.callbacks if isinstance(c, (FisherTraceCallback, InfoPlaneCallback)))
+    (callback,) = (c for c in built.trainer.callbacks if isinstance(c, KINDS))
     return callback
 
 
@@ -99,6 +100,18 @@ def test_every_kind_of_argument_parses_and_runs(tmp_path):
     built.trainer.fit(built.model, loader())
     assert callback.history["x/fisher/trace"][0][0] == 0
     assert callback.plan.engine == "func"
+
+
+@pytest.mark.parametrize("lambda_", [0.1, "optimal"])
+def test_the_prior_of_the_weights_parses_as_a_number_or_a_name_and_runs(tmp_path, lambda_):
+    given = {"lambda_": lambda_, "prior": "zero", "curvature": "gram", "max_rows": 30, "draws": 2, "num_samples": 16}
+    built = cli(
+        tmp_path, {**given, "every_n_train_steps": 4, "on_error": "raise", "summary": False}, WeightInfoCallback
+    )
+    callback = callback_of(built)
+    assert (callback.lambda_, callback.max_rows) == (lambda_, 30)
+    built.trainer.fit(built.model, loader())
+    assert [step for step, _ in callback.history["weight_info/kl"]] == [0, 4, 8]
 
 
 def test_layers_estimators_and_ranges_of_the_information_plane_parse_and_run(tmp_path):
@@ -159,7 +172,11 @@ def printed_config(capsys, *arguments):
 @EACH
 def test_printed_config_holds_every_argument_and_prints_itself_again(tmp_path, capsys, kind):
     given = {"every_n_train_steps": 3, "prefix": "x", "adapter": f"{__name__}.adapter"}
-    given |= {FisherTraceCallback: {"also": ["exact"]}, InfoPlaneCallback: {"layers": ["net.2"]}}[kind]
+    given |= {
+        FisherTraceCallback: {"also": ["exact"]},
+        InfoPlaneCallback: {"layers": ["net.2"]},
+        WeightInfoCallback: {"lambda_": "optimal"},
+    }[kind]
     start = write(tmp_path / "start.yaml", {"trainer": {**OPTIONS, "callbacks": [entry(kind, **given)]}})
     printed = printed_config(capsys, "--config", start)
     (callback,) = yaml.safe_load(printed)["trainer"]["callbacks"]

@@ -24,7 +24,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from models import Classifier, curves, data, loader, trainer
 from torch.utils.data import DataLoader, Subset
-from lightning_info import FisherTraceCallback, InfoPlaneCallback
+from lightning_info import FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
 from lightning_info.callbacks import base
 from lightning_info.callbacks.faults import Refused
 from lightning_info.metrics import FisherTrace
@@ -146,6 +146,12 @@ def planes():
     _, module = fit(watch, fisher(num_samples=8), ours)
     return {"history": ours.history, "seen": watch.seen, "weights": weights(module)}
 
+def weight_information():
+    common = dict(every_n_train_steps=2, on_error="raise", summary=False, draws=4)
+    watch, ours = Watch(), WeightInfoCallback(num_samples=16, **common)
+    _, module = fit(watch, ours)
+    return {"history": ours.history, "seen": watch.seen, "weights": weights(module)}
+
 def refused():
     original = base.preflight
     def refuse(*args):
@@ -169,6 +175,7 @@ save(
     first_draws_nothing=fault("_figures", 0, "always"),
     scaled=scaled(),
     planes=planes(),
+    weight_information=weight_information(),
     metric=metric(),
     refused=refused(),
 )
@@ -343,3 +350,16 @@ def test_two_processes_draw_the_plane_of_one(ranks):
     for tag, alone in curves(ours).items():
         if "_final" not in tag:
             assert curve(runs[0], tag)[0] == (0, pytest.approx(alone[0][1], abs=1e-9)), tag
+
+
+def test_the_information_in_the_weights_is_that_of_the_samples_and_the_batch_of_all_processes(ranks):
+    runs = [rank["weight_information"] for rank in ranks]
+    assert_alike(*runs)
+    samples = torch.tensor([x for run in runs for batch in run["seen"][:2] for x in batch])
+    torch.manual_seed(3)
+    module = Classifier(dropout=0.5)
+    trace = sum(fisher_trace_by_definition(module.net, samples, "categorical").values())
+    history = {tag: dict(curve) for tag, curve in runs[0]["history"].items()}
+    assert history["weight_info/trace"][0] == pytest.approx(trace, rel=1e-4)
+    assert history["weight_info/temperature"][0] == pytest.approx(1e-2 / (2 * 4 * 2))
+    assert all(math.isfinite(value) for value in history["weight_info/kl"].values())
