@@ -59,9 +59,9 @@ def low_rank_noise(
     _check_scale(scale)
     mu = eigenvalues.double()
     held = mu > RESOLVED * mu.amax()
-    g = torch.expm1(-0.5 * torch.log1p(scale * lambda_**2 / beta * mu[held])) / mu[held]
-    directions = eigenvectors.double()[:, held]
-    return lambda_ * (z.double() + rows_transposed(directions @ (g * (directions.T @ rows_z.double()))).double())
+    g = torch.where(held, torch.expm1(-0.5 * torch.log1p(scale * lambda_**2 / beta * mu)) / mu, 0)
+    u = eigenvectors.double()
+    return lambda_ * (z.double() + rows_transposed(u @ (g * (u.T @ rows_z.double()))).double())
 
 
 def lanczos_noise(tridiagonal: Tridiagonal, beta: float, lambda_: float, *, scale: float = 1.0) -> Tensor:
