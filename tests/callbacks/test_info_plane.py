@@ -441,8 +441,8 @@ def test_layers_are_named_by_name_call_or_class(layers, found):
         ({"bin_range": ["global", "global"]}, "name each estimator and range once"),
         ({"estimator": []}, "name each estimator and range once"),
         ({"bins": 0}, "bins must be a positive integer, got 0; for example bins=30"),
-        ({"noise": 0.0}, "noise must be a positive number"),
-        ({"noise_variance": -1.0}, "noise_variance must be a positive number"),
+        ({"noise": 0.0}, "noise must be a positive, finite number"),
+        ({"noise_variance": -1.0}, "noise_variance must be a positive, finite number"),
         ({"directions": 1.5}, "directions must be a positive integer"),
     ],
 )
