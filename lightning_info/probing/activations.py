@@ -29,6 +29,10 @@ _FUNCTIONS = {
     "mish", "prelu", "relu", "relu6", "rrelu", "selu", "sigmoid", "silu", "softplus", "softshrink", "softsign", "tanh",
     "tanhshrink", "threshold",
 }  # fmt: skip
+_INVERTIBLE = {"elu", "celu", "leaky_relu", "log_sigmoid", "selu", "sigmoid", "softplus", "softsign", "tanh"}
+_INVERTIBLE_MODULES = (
+    nn.ELU, nn.CELU, nn.LeakyReLU, nn.LogSigmoid, nn.SELU, nn.Sigmoid, nn.Softplus, nn.Softsign, nn.Tanh,
+)  # fmt: skip
 _NO_ACTIVATION = (
     activation.MultiheadAttention, activation.Softmax, activation.LogSoftmax, activation.Softmax2d, activation.Softmin,
 )  # fmt: skip
@@ -99,10 +103,13 @@ class Activation:
     Attributes:
         units: ``(N, units)``.
         shown: ``(N, at most SHOWN_UNITS)``, the values at single positions.
+        before: What an invertible activation function took, like ``units``: the same information, without saturation.
+            None for another layer, where a mean over positions was taken, and where the call overwrote it.
     """
 
     units: Tensor
     shown: Tensor
+    before: Tensor | None = None
 
 
 @dataclass
@@ -120,7 +127,7 @@ class _Running:
     activates: bool = False
 
 
-See = Callable[[Call, Tensor], None]
+See = Callable[[Call, Tensor, Tensor | None], None]
 C = TypeVar("C", bound="Capture")
 
 
@@ -129,7 +136,8 @@ class Capture(TorchFunctionMode):
 
     Args:
         module: A replica; None to see no modules.
-        see: Takes the call and its output. What it raises is kept in :attr:`error`, and the pass goes on.
+        see: Takes the call, its output, and what an invertible activation function took. What it raises is kept in
+            :attr:`error`, and the pass goes on.
     """
 
     def __init__(self, module: nn.Module | None, see: See) -> None:
@@ -172,7 +180,8 @@ class Capture(TorchFunctionMode):
                 self._running[-1].activates = True
             else:
                 owner = f"{self._running[-1].name}." if self._running else ""
-                self._show(owner + name, name, result, is_activation=True, has_weights=False)
+                before = args[0] if name in _INVERTIBLE and args else None
+                self._show(owner + name, name, result, True, False, before)
         elif name in _MOVES_AXES:
             self._axes_moved = True
         else:
@@ -202,20 +211,22 @@ class Capture(TorchFunctionMode):
         running = self._running.pop()
         is_activation = running.activates or _is_activation(module)
         has_weights = next(module.parameters(recurse=False), None) is not None
-        self._show(name, type(module).__name__, output, is_activation, has_weights and not is_activation)
+        before = args[0] if isinstance(module, _INVERTIBLE_MODULES) and args else None
+        self._show(name, type(module).__name__, output, is_activation, has_weights and not is_activation, before)
 
-    def _show(self, name: str, kind: str, output: Any, is_activation: bool, has_weights: bool) -> None:
+    def _show(self, name: str, kind: str, output: Any, is_activation: bool, has_weights: bool, before: Any) -> None:
         index = self._calls[name]
         self._calls[name] += 1
         with torch._C.DisableTorchFunction():  # what is done here is no part of the pass
             tensor = _shown_tensor(output)
             if tensor is not None:
                 call = Call(name, index, kind, is_activation, has_weights, self._has_channels_first(tensor))
-                self._hand_over(call, tensor.detach())
+                is_whole = isinstance(before, Tensor) and before.data_ptr() != tensor.data_ptr()
+                self._hand_over(call, tensor.detach(), before.detach() if is_whole else None)
 
-    def _hand_over(self, call: Call, tensor: Tensor) -> None:
+    def _hand_over(self, call: Call, tensor: Tensor, before: Tensor | None = None) -> None:
         try:
-            self._see(call, tensor)
+            self._see(call, tensor, before)
         except Exception as error:
             self.error = self.error or error
 
@@ -242,13 +253,16 @@ class LayerCapture(Capture):
         """What the module predicts, where it is among the layers and no call gives it."""
         self._hand_over(OUTPUTS_CALL, outputs_of(prediction))
 
-    def _keep(self, call: Call, tensor: Tensor) -> None:
+    def _keep(self, call: Call, tensor: Tensor, before: Tensor | None) -> None:
         layer = self._wanted.get((call.name, call.index))
         if layer is not None:
             rows = by_sample(tensor, self._samples, layer.samples)
             values = units(rows, call.channels_first, layer.samples)
             if values.shape == (self._samples, layer.units):  # else it has other units, of a longer sequence, say
-                self.activations[layer.label] = Activation(values.clone(), _shown(rows))
+                same = before is not None and before.shape == tensor.shape and not layer.positions
+                taken = by_sample(before, self._samples, layer.samples) if before is not None and same else None
+                flat = None if taken is None else taken.reshape(values.shape).clone()
+                self.activations[layer.label] = Activation(values.clone(), _shown(rows), flat)
 
 
 def outputs_of(prediction: Prediction) -> Tensor:

@@ -104,7 +104,7 @@ def _record(
 ) -> tuple[dict[tuple[str, int], _Seen], Tensor]:
     samples, seen = num_samples(batch), {}
 
-    def see(call: Call, tensor: Tensor) -> None:
+    def see(call: Call, tensor: Tensor, before: Tensor | None) -> None:
         seen[call.name, call.index] = _seen(call, tensor, samples)
 
     with Capture(module, see) as capture:

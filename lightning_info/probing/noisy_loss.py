@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -61,7 +62,9 @@ def mean_loss(probe: Probe) -> float:
     return total.sum().item() / probe.size
 
 
-def _loss_at(probe: Probe, noise: Tensor) -> float:
+@contextmanager
+def moved(probe: Probe, noise: Tensor) -> Iterator[None]:
+    """The weights of a private replica with noise ``(k,)`` on them; put back to the bit."""
     parameters = list(trainable(probe.module).values())
     saved = [p.detach().clone() for p in parameters]
     parts = torch.split(noise, [p.numel() for p in parameters])
@@ -69,11 +72,16 @@ def _loss_at(probe: Probe, noise: Tensor) -> float:
         with torch.no_grad():
             for p, change in zip(parameters, parts, strict=True):
                 p.add_(change.view_as(p).to(p))
-        return mean_loss(probe)
+        yield
     finally:
         with torch.no_grad():
             for p, value in zip(parameters, saved, strict=True):
                 p.copy_(value)
+
+
+def _loss_at(probe: Probe, noise: Tensor) -> float:
+    with moved(probe, noise):
+        return mean_loss(probe)
 
 
 def _summary(losses: Tensor) -> NoisyLoss:

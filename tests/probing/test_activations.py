@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn.modules import activation
 
 from lightning_info.probing.activations import SHOWN_UNITS, Capture, Layer, LayerCapture
-from lightning_info.probing.likelihoods import categorical, gaussian, gaussian_with_variance
+from lightning_info.probing.layers import find_layers
+from lightning_info.probing.likelihoods import Prediction, categorical, gaussian, gaussian_with_variance
 
 N = 4
 
@@ -21,7 +22,7 @@ N = 4
 def calls(net, *inputs, call=None):
     """Every call of a pass with a copy of its output, in order."""
     seen = []
-    with Capture(net, lambda call, tensor: seen.append((call, tensor.clone()))) as capture:
+    with Capture(net, lambda call, tensor, before: seen.append((call, tensor.clone()))) as capture:
         (call or net)(*inputs)
     assert capture.error is None
     return seen
@@ -311,7 +312,7 @@ def hooks(net):
 def test_the_pass_gives_the_same_and_leaves_no_hook_or_mode_behind():
     net, x = Reused(), torch.randn(N, 6)
     expected, seen = net(x), []
-    with Capture(net, lambda call, tensor: seen.append(call)):
+    with Capture(net, lambda call, tensor, before: seen.append(call)):
         assert torch.equal(net(x), expected)
     before = len(seen)
     net(x)
@@ -321,7 +322,7 @@ def test_the_pass_gives_the_same_and_leaves_no_hook_or_mode_behind():
 
 def test_nothing_is_left_behind_by_a_pass_that_fails():
     net, seen = Reused(), []
-    with pytest.raises(RuntimeError), Capture(net, lambda call, tensor: seen.append(call)):
+    with pytest.raises(RuntimeError), Capture(net, lambda call, tensor, before: seen.append(call)):
         net(torch.randn(N, 7))
     net(torch.randn(N, 6))
     assert hooks(net) == 0
@@ -331,7 +332,7 @@ def test_nothing_is_left_behind_by_a_pass_that_fails():
 def test_what_the_watcher_raises_is_kept_and_the_pass_goes_on():
     net, x, seen = Reused(), torch.randn(N, 6), []
 
-    def see(call, tensor):
+    def see(call, tensor, before):
         seen.append(call)
         raise KeyError(call.name)
 
@@ -481,7 +482,7 @@ def test_positions_that_are_folded_into_the_batch_come_back_sample_by_sample():
 def test_units_do_not_depend_on_how_the_samples_are_split(name):
     net, x, *_ = zoo.make(name)
     layers = []
-    with Capture(net.eval(), lambda call, t: layers.append((call, t.shape))):
+    with Capture(net.eval(), lambda call, t, before: layers.append((call, t.shape))):
         net(x)
     wanted = [layer(c.name, s[1] if len(s) == 2 or c.channels_first else s[-1], index=c.index) for c, s in layers]
     wanted = [w for w in wanted if w.index == 0]
@@ -576,3 +577,42 @@ def test_a_predicted_variance_does_not_mix_the_means_of_several_outputs():
     mean, variance = torch.randn(N, 3), (0.1 + torch.rand(N, 3)).requires_grad_()
     prediction = gaussian_with_variance({"input": mean, "target": mean, "var": variance}, N)
     torch.testing.assert_close(outputs(prediction, 6)[:, ::2], mean / variance.detach().sqrt())
+
+
+# ---- what an invertible function took
+
+
+def seen_before(net: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    layers, _ = find_layers(net, lambda net, x: Prediction(net(x), "gaussian", None, None, None, None), x, None)
+    with LayerCapture(net, layers, len(x)) as seen:
+        net(x)
+    return {label: activation.before for label, activation in seen.activations.items()}
+
+
+@pytest.mark.parametrize("function", [nn.Tanh(), nn.LeakyReLU(), torch.sigmoid, F.elu])
+def test_what_an_invertible_function_took_is_kept_beside_what_it_gave(function):
+    class Body(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 4), nn.Linear(4, 2)
+            self.act = function if isinstance(function, nn.Module) else None
+
+        def forward(self, x):
+            return self.last((self.act or function)(self.first(x)))
+
+    net, x = Body(), torch.randn(N, 6)
+    before = seen_before(net, x)
+    inner = next(label for label in before if label != "last")
+    assert torch.equal(before[inner], net.first(x))
+    assert before["last"] is None
+
+
+@pytest.mark.parametrize("function", [nn.ReLU(), nn.ELU(inplace=True), nn.GELU()])
+def test_nothing_is_kept_of_a_function_without_inverse_or_that_writes_over_its_input(function):
+    net = nn.Sequential(nn.Linear(6, 4), function, nn.Linear(4, 2))
+    assert seen_before(net, torch.randn(N, 6)) == {"1": None, "2": None}
+
+
+def test_nothing_is_kept_where_a_mean_over_positions_was_taken():
+    net = nn.Sequential(nn.Conv1d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 2))
+    assert seen_before(net, torch.randn(N, 2, 6)) == {"1": None, "3": None}
