@@ -109,7 +109,7 @@ def train(seed: int, steps: int, every: int, logger: TensorBoardLogger) -> Curve
         accelerator="cpu",
         logger=logger,
         callbacks=[info, boundary],
-        log_every_n_steps=every,
+        log_every_n_steps=10,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
