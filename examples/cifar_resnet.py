@@ -1,6 +1,6 @@
 """Train a ResNet-18 on CIFAR-10 and watch the Fisher information, the information plane and the weights' information.
 
-    python examples/cifar_resnet.py                       # anywhere, within a minute: generated images, a narrow net
+    python examples/cifar_resnet.py                       # anywhere, in a minute or two: generated images, narrow net
     python examples/cifar_resnet.py --full --data-root D  # CIFAR-10 by torchvision (downloaded to D), width 64
     python examples/cifar_resnet.py --full --npz FILE     # arrays x_train (N, 32, 32, 3) uint8, y_train, x_test, y_test
 
