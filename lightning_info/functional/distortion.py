@@ -78,7 +78,7 @@ def distortion_level(
         log_beta = min(max(log_beta, bounds[0]), bounds[1])
         if any(log_beta == level.log_beta for level in tried):
             break  # out of reach at the last level there is
-        beta = min(max(math.exp(log_beta), low), high)
+        beta = {bounds[0]: low, bounds[1]: high}.get(log_beta, math.exp(log_beta))
         value = float(rise(beta))
         tried.append(_Level(log_beta, _log_ratio(value, target), beta, value))
         if abs(tried[-1].log_ratio) <= _TOLERANCE:

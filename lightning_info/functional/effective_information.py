@@ -1,21 +1,20 @@
 r"""Effective information in the activations: what a layer tells about the input while the weights are noisy.
 
-The weights are drawn M times from ``N(w, Σ*)``, each draw shared by all N inputs; z is the layer's output. With q(z|x_i)
-the Gaussian of input i's mean and covariance over draws,
+The weights are drawn M times from ``N(w, Σ*)``, each draw shared by all N inputs; z is the layer's output. With
+``q(z|x_i)`` the Gaussian of input i's mean and covariance over draws,
 
 .. math:: I(X;Z) = \mathbb{E}_i\, \mathbb{E}_{z \sim p(z|x_i)}
           \log \frac{q(z|x_i)^\tau}{\frac1N \sum_j q(z|x_j)^\tau}, \qquad
           I(Z;Y) = \mathbb{E}_i\, \mathbb{E}_{z \sim p(z|x_i)}
           \log \frac{\frac{1}{N_{y_i}} \sum_{j: y_j = y_i} q(z|x_j)^\tau}{\frac1N \sum_j q(z|x_j)^\tau} .
 
-**Cross-fit.** The draws are dealt into eight folds; z comes from one, q from the seven others. Either quantity is then a
-constant plus the mean log probability that a classifier, made beforehand, gives to the true input or class: a **lower
-bound** in expectation, whatever p is. On the draws that q was made from it would be too large, without limit as d grows.
-The looseness falls as 1/M. The temperature τ in ``[0, 1.5]`` keeps a bad q from going below 0 (τ = 0 says nothing, and
-gives 0); a fold takes the one that does best on the other folds.
+**Cross-fit.** The draws are dealt into eight folds; z comes from one, q from the seven others. Either quantity is then
+a constant plus the mean log probability that a classifier, made beforehand, gives to the true input or class: a **lower
+bound** in expectation, whatever p is. On the draws that q was made from it would be too large, without limit as d
+grows. The temperature τ in ``[0, 1.5]`` keeps a bad q from going below 0, as τ = 0 says nothing and gives 0. A fold
+takes the τ that does best on the other folds. What is below 0 all the same, by chance, is set to 0.
 
-**Covariance.** Shrunk to its diagonal with the analytic intensity of Schäfer & Strimmer, see :mod:`~.shrinkage`; the
-diagonal itself where ``d > M / 2``.
+**Covariance.** Shrunk to its diagonal, see :mod:`~.shrinkage`; the diagonal itself where ``d > M / 2``.
 
 **No noise.** A unit that is constant over draws but not over inputs tells exactly to which group of equal values an
 input belongs. It has no density: the groups' entropy is added, and the mixtures are taken within groups.
@@ -28,28 +27,24 @@ Source: Achille, Paolini & Soatto, Definition 3.1.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_info.functional.binning import class_labels
-from lightning_info.functional.shrinkage import shrunk_correlation
+from lightning_info.functional.shrinkage import ShrunkGaussians
 
 _FOLDS = 8
 _TEMPERATURES = 16
 """0, 0.1, ..., 1.5."""
 
-_LEAST_VARIANCE = 1e-4
-"""Of a unit at an input, as a share of its mean over inputs: a unit that is off at an input in all draws but a few."""
-
 _ROUNDING = 8
 """Units in the last place by which a unit without noise may differ between draws."""
 
 _NEAR_CEILING = 0.05
-_WORKSPACE = 2**21
-"""Numbers in a temporary tensor."""
+"""Nats."""
 
 
 class EffectiveInformation(NamedTuple):
@@ -97,7 +92,7 @@ def effective_information(z: Tensor, y: Tensor | None = None) -> EffectiveInform
             ``y`` or one of another length.
     """
     _check(z)
-    m, n, _ = z.shape
+    m, n = z.shape[:2]
     points, groups, num_constant, num_noise_free = _separate(z)
     same_group = groups[:, None] == groups
     labels = None if y is None else torch.from_numpy(class_labels(y, n)).to(z.device)
@@ -105,7 +100,7 @@ def effective_information(z: Tensor, y: Tensor | None = None) -> EffectiveInform
     curves = z.new_empty(m, 2, _TEMPERATURES, dtype=torch.float64)  # by draw: I(X;Z) and I(Z;Y) at each temperature
     fold = torch.arange(m, device=z.device) % _FOLDS
     for k in range(min(_FOLDS, m)):
-        gaussians = _Gaussians.fit(points, fold != k)
+        gaussians = ShrunkGaussians.fit(points[fold != k], full=2 * points.shape[2] <= m)
         for draw in (fold == k).nonzero()[:, 0].tolist():
             curves[draw] = _information(gaussians.log_density(points[draw]), same_group, same_class)
     total = curves[:, 0].sum(0)
@@ -144,54 +139,13 @@ def running_maximum(values: Sequence[float]) -> tuple[list[float], float]:
         The values, and by how much the most raised one was raised; 0 where they were in order.
     """
     raised: list[float] = []
-    highest = -math.inf
+    highest, most = -math.inf, 0.0
     for value in reversed(values):
-        highest = max(highest, value) if not math.isnan(value) else highest
+        if not math.isnan(value):
+            highest = max(highest, value)
+            most = max(most, highest - value)
         raised.append(value if math.isnan(value) else highest)
-    raised.reverse()
-    return raised, max((after - before for before, after in zip(values, raised) if not math.isnan(before)), default=0.0)
-
-
-class _Gaussians(NamedTuple):
-    """Gaussians of the inputs, ``(N, d)`` means; inverse deviations ``(N, d)`` or inverse Cholesky factors."""
-
-    mean: Tensor
-    whitening: Tensor
-    log_volume: Tensor
-
-    @classmethod
-    def fit(cls, points: Tensor, chosen: Tensor) -> _Gaussians:
-        """From the chosen draws of ``points`` ``(M, N, d)``, in which the noise of a unit is 1 on average."""
-        m, n, d = points.shape
-        full = 1 < d <= m // 2
-        mean, log_volume = points.new_empty(n, d), points.new_empty(n)
-        whitening = points.new_empty(n, d, d) if full else points.new_empty(n, d)
-        for part in _parts(n, max(m * d, d * d)):
-            x = points[:, part][chosen]
-            mean[part] = x.mean(0)
-            deviation = x.var(0).clamp_min(_LEAST_VARIANCE).sqrt()
-            log_volume[part] = deviation.log().sum(1)
-            if full:
-                root = torch.linalg.cholesky(shrunk_correlation(x.transpose(0, 1))[0])
-                log_volume[part] += root.diagonal(dim1=1, dim2=2).log().sum(1)
-                whitening[part] = torch.linalg.solve_triangular(root, torch.diag_embed(1 / deviation), upper=False)
-            else:
-                whitening[part] = 1 / deviation
-        return cls(mean, whitening, log_volume)
-
-    def log_density(self, z: Tensor) -> Tensor:
-        """``log q(z_i | x_j)`` up to a constant, ``(N, N)``."""
-        n, d = z.shape
-        if self.whitening.ndim == 2:
-            precision = self.whitening.square()
-            squares = z.square() @ precision.T - 2 * z @ (precision * self.mean).T
-            return -0.5 * (squares + (precision * self.mean.square()).sum(1)) - self.log_volume
-        density = z.new_empty(n, n)
-        for part in _parts(n, n * d):
-            w = self.whitening[part]
-            whitened = (w.reshape(-1, d) @ z.T).view(len(w), d, n).sub_(w @ self.mean[part, :, None])
-            density[:, part] = whitened.square_().sum(1).T
-        return -0.5 * density - self.log_volume
+    return raised[::-1], most
 
 
 def _information(log_density: Tensor, same_group: Tensor, same_class: Tensor | None) -> Tensor:
@@ -236,21 +190,13 @@ def _separate(z: Tensor) -> tuple[Tensor, Tensor, int, int]:
     values.scatter_(0, order.indices[1:], rank)
     varied = int(values.amax(0).count_nonzero()) if still.any() else 0
     groups = torch.unique(values, dim=0, return_inverse=True)[1] if varied else values.new_zeros(z.shape[1])
+    if still.all():
+        noisy = z.new_zeros(*z.shape[:2], 1, dtype=torch.float64)  # one unit that tells nothing
+        return noisy, groups, len(still) - varied, varied
     noisy = z[:, :, ~still].double()
     noisy -= noisy.mean((0, 1))
-    noisy /= (
-        torch.stack([noisy[:, part].var(0).sum(0) for part in _parts(z.shape[1], noisy[:, 0].numel() or 1)])
-        .sum(0)
-        .div(z.shape[1])
-        .sqrt()
-    )
+    noisy /= torch.stack([row.var(0) for row in noisy.unbind(1)]).mean(0).sqrt()
     return noisy, groups, int(still.sum()) - varied, varied
-
-
-def _parts(n: int, numbers: int) -> Iterator[slice]:
-    """Slices of n inputs, such that at ``numbers`` an input they fit into the workspace."""
-    step = max(1, _WORKSPACE // max(1, numbers))
-    return (slice(start, min(n, start + step)) for start in range(0, n, step))
 
 
 def _check(z: Tensor) -> None:
