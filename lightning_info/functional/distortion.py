@@ -45,9 +45,8 @@ def distortion_level(
 ) -> DistortionLevel:
     """β at which ``rise(β)`` is the target within 10 %, by a bracketed secant on logarithms.
 
-    ``rise`` is best made with the same noise for every β: it is then nearly monotone. Where it is not, the
-    search goes on inside the last bracket, and the result is still a level that was evaluated. A rise that is NaN or
-    infinite counts as above the target, one of 0 or less as far below it.
+    Take the same noise for every β in ``rise``, which makes it nearly monotone; where it is not, the search goes on
+    between the last two levels on either side of the target. A rise that is NaN or infinite counts as above it.
 
     Args:
         rise: Of the expected loss at the level β, nats a sample.
@@ -58,7 +57,8 @@ def distortion_level(
         high: Largest level.
 
     Returns:
-        The level; ``is_reached`` is False where the target is out of reach within ``[low, high]`` or was not met.
+        The level. ``is_reached`` is False where the target is out of reach at ``high`` (or, from above, at ``low``),
+        and where the evaluations did not suffice, as they may not from a start that is off by several powers of ten.
 
     Raises:
         ValueError: A target, a level or a number of evaluations that is not positive, or ``low >= high``.

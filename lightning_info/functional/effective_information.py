@@ -177,8 +177,9 @@ def _separate(z: Tensor) -> tuple[Tensor, Tensor, int, int]:
     """Take the units without noise apart.
 
     Returns:
-        The noisy units ``(M, N, d')``, float64, centred, with noise of variance 1 in the mean over inputs; the group
-        of each input by its values in the units without noise; the numbers of constant and of noise-free units.
+        The noisy units ``(M, N, d')``, float64, centred, with noise of variance 1 at the median of the inputs at which
+        there is any; the group of each input by its values in the units without noise; the numbers of constant and
+        of noise-free units.
     """
     eps = torch.finfo(torch.promote_types(z.dtype, torch.float32)).eps
     low, high = z.amin(0), z.amax(0)
@@ -195,7 +196,9 @@ def _separate(z: Tensor) -> tuple[Tensor, Tensor, int, int]:
         return noisy, groups, len(still) - varied, varied
     noisy = z[:, :, ~still].double()
     noisy -= noisy.mean((0, 1))
-    noisy /= torch.stack([row.var(0) for row in noisy.unbind(1)]).mean(0).sqrt()
+    variance = torch.stack([row.var(0) for row in noisy.unbind(1)])
+    varies = variance > 1e-12 * variance.amax(0)
+    noisy /= variance.where(varies, math.nan).nanmedian(0).values.sqrt()
     return noisy, groups, int(still.sum()) - varied, varied
 
 

@@ -23,8 +23,8 @@ from torch import Tensor
 
 _LEAST_INTENSITY = 1e-8
 
-_LEAST_VARIANCE = 1e-4
-"""Of a unit at an input, beside 1, its mean over inputs: the unit may be off at this input in all draws but a few."""
+_LEAST_VARIANCE = 1e-2
+"""Of a unit at an input, where 1 is usual: the unit may be off or saturated at the input in all draws but a few."""
 
 _WORKSPACE = 2**17
 """Numbers in a temporary tensor, so that it stays in the cache."""
@@ -74,7 +74,7 @@ class ShrunkGaussians(NamedTuple):
 
     @classmethod
     def fit(cls, draws: Tensor, *, full: bool) -> ShrunkGaussians:
-        """From draws ``(m, N, d)``, float64, scaled such that a unit's variance is about 1 in the mean over inputs."""
+        """From draws ``(m, N, d)``, float64, scaled such that a variance of 1 is usual for a unit; least is 0.01."""
         m, n, d = draws.shape
         mean, log_volume = draws.new_empty(n, d), draws.new_empty(n)
         whitening = draws.new_empty(n, d, d) if full else draws.new_empty(n, d)

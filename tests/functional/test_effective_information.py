@@ -24,19 +24,18 @@ def linear_layer(m, n, p, d, noise, seed):
     return torch.einsum("mdp,np->mnd", drawn, x), x @ weight.T, variance.expand(n, d)
 
 
-def true_information(mean, variance, y=None, draws=150):
-    """I(X;Z), I(Z;Y) of a mixture with diagonal covariances, from its own density; standard error below 0.02."""
-    generator, values = seeded(1), []
-    for _ in range(draws):
-        z = mean + variance.sqrt() * torch.randn(mean.shape, generator=generator).double()
-        log_p = torch.distributions.Normal(mean, variance.sqrt()).log_prob(z[:, None]).sum(2)
-        whole = log_p.logsumexp(1) - math.log(len(mean))
-        within = whole if y is None else log_p.masked_fill(y[:, None] != y, -math.inf).logsumexp(1)
-        counts = torch.ones(1) if y is None else (y[:, None] == y).sum(1)
-        values.append([(log_p.diagonal() - whole).mean(), (within - counts.double().log() - whole).mean()])
-    values = torch.tensor(values)
-    assert (values.std(0) / draws**0.5).max() < 0.02
-    return values.mean(0).tolist()
+def true_information(mean, variance, y=None, draws=64):
+    """I(X;Z), I(Z;Y) of a mixture with diagonal covariances, from its own density; standard error below 0.03."""
+    z = mean + variance.sqrt() * torch.randn(draws, *mean.shape, generator=seeded(1)).double()
+    deviations = (z[:, :, None] - mean) / variance.sqrt()
+    log_p = -0.5 * (deviations.square().sum(3) + variance.log().sum(1))
+    n, y = len(mean), torch.zeros(len(mean)) if y is None else y
+    same = y[:, None] == y
+    whole = log_p.logsumexp(2) - math.log(n)
+    within = log_p.masked_fill(~same, -math.inf).logsumexp(2) - same.sum(1).log()
+    values = torch.stack([log_p.diagonal(dim1=1, dim2=2) - whole, within - whole]).mean(2)
+    assert (values.std(1) / draws**0.5).max() < 0.03
+    return values.mean(1).tolist()
 
 
 @pytest.mark.parametrize(("p", "d", "noise"), [(5, 1, 1.0), (5, 4, 2.0), (5, 10, 1.0)])
@@ -60,16 +59,16 @@ def test_linear_layer_is_near_its_exact_mixture(p, d, noise):
 def test_lower_bound_in_the_mean_over_seeds():
     """With noise shared by all inputs, whose mean over few draws looks like a difference between inputs."""
     found = []
-    for seed in range(60):
+    for seed in range(40):
         generator = seeded(seed)
         direction = torch.nn.functional.normalize(torch.randn(24, 2, generator=generator), dim=1)
         found.append(effective_information((torch.randn(32, 2, generator=generator) @ direction.T)[..., None]))
     values = torch.tensor([f.I_XZ for f in found])
     # each is the positive part of a number that is 0 or less in the mean: at most 0.4 of its deviation
-    assert values.mean() < 0.4 * torch.tensor([f.I_XZ_stderr for f in found]).mean() + 2 * values.std() / 60**0.5
-    more = [linear_layer(32, 32, 4, 3, 1.0, seed) for seed in range(20)]
+    assert values.mean() < 0.4 * torch.tensor([f.I_XZ_stderr for f in found]).mean() + 2 * values.std() / 40**0.5
+    more = [linear_layer(32, 32, 4, 3, 1.0, seed) for seed in range(12)]
     gaps = torch.tensor([effective_information(z).I_XZ - true_information(*exact)[0] for z, *exact in more])
-    assert -0.3 < gaps.mean() < 2 * gaps.std() / 20**0.5
+    assert -0.3 < gaps.mean() < 2 * gaps.std() / 12**0.5
 
 
 @pytest.mark.parametrize("d", [1, 10])
@@ -107,15 +106,13 @@ def test_scalar_network_by_quadrature(noise):
             p = stats.norm.pdf(z, mean[members], deviation[members]).mean()
             return -p * math.log(p) if p > 0 else 0.0
 
-        points = sorted({*(mean[members] - 3 * deviation[members]), *(mean[members] + 3 * deviation[members])})
-        edges = [-15.0, *points, *mean[members], 15.0]
-        edges.sort()
-        return sum(integrate.quad(integrand, a, b, limit=100)[0] for a, b in pairwise(edges))
+        edges = sorted([-15.0, 15.0, *mean[members], *(mean[members] - 3 * deviation[members])])
+        return sum(integrate.quad(integrand, a, b, epsabs=1e-5)[0] for a, b in pairwise(edges))
 
     whole = entropy(range(20))
     xz = whole - stats.norm.entropy(0, deviation).mean()
     zy = whole - (entropy(range(10)) + entropy(range(10, 20))) / 2
-    v = 1.5 + noise * torch.randn(400, generator=seeded()).double()
+    v = 1.5 + noise * torch.randn(256, generator=seeded()).double()
     found = effective_information((v[:, None] * h)[..., None], y)
     assert abs(found.I_XZ - xz) < 0.02 + 2 * found.I_XZ_stderr
     assert abs(found.I_ZY - zy) < 0.02 + 2 * found.I_ZY_stderr
@@ -173,7 +170,7 @@ def test_dead_units_are_left_out():
 def test_units_off_at_some_inputs_keep_the_bound():
     z, mean, variance = linear_layer(128, 48, 5, 6, 0.7, 0)
     found, before = effective_information(z.relu()), true_information(mean, variance)[0]
-    assert 0.3 * before < found.I_XZ < before + 2 * found.I_XZ_stderr  # data processing
+    assert 0.45 * before < found.I_XZ < before + 2 * found.I_XZ_stderr  # data processing
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -188,7 +185,16 @@ def test_within_its_limits_for_any_input(seed):
         assert 0 <= found.I_ZY <= stats.entropy(counts) + 1e-12
         assert 0 <= found.temperature <= 1.5
         error = found.I_XZ_stderr + found.I_ZY_stderr
-        assert found.I_XZ >= found.I_ZY - 3 * error - 1e-12
+        assert max(0.0, found.I_ZY - found.I_XZ) <= 3 * error + 1e-12
+
+
+def test_noise_that_differs_between_inputs_by_orders_of_magnitude():
+    generator = seeded()
+    size = torch.exp(1.5 * torch.randn(48, 1, generator=generator).double())
+    mean, variance = size * torch.randn(48, 5, generator=generator), size.square().expand(48, 5)
+    z = mean + variance.sqrt() * torch.randn(128, 48, 5, generator=generator)
+    found, truth = effective_information(z), true_information(mean, variance)[0]
+    assert truth - 0.15 < found.I_XZ < truth + 2 * found.I_XZ_stderr
 
 
 def test_more_units_than_draws():
