@@ -1,0 +1,213 @@
+r"""Effective information in the activations: what a layer tells about the input while the weights are noisy.
+
+The weights are drawn M times from ``N(w, Σ*)``, each draw shared by all N inputs; z is the layer's output. With
+``q(z|x_i)`` the Gaussian of input i's mean and covariance over draws,
+
+.. math:: I(X;Z) = \mathbb{E}_i\, \mathbb{E}_{z \sim p(z|x_i)}
+          \log \frac{q(z|x_i)^\tau}{\frac1N \sum_j q(z|x_j)^\tau}, \qquad
+          I(Z;Y) = \mathbb{E}_i\, \mathbb{E}_{z \sim p(z|x_i)}
+          \log \frac{\frac{1}{N_{y_i}} \sum_{j: y_j = y_i} q(z|x_j)^\tau}{\frac1N \sum_j q(z|x_j)^\tau} .
+
+**Cross-fit.** The draws are dealt into eight folds; z comes from one, q from the seven others. Either quantity is then
+a constant plus the mean log probability that a classifier, made beforehand, gives to the true input or class: a **lower
+bound** in expectation, whatever p is. On the draws that q was made from it would be too large, without limit as d
+grows. The temperature τ in ``[0, 1.5]`` keeps a bad q from going below 0, as τ = 0 says nothing and gives 0. A fold
+takes the τ that does best on the other folds. What is below 0 all the same, by chance, is set to 0.
+
+**Covariance.** Shrunk to its diagonal, see :mod:`~.shrinkage`; the diagonal itself where ``d > M / 2``.
+
+**No noise.** A unit that is constant over draws but not over inputs tells exactly to which group of equal values an
+input belongs. It has no density: the groups' entropy is added, and the mixtures are taken within groups.
+
+All is of the N inputs, taken for all inputs that there are: nothing exceeds ``log N``.
+
+Source: Achille, Paolini & Soatto, Definition 3.1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_info.functional.binning import class_labels
+from lightning_info.functional.shrinkage import ShrunkGaussians
+
+_FOLDS = 8
+_TEMPERATURES = 16
+"""0, 0.1, ..., 1.5."""
+
+_ROUNDING = 8
+"""Units in the last place by which a unit without noise may differ between draws."""
+
+_NEAR_CEILING = 0.05
+"""Nats."""
+
+
+class EffectiveInformation(NamedTuple):
+    """Effective information of a layer, in nats.
+
+    The standard errors are those of the evaluated draws, given the Gaussians; not of the choice of inputs.
+
+    Attributes:
+        I_XZ: Lower bound of I(X;Z).
+        I_ZY: Lower bound of I(Z;Y); NaN without classes.
+        I_XZ_stderr: Standard error over draws.
+        I_ZY_stderr: The same of I(Z;Y).
+        temperature: τ, mean over folds.
+        ceiling: ``log N``, which I(X;Z) cannot exceed.
+        is_saturated: I(X;Z) is within its error, or 0.05, of the ceiling: how much more the layer holds is not seen.
+        label_is_ceiling: I(Z;Y) is within its error of H(Y), which says no more than that the inputs are told apart.
+        num_constant: Units left out, as they have one value over all draws and inputs.
+        num_noise_free: Units that are constant over draws and differ between inputs.
+    """
+
+    I_XZ: float
+    I_ZY: float
+    I_XZ_stderr: float
+    I_ZY_stderr: float
+    temperature: float
+    ceiling: float
+    is_saturated: bool
+    label_is_ceiling: bool
+    num_constant: int
+    num_noise_free: int
+
+
+def effective_information(z: Tensor, y: Tensor | None = None) -> EffectiveInformation:
+    """I(X;Z) and I(Z;Y) of a layer under noisy weights: cross-fitted lower bounds, see the module.
+
+    Best taken before an invertible nonlinearity: the information is the same, and units that saturate or are off are
+    far from Gaussian. The time is that of ``M`` products of ``N x d`` by ``d x N``, times d with full covariances.
+
+    Args:
+        z: Activations ``(M, N, d)`` of N inputs under M independent draws of the weights.
+        y: Classes ``(N,)``, integer or bool; None if there are none.
+
+    Raises:
+        ValueError: Another shape, fewer than four draws or two inputs, activations that are not finite, a floating
+            ``y`` or one of another length.
+    """
+    _check(z)
+    m, n = z.shape[:2]
+    points, groups, num_constant, num_noise_free = _separate(z)
+    same_group = groups[:, None] == groups
+    labels = None if y is None else torch.from_numpy(class_labels(y, n)).to(z.device)
+    same_class = None if labels is None else labels[:, None] == labels
+    curves = z.new_empty(m, 2, _TEMPERATURES, dtype=torch.float64)  # by draw: I(X;Z) and I(Z;Y) at each temperature
+    fold = torch.arange(m, device=z.device) % _FOLDS
+    for k in range(min(_FOLDS, m)):
+        gaussians = ShrunkGaussians.fit(points[fold != k], full=2 * points.shape[2] <= m)
+        for draw in (fold == k).nonzero()[:, 0].tolist():
+            curves[draw] = _information(gaussians.log_density(points[draw]), same_group, same_class)
+    total = curves[:, 0].sum(0)
+    best = torch.stack([(total - curves[fold == k, 0].sum(0)).argmax() for k in range(min(_FOLDS, m))])[fold]
+    values = curves[torch.arange(m, device=z.device), :, best]
+    (xz, zy), (xz_error, zy_error) = values.mean(0).tolist(), (values.std(0) / m**0.5).tolist()
+    ceiling = math.log(n)
+    h_y = math.nan if same_class is None else (ceiling - same_class.sum(1).double().log().mean().item())
+    xz = min(max(xz, 0.0), ceiling)
+    zy = math.nan if same_class is None else min(max(zy, 0.0), h_y)
+    return EffectiveInformation(
+        I_XZ=xz,
+        I_ZY=zy,
+        I_XZ_stderr=xz_error,
+        I_ZY_stderr=zy_error,
+        temperature=best.double().mean().item() / 10,
+        ceiling=ceiling,
+        is_saturated=ceiling - xz <= max(xz_error, _NEAR_CEILING),
+        label_is_ceiling=h_y - zy <= max(zy_error, 1e-9),
+        num_constant=num_constant,
+        num_noise_free=num_noise_free,
+    )
+
+
+def running_maximum(values: Sequence[float]) -> tuple[list[float], float]:
+    """Bring lower bounds of I(X;Z) into the order of data processing: no layer holds less than one above it.
+
+    What a layer is known to hold at least, every layer below holds too. So the maximum of a layer's bound and of all
+    those above it is a lower bound of that layer. Bounds of different looseness cross without it. The maximum of noisy
+    numbers is a little too large, by about their standard error where several are equal.
+
+    Args:
+        values: Lower bounds in the order of the layers, the one nearest the output last. NaN stays and raises no other.
+
+    Returns:
+        The values, and by how much the most raised one was raised; 0 where they were in order.
+    """
+    raised: list[float] = []
+    highest, most = -math.inf, 0.0
+    for value in reversed(values):
+        if not math.isnan(value):
+            highest = max(highest, value)
+            most = max(most, highest - value)
+        raised.append(value if math.isnan(value) else highest)
+    return raised[::-1], most
+
+
+def _information(log_density: Tensor, same_group: Tensor, same_class: Tensor | None) -> Tensor:
+    """I(X;Z) and I(Z;Y) of one draw at each temperature, ``(2, temperatures)``."""
+    n = len(log_density)
+    ratio = log_density - log_density.diagonal()[:, None]
+    everything = _log_sums(ratio, same_group)
+    found = everything.new_full((2, _TEMPERATURES), math.nan)
+    found[0] = math.log(n) - everything
+    if same_class is not None:
+        prior = (same_class.sum(1).double() / n).log().mean()
+        found[1] = _log_sums(ratio, same_group & same_class) - everything - prior
+    return found
+
+
+def _log_sums(ratio: Tensor, members: Tensor) -> Tensor:
+    """``E_i log Σ_j exp(τ ratio_ij)`` over the members, at each temperature; one exponential, then powers of it."""
+    masked = ratio.masked_fill(~members, -math.inf)
+    top = masked.amax(1, keepdim=True)
+    base = torch.threshold(((masked - top) / 10).exp_(), 1e-20, 0.0)  # its powers stay normal numbers, others are slow
+    power, sums = members.to(ratio.dtype), []
+    for step in range(_TEMPERATURES):
+        sums.append((power.sum(1).log() + step / 10 * top[:, 0]).mean())
+        power *= base
+    return torch.stack(sums)
+
+
+def _separate(z: Tensor) -> tuple[Tensor, Tensor, int, int]:
+    """Take the units without noise apart.
+
+    Returns:
+        The noisy units ``(M, N, d')``, float64, centred, with noise of variance 1 at the median of the inputs at which
+        there is any; the group of each input by its values in the units without noise; the numbers of constant and
+        of noise-free units.
+    """
+    eps = torch.finfo(torch.promote_types(z.dtype, torch.float32)).eps
+    low, high = z.amin(0), z.amax(0)
+    tolerance = _ROUNDING * eps * torch.maximum(high.amax(0).abs(), low.amin(0).abs())
+    still = (high - low <= tolerance).all(0)
+    order = low[:, still].sort(0)
+    rank = (order.values.diff(dim=0) > tolerance[still]).cumsum(0)
+    values = torch.zeros_like(order.indices)
+    values.scatter_(0, order.indices[1:], rank)
+    varied = int(values.amax(0).count_nonzero()) if still.any() else 0
+    groups = torch.unique(values, dim=0, return_inverse=True)[1] if varied else values.new_zeros(z.shape[1])
+    if still.all():
+        noisy = z.new_zeros(*z.shape[:2], 1, dtype=torch.float64)  # one unit that tells nothing
+        return noisy, groups, len(still) - varied, varied
+    noisy = z[:, :, ~still].double()
+    noisy -= noisy.mean((0, 1))
+    variance = torch.stack([row.var(0) for row in noisy.unbind(1)])
+    varies = variance > 1e-12 * variance.amax(0)
+    noisy /= variance.where(varies, math.nan).nanmedian(0).values.sqrt()
+    return noisy, groups, int(still.sum()) - varied, varied
+
+
+def _check(z: Tensor) -> None:
+    if z.ndim != 3 or z.shape[2] == 0:
+        raise ValueError(f"z of shape {tuple(z.shape)}: expected (draws, inputs, units); flatten the units of an input")
+    if z.shape[0] < 4 or z.shape[1] < 2:
+        raise ValueError(f"z has {z.shape[0]} draws of {z.shape[1]} inputs: expected at least 4 draws and 2 inputs")
+    if not z.is_floating_point():
+        raise ValueError(f"z of dtype {z.dtype}: expected real activations, for example z.float()")
+    if not z.isfinite().all():
+        raise ValueError("z has values that are not finite; leave their draws out, or take a smaller beta")

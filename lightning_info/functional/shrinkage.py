@@ -1,0 +1,116 @@
+r"""Gaussians from few draws: correlations shrunk to the identity.
+
+Of m draws in d dimensions, with ``x`` centred and of unit variance, ``w_a = x_a x_aᵀ`` and ``R`` their correlations,
+
+.. math:: \hat R = (1 - \kappa) R + \kappa I, \qquad
+          \kappa = \min\Bigl(1, \frac{\sum_{k \ne l} \widehat{\mathrm{Var}}(R_{kl})}{\sum_{k \ne l} R_{kl}^2}\Bigr),
+          \qquad \widehat{\mathrm{Var}}(R_{kl}) = \frac{m}{(m - 1)^3} \sum_a (w_{a,kl} - \bar w_{kl})^2 .
+
+The intensity κ estimates the one of least expected squared error; nothing is tuned. It does not depend on the scale of
+a dimension. It is at least 1e-8, so that there is an inverse.
+
+Source: Schäfer & Strimmer (2005), A shrinkage approach to large-scale covariance matrix estimation, Table 1 (target D
+for the correlations).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_LEAST_INTENSITY = 1e-8
+
+_LEAST_VARIANCE = 1e-2
+"""Of a unit at an input, where 1 is usual: the unit may be off or saturated at the input in all draws but a few."""
+
+_WORKSPACE = 2**17
+"""Numbers in a temporary tensor, so that it stays in the cache."""
+
+
+def shrunk_correlation(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Correlations of the draws, shrunk to the identity with the analytic intensity.
+
+    Args:
+        x: Draws ``(..., m, d)``. A dimension without variance has no correlation with the others.
+
+    Returns:
+        Correlations ``(..., d, d)`` and intensities ``(...)``, float64.
+
+    Raises:
+        ValueError: Fewer than two draws.
+    """
+    if x.ndim < 2 or x.shape[-2] < 2:
+        raise ValueError(f"x has the shape {tuple(x.shape)}; expected (..., draws, dimensions) with at least 2 draws")
+    m = x.shape[-2]
+    centred = x.double() - x.double().mean(-2, keepdim=True)
+    deviation = centred.square().mean(-2, keepdim=True).sqrt()
+    unit = torch.where(deviation > 0, centred / deviation, 0.0)
+    r = unit.mT @ unit / m
+    squares = unit.square()
+    # x of unit variance with m - 1 in the denominator is unit · ((m - 1) / m)^½
+    variance = (squares.mT @ squares - m * r.square()) / (m * (m - 1))
+    total, variance_total = (part.sum((-2, -1)) - _trace(part) for part in (r.square(), variance))
+    intensity = torch.where(total > 0, variance_total / total, 1.0).clamp(_LEAST_INTENSITY, 1)
+    correlation = (1 - intensity[..., None, None]) * r
+    correlation.diagonal(dim1=-2, dim2=-1).fill_(1.0)
+    return correlation, intensity
+
+
+class ShrunkGaussians(NamedTuple):
+    """A Gaussian of each input, with the shrunk correlations of its draws, or none.
+
+    Attributes:
+        mean: ``(N, d)``.
+        whitening: Inverse Cholesky factors ``(N, d, d)``; of a diagonal the inverse deviations ``(N, d)``.
+        log_volume: Half the log determinant of the covariance, ``(N,)``.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+    log_volume: Tensor
+
+    @classmethod
+    def fit(cls, draws: Tensor, *, full: bool) -> ShrunkGaussians:
+        """From draws ``(m, N, d)``, float64, scaled such that a variance of 1 is usual for a unit; least is 0.01."""
+        m, n, d = draws.shape
+        mean, log_volume = draws.new_empty(n, d), draws.new_empty(n)
+        whitening = draws.new_empty(n, d, d) if full else draws.new_empty(n, d)
+        for part in _parts(n, max(m * d, d * d)):
+            x = draws[:, part]
+            mean[part] = x.mean(0)
+            deviation = x.var(0).clamp_min(_LEAST_VARIANCE).sqrt()
+            log_volume[part] = deviation.log().sum(1)
+            if full:
+                root = torch.linalg.cholesky(shrunk_correlation(x.transpose(0, 1))[0])
+                log_volume[part] += root.diagonal(dim1=1, dim2=2).log().sum(1)
+                whitening[part] = torch.linalg.solve_triangular(root, torch.diag_embed(1 / deviation), upper=False)
+            else:
+                whitening[part] = 1 / deviation
+        return cls(mean, whitening, log_volume)
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """``log q(z_i | x_j)`` but for a constant, ``(N, N)``, at a point ``(N, d)`` for each input."""
+        n, d = z.shape
+        if self.whitening.ndim == 2:
+            precision = self.whitening.square()
+            squares = z.square() @ precision.T - 2 * z @ (precision * self.mean).T
+            return -0.5 * (squares + (precision * self.mean.square()).sum(1)) - self.log_volume
+        density = z.new_empty(n, n)
+        for part in _parts(n, n * d):
+            w = self.whitening[part]
+            whitened = (w.reshape(-1, d) @ z.T).view(len(w), d, n).sub_(w @ self.mean[part, :, None])
+            density[:, part] = whitened.square_().sum(1).T
+        return -0.5 * density - self.log_volume
+
+
+def _trace(matrices: Tensor) -> Tensor:
+    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def _parts(n: int, numbers: int) -> Iterator[slice]:
+    """Slices of n inputs that fit into the workspace, at ``numbers`` an input."""
+    step = max(1, _WORKSPACE // max(1, numbers))
+    return (slice(start, min(n, start + step)) for start in range(0, n, step))
