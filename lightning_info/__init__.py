@@ -1,9 +1,10 @@
 """What a neural network learns, live in TensorBoard: callbacks for a PyTorch Lightning ``Trainer``."""
 
+from lightning_info.callbacks.effective_info import EffectiveInfoCallback
 from lightning_info.callbacks.fisher_trace import FisherTraceCallback
 from lightning_info.callbacks.info_plane import InfoPlaneCallback
 from lightning_info.callbacks.weight_info import WeightInfoCallback
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["FisherTraceCallback", "InfoPlaneCallback", "WeightInfoCallback", "__version__"]
+__all__ = ["EffectiveInfoCallback", "FisherTraceCallback", "InfoPlaneCallback", "WeightInfoCallback", "__version__"]

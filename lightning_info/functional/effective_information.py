@@ -59,6 +59,7 @@ class EffectiveInformation(NamedTuple):
         I_ZY_stderr: The same of I(Z;Y).
         temperature: τ, mean over folds.
         ceiling: ``log N``, which I(X;Z) cannot exceed.
+        label_entropy: ``H(Y)``, which I(Z;Y) cannot exceed; NaN without classes.
         is_saturated: I(X;Z) is within its error, or 0.05, of the ceiling: how much more the layer holds is not seen.
         label_is_ceiling: I(Z;Y) is within its error of H(Y), which says no more than that the inputs are told apart.
         num_constant: Units left out, as they have one value over all draws and inputs.
@@ -71,6 +72,7 @@ class EffectiveInformation(NamedTuple):
     I_ZY_stderr: float
     temperature: float
     ceiling: float
+    label_entropy: float
     is_saturated: bool
     label_is_ceiling: bool
     num_constant: int
@@ -118,6 +120,7 @@ def effective_information(z: Tensor, y: Tensor | None = None) -> EffectiveInform
         I_ZY_stderr=zy_error,
         temperature=best.double().mean().item() / 10,
         ceiling=ceiling,
+        label_entropy=h_y,
         is_saturated=ceiling - xz <= max(xz_error, _NEAR_CEILING),
         label_is_ceiling=h_y - zy <= max(zy_error, 1e-9),
         num_constant=num_constant,

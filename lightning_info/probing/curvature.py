@@ -149,7 +149,7 @@ class CurvaturePlan:
 
     Attributes:
         name: One of the four ways.
-        samples: How many it is of; the first of the largest group of equal shapes, except for ``"lanczos"``.
+        samples: How many it is of; for ``"gram"`` the first of the largest group of equal shapes.
         each: Outputs of a sample, which are its rows.
         weights: k, when it was chosen.
         rows: Who makes the rows; None for ``"lanczos"``.
@@ -189,21 +189,21 @@ class CurvaturePlan:
         """
         if not probe.groups:
             raise Unavailable("no reference samples could be kept")
+        whole = replace(probe, readers=[], whole=None, _read={})
         if self.name == "lanczos":
-            return self._by_products(replace(probe, readers=[], whole=None, _read={}), generator)
+            return self._by_products(whole, generator)
         weights = _weights(probe)
-        some = take(max(probe.groups, key=num_samples), slice(0, self.samples))
-        probe = replace(probe, groups=[some], readers=[], whole=None, _read={})
         if self.name == "gram":
-            batch = probe.to_device(some)
+            some = replace(whole, groups=[take(max(probe.groups, key=num_samples), slice(0, self.samples))])
+            batch = probe.to_device(some.groups[0])
             gram = self._rows.gram(probe.module, probe.outputs, batch, _finite_columns(probe, batch)).matrix
             values, vectors = _decomposed(gram)
-            return GramCurvature(probe, [Spectrum(values / probe.size, weights)], values, vectors)
+            return GramCurvature(some, [Spectrum(values / some.size, weights)], values, vectors)
         if self.name == "matrix":
-            values, vectors = _decomposed(self._matrix(probe) / probe.size)
-            return MatrixCurvature(probe, [Spectrum(values, weights)], values, vectors)
-        diagonal = self._diagonal(probe, generator)
-        return DiagonalCurvature(probe, [Spectrum(diagonal, weights)], diagonal)
+            values, vectors = _decomposed(self._matrix(whole) / whole.size)
+            return MatrixCurvature(whole, [Spectrum(values, weights)], values, vectors)
+        diagonal = self.diagonal(whole, generator)
+        return DiagonalCurvature(whole, [Spectrum(diagonal, weights)], diagonal)
 
     @property
     def _rows(self) -> GramPlan:
@@ -231,8 +231,12 @@ class CurvaturePlan:
             raise Unavailable(f"the spectrum of F is not finite ({error})") from error
         return LanczosCurvature(probe, found, product, known)
 
-    def _diagonal(self, probe: Probe, generator: Generator) -> Tensor:
-        """Exact where the outputs are few, else by one random cotangent a sample, which is unbiased."""
+    def diagonal(self, probe: Probe, generator: Generator) -> Tensor:
+        """The diagonal of F, ``(k,)`` float64; for the way ``"diagonal"``.
+
+        Exact where the outputs are few, else by one random cotangent a sample, which is unbiased. Raises as
+        :meth:`measure`.
+        """
         total = torch.zeros(_weights(probe), dtype=torch.float64, device=probe.device)
         for batch in probe.parts():
             prediction = _finite(probe.predictor(probe.module, batch))

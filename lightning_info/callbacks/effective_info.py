@@ -1,0 +1,399 @@
+"""``EffectiveInfoCallback``: information in the activations on the scale that the weights set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from matplotlib.figure import Figure
+from torch import Generator, Tensor
+from torch.utils.data import Dataset
+
+from lightning_info.callbacks import arguments
+from lightning_info.callbacks.base import InfoCallback
+from lightning_info.callbacks.clock import seconds
+from lightning_info.callbacks.run_facts import RunFacts
+from lightning_info.functional.distortion import DistortionLevel, distortion_level
+from lightning_info.functional.effective_information import (
+    EffectiveInformation,
+    effective_information,
+    running_maximum,
+)
+from lightning_info.functional.weight_noise import diagonal_noise
+from lightning_info.gradients.contract import NotCovered, trainable
+from lightning_info.gradients.samples import num_samples, take
+from lightning_info.plane.labels import Labels, describe_targets, labels_of
+from lightning_info.plane.reader import TARGETS, ActivationReader
+from lightning_info.probing.batch_norm import BatchNormStatistics
+from lightning_info.probing.curvature import CurvaturePlan, choose_curvature
+from lightning_info.probing.layers import LayerNames, find_layers
+from lightning_info.probing.noisy_activations import NoisyReader, noisy_activations
+from lightning_info.probing.noisy_loss import mean_loss
+from lightning_info.probing.prediction import Adapter
+from lightning_info.probing.probe import Probe
+from lightning_info.reporting.information_plane import PlaneCurve, information_plane
+from lightning_info.reporting.layout import Chart
+
+SEARCH_DRAWS, EVALUATIONS = 4, 5
+"""Weights drawn for each evaluation in the search for a level, in opposite pairs, and evaluations at most."""
+MOST_UNITS = 512
+"""Wider layers become so many random combinations, of which the information is a lower bound too."""
+BINS = 30
+"""Intervals that continuous targets are cut into, as in InfoPlaneCallback."""
+
+
+class EffectiveInfoCallback(InfoCallback):
+    r"""Logs the effective information I(X;Z), I(Z;Y) of layers: under the weight noise that the task itself tolerates.
+
+    A deterministic layer keeps all of its input, and bins measure the bins. Here the weights are drawn from
+    ``N(w, Σ*)``, ``Σ* = β (N F + diag(β/λ²))⁻¹`` with the diagonal of the Fisher information and ``λ_i = |w_i|`` for
+    each weight, and z is what the layer gives under these draws: every layer is on the one noise scale at which the
+    loss rises by a stated **distortion**. The result does not change where layers of a ReLU network are rescaled. A
+    weight that is exactly 0, such as a bias at the start, has no noise.
+
+    The estimates are **lower bounds**, from Gaussians fitted to some of the draws and evaluated on others, with their
+    standard error over the evaluated draws (:func:`~lightning_info.functional.effective_information`). Layers are taken
+    before their activation function where that is invertible (the same information); of layers with positions the mean
+    over them, as in :class:`~lightning_info.InfoPlaneCallback`. Source: Achille, Paolini & Soatto, Definition 3.1.
+
+    Logged, per measured step s (the weights after s optimiser steps; s = 0 and the end of fit are always measured), in
+    nats; of the first distortion (or of ``beta``):
+
+    - ``effective_info/I_XZ/<layer>``, ``effective_info/I_ZY/<layer>``: at most log N and H(Y); the latter where a
+      sample has one target.
+    - ``effective_info_stderr/I_XZ/<layer>``: standard error over draws, without that of the choice of samples.
+    - ``effective_info/beta``, ``effective_info/noisy_loss``, ``effective_info/loss``: the level, and the mean loss of a
+      sample with and without noise.
+    - ``effective_info/crossing``: by how much a layer's bound lies below that of a later one, at most. Of layers
+      through which everything passes the true information cannot; so much the bounds are loose.
+    - ``effective_info/overhead``: share of the run's time that this callback took so far.
+    - figure ``effective_info/plane``.
+
+    Further distortions have ``effective_info_<distortion>/...``. A distortion that no level reaches is NaN, and said.
+
+    Args:
+        layers: As for :class:`~lightning_info.InfoPlaneCallback`, with the same choice by default, so that the curves
+            can be laid over each other.
+        beta: A level to use at all points, instead of distortions.
+        distortion: Rise of the expected loss, nats a sample, at which to measure; one or several. The story depends on
+            it. The level is searched with four draws and at most five evaluations, from the last point's on.
+        draws: Weights drawn for a half of them; ``2 · draws`` in all.
+        every_n_epochs: Measure at s = 0 and after epochs n, 2n, ...
+        every_n_train_steps: Measure at optimiser steps 0, n, 2n, ... Without an interval: 0, 1, 2, 4, 8, ..., and the
+            end of every epoch, as far as ``max_overhead`` allows.
+        num_samples: Reference samples: the first that pass in training, kept on the CPU; with several processes an
+            equal number from each, which every process then measures.
+        reference: Reference samples to use instead (the first ``num_samples`` of them): a Dataset, or tensors such as
+            ``(x, y)``; they must look like the batches that ``training_step`` gets.
+        adapter: ``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)``, where the
+            ``training_step`` hides them.
+        seed: Of the draws; training's random numbers are never touched.
+        prefix: Put in front of every tag, ``prefix/effective_info/beta``.
+        on_error: A measurement that fails becomes one warning and NaN (``"warn"``), or ends the run (``"raise"``).
+        max_overhead: Largest share of the run's time; by default 0.05 without an interval and no limit with one.
+        batch_norm: BatchNorm layers use their ``"running"`` statistics, or those of the ``"reference"`` samples at the
+            measured weights; the same under the weight noise.
+        summary: Print the table at the end of fit, and which layers say nothing.
+
+    Raises:
+        ValueError: An argument makes no sense.
+        MisconfigurationException: Before the first step: sharded strategy, no likelihood or no targets found, layers
+            that are not there, module without exact per-sample gradients.
+
+    Example::
+
+        from lightning.pytorch import Trainer
+        from lightning_info import EffectiveInfoCallback
+
+        trainer = Trainer(callbacks=[EffectiveInfoCallback()])
+    """
+
+    family = "effective_info"
+    moves_weights = True
+
+    _plan: CurvaturePlan | None
+    _reader: NoisyReader
+    _has_targets: bool
+    _facts: RunFacts | None  # of the trainer at the point
+    _levels: dict[str, float]  # family -> the last level that reached its distortion
+    _last: dict[str, dict[str, EffectiveInformation]]  # family -> layer -> the last point's
+
+    def __init__(
+        self,
+        layers: str | list[str] | None = None,
+        beta: float | None = None,
+        distortion: float | Sequence[float] = (0.05, 0.5),
+        draws: int = 64,
+        every_n_epochs: int | None = None,
+        every_n_train_steps: int | None = None,
+        num_samples: int = 256,
+        # LightningCLI cannot build a subclass of Dataset[Any]
+        reference: Dataset | Sequence[Tensor] | None = None,  # type: ignore[type-arg]
+        adapter: Adapter | None = None,
+        seed: int = 0,
+        prefix: str | None = None,
+        on_error: Literal["warn", "raise"] = "warn",
+        max_overhead: float | None = None,
+        batch_norm: BatchNormStatistics = "running",
+        summary: bool = True,
+    ) -> None:
+        owner = type(self).__name__
+        if beta is not None:
+            arguments.positive_number(owner, "beta", beta, 0.1)
+        wanted = [distortion] if isinstance(distortion, (int, float)) else list(distortion)
+        for one in wanted:
+            arguments.positive_number(owner, "distortion", one, 0.05)
+        if not wanted or len({f"{one:g}" for one in wanted}) < len(wanted):
+            raise ValueError(f"{owner}: distortion={distortion!r}; give one or several different ones, such as 0.05")
+        arguments.positive_integer(owner, "draws", draws, 64)
+        if draws < 2:
+            raise ValueError(f"{owner}: draws={draws}; a half needs at least 2, and 64 for a tight bound")
+        super().__init__(
+            every_n_epochs=every_n_epochs,
+            every_n_train_steps=every_n_train_steps,
+            num_samples=num_samples,
+            reference=reference,
+            adapter=adapter,
+            seed=seed,
+            prefix=prefix,
+            on_error=on_error,
+            max_overhead=max_overhead,
+            batch_norm=batch_norm,
+            summary=summary,
+        )
+        self.layers, self.beta, self.distortion, self.draws = layers, beta, tuple(wanted), draws
+        names = [self.family, *(f"{self.family}_{one:g}" for one in wanted[1:])]
+        self._targets = {self.family: None} if beta is not None else dict(zip(names, wanted, strict=True))
+        self.tags: tuple[str, ...] = ()
+        self.table: tuple[tuple[str, str | None], ...] = ()
+
+    # ---- before the first step
+
+    def _prepare(self, probe: Probe) -> Mapping[str, str]:
+        mean_loss(probe)  # needs targets
+        names: LayerNames | None = self.layers
+        layers, left_out = find_layers(probe.module, probe.predictor, probe.to_device(probe.groups[0]), names)
+        self._reader = NoisyReader(tuple(layers), MOST_UNITS, self.seed)
+        targets = self._read_targets(probe)
+        self._has_targets = targets is not None
+        self._plan = plan = self._choose(probe)
+        kinds = ("I_XZ", "I_ZY") if self._has_targets else ("I_XZ",)
+        labels = [layer.label for layer in layers]
+        self.tags = tuple(
+            tag
+            for family in self._targets
+            for tag in (
+                *(f"{family}/{name}" for name in ("beta", "noisy_loss", "loss", "crossing")),
+                *(f"{family}/{kind}/{label}" for kind in kinds for label in labels),
+                *(f"{family}_stderr/I_XZ/{label}" for label in labels),
+            )
+        )
+        self.table = tuple((f"{self.family}/I_XZ/{label}", f"{self.family}_stderr/I_XZ/{label}") for label in labels)
+        level = (
+            f"at beta = {self.beta:g}"
+            if self.beta is not None
+            else f"where the loss rises by {' and '.join(f'{one:g}' for one in self.distortion)} nats a sample"
+        )
+        rows = {
+            "measures": f"lower bounds of {', '.join(kinds)} in nats under weight noise, {level}; {2 * self.draws} "
+            f"draws; lambda_i = |w_i|",
+            "layers": "; ".join(f"{layer.label} ({layer.units} units)" for layer in layers),
+            "labels": describe_targets(targets, BINS),
+            "curvature": plan.describe(),
+        }
+        if left_out:
+            rows["left out"] = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3])
+        return rows
+
+    def _cost(self, probe: Probe, samples: int) -> float:
+        assert self._plan is not None
+        plan = self._plan
+        few = replace(probe, groups=[take(probe.groups[0], slice(0, probe.chunk))], readers=[], _read={})
+        curvature = seconds(lambda: plan.measure(few, torch.Generator().manual_seed(0)), probe.device)
+        drawing = seconds(lambda: few.read(self._reader), probe.device)
+        draws = len(self._targets) * (2 * self.draws + (0 if self.beta else SEARCH_DRAWS * EVALUATIONS))
+        return samples / num_samples(few.groups[0]) * (curvature + draws * drawing)
+
+    def _choose(self, probe: Probe) -> CurvaturePlan:
+        return choose_curvature(probe, self.num_samples, "diagonal")
+
+    # ---- a point
+
+    def _point(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        self._facts = RunFacts.of(trainer, self._collector.chunk)
+        super()._point(trainer, *args, **kwargs)
+
+    def _measure(self, probe: Probe, step: int, generator: Generator) -> dict[str, float]:
+        assert self._facts is not None
+        diagonal = self._diagonal(probe, generator)
+        known = self._facts.training_samples
+        h = diagonal * (probe.size if math.isnan(known) else known)
+        prior = torch.cat([p.detach().flatten() for p in trainable(probe.module).values()]).abs().double()
+        loss, labels = mean_loss(probe), self._labels(probe)
+        values = dict.fromkeys(self.tags, math.nan)
+        pairs = [torch.randn(len(h), generator=generator) for _ in range(SEARCH_DRAWS // 2)]
+        draws = [torch.randn(len(h), generator=generator) for _ in range(2 * self.draws)]
+
+        def noise(z: Tensor, beta: float) -> Tensor:
+            return diagonal_noise(z.to(h), h, beta, prior)
+
+        for family, distortion in self._targets.items():
+            values[f"{family}/loss"] = loss
+            level = self._level(probe, family, distortion, noise, pairs, loss)
+            if not level.is_reached:
+                self._faults.warn_once(
+                    f"no value at step {step} (NaN): weight noise does not raise the loss by {distortion:g} nats; at "
+                    f"beta = {level.beta:.3g} it is {level.rise:.3g}. A fixed beta measures all the same",
+                    f"{family} not reached",
+                )
+                continue
+            noises: Iterator[Tensor] = (noise(z, level.beta) for z in draws)
+            values |= self._informations(probe, family, level, noises, labels, step)
+        return {tag: value for tag, value in values.items() if tag in self.tags}
+
+    def _informations(
+        self,
+        probe: Probe,
+        family: str,
+        level: DistortionLevel,
+        noises: Iterator[Tensor],
+        labels: Labels | None,
+        step: int,
+    ) -> dict[str, float]:
+        noisy = noisy_activations(probe, self._reader, noises)
+        values = {f"{family}/beta": level.beta, f"{family}/noisy_loss": noisy.losses.mean().item()}
+        self._last[family] = {}
+        for layer in self._reader.layers:
+            name, z = layer.label, noisy.units.get(layer.label)
+            if z is None or not z.isfinite().all():
+                what = "did not run for all samples" if z is None else "has activations that are not finite under noise"
+                self._faults.warn_once(f"layer {name!r} {what} at step {step} (NaN)", f"{what} {name}")
+                continue
+            chosen = slice(None) if labels is None or labels.known is None else labels.known
+            y = None if labels is None else labels.y[chosen]
+            found = self._last[family][name] = effective_information(z[:, chosen], y)
+            values[f"{family}/I_XZ/{name}"] = found.I_XZ
+            values[f"{family}_stderr/I_XZ/{name}"] = found.I_XZ_stderr
+            values[f"{family}/I_ZY/{name}"] = found.I_ZY
+        bounds = [found.I_XZ for found in self._last[family].values()]
+        values[f"{family}/crossing"] = running_maximum(bounds)[1] if bounds else math.nan
+        return values
+
+    def _level(
+        self,
+        probe: Probe,
+        family: str,
+        distortion: float | None,
+        noise: Callable[[Tensor, float], Tensor],
+        pairs: list[Tensor],
+        loss: float,
+    ) -> DistortionLevel:
+        if distortion is None:
+            assert self.beta is not None
+            return DistortionLevel(self.beta, math.nan, 0, is_reached=True)
+
+        def rise(beta: float) -> float:
+            noises = (sign * noise(z, beta) for z in pairs for sign in (1, -1))
+            only_loss = NoisyReader((), MOST_UNITS, self.seed)
+            return noisy_activations(probe, only_loss, noises).losses.mean().item() - loss
+
+        found = distortion_level(rise, distortion, self._levels.get(family), EVALUATIONS)
+        if found.is_reached:
+            self._levels[family] = found.beta
+        return found
+
+    def _diagonal(self, probe: Probe, generator: Generator) -> Tensor:
+        if self._plan is not None:
+            try:
+                return self._plan.diagonal(probe, generator)
+            except NotCovered:  # the module changed its structure: choose again, once
+                pass
+        self._plan = self._choose(probe)
+        return self._plan.diagonal(probe, generator)
+
+    def _read_targets(self, probe: Probe) -> Tensor | None:
+        return replace(probe, readers=[], whole=None, _read={}).read(ActivationReader((), 1, self.seed)).get(TARGETS)
+
+    def _labels(self, probe: Probe) -> Labels | None:
+        targets = self._read_targets(probe) if self._has_targets else None
+        labels = None if targets is None else labels_of(targets, BINS)
+        if targets is not None and labels is None:
+            self._faults.warn_once(
+                "targets are not finite, or more than half of the samples have one like no other's: no I(Z;Y) (NaN)",
+                "targets",
+            )
+        return labels
+
+    # ---- what is shown
+
+    def _charts(self) -> dict[str, Chart]:
+        charts: dict[str, Chart] = {}
+        for kind, title in (("I_XZ", "I(X;Z)"), ("I_ZY", "I(Z;Y)")):
+            tags = [self._tag(tag) for tag in self.tags if tag.startswith(f"{self.family}/{kind}/")]
+            if tags:
+                charts[f"{title} by layer, nats (effective information)"] = ("Multiline", tags)
+        return charts
+
+    def _figures(self) -> dict[str, Callable[[], Figure]]:
+        return {f"{family}/plane": partial(self._plane, family) for family in self._last}
+
+    def _plane(self, family: str) -> Figure:
+        curves = []
+        for layer in self._reader.layers:
+            x, y = (
+                dict(self.history.get(self._tag(f"{family}/{kind}/{layer.label}"), ())) for kind in ("I_XZ", "I_ZY")
+            )
+            last = self._last[family].get(layer.label)
+            points = [(step, x[step], y.get(step, math.nan)) for step in sorted(x)]
+            curves.append(PlaneCurve(layer.label, points, last is not None and last.is_saturated))
+        distortion = self._targets[family]
+        level = f"beta = {self.beta:g}" if distortion is None else f"distortion {distortion:g} nats"
+        found = list(self._last[family].values())
+        return information_plane(
+            curves,
+            title=f"Effective information, {level}, {2 * self.draws} draws (lower bounds)",
+            ceiling_x=found[0].ceiling if found else math.inf,
+            ceiling_y=found[0].label_entropy if found else math.inf,
+            epochs=self._epochs,
+            unit="nats",
+            symbol="Z",
+        )
+
+    def _closing_text(self) -> str:
+        lines = []
+        for family, found in self._last.items():
+            for what, names in (
+                (
+                    "at their ceiling log N, so that how much more they hold is not seen (more samples show it)",
+                    [name for name, one in found.items() if one.is_saturated],
+                ),
+                (
+                    "at H(Y), which says no more than that the samples are told apart",
+                    [name for name, one in found.items() if one.label_is_ceiling],
+                ),
+            ):
+                if names:
+                    lines.append(f"{family}: {', '.join(names)} at the end {what}.")
+        return "\n".join(lines)
+
+    # ---- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """What every callback keeps, and the levels that the search goes on from."""
+        return {**super().state_dict(), "levels": dict(self._levels)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        super().load_state_dict(state_dict)
+        with self._faults.guard("taking up the levels of the checkpoint"):
+            self._levels = {str(family): float(beta) for family, beta in state_dict["levels"].items()}
+
+    def _restart(self) -> None:
+        super()._restart()
+        self._plan = self._facts = None
+        self._reader, self._has_targets = NoisyReader((), MOST_UNITS, self.seed), False
+        self._levels, self._last = {}, {}

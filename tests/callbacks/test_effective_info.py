@@ -1,0 +1,206 @@
+"""Effective information through a real Trainer: against an exact mixture, and the properties that it has to have."""
+
+from __future__ import annotations
+
+import math
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from models import CLASSES, FEATURES, Classifier, data, loader, trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from lightning_info import EffectiveInfoCallback
+from lightning_info.callbacks.effective_info import EVALUATIONS, SEARCH_DRAWS
+
+SAMPLES, REFERENCE = 64, 32
+X, Y = (part[:REFERENCE] for part in data(SAMPLES).tensors)
+
+
+class Net(Classifier):
+    def __init__(self, act: type[nn.Module] = nn.Tanh):
+        super().__init__(nn.Sequential(nn.Linear(FEATURES, 6), act(), nn.Linear(6, CLASSES)))
+
+
+def effective(**options) -> EffectiveInfoCallback:
+    defaults = {"reference": (X, Y), "every_n_train_steps": 16, "draws": 16, "on_error": "raise", "summary": False}
+    return EffectiveInfoCallback(**{**defaults, **options})
+
+
+def fit(*callbacks, module=None, **options):
+    torch.manual_seed(0)
+    module = module or Net()
+    trainer(*callbacks, **options).fit(module, loader(SAMPLES))
+    return module
+
+
+def value(callback, tag: str, step: int = 16) -> float:
+    return dict(callback.history[tag])[step]
+
+
+def test_a_linear_layer_agrees_with_the_exact_mixture():
+    """Under Gaussian weight noise p(z|x) of one linear layer is Gaussian; the mixture by Monte Carlo in float64."""
+    beta = 0.3
+
+    class Linear(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(FEATURES, CLASSES).double()
+
+        def training_step(self, batch, batch_idx):
+            return F.cross_entropy(self.net(batch[0].double()), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.5)
+
+    callback = effective(beta=beta, draws=256, layers="net")
+    module = fit(callback, module=Linear(), max_epochs=4)
+    x, w, b = X.double(), module.net.weight.detach(), module.net.bias.detach()
+    p = (x @ w.T + b).softmax(1)
+    h_outputs = p * (1 - p)  # diagonal of F: E p_c (1 - p_c) x_i²
+    prior_w, prior_b = w.square(), b.square()
+    h_w, h_b = SAMPLES * (h_outputs.T @ x.square()) / len(x), SAMPLES * h_outputs.mean(0)
+    var_w, var_b = prior_w / (1 + h_w * prior_w / beta), prior_b / (1 + h_b * prior_b / beta)
+    mean, variance = x @ w.T + b, x.square() @ var_w.T + var_b
+    generator = torch.Generator().manual_seed(0)
+    z = mean + variance.sqrt() * torch.randn(4000, *mean.shape, generator=generator, dtype=torch.float64)
+    log_density = torch.distributions.Normal(mean, variance.sqrt()).log_prob(z.unsqueeze(2)).sum(3)
+    own = log_density.diagonal(dim1=1, dim2=2)
+    exact = (own - log_density.logsumexp(2) + math.log(len(x))).mean().item()
+    assert 0.5 < exact < 3.2
+    found = value(callback, "effective_info/I_XZ/net", 32)
+    assert found == pytest.approx(exact, abs=0.05 + 3 * value(callback, "effective_info_stderr/I_XZ/net", 32))
+    assert callback.tags == tuple(tag for tag in callback.history if not tag.endswith("overhead"))
+
+
+def test_bounds_hold_and_more_distortion_leaves_less():
+    callback = effective(distortion=(0.02, 0.2), draws=32)
+    fit(callback, max_epochs=6)
+    step = 48
+    h_y = torch.distributions.Categorical(torch.bincount(Y).double()).entropy().item()
+    for family in ("effective_info", "effective_info_0.2"):
+        assert value(callback, f"{family}/crossing", step) <= 0.1
+        for layer in ("net.1", "net.2"):
+            xz, zy = (value(callback, f"{family}/{kind}/{layer}", step) for kind in ("I_XZ", "I_ZY"))
+            assert 0 <= zy <= min(xz + 0.1, h_y + 1e-9)
+            assert xz <= math.log(REFERENCE) + 1e-9
+    for layer in ("net.1", "net.2"):
+        less, more = (value(callback, f"{f}/I_XZ/{layer}", step) for f in ("effective_info_0.2", "effective_info"))
+        assert less < more
+    assert value(callback, "effective_info/beta", step) < value(callback, "effective_info_0.2/beta", step)
+
+
+def test_the_level_is_that_of_the_distortion():
+    callback = effective(distortion=0.1, draws=100)
+    fit(callback, max_epochs=6)
+    rise = value(callback, "effective_info/noisy_loss", 48) - value(callback, "effective_info/loss", 48)
+    assert rise == pytest.approx(0.1, rel=0.5)  # searched with four draws, measured with two hundred
+
+
+def test_rescaling_the_layers_of_a_relu_net_changes_nothing():
+    class Rescaled(Net):
+        def __init__(self, factor):
+            super().__init__(nn.ReLU)
+            self.factor = factor
+
+        def on_fit_start(self):
+            with torch.no_grad():
+                self.net[0].weight *= self.factor
+                self.net[0].bias *= self.factor
+                self.net[2].weight /= self.factor
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.0)
+
+    found = []
+    for factor in (1.0, 8.0):
+        callback = effective(distortion=0.02)
+        fit(callback, module=(torch.manual_seed(5), Rescaled(factor))[1])
+        found.append({tag: dict(curve)[16] for tag, curve in callback.history.items() if "overhead" not in tag})
+    assert all(math.isfinite(v) for v in found[0].values())
+    assert found[1] == pytest.approx(found[0], rel=1e-4, abs=1e-5)
+
+
+def test_a_distortion_that_is_not_reached_is_nan_and_said():
+    callback = effective(distortion=(0.02, 50.0))
+    with pytest.warns(UserWarning, match=r"no value at step 0 \(NaN\): .* does not raise the loss by 50 nats"):
+        fit(callback)
+    assert math.isnan(value(callback, "effective_info_50/I_XZ/net.2"))
+    assert math.isnan(value(callback, "effective_info_50/beta"))
+    assert math.isfinite(value(callback, "effective_info_50/loss"))
+
+
+def test_a_measurement_takes_three_hundred_draws_at_most(monkeypatch):
+    passes = []
+    from lightning_info.probing import noisy_activations as module
+
+    original = module.moved
+    monkeypatch.setattr(module, "moved", lambda probe, noise: (passes.append(1), original(probe, noise))[1])
+    callback = EffectiveInfoCallback(reference=(X, Y), every_n_train_steps=100, on_error="raise", summary=False)
+    fit(callback, max_steps=1, max_epochs=1)
+    preflight = 2  # a trial
+    assert len(passes) <= 2 * (2 * 128 + 2 * SEARCH_DRAWS * EVALUATIONS) + preflight
+    assert 2 * 128 + 2 * SEARCH_DRAWS * EVALUATIONS <= 300
+
+
+def test_weights_that_are_zero_dead_and_single_units_have_a_value():
+    class Dead(Classifier):
+        def __init__(self):
+            super().__init__(nn.Sequential(nn.Linear(FEATURES, 1), nn.ReLU(), nn.Linear(1, CLASSES)))
+            nn.init.constant_(self.net[0].weight, -1.0)
+            nn.init.constant_(self.net[0].bias, -100.0)  # off for every input
+            nn.init.zeros_(self.net[2].weight)
+
+    callback = effective(beta=0.01)
+    fit(callback, module=Dead())
+    assert value(callback, "effective_info/I_XZ/net.1", 0) == 0.0
+    assert value(callback, "effective_info/I_XZ/net.2", 0) == 0.0
+
+
+def test_what_is_written_can_be_read_back_and_the_figure_is_a_plane(tmp_path):
+    callback = effective(summary=True)
+    fit(callback, logger=TensorBoardLogger(tmp_path))
+    events = EventAccumulator(str(tmp_path / "lightning_logs" / "version_0"), {"images": 0}).Reload()
+    for tag in callback.tags:
+        read = {event.step: event.value for event in events.Scalars(tag)}
+        assert read == pytest.approx(dict(callback.history[tag]), rel=1e-5, nan_ok=True)
+    assert {"effective_info/plane", "effective_info_0.5/plane"} <= set(events.Tags()["images"])
+    axes = callback._figures()["effective_info/plane"]().axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("I(X;Z) [nats]", "I(Z;Y) [nats]")
+
+
+def test_the_search_goes_on_after_a_resume(tmp_path):
+    saving = ModelCheckpoint(tmp_path, save_last=True)
+    first = effective(distortion=0.02)
+    trainer(first, saving, enable_checkpointing=True, max_epochs=1).fit(Net(), loader(SAMPLES))
+    torch.load(tmp_path / "last.ckpt", weights_only=True)
+    resumed = effective(distortion=0.02)
+    trainer(resumed, max_epochs=2).fit(Net(), loader(SAMPLES), ckpt_path=tmp_path / "last.ckpt")
+    assert resumed._levels.keys() <= {"effective_info"}
+    assert [step for step, _ in resumed.history["effective_info/loss"]][-1] == 16
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"beta": 0.0}, "beta must be a positive, finite number"),
+        ({"distortion": -0.1}, "distortion must be a positive, finite number"),
+        ({"distortion": ()}, "give one or several different ones"),
+        ({"distortion": (0.1, 0.1)}, "give one or several different ones"),
+        ({"draws": 1}, "a half needs at least 2"),
+        ({"draws": 1.5}, "draws must be a positive integer"),
+    ],
+)
+def test_senseless_arguments_are_refused(options, match):
+    with pytest.raises(ValueError, match=f"EffectiveInfoCallback: .*{match}"):
+        EffectiveInfoCallback(**options)
+
+
+def test_layers_that_are_not_there_are_refused_before_the_first_step():
+    with pytest.raises(MisconfigurationException, match="there is no layer 'body'"):
+        fit(effective(layers="body"))
