@@ -12,7 +12,8 @@ The weights are drawn M times from ``N(w, Σ*)``, each draw shared by all N inpu
 a constant plus the mean log probability that a classifier, made beforehand, gives to the true input or class: a **lower
 bound** in expectation, whatever p is. On the draws that q was made from it would be too large, without limit as d
 grows. The temperature τ in ``[0, 1.5]`` keeps a bad q from going below 0, as τ = 0 says nothing and gives 0. A fold
-takes the τ that does best on the other folds. What is below 0 all the same, by chance, is set to 0.
+takes the τ that does best on the other folds; as their q saw its draws, the bound is strict but for this one number.
+What is below 0 all the same, by chance, is set to 0.
 
 **Covariance.** Shrunk to its diagonal, see :mod:`~.shrinkage`; the diagonal itself where ``d > M / 2``.
 
@@ -95,7 +96,7 @@ def effective_information(z: Tensor, y: Tensor | None = None) -> EffectiveInform
     """
     _check(z)
     m, n = z.shape[:2]
-    points, groups, num_constant, num_noise_free = _separate(z)
+    points, groups, num_constant, num_noise_free = _separate(z.detach())
     same_group = groups[:, None] == groups
     labels = None if y is None else torch.from_numpy(class_labels(y, n)).to(z.device)
     same_class = None if labels is None else labels[:, None] == labels
