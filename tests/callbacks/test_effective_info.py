@@ -28,7 +28,7 @@ class Net(Classifier):
 
 
 def effective(**options) -> EffectiveInfoCallback:
-    defaults = {"reference": (X, Y), "every_n_train_steps": 16, "draws": 16, "on_error": "raise", "summary": False}
+    defaults = {"reference": (X, Y), "every_n_epochs": 100, "draws": 16, "on_error": "raise", "summary": False}
     return EffectiveInfoCallback(**{**defaults, **options})
 
 
@@ -58,7 +58,7 @@ def test_a_linear_layer_agrees_with_the_exact_mixture():
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), 0.5)
 
-    callback = effective(beta=beta, draws=256, layers="net")
+    callback = effective(beta=beta, draws=100, layers="net")
     module = fit(callback, module=Linear(), max_epochs=4)
     x, w, b = X.double(), module.net.weight.detach(), module.net.bias.detach()
     p = (x @ w.T + b).softmax(1)
@@ -79,27 +79,27 @@ def test_a_linear_layer_agrees_with_the_exact_mixture():
 
 
 def test_bounds_hold_and_more_distortion_leaves_less():
-    callback = effective(distortion=(0.02, 0.2), draws=32)
+    callback = effective(distortion=(0.01, 0.05), draws=32)
     fit(callback, max_epochs=6)
     step = 48
     h_y = torch.distributions.Categorical(torch.bincount(Y).double()).entropy().item()
-    for family in ("effective_info", "effective_info_0.2"):
+    for family in ("effective_info", "effective_info_0.05"):
         assert value(callback, f"{family}/crossing", step) <= 0.1
         for layer in ("net.1", "net.2"):
             xz, zy = (value(callback, f"{family}/{kind}/{layer}", step) for kind in ("I_XZ", "I_ZY"))
             assert 0 <= zy <= min(xz + 0.1, h_y + 1e-9)
             assert xz <= math.log(REFERENCE) + 1e-9
     for layer in ("net.1", "net.2"):
-        less, more = (value(callback, f"{f}/I_XZ/{layer}", step) for f in ("effective_info_0.2", "effective_info"))
+        less, more = (value(callback, f"{f}/I_XZ/{layer}", step) for f in ("effective_info_0.05", "effective_info"))
         assert less < more
-    assert value(callback, "effective_info/beta", step) < value(callback, "effective_info_0.2/beta", step)
+    assert value(callback, "effective_info/beta", step) < value(callback, "effective_info_0.05/beta", step)
 
 
 def test_the_level_is_that_of_the_distortion():
-    callback = effective(distortion=0.1, draws=100)
+    callback = effective(distortion=0.05, draws=60)
     fit(callback, max_epochs=6)
     rise = value(callback, "effective_info/noisy_loss", 48) - value(callback, "effective_info/loss", 48)
-    assert rise == pytest.approx(0.1, rel=0.5)  # searched with four draws, measured with two hundred
+    assert rise == pytest.approx(0.05, rel=0.6)  # searched with four draws, measured with more
 
 
 def test_rescaling_the_layers_of_a_relu_net_changes_nothing():
@@ -141,7 +141,7 @@ def test_a_measurement_takes_three_hundred_draws_at_most(monkeypatch):
 
     original = module.moved
     monkeypatch.setattr(module, "moved", lambda probe, noise: (passes.append(1), original(probe, noise))[1])
-    callback = EffectiveInfoCallback(reference=(X, Y), every_n_train_steps=100, on_error="raise", summary=False)
+    callback = EffectiveInfoCallback(reference=(X, Y), every_n_epochs=100, on_error="raise", summary=False)
     fit(callback, max_steps=1, max_epochs=1)
     preflight = 2  # a trial
     assert len(passes) <= 2 * (2 * 128 + 2 * SEARCH_DRAWS * EVALUATIONS) + preflight
@@ -163,13 +163,13 @@ def test_weights_that_are_zero_dead_and_single_units_have_a_value():
 
 
 def test_what_is_written_can_be_read_back_and_the_figure_is_a_plane(tmp_path):
-    callback = effective(summary=True)
+    callback = effective(distortion=(0.01, 0.02), summary=True)
     fit(callback, logger=TensorBoardLogger(tmp_path))
     events = EventAccumulator(str(tmp_path / "lightning_logs" / "version_0"), {"images": 0}).Reload()
     for tag in callback.tags:
         read = {event.step: event.value for event in events.Scalars(tag)}
         assert read == pytest.approx(dict(callback.history[tag]), rel=1e-5, nan_ok=True)
-    assert {"effective_info/plane", "effective_info_0.5/plane"} <= set(events.Tags()["images"])
+    assert {"effective_info/plane", "effective_info_0.02/plane"} <= set(events.Tags()["images"])
     axes = callback._figures()["effective_info/plane"]().axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("I(X;Z) [nats]", "I(Z;Y) [nats]")
 
