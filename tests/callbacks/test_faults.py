@@ -20,7 +20,7 @@ from lightning.pytorch import Callback
 from models import Classifier, curves, loader, trainer
 from torch import Tensor, nn
 
-from lightning_info import FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
+from lightning_info import EffectiveInfoCallback, FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
 from lightning_info.gradients import plan
 
 EVERY = 2  # steps; an epoch has three
@@ -83,6 +83,14 @@ WEIGHT_STAGES = {
 }
 
 
+EFFECTIVE_STAGES = {
+    "diagonal": ("lightning_info.probing.curvature._random_column", True),
+    "activations": ("lightning_info.callbacks.effective_info.noisy_activations", True),
+    "effective information": ("lightning_info.callbacks.effective_info.effective_information", True),
+    "effective figure": ("lightning_info.callbacks.effective_info.information_plane", False),
+}
+
+
 class Breaks:
     """A function that raises from the second batch on, or always if it does not belong to a measurement."""
 
@@ -98,7 +106,7 @@ class Breaks:
 
 
 def break_stage(monkeypatch, stage, error, callback) -> Breaks:
-    path, costs = (STAGES | PLANE_STAGES | WEIGHT_STAGES)[stage]
+    path, costs = (STAGES | PLANE_STAGES | WEIGHT_STAGES | EFFECTIVE_STAGES)[stage]
     if stage == "engine":
         broken = Breaks(plan.ENGINES["backpack"], error, callback, not costs)
         monkeypatch.setitem(plan.ENGINES, "backpack", broken)
@@ -172,6 +180,25 @@ def test_a_fault_of_the_weights_information_is_one_warning_a_gap_and_nothing_els
     curve = callback.history["weight_info/kl"]
     assert [(step, math.isnan(value)) for step, value in curve] == [(0, False), (2, costs), (4, costs), (6, costs)]
     said = [str(w.message) for w in caught if "Traceback" in str(w.message) and "WeightInfoCallback" in str(w.message)]
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("stage", EFFECTIVE_STAGES)
+def test_a_fault_of_effective_information_is_one_warning_a_gap_and_nothing_else(monkeypatch, plain, stage):
+    monkeypatch.setattr("lightning_info.probing.curvature.EXACT_OUTPUTS", 0)
+    callback = EffectiveInfoCallback(beta=0.1, draws=2, num_samples=8, every_n_train_steps=EVERY)
+    broken = break_stage(monkeypatch, stage, ERRORS["error"], callback)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        disturbed = run(Net, callback)
+    assert broken.raised
+    assert_identical(plain, disturbed)
+    costs = EFFECTIVE_STAGES[stage][1]
+    curve = callback.history["effective_info/I_XZ/net.2"]
+    assert [(step, math.isnan(value)) for step, value in curve] == [(0, False), (2, costs), (4, costs), (6, costs)]
+    said = [
+        str(w.message) for w in caught if "Traceback" in str(w.message) and "EffectiveInfoCallback" in str(w.message)
+    ]
     assert len(said) == 1
 
 

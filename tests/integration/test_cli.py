@@ -11,10 +11,10 @@ from lightning.pytorch.cli import LightningCLI
 from models import Classifier, data, loader
 from torch.utils.data import Dataset
 
-from lightning_info import FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
+from lightning_info import EffectiveInfoCallback, FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
 
 OPTIONS = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
-KINDS = (FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback)
+KINDS = (FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback, EffectiveInfoCallback)
 EACH = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
 
@@ -176,6 +176,7 @@ def test_printed_config_holds_every_argument_and_prints_itself_again(tmp_path, c
         FisherTraceCallback: {"also": ["exact"]},
         InfoPlaneCallback: {"layers": ["net.2"]},
         WeightInfoCallback: {"lambda_": "optimal"},
+        EffectiveInfoCallback: {"distortion": [0.1, 0.2]},
     }[kind]
     start = write(tmp_path / "start.yaml", {"trainer": {**OPTIONS, "callbacks": [entry(kind, **given)]}})
     printed = printed_config(capsys, "--config", start)

@@ -11,7 +11,7 @@ import torch
 from harness import Trace, differences, first_difference, run
 from lightning.pytorch import Callback
 
-from lightning_info import FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
+from lightning_info import EffectiveInfoCallback, FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
 
 
 def callbacks_under_test(**options: Any) -> list[Any]:
@@ -24,6 +24,7 @@ def callbacks_under_test(**options: Any) -> list[Any]:
         FisherTraceCallback(prefix="default", max_overhead=1.0, **common),
         InfoPlaneCallback(estimator=["binning", "mixture", "gaussian"], bin_range=["global", "fixed"], **often),
         WeightInfoCallback(lambda_=0.1, draws=4, **often),
+        EffectiveInfoCallback(beta=0.1, draws=2, **often),
     ]
 
 
