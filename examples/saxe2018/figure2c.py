@@ -36,7 +36,13 @@ def run(full: bool = False) -> Result:
     steps = torch.tensor(curves[29]).diff()
     odd_peak = steps.gt(0).sum().item()
     claims = [
-        Claim("2C", "information falls from its peak to large weights", (curves[30][peak] - curves[30][-1],), 3, unit="bits"),
+        Claim(
+            "2C",
+            "information falls from its peak to large weights",
+            (curves[30][peak] - curves[30][-1],),
+            3,
+            unit="bits",
+        ),
         Claim("2C", "at large weights about one bit is left (w = 1000)", (curves[30][-1],), 0.97, 1.03, "bits"),
         Claim(
             "2C",
@@ -45,8 +51,20 @@ def run(full: bool = False) -> Result:
             at_most=1e-9,
             unit="bits",
         ),
-        Claim("2C", "a vanishing weight has no information (29 bins)", (one_unit_information(1e-6, "tanh", 29),), at_most=0.01, unit="bits"),
-        Claim("2C", "the same with the 30 bins of the text", (one_unit_information(1e-6, "tanh", 30),), at_most=0.01, unit="bits"),
+        Claim(
+            "2C",
+            "a vanishing weight has no information (29 bins)",
+            (one_unit_information(1e-6, "tanh", 29),),
+            at_most=0.01,
+            unit="bits",
+        ),
+        Claim(
+            "2C",
+            "the same with the 30 bins of the text",
+            (one_unit_information(1e-6, "tanh", 30),),
+            at_most=0.01,
+            unit="bits",
+        ),
         Claim(
             "2C",
             f"binning {SAMPLES} samples agrees with the closed form: largest difference",
@@ -55,7 +73,7 @@ def run(full: bool = False) -> Result:
             unit="bits",
             source="here",
         ),
-    ]  # fmt: skip
+    ]
     figure = Figure(figsize=(5, 3.6), layout="constrained")
     axes = figure.add_subplot(
         title="One tanh unit, exact", xlabel="weight $w_1$", ylabel="I(X;T) [bits]", xscale="log", xlim=(0.01, 1000)

@@ -33,11 +33,37 @@ def run(full: bool = False) -> Result:
     fixed = [fixed_width(w) for w in weights]
     adaptive = [one_unit_information(w, "relu", 30, (0.0, 4 * w)) for w in weights]
     claims = [
-        Claim("2D", "information always increases: smallest step", (torch.tensor(fixed).diff().min().item(),), 0, unit="bits"),
-        Claim("2D", "without bound, half a bit each time that the weight doubles (w = 50 to 100)", (fixed_width(100) - fixed_width(50),), 0.48, 0.52, "bits"),
-        Claim("2D", "half of all inputs land in the bin of zero (w = 100)", (one_unit_probabilities(100, "relu", 12_000, (0, 800))[0].item(),), 0.499, 0.501),
-        Claim("2D", "a range that follows the weight hides it: largest change", (max(adaptive) - min(adaptive),), at_most=1e-6, unit="bits", source="here"),
-    ]  # fmt: skip
+        Claim(
+            "2D",
+            "information always increases: smallest step",
+            (torch.tensor(fixed).diff().min().item(),),
+            0,
+            unit="bits",
+        ),
+        Claim(
+            "2D",
+            "without bound, half a bit each time that the weight doubles (w = 50 to 100)",
+            (fixed_width(100) - fixed_width(50),),
+            0.48,
+            0.52,
+            "bits",
+        ),
+        Claim(
+            "2D",
+            "half of all inputs land in the bin of zero (w = 100)",
+            (one_unit_probabilities(100, "relu", 12_000, (0, 800))[0].item(),),
+            0.499,
+            0.501,
+        ),
+        Claim(
+            "2D",
+            "a range that follows the weight hides it: largest change",
+            (max(adaptive) - min(adaptive),),
+            at_most=1e-6,
+            unit="bits",
+            source="here",
+        ),
+    ]
     figure = Figure(figsize=(5, 3.6), layout="constrained")
     axes = figure.add_subplot(
         title="One ReLU unit, exact", xlabel="weight $w_1$", ylabel="I(X;T) [bits]", xscale="log", xlim=(0.1, 100)
