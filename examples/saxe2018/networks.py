@@ -74,6 +74,19 @@ class Networks(pl.LightningModule):
         self.get_submodule(name)(x.softmax(1) if self.task == "classes" else x)
         return x
 
+    def activations(self, x: Tensor, network: int = 0) -> dict[str, Tensor]:
+        """Of one network's layers, by name, ``(N, units)``; the last are the probabilities of the classes."""
+        seen: dict[str, Tensor] = {}
+        hooks = [
+            self.get_submodule(name).register_forward_hook(lambda *call, name=name: seen.update({name: call[2]}))
+            for name in self.layers
+        ]
+        with torch.no_grad():
+            self(x, network)
+        for hook in hooks:
+            hook.remove()
+        return seen
+
     def all_outputs(self, x: Tensor) -> Tensor:
         """All networks', ``(S, outputs, N)``, for ``x (S, inputs, N)``: samples last, as layers are narrow."""
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Batches:
 
 
 class Snapshots(pl.Callback):
-    """Keeps the weights after steps 0, 1, 2, 4, 8, ... and each epoch of the Trainer."""
+    """Keeps the weights after steps 0, 1, 2, 4, 8, ... and each fiftieth of the run."""
 
     def __init__(self) -> None:
         self.weights: dict[int, dict[str, Tensor]] = {}
@@ -65,7 +65,8 @@ class Snapshots(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
-        if step & (step - 1) == 0 or step % trainer.num_training_batches == 0:
+        total = trainer.max_epochs * trainer.num_training_batches
+        if step & (step - 1) == 0 or step % max(1, total // 50) == 0 or step == total:
             self._keep(step, pl_module)
 
     def _keep(self, step: int, pl_module: pl.LightningModule) -> None:
@@ -79,12 +80,16 @@ class Run:
         networks: With the final weights.
         planes: An InfoPlaneCallback for each network.
         snapshots: Of the weights, by step.
-        epochs: Passes through the data, by step.
+        per_epoch: Steps of a pass through the data.
     """
 
     def __init__(self, networks: Networks, planes: list[InfoPlaneCallback], snapshots: Snapshots, per_epoch: int):
         self.networks, self.planes, self.snapshots = networks, planes, snapshots.weights
-        self.epochs = {step: step / per_epoch for step in self.snapshots}
+        self.per_epoch = per_epoch
+
+    def epochs(self, steps: Iterable[int]) -> dict[int, float]:
+        """Passes through the data, by step."""
+        return {step: step / self.per_epoch for step in steps}
 
     def at(self, step: int) -> Networks:
         """The networks with the weights of a step."""
@@ -154,10 +159,10 @@ def train(
     return Run(networks, planes, snapshots, len(batches) * points // epochs)
 
 
-def one_network(number: int, networks: Networks, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """What InfoPlaneCallback is told: this network's outputs and the classes, if there are any."""
+def one_network(number: int, networks: Networks, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor | None, str]:
+    """What InfoPlaneCallback is told: this network's outputs, the classes if there are any, and what outputs are."""
     x, *classes = batch
-    return networks(x, number), classes[0] if classes else None
+    return networks(x, number), classes[0] if classes else None, "categorical" if classes else "gaussian"
 
 
 @contextlib.contextmanager

@@ -50,6 +50,18 @@ def trained(
     )
 
 
+def sgd(activation: str, full: bool) -> Run:
+    """The networks of figures 1, 7, 8 and 9: batches of 256, as long as the authors trained, or a quarter of that."""
+    first = {"tanh": 110, "relu": 120}[activation]
+    return trained(activation, tuple(range(first, first + (8 if full else 3))), 8000 if full else 2000, 256)
+
+
+def runs(run: Run, epochs: float) -> str:
+    """In words."""
+    seeds = run.networks.seeds
+    return f"seeds {seeds[0]} to {seeds[-1]}, {epochs:g} epochs"
+
+
 def learning_curves(run: Run, share: float = 0.8) -> dict[str, Tensor]:
     """Of every network at every snapshot, ``(steps, S)``: train and test loss (nats) and accuracy."""
     x, y = patterns(), labels()

@@ -11,8 +11,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "saxe2018"))
 
+import figure2c
+import figure2d
+import figure5
+import figure6
 from claims import IN_PART, NOT, REPRODUCED, Claim, markdown
 from data import BITS, NEIGHBOURS, PATTERNS, labels, patterns, split, teacher
+from networks import Networks
+from training import train
+from twelve_bit import WIDTHS, trained
 
 from lightning_info.functional import code_information
 
@@ -101,3 +108,63 @@ class TestVerdicts:
 
     def test_the_table_shows_what_was_measured(self):
         assert "| ≥ 3 bits, each | 3.1 2.9 | **in part** |" in markdown([Claim("5B", "a", (3.1, 2.9), 3, unit="bits")])
+
+
+def verdicts(claims):
+    return {claim.text: claim.verdict for claim in claims}
+
+
+class TestNetworks:
+    def test_trained_together_is_trained_alone(self):
+        x, y = patterns()[:200], labels()[:200]
+        alone, together = (
+            train(
+                "test",
+                Networks(seeds, WIDTHS, "tanh", lr=0.01),
+                x.T.expand(len(seeds), -1, -1),
+                y.expand(len(seeds), -1),
+                20,
+                (x, y),
+                points=2,
+            )
+            for seeds in ([7], [5, 7])
+        )
+        for single, both in zip(alone.networks.weights, together.networks.weights, strict=True):
+            assert torch.allclose(single[0], both[1], atol=1e-5)
+        assert not torch.equal(alone.snapshots[0]["weights.0"], alone.snapshots[20]["weights.0"])
+
+    def test_one_network_is_one_of_all(self):
+        networks, x = Networks([1, 2], WIDTHS, "relu"), patterns()[:50]
+        outputs = networks.all_outputs(x.T.expand(2, -1, -1))
+        assert torch.allclose(networks(x, 1), outputs[1].T, atol=1e-6)
+
+
+class TestFigures:
+    """Seeds that no criterion was set on; they are listed in the scripts."""
+
+    def test_2c(self):
+        found = verdicts(figure2c.run().claims)
+        assert found.pop("the same with the 30 bins of the text") == NOT
+        assert set(found.values()) == {REPRODUCED}
+
+    def test_2d(self):
+        assert set(verdicts(figure2d.run().claims).values()) == {REPRODUCED}
+
+    def test_5b_tanh_full_batch(self):
+        run = figure5.full_batch("tanh")
+        assert len(run.falls("layer5", "fixed")) == 5
+        assert set(verdicts(figure5.tanh_claims(run, "full batch", "5B", 3)).values()) == {REPRODUCED}
+
+    def test_5_relu_full_batch(self):
+        compress, each, *adaptive = figure5.relu_claims(figure5.full_batch("relu"))
+        assert compress.verdict == REPRODUCED
+        assert each.verdict != NOT
+        assert adaptive[-1].verdict == REPRODUCED
+
+    def test_6(self):
+        assert set(verdicts(figure6.run().claims).values()) == {REPRODUCED}
+
+    def test_a_run_that_does_not_learn_reproduces_nothing(self):
+        """The same networks and criteria with a step size of almost nothing."""
+        still = trained("tanh", (100, 101), 20, points=2, lr=1e-12)
+        assert set(verdicts(figure5.tanh_claims(still, "full batch", "5B", 3)).values()) == {NOT}
