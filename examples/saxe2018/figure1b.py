@@ -36,7 +36,7 @@ def run(full: bool = False) -> Result:
         claim("the network generalises: test accuracy", learning_curves(networks)["test accuracy"][-1].tolist(), 0.9),
     ]
     figure = plane_figure(networks, "relu", "ReLU, mean of seeds, 100 bins over the range of training")
-    return Result(claims, figure, runs(networks, 8000 if full else 2000))
+    return Result(claims, figure, runs(networks))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from plotting import draw_plane, mean_plane
 from script import Result, main
 from training import Run
-from twelve_bit import HIDDEN, OUTPUT, RANGE, sgd, trained
+from twelve_bit import HIDDEN, OUTPUT, RANGE, runs, sgd, trained
 
 FULL_BATCH_SEEDS = (100, 101, 102, 103, 104)
 RELU_SEEDS = (210, 211, 212, 213)
@@ -74,8 +74,8 @@ def run(full: bool = False) -> Result:
         draw_plane(figure, ax, plane, trainings.epochs(int(s) for s, *_ in plane[OUTPUT]), title)
     for ax, students, title in zip(axes[2:], (noisy, quiet), ("C  linear, SGD", "D  linear, full batch"), strict=True):
         draw_plane(figure, ax, mean_plane(planes(students)), students.run.epochs(students.steps), title)
-    runs = f"tanh: SGD seeds {noise.networks.seeds}, full batch {FULL_BATCH_SEEDS}; ReLU {RELU_SEEDS}; linear {linear_seeds}"
-    return Result(claims, figure, runs)
+    said = {"A": noise, "B": batch, "C": noisy.run, "D": quiet.run, "ReLU": full_batch("relu")}
+    return Result(claims, figure, "; ".join(f"{panel}: {runs(trainings)}" for panel, trainings in said.items()))
 
 
 if __name__ == "__main__":

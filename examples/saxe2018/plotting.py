@@ -48,3 +48,17 @@ def draw_curves(axes: Axes, epochs: Sequence[float], curves: Mapping[str, np.nda
         axes.plot(epochs, mean, label=name)
     axes.set(title=title, xlabel="epoch", ylabel=ylabel)
     axes.legend(frameon=False, fontsize=8)
+
+
+def draw_histograms(
+    axes: Axes, epochs: Sequence[float], density: np.ndarray, ends: tuple[float, float], title: str
+) -> None:
+    """Density of activations, ``(steps, bins)``: epochs to the right, activations upwards."""
+    shown = np.asarray(density).T
+    edges = np.linspace(*ends, len(shown) + 1)
+    right = np.array([*epochs[1:], epochs[-1] * 1.02])
+    mesh = axes.pcolormesh(
+        [epochs[0], *right], edges, shown, norm=PowerNorm(0.4, 0, 1), cmap="viridis", rasterized=True
+    )
+    axes.set(title=title.replace("layer", "layer "), xlabel="epoch", ylabel="activation")
+    axes.figure.colorbar(mesh, ax=axes)
