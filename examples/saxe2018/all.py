@@ -8,6 +8,7 @@ python examples/saxe2018/all.py figure6     # some of them anew; the rest of the
 from __future__ import annotations
 
 import argparse
+import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -20,6 +21,16 @@ FIGURES = (
     *("figure5", "figure3", "figure4ab", "figure4cd", "figure10"),
 )  # those that share networks together
 PAGE = Path(__file__).parents[2] / "docs" / "reproductions" / "saxe.md"
+IMAGES = PAGE.parents[1] / "images" / "saxe"
+SHOWN = {
+    "figure1a": "1A: tanh, SGD",
+    "figure1b": "1B: ReLU, SGD",
+    "figure2c": "2C: one tanh unit",
+    "figure5": "5: with and without noise in the gradient",
+    "figure6": "6: relevant and irrelevant inputs",
+    "figure8": "8: activations of the tanh network",
+}
+"""Of the page; the others are in --out."""
 INTRODUCTION = """# Saxe et al. (2018), figure by figure
 
 *On the information bottleneck theory of deep learning*. Written by `python examples/saxe2018/all.py`; every verdict is
@@ -45,6 +56,9 @@ def page(out: Path) -> str:
         f"Of {len(claims)} criteria, {sum(c.verdict == REPRODUCED for c in claims)} are met and "
         f"{sum(c.verdict == NOT for c in claims)} are not met by any value.",
         "",
+        "## Figures",
+        "",
+        *(f"![{caption}](../images/saxe/{name}.png)\n" for name, caption in SHOWN.items() if name in found),
         "## All criteria",
         "",
         markdown(claims),
@@ -73,6 +87,9 @@ def main() -> None:
         print(f"{name}: {result.runs}\n{report(result.claims)}\n", flush=True)
         PAGE.parent.mkdir(parents=True, exist_ok=True)
         PAGE.write_text(page(arguments.out))
+        if name in SHOWN:
+            IMAGES.mkdir(parents=True, exist_ok=True)
+            shutil.copy(arguments.out / f"{name}.png", IMAGES)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ def run(full: bool = False) -> Result:
         zip(("ReLU", "ReLU,\nW₁/16, 16 W₂", "linear", "linear,\nW₁/16, 16 W₂"), information[0] + linear, strict=True)
     )
     axes.bar_label(axes.bar(list(bars), list(bars.values()), color=["C0", "C0", "C1", "C1"]), fmt="%.2f")
+    axes.margins(y=0.1)
     return Result(claims, figure, runs(trainings))
 
 

@@ -15,9 +15,11 @@ import figure2c
 import figure2d
 import figure5
 import figure6
+from all import page
 from claims import IN_PART, NOT, REPRODUCED, Claim, markdown
 from data import BITS, NEIGHBOURS, PATTERNS, labels, patterns, split, teacher
 from networks import Networks
+from script import save
 from training import train
 from twelve_bit import WIDTHS, trained
 
@@ -168,3 +170,14 @@ class TestFigures:
         """The same networks and criteria with a step size of almost nothing."""
         still = trained("tanh", (100, 101), 20, points=2, lr=1e-12)
         assert set(verdicts(figure5.tanh_claims(still, "full batch", "5B", 3)).values()) == {NOT}
+
+
+def test_the_page_has_what_was_run_and_says_what_was_not(tmp_path):
+    save(figure2c.run(), "figure2c", tmp_path)
+    written = page(tmp_path)
+    assert (tmp_path / "figure2c.png").stat().st_size > 1000
+    assert (
+        "| 2C | at large weights about one bit is left (w = 1000) | paper | ≥ 0.97 and ≤ 1.03 bits | 1.02 |" in written
+    )
+    assert "- 2C, the same with the 30 bins of the text: **not reproduced**" in written
+    assert "- `figure6.py`: not run" in written
