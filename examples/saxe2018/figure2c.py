@@ -11,6 +11,7 @@ vanishing weight reads 1 bit, the sign, where the paper's curve starts at 0. The
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from claims import Claim
@@ -20,6 +21,7 @@ from script import Result, main
 from lightning_info.functional import binned_information, one_unit_information
 
 SAMPLES = 100_000
+claim = partial(Claim, "2C", unit="bits")
 
 
 def sampled(weight: float, bins: int = 30) -> float:
@@ -36,41 +38,21 @@ def run(full: bool = False) -> Result:
     steps = torch.tensor(curves[29]).diff()
     odd_peak = steps.gt(0).sum().item()
     claims = [
-        Claim(
-            "2C",
-            "information falls from its peak to large weights",
-            (curves[30][peak] - curves[30][-1],),
-            3,
-            unit="bits",
-        ),
-        Claim("2C", "at large weights about one bit is left (w = 1000)", (curves[30][-1],), 0.97, 1.03, "bits"),
-        Claim(
-            "2C",
+        claim("information falls from its peak to large weights", (curves[30][peak] - curves[30][-1],), 3),
+        claim("at large weights about one bit is left (w = 1000)", (curves[30][-1],), 0.97, 1.03),
+        claim(
             "it first rises, then falls, and turns once (29 bins): largest step against that",
             (max((-steps[:odd_peak]).max().item(), steps[odd_peak:].max().item()),),
             at_most=1e-9,
-            unit="bits",
         ),
-        Claim(
-            "2C",
-            "a vanishing weight has no information (29 bins)",
-            (one_unit_information(1e-6, "tanh", 29),),
-            at_most=0.01,
-            unit="bits",
+        claim(
+            "a vanishing weight has no information (29 bins)", (one_unit_information(1e-6, "tanh", 29),), at_most=0.01
         ),
-        Claim(
-            "2C",
-            "the same with the 30 bins of the text",
-            (one_unit_information(1e-6, "tanh", 30),),
-            at_most=0.01,
-            unit="bits",
-        ),
-        Claim(
-            "2C",
+        claim("the same with the 30 bins of the text", (one_unit_information(1e-6, "tanh", 30),), at_most=0.01),
+        claim(
             f"binning {SAMPLES} samples agrees with the closed form: largest difference",
             (max(abs(sampled(w) - one_unit_information(w)) for w in (0.1, weights[peak], 5.0, 100.0)),),
             at_most=0.01,
-            unit="bits",
             source="here",
         ),
     ]

@@ -10,6 +10,7 @@ that follows the weight instead, with a fixed number of bins, cannot see the gro
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from claims import Claim
@@ -19,6 +20,7 @@ from script import Result, main
 from lightning_info.functional import one_unit_information, one_unit_probabilities
 
 WIDTH = 2 / 30
+claim = partial(Claim, "2D", unit="bits")
 SIGMAS = 8  # of the input, up to where the bins reach
 
 
@@ -33,34 +35,24 @@ def run(full: bool = False) -> Result:
     fixed = [fixed_width(w) for w in weights]
     adaptive = [one_unit_information(w, "relu", 30, (0.0, 4 * w)) for w in weights]
     claims = [
-        Claim(
-            "2D",
-            "information always increases: smallest step",
-            (torch.tensor(fixed).diff().min().item(),),
-            0,
-            unit="bits",
-        ),
-        Claim(
-            "2D",
+        claim("information always increases: smallest step", (torch.tensor(fixed).diff().min().item(),), 0),
+        claim(
             "without bound, half a bit each time that the weight doubles (w = 50 to 100)",
             (fixed_width(100) - fixed_width(50),),
             0.48,
             0.52,
-            "bits",
         ),
-        Claim(
-            "2D",
+        claim(
             "half of all inputs land in the bin of zero (w = 100)",
             (one_unit_probabilities(100, "relu", 12_000, (0, 800))[0].item(),),
             0.499,
             0.501,
+            unit="of inputs",
         ),
-        Claim(
-            "2D",
+        claim(
             "a range that follows the weight hides it: largest change",
             (max(adaptive) - min(adaptive),),
             at_most=1e-6,
-            unit="bits",
             source="here",
         ),
     ]

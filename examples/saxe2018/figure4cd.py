@@ -39,7 +39,8 @@ def run(full: bool = False) -> Result:
     epochs = list(networks.epochs(networks.snapshots).values())
     draw_curves(left, epochs, shown, f"C  tanh, {SHARE:.0%} of the patterns", "% correct")
     draw_plane(figure, right, plane, networks.epochs(int(step) for step, *_ in plane[OUTPUT]), "D")
-    return Result(claims, figure, runs(networks))
+    said = f"{runs(networks)}; gap {gap.mean():.1f} ± {gap.std():.1f} points, fall {mean(falls):.2f} bits on average"
+    return Result(claims, figure, said)
 
 
 if __name__ == "__main__":
