@@ -8,12 +8,12 @@ python examples/saxe2018/all.py figure6     # some of them anew; the rest of the
 from __future__ import annotations
 
 import argparse
-import shutil
 from importlib import import_module
 from pathlib import Path
 
 import training
 from claims import NOT, REPRODUCED, markdown, report
+from PIL import Image
 from script import load, save
 
 FIGURES = (
@@ -89,7 +89,7 @@ def main() -> None:
         PAGE.write_text(page(arguments.out))
         if name in SHOWN:
             IMAGES.mkdir(parents=True, exist_ok=True)
-            shutil.copy(arguments.out / f"{name}.png", IMAGES)
+            Image.open(arguments.out / f"{name}.png").quantize().save(IMAGES / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

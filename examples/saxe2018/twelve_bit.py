@@ -59,7 +59,7 @@ def sgd(activation: str, full: bool) -> Run:
 def runs(run: Run) -> str:
     """In words."""
     seeds, epochs = run.networks.seeds, max(run.snapshots) / run.per_epoch
-    return f"seeds {seeds[0]} to {seeds[-1]}, {epochs:g} epochs"
+    return f"{len(seeds)} seeds from {seeds[0]}, {epochs:g} epochs"
 
 
 def learning_curves(run: Run, share: float = 0.8) -> dict[str, Tensor]:
