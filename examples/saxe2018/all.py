@@ -71,6 +71,16 @@ def page(out: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write(out: Path) -> None:
+    """The page and its pictures from a folder of results."""
+    for folder in (PAGE.parent, IMAGES):
+        folder.mkdir(parents=True, exist_ok=True)
+    PAGE.write_text(page(out))
+    for name in SHOWN:
+        if (out / f"{name}.png").exists():
+            Image.open(out / f"{name}.png").quantize().save(IMAGES / f"{name}.png", optimize=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figures", nargs="*", help=f"some of {', '.join(FIGURES)}; all by default")
@@ -85,11 +95,7 @@ def main() -> None:
         result = import_module(name).run(arguments.full)
         save(result, name, arguments.out)
         print(f"{name}: {result.runs}\n{report(result.claims)}\n", flush=True)
-        PAGE.parent.mkdir(parents=True, exist_ok=True)
-        PAGE.write_text(page(arguments.out))
-        if name in SHOWN:
-            IMAGES.mkdir(parents=True, exist_ok=True)
-            Image.open(arguments.out / f"{name}.png").quantize().save(IMAGES / f"{name}.png", optimize=True)
+        write(arguments.out)
 
 
 if __name__ == "__main__":

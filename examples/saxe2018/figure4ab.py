@@ -9,7 +9,7 @@ Signal-to-noise ratio 1 (of figure 3), step size 0.05 and initial weights of sta
 from __future__ import annotations
 
 from claims import Claim
-from linear import errors, no_compression, planes, student, test_ratios
+from linear import errors, no_compression, planes, student, overtraining
 from matplotlib.figure import Figure
 from plotting import draw_curves, draw_plane, mean_plane
 from script import Result, main
@@ -21,7 +21,7 @@ def run(full: bool = False) -> Result:
     exact = planes(found)
     about_y = [[y for _, _, y in plane["layer1"]] for plane in exact]
     claims = [
-        Claim("4A", "substantial overtraining: last / least test error", test_ratios(found), 3),
+        Claim("4A", "substantial overtraining: last / least test error", overtraining(found), 3),
         *no_compression("4B", "100 examples, SGD", found),
         Claim(
             "4B",

@@ -3,7 +3,8 @@
 The paper: "ReLU layers 1-5 have a roughly constant fraction of activities at zero"; "the nonzero activities disperse
 over the course of training without bound"; the output layer "converges to its saturation limits".
 
-The fraction at zero is constant from the middle of training to its end; it falls in the first hundred epochs.
+The fraction at zero is roughly constant from the middle of training to its end, not from the start: it falls in the
+first hundred epochs. "Disperse without bound" is judged in the second half of training, too.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def subset(student: Student, inputs: range) -> Tensor:
     )
 
 
-def test_ratios(student: Student) -> list[float]:
+def overtraining(student: Student) -> list[float]:
     """Overtraining: the test error at the end over the smallest one."""
     test = errors(student)["test"]
     return (test[-1] / test.min(0).values).tolist()
