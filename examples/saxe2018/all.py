@@ -78,7 +78,8 @@ def write(out: Path) -> None:
     PAGE.write_text(page(out))
     for name in SHOWN:
         if (out / f"{name}.png").exists():
-            Image.open(out / f"{name}.png").quantize().save(IMAGES / f"{name}.png", optimize=True)
+            picture = Image.open(out / f"{name}.png").convert("RGB").quantize()  # a third of the size
+            picture.save(IMAGES / f"{name}.png", optimize=True)
 
 
 def main() -> None:

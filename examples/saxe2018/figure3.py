@@ -16,7 +16,7 @@ from __future__ import annotations
 from functools import partial
 
 from claims import Claim
-from linear import errors, no_compression, planes, student, overtraining
+from linear import errors, no_compression, overtraining, planes, student
 from matplotlib.figure import Figure
 from plotting import draw_curves, draw_plane, mean_plane
 from script import Result, main

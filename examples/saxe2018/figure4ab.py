@@ -9,7 +9,7 @@ Signal-to-noise ratio 1 (of figure 3), step size 0.05 and initial weights of sta
 from __future__ import annotations
 
 from claims import Claim
-from linear import errors, no_compression, planes, student, overtraining
+from linear import errors, no_compression, overtraining, planes, student
 from matplotlib.figure import Figure
 from plotting import draw_curves, draw_plane, mean_plane
 from script import Result, main

@@ -12,7 +12,7 @@ C, D: the linear networks of figures 3 and 4 (the paper names no other task).
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 
 from claims import Claim, mean
 from linear import no_compression, planes, student
@@ -25,11 +25,6 @@ from twelve_bit import HIDDEN, OUTPUT, RANGE, runs, sgd, trained
 FULL_BATCH_SEEDS = (100, 101, 102, 103, 104)
 RELU_SEEDS = (210, 211, 212, 213)
 claim = partial(Claim, unit="bits")
-
-
-@cache
-def full_batch(activation: str, epochs: int = 2000) -> Run:
-    return trained(activation, FULL_BATCH_SEEDS if activation == "tanh" else RELU_SEEDS, epochs, points=20)
 
 
 def tanh_claims(run: Run, how: str, panel: str, least: float) -> list[Claim]:
@@ -56,16 +51,17 @@ def relu_claims(run: Run) -> list[Claim]:
 
 def run(full: bool = False) -> Result:
     noise = sgd("tanh", full)
-    batch = full_batch("tanh", 8000 if full else 2000)
+    batch = trained("tanh", FULL_BATCH_SEEDS, 8000 if full else 2000, points=20)
     linear_seeds = tuple(range(400, 404)) if full else (400, 401)
     noisy = student(linear_seeds, 100, 300, 0.05, 5)
     quiet = student(linear_seeds, 300, 500, 0.5)
+    control = trained("relu", RELU_SEEDS, 2000, points=20)
     claims = [
         *tanh_claims(noise, "SGD", "5A", 2),
         *tanh_claims(batch, "full batch", "5B", 3),
         *no_compression("5C", "linear, SGD", noisy),
         *no_compression("5D", "linear, full batch", quiet),
-        *relu_claims(full_batch("relu")),
+        *relu_claims(control),
     ]
     figure = Figure(figsize=(10, 7), layout="constrained")
     axes = figure.subplots(2, 2).flatten()
@@ -74,7 +70,7 @@ def run(full: bool = False) -> Result:
         draw_plane(figure, ax, plane, trainings.epochs(int(s) for s, *_ in plane[OUTPUT]), title)
     for ax, students, title in zip(axes[2:], (noisy, quiet), ("C  linear, SGD", "D  linear, full batch"), strict=True):
         draw_plane(figure, ax, mean_plane(planes(students)), students.run.epochs(students.steps), title)
-    said = {"A": noise, "B": batch, "C": noisy.run, "D": quiet.run, "ReLU": full_batch("relu")}
+    said = {"A": noise, "B": batch, "C": noisy.run, "D": quiet.run, "ReLU": control}
     return Result(claims, figure, "; ".join(f"{panel}: {runs(trainings)}" for panel, trainings in said.items()))
 
 
