@@ -1,0 +1,42 @@
+"""Figure 4A-B: overtraining and the information plane of a linear network trained with SGD.
+
+The paper: 100 inputs, 100 hidden units, 100 examples, batches of 5; "overtraining is substantial"; "no compression is
+observed, and information about the labels is lost during overtraining".
+
+Signal-to-noise ratio 1 (of figure 3), step size 0.05 and initial weights of standard deviation 0.01 are ours.
+"""
+
+from __future__ import annotations
+
+from claims import Claim
+from linear import errors, no_compression, overtraining, planes, student
+from matplotlib.figure import Figure
+from plotting import draw_curves, draw_plane, mean_plane
+from script import Result, main
+from twelve_bit import runs
+
+
+def run(full: bool = False) -> Result:
+    found = student(tuple(range(420, 428 if full else 424)), 100, 300, 0.05, 5)
+    exact = planes(found)
+    about_y = [[y for _, _, y in plane["layer1"]] for plane in exact]
+    claims = [
+        Claim("4A", "substantial overtraining: last / least test error", overtraining(found), 3),
+        *no_compression("4B", "100 examples, SGD", found),
+        Claim(
+            "4B",
+            "information about the labels is lost: I(T;Y), last / peak",
+            [y[-1] / max(y) for y in about_y],
+            at_most=0.8,
+        ),
+    ]
+    epochs = found.run.epochs(found.steps)
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    draw_curves(left, list(epochs.values()), errors(found), "A  linear, SGD, 100 examples", "mean squared error")
+    draw_plane(figure, right, mean_plane(exact), epochs, "B")
+    return Result(claims, figure, runs(found.run))
+
+
+if __name__ == "__main__":
+    main(__doc__, run, "figure4ab")

@@ -1,0 +1,78 @@
+"""Figure 5: the information plane with SGD and with full-batch gradient descent, for tanh and for linear networks.
+
+The paper: "Both random and non-random training procedures show similar information plane dynamics", "with robust
+compression in tanh networks for both methods"; and linear networks do not compress under either.
+
+A, B: the 12-bit task, tanh, batches of 256 and the full batch. Full batch means Adam without any noise (the authors'
+optimiser is Adam), 2000 steps by default; SGD takes many more steps to get as far. A ReLU network trained with the full
+batch is the control: it does not compress, under the range that the paper uses; with a range that follows each epoch's
+activations it would seem to, and the callback says that its verdict depends on that.
+C, D: the linear networks of figures 3 and 4 (the paper names no other task).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from claims import Claim, mean
+from linear import no_compression, planes, student
+from matplotlib.figure import Figure
+from plotting import draw_plane, mean_plane
+from script import Result, main
+from training import Run
+from twelve_bit import HIDDEN, OUTPUT, RANGE, runs, sgd, trained
+
+FULL_BATCH_SEEDS = (100, 101, 102, 103, 104)
+RELU_SEEDS = (210, 211, 212, 213)
+claim = partial(Claim, unit="bits")
+
+
+def tanh_claims(run: Run, how: str, panel: str, least: float) -> list[Claim]:
+    return [
+        claim(panel, f"tanh, {how}: layer 5 compresses", run.falls("layer5", "fixed"), least),
+        claim(panel, f"tanh, {how}: the output compresses", run.falls(OUTPUT, "fixed"), 1.5),
+    ]
+
+
+def relu_claims(run: Run) -> list[Claim]:
+    """Of the control: hidden layers under the global range, and what the callback says of the adaptive one."""
+    falls = [fall for layer in HIDDEN for fall in run.falls(layer, "global")]
+    adaptive = [max(plane.verdicts[layer].falls["adaptive"] for layer in HIDDEN) for plane in run.planes]
+    told = [
+        "falls under adaptive" in "".join(plane.verdicts[layer].verdict for layer in HIDDEN) for plane in run.planes
+    ]
+    return [
+        claim("5", "ReLU, full batch: hidden layers do not compress; mean fall", [mean(falls)], at_most=0.3),
+        claim("5", "ReLU, full batch: no hidden layer of any seed falls", falls, at_most=0.1),
+        claim("5", "ReLU, adaptive range: falls all the same; largest by seed", adaptive, 0.5, source="here"),
+        Claim("5", "ReLU: share of seeds whose callback says that the range decides", [mean(told)], 0.5, source="here"),
+    ]
+
+
+def run(full: bool = False) -> Result:
+    noise = sgd("tanh", full)
+    batch = trained("tanh", FULL_BATCH_SEEDS, 8000 if full else 2000, points=20)
+    linear_seeds = tuple(range(400, 404)) if full else (400, 401)
+    noisy = student(linear_seeds, 100, 300, 0.05, 5)
+    quiet = student(linear_seeds, 300, 500, 0.5)
+    control = trained("relu", RELU_SEEDS, 2000, points=20)
+    claims = [
+        *tanh_claims(noise, "SGD", "5A", 2),
+        *tanh_claims(batch, "full batch", "5B", 3),
+        *no_compression("5C", "linear, SGD", noisy),
+        *no_compression("5D", "linear, full batch", quiet),
+        *relu_claims(control),
+    ]
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    axes = figure.subplots(2, 2).flatten()
+    for ax, trainings, title in zip(axes, (noise, batch), ("A  tanh, SGD", "B  tanh, full batch"), strict=False):
+        plane = mean_plane([callback.curves(RANGE["tanh"]) for callback in trainings.planes])
+        draw_plane(figure, ax, plane, trainings.epochs(int(s) for s, *_ in plane[OUTPUT]), title)
+    for ax, students, title in zip(axes[2:], (noisy, quiet), ("C  linear, SGD", "D  linear, full batch"), strict=True):
+        draw_plane(figure, ax, mean_plane(planes(students)), students.run.epochs(students.steps), title)
+    said = {"A": noise, "B": batch, "C": noisy.run, "D": quiet.run, "ReLU": control}
+    return Result(claims, figure, "; ".join(f"{panel}: {runs(trainings)}" for panel, trainings in said.items()))
+
+
+if __name__ == "__main__":
+    main(__doc__, run, "figure5")

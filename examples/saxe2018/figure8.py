@@ -1,0 +1,58 @@
+"""Figure 8: histograms of the activations of a tanh network over training, the one of figure 1A.
+
+The paper: "The final three layers eventually saturate in the top and bottom bins". Judged by the share of activations
+in the outermost of 30 bins over (-1, 1), |a| > 0.933, for the last three hidden layers; the output, whose softmax lies
+in (0, 1), saturates in the top and bottom bins of its own range.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from claims import Claim
+from data import patterns
+from matplotlib.figure import Figure
+from plotting import draw_histograms
+from script import Result, main
+from torch import Tensor
+from training import Run
+from twelve_bit import HIDDEN, OUTPUT, runs, sgd
+
+TOP = 1 - 2 / 30
+claim = partial(Claim, "8", unit="of activations")
+
+
+def at_end(run: Run) -> list[dict[str, Tensor]]:
+    """Activations of every network with its final weights."""
+    networks = run.at(max(run.snapshots))
+    return [networks.activations(patterns(), number) for number in range(len(networks.seeds))]
+
+
+def histograms(run: Run, layer: str, low: float, high: float, bins: int = 30) -> Tensor:
+    """Density of the first network's activations, ``(steps, bins)``."""
+    found = [run.at(step).activations(patterns())[layer].flatten() for step in run.snapshots]
+    return torch.stack([torch.histc(values.clamp(low, high), bins, low, high) / len(values) for values in found])
+
+
+def run(full: bool = False) -> Result:
+    networks = sgd("tanh", full)
+    ends = at_end(networks)
+    saturated = {layer: [(end[layer].abs() > TOP).double().mean().item() for end in ends] for layer in HIDDEN}
+    outputs = [((end[OUTPUT] - 0.5).abs() > TOP / 2).double().mean().item() for end in ends]
+    claims = [
+        claim("layer 5 saturates", saturated["layer5"], 0.5),
+        claim("layer 4 saturates", saturated["layer4"], 0.5),
+        claim("layer 3 saturates", saturated["layer3"], 0.5),
+        claim("the output saturates", outputs, 0.5),
+    ]
+    epochs = list(networks.epochs(networks.snapshots).values())
+    figure = Figure(figsize=(11, 5.6), layout="constrained")
+    for axes, layer in zip(figure.subplots(2, 3).flatten(), (*HIDDEN, OUTPUT), strict=True):
+        low, high = (0.0, 1.0) if layer == OUTPUT else (-1.0, 1.0)
+        draw_histograms(axes, epochs, histograms(networks, layer, low, high), (low, high), layer)
+    return Result(claims, figure, f"{runs(networks)}; drawn: seed {networks.networks.seeds[0]}")
+
+
+if __name__ == "__main__":
+    main(__doc__, run, "figure8")

@@ -1,0 +1,140 @@
+"""Sections 3 and 5: linear students of a linear teacher, for which everything is known exactly.
+
+The formulas are the corrected ones (``docs/errata.md``): inputs of covariance I / 100, and noise of variance 1 on the
+hidden layer, for the measurement only. The paper gives neither step size nor initial weights; the figures say theirs.
+
+InfoPlaneCallback measures the same information by covariances. Its reference samples are the 2 D points ± e_i, whose
+covariance is exactly I / D, so that the two must agree to rounding.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from claims import Claim
+from data import Teacher, teacher
+from networks import Init, Networks, normal
+from torch import Tensor
+from training import Run, train
+
+from lightning_info.functional import generalisation_error, linear_information, linear_subset_information
+from lightning_info.functional.compression import peak_to_end
+
+INPUTS = 100
+COVARIANCE = torch.eye(INPUTS, dtype=torch.float64) / INPUTS
+NOISE = 1.0
+"""Variance of the noise that the information is measured with."""
+SMALL = normal(0.01)
+
+
+class Student(NamedTuple):
+    """Students of some seeds and their teachers."""
+
+    run: Run
+    teachers: list[Teacher]
+
+    @property
+    def steps(self) -> list[int]:
+        return list(self.run.snapshots)
+
+    def maps(self, step: int, layer: int) -> Tensor:
+        """W̄ of the students up to a layer, ``(S, units, D)``."""
+        weights = list(self.run.at(step).weights)[:layer]
+        product = weights[0].detach().double()
+        for weight in weights[1:]:
+            product = weight.detach().double() @ product
+        return product
+
+
+@cache
+def student(
+    seeds: tuple[int, ...],
+    examples: int,
+    epochs: int,
+    lr: float,
+    batch_size: int | None = None,
+    hidden: tuple[int, ...] = (100,),
+    init: Init = SMALL,
+    weight_variance: float = 1.0,
+    relevant: int | None = None,
+    points: int = 10,
+) -> Student:
+    """Train students; a second call costs nothing."""
+    teachers = [teacher(seed, examples, INPUTS, weight_variance, 1.0, relevant) for seed in seeds]
+    run = train(
+        f"linear, {len(hidden)} hidden, {examples} examples, batch {batch_size or examples}",
+        Networks(seeds, (INPUTS, *hidden, 1), "linear", "teacher", init, lr),
+        torch.stack([told.x for told in teachers]),
+        torch.stack([told.y for told in teachers]),
+        epochs,
+        (torch.cat([torch.eye(INPUTS), -torch.eye(INPUTS)]),),
+        batch_size,
+        points,
+        estimator="gaussian",
+        noise_variance=NOISE,
+        directions=INPUTS,  # as many as units: nothing is lost
+    )
+    return Student(run, teachers)
+
+
+def errors(student: Student) -> dict[str, Tensor]:
+    """Squared error on the examples and, exactly, on fresh ones, ``(steps, S)``."""
+    depth = len(student.run.networks.weights)
+    curves: dict[str, list[list[float]]] = {"train": [], "test": []}
+    for step in student.steps:
+        maps = student.maps(step, depth)
+        pairs = list(zip(maps, student.teachers, strict=True))
+        curves["train"].append([(w @ t.x.double() - t.y).square().mean().item() for w, t in pairs])
+        curves["test"].append([generalisation_error(w, t.w, COVARIANCE, t.noise_variance) for w, t in pairs])
+    return {name: torch.tensor(values) for name, values in curves.items()}
+
+
+def planes(student: Student, layers: int = 1) -> list[dict[str, list[tuple[int, float, float]]]]:
+    """Exact I(X;T) and I(T;Y) of each student's hidden layers, in bits."""
+    found = [{f"layer{layer}": [] for layer in range(1, layers + 1)} for _ in student.teachers]
+    for step in student.steps:
+        for layer in range(1, layers + 1):
+            for plane, w, told in zip(found, student.maps(step, layer), student.teachers, strict=True):
+                point = linear_information(w, COVARIANCE, NOISE, told.w, told.noise_variance)
+                plane[f"layer{layer}"].append((step, *point))
+    return found
+
+
+def subset(student: Student, inputs: range) -> Tensor:
+    """I(T;X_S) of the hidden layer, all other inputs being noise, ``(steps, S)``."""
+    return torch.tensor(
+        [
+            [linear_subset_information(w, COVARIANCE, NOISE, list(inputs)) for w in student.maps(step, 1)]
+            for step in student.steps
+        ]
+    )
+
+
+def overtraining(student: Student) -> list[float]:
+    """Overtraining: the test error at the end over the smallest one."""
+    test = errors(student)["test"]
+    return (test[-1] / test.min(0).values).tolist()
+
+
+def no_compression(panel: str, what: str, student: Student, layers: int = 1, most: float = 0.01) -> list[Claim]:
+    """The exact falls of I(X;T), and what InfoPlaneCallback says of the same networks."""
+    exact = planes(student, layers)
+    falls = [peak_to_end([x for _, x, _ in plane[layer]]) for plane in exact for layer in plane]
+    apart = [
+        abs(plane[layer][-1][1] - callback.history[f"seed{seed}/info_plane/I_XT/{layer}"][-1][1])
+        for plane, callback, seed in zip(exact, student.run.planes, student.run.networks.seeds, strict=True)
+        for layer in plane
+    ]
+    return [
+        Claim(panel, f"{what}: no compression; fall of I(X;T)", falls, at_most=most, unit="bits"),
+        Claim(
+            panel,
+            f"{what}: InfoPlaneCallback and the exact formula differ at the end by",
+            [max(apart)],
+            at_most=1e-3,
+            unit="bits",
+            source="here",
+        ),
+    ]
