@@ -23,6 +23,12 @@ from lightning_info.functional.binning import (
     subset_information,
     unit_entropies,
 )
+from lightning_info.functional.distortion import DistortionLevel, distortion_level
+from lightning_info.functional.effective_information import (
+    EffectiveInformation,
+    effective_information,
+    running_maximum,
+)
 from lightning_info.functional.fisher import (
     TraceEstimate,
     draw_samples,
@@ -66,6 +72,8 @@ from lightning_info.functional.weight_noise import diagonal_noise, full_noise, l
 
 __all__ = [
     "CodeInformation",
+    "DistortionLevel",
+    "EffectiveInformation",
     "Information",
     "MixtureInformation",
     "OptimalLambda",
@@ -85,7 +93,9 @@ __all__ = [
     "diagonal_activation_covariance",
     "diagonal_noise",
     "diagonal_weight_information",
+    "distortion_level",
     "draw_samples",
+    "effective_information",
     "exact_cotangents",
     "expected_loss_rise",
     "fisher_cotangent",
@@ -113,6 +123,7 @@ __all__ = [
     "parting",
     "posterior_trace",
     "quadrature",
+    "running_maximum",
     "runs",
     "sampling_probabilities",
     "seeger_bound",
