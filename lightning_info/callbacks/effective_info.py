@@ -24,12 +24,12 @@ from lightning_info.functional.effective_information import (
     running_maximum,
 )
 from lightning_info.functional.weight_noise import diagonal_noise
-from lightning_info.gradients.contract import NotCovered, trainable
+from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.samples import num_samples, take
 from lightning_info.plane.labels import Labels, describe_targets, labels_of
 from lightning_info.plane.reader import TARGETS, ActivationReader
 from lightning_info.probing.batch_norm import BatchNormStatistics
-from lightning_info.probing.curvature import CurvaturePlan, choose_curvature
+from lightning_info.probing.curvature import CurvaturePlan, choose_curvature, run_plan
 from lightning_info.probing.layers import LayerNames, find_layers
 from lightning_info.probing.noisy_activations import NoisyReader, noisy_activations
 from lightning_info.probing.noisy_loss import mean_loss
@@ -229,7 +229,9 @@ class EffectiveInfoCallback(InfoCallback):
 
     def _measure(self, probe: Probe, step: int, generator: Generator) -> dict[str, float]:
         assert self._facts is not None
-        diagonal = self._diagonal(probe, generator)
+        self._plan, diagonal = run_plan(
+            self._plan, lambda: self._choose(probe), lambda plan: plan.diagonal(probe, generator)
+        )
         known = self._facts.training_samples
         h = diagonal * (probe.size if math.isnan(known) else known)
         prior = torch.cat([p.detach().flatten() for p in trainable(probe.module).values()]).abs().double()
@@ -305,15 +307,6 @@ class EffectiveInfoCallback(InfoCallback):
         if found.is_reached:
             self._levels[family] = found.beta
         return found
-
-    def _diagonal(self, probe: Probe, generator: Generator) -> Tensor:
-        if self._plan is not None:
-            try:
-                return self._plan.diagonal(probe, generator)
-            except NotCovered:  # the module changed its structure: choose again, once
-                pass
-        self._plan = self._choose(probe)
-        return self._plan.diagonal(probe, generator)
 
     def _read_targets(self, probe: Probe) -> Tensor | None:
         return replace(probe, readers=[], whole=None, _read={}).read(ActivationReader((), 1, self.seed)).get(TARGETS)

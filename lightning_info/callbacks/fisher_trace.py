@@ -80,8 +80,9 @@ class FisherTraceCallback(InfoCallback):
             end of every epoch, as far as ``max_overhead`` allows.
         num_samples: Reference samples: the first that pass in training, kept on the CPU; with several processes an
             equal number from each, which every process then measures.
-        reference: Reference samples to use instead: a Dataset (collated as a DataLoader does by default), or tensors
-            such as ``(x, y)``; they must look like the batches that ``training_step`` gets.
+        reference: Reference samples to use instead, the first ``num_samples`` of them: a Dataset (collated as a
+            DataLoader does by default), or tensors such as ``(x, y)``; they must look like the batches that
+            ``training_step`` gets.
         adapter: ``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)`` with ``"categorical"``
             (logits), ``"bernoulli"`` (logits) or ``"gaussian"`` (means), where the ``training_step`` hides them.
         seed: Of the draws; training's random numbers are never touched.

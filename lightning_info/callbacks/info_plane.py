@@ -99,8 +99,9 @@ class InfoPlaneCallback(InfoCallback):
         every_n_train_steps: Measure at optimiser steps 0, n, 2n, ... Without an interval: 0, 1, 2, 4, 8, ..., and the
             end of every epoch, as far as ``max_overhead`` allows.
         num_samples: Reference samples: the first that pass in training. They set the ceiling, log2 of their number.
-        reference: Reference samples to use instead: a Dataset, or tensors such as ``(x, y)``, that look like the
-            batches that ``training_step`` gets.
+        reference: Reference samples to use instead, the first ``num_samples`` of them: a Dataset (collated as a
+            DataLoader does by default), or tensors such as ``(x, y)``; they must look like the batches that
+            ``training_step`` gets.
         adapter: ``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)``, where the
             ``training_step`` hides them; targets may be None.
         seed: Of projections and noise; training's random numbers are never touched.

@@ -17,7 +17,7 @@ class RunFacts:
         training_samples: Of an epoch: the size of the data set, or fewer where its batches are limited; NaN if the
             data have no length.
         batch_size: Samples that go into one optimiser step, over accumulated batches and processes.
-        group: The first parameter group of the first optimiser; empty if there is none.
+        group: The first parameter group of the optimisers; empty if there is none.
     """
 
     training_samples: float
@@ -33,7 +33,9 @@ class RunFacts:
         except (AttributeError, TypeError):  # several loaders, or a data set without a length
             size = math.inf
         samples = min(size, trainer.num_training_batches * together)
-        group = trainer.optimizers[0].param_groups[0] if trainer.optimizers else {}
+        group: dict[str, Any] = next(
+            (group for optimizer in trainer.optimizers for group in optimizer.param_groups), {}
+        )
         return cls(
             samples if 0 < samples < math.inf else math.nan, together * trainer.accumulate_grad_batches, dict(group)
         )

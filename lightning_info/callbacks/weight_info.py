@@ -22,10 +22,9 @@ from lightning_info.functional.free_energy import free_energy
 from lightning_info.functional.rate_distortion import RatePoint, parting
 from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.weight_information import complexity, optimal_lambda, weight_information
-from lightning_info.gradients.contract import NotCovered
 from lightning_info.gradients.samples import num_samples, take
 from lightning_info.probing.batch_norm import BatchNormStatistics
-from lightning_info.probing.curvature import Curvature, CurvatureName, CurvaturePlan, choose_curvature
+from lightning_info.probing.curvature import Curvature, CurvatureName, CurvaturePlan, choose_curvature, run_plan
 from lightning_info.probing.initial_weights import InitialWeights, squared_norm
 from lightning_info.probing.noisy_loss import mean_loss, noisy_losses
 from lightning_info.probing.prediction import Adapter
@@ -92,8 +91,9 @@ class WeightInfoCallback(InfoCallback):
             end of every epoch, as far as ``max_overhead`` allows.
         num_samples: Reference samples: the first that pass in training, kept on the CPU; with several processes an
             equal number from each, which every process then measures.
-        reference: Reference samples to use instead: a Dataset, or tensors such as ``(x, y)``; they must look like the
-            batches that ``training_step`` gets.
+        reference: Reference samples to use instead, the first ``num_samples`` of them: a Dataset (collated as a
+            DataLoader does by default), or tensors such as ``(x, y)``; they must look like the batches that
+            ``training_step`` gets.
         adapter: ``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)``, where the
             ``training_step`` hides them.
         seed: Of the draws; training's random numbers are never touched.
@@ -236,7 +236,9 @@ class WeightInfoCallback(InfoCallback):
 
     def _measure(self, probe: Probe, step: int, generator: Generator) -> dict[str, float]:
         assert self._facts is not None
-        curvature = self._curvature(probe, generator)
+        self._plan, curvature = run_plan(
+            self._plan, lambda: self._choose(probe), lambda plan: plan.measure(probe, generator)
+        )
         spectrum, loss, n = curvature.spectrum, mean_loss(curvature.probe), self._training_samples(curvature.probe.size)
         if not math.isfinite(loss):
             raise Unavailable(f"the loss of the reference samples is {loss}")
@@ -273,15 +275,6 @@ class WeightInfoCallback(InfoCallback):
 
     def _choose(self, probe: Probe) -> CurvaturePlan:
         return choose_curvature(probe, self.num_samples, self.curvature, self.max_rows)
-
-    def _curvature(self, probe: Probe, generator: Generator) -> Curvature:
-        if self._plan is not None:
-            try:
-                return self._plan.measure(probe, generator)
-            except NotCovered:  # the module changed its structure: choose again, once
-                pass
-        self._plan = self._choose(probe)
-        return self._plan.measure(probe, generator)
 
     def _errors(self, curvature: Curvature, n: float, here: RatePoint) -> dict[str, float]:
         """Standard errors over the random probes."""

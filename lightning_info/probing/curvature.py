@@ -14,7 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -33,6 +33,7 @@ from lightning_info.gradients.samples import num_samples, take
 from lightning_info.probing.prediction import Prediction
 from lightning_info.probing.probe import Probe, Unavailable
 
+T = TypeVar("T")
 CurvatureName = Literal["matrix", "gram", "lanczos", "diagonal"]
 
 MATRIX_WEIGHTS = 1024
@@ -289,6 +290,29 @@ def choose_curvature(
         )
     size = some if name == "gram" else samples
     return CurvaturePlan(name, size, each, weights, choose_gram_engine(probe.module, probe.outputs, batch))
+
+
+def run_plan(
+    plan: CurvaturePlan | None, choose: Callable[[], CurvaturePlan], run: Callable[[CurvaturePlan], T]
+) -> tuple[CurvaturePlan, T]:
+    """Run a plan; if it does not fit the replica any more, as the module changed its structure, choose again, once.
+
+    Returns:
+        The plan that ran, and what it gave.
+
+    Raises:
+        Unavailable: None fits.
+    """
+    if plan is not None:
+        try:
+            return plan, run(plan)
+        except NotCovered:
+            pass
+    try:
+        plan = choose()
+        return plan, run(plan)
+    except NotCovered as error:
+        raise Unavailable(f"F cannot be had exactly here: {error}") from error
 
 
 def _weights(probe: Probe) -> int:

@@ -46,11 +46,13 @@ def rate_distortion(curves: Mapping[float, Sequence[RatePoint]], beta: float, ca
     if all(p.loss > 0 for points in curves.values() for p in points if math.isfinite(p.loss)):
         plane.set_yscale("log")
     plane.set_xlabel("information in the weights, without displacement [nats]")
-    plane.set_ylabel("expected loss under weight noise [nats per sample]")
+    plane.set_ylabel("expected loss [nats per sample]")
     marks = [
         Line2D([], [], color="0.3", linestyle="--", label="quadratic prediction"),
-        Line2D([], [], color="0.3", marker="o", markerfacecolor="white", linestyle="", label="measured otherwise"),
-        Line2D([], [], color="tab:red", marker="x", linestyle="", label="the lowest level of these"),
+        Line2D(
+            [], [], color="0.3", marker="o", markerfacecolor="white", linestyle="", label="measured, differs from it"
+        ),
+        Line2D([], [], color="tab:red", marker="x", linestyle="", label="lowest level that differs"),
         Line2D([], [], color="0.3", marker="o", markersize=8, linestyle="", label=f"β = {beta:g}"),
     ]
     rise.legend(handles=marks, fontsize=7)

@@ -11,7 +11,7 @@ from torch.func import functional_call, jacrev
 
 from lightning_info.gradients import NotCovered
 from lightning_info.probing import curvature as curvature_module
-from lightning_info.probing.curvature import choose_curvature
+from lightning_info.probing.curvature import choose_curvature, run_plan
 from lightning_info.probing.inert import StandInTrainer
 from lightning_info.probing.prediction import Predictor
 from lightning_info.probing.probe import Probe, Unavailable
@@ -163,3 +163,18 @@ def test_what_is_not_finite_has_no_value(name):
     probe.groups = []
     with pytest.raises(Unavailable, match="no reference samples"):
         plan.measure(probe, torch.Generator())
+
+
+def test_a_plan_that_does_not_fit_any_more_is_chosen_anew_once_and_without_one_there_is_no_value():
+    plan = choose_curvature(case(), N)
+
+    def run(chosen):
+        if chosen is not plan:
+            raise NotCovered("the module changed")
+        return 1
+
+    assert run_plan(None, lambda: plan, run) == (plan, 1)
+    other = choose_curvature(case(), N)
+    assert run_plan(other, lambda: plan, run) == (plan, 1)
+    with pytest.raises(Unavailable, match="the module changed"):
+        run_plan(plan, lambda: other, lambda chosen: run(other))
