@@ -33,11 +33,11 @@ class RunFacts:
         except (AttributeError, TypeError):  # several loaders, or a data set without a length
             size = math.inf
         samples = min(size, trainer.num_training_batches * together)
-        group: dict[str, Any] = next(
-            (group for optimizer in trainer.optimizers for group in optimizer.param_groups), {}
-        )
+        groups = (group for optimizer in trainer.optimizers for group in optimizer.param_groups)
         return cls(
-            samples if 0 < samples < math.inf else math.nan, together * trainer.accumulate_grad_batches, dict(group)
+            samples if 0 < samples < math.inf else math.nan,
+            together * trainer.accumulate_grad_batches,
+            dict(next(groups, {})),
         )
 
     @property

@@ -98,7 +98,7 @@ def judge(case: Case) -> Verdict:
 
 
 def points(callback: Any) -> int:
-    """Steps at which all that was measured is finite, but for what an optimiser without a learning rate does not have."""
+    """Steps at which all that was measured is finite; but for what optimisers without a learning rate do not have."""
     finite: dict[int, bool] = {}
     for tag, curve in callback.history.items():
         for step, value in () if tag.endswith(("/temperature", "/free_energy")) else curve:
