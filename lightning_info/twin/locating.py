@@ -1,0 +1,129 @@
+"""In which batches a sample is, and where: told by the loader's own sampler, whatever the order, workers, augmentation.
+
+The batch sampler (without automatic batching: the sampler) is changed to a subclass of its own class whose iterators
+keep what they give. It stays the same object, gives the same numbers, and gets its class back at the end.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from lightning_info.twin.handover import OutOfStep
+from lightning_info.twin.refusals import NotSupported, refuse_loader
+
+
+class Locator:
+    """Reads the indices of every training batch. Several may read the same loader."""
+
+    def __init__(self) -> None:
+        self._strategy: Any = None
+        self._sampler: Any = None
+        self._prefetched = 0
+
+    def install(self, trainer: Any) -> None:
+        """From now on, look into every training loader that the Trainer takes up, before it is iterated."""
+        self._strategy = trainer.strategy
+        shadow = vars(self._strategy).get("process_dataloader")
+        if not isinstance(shadow, _ProcessDataloader):
+            shadow = vars(self._strategy)["process_dataloader"] = _ProcessDataloader(trainer)
+        shadow.locators.append(self)
+
+    def attach(self, loader: Any) -> None:
+        """Read the indices of this loader, if it has any."""
+        self._detach()
+        if refuse_loader(loader) is None:
+            self._prefetched = loader.num_workers * (loader.prefetch_factor or 0)
+            self._sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+            _recording(self._sampler).locators.append(self)
+
+    def next_batch(self, trainer: Any) -> list[int]:
+        """Indices of the batch that the Trainer has just fetched; to be called once for each.
+
+        Raises:
+            OutOfStep: They are not known.
+        """
+        fetcher = trainer.fit_loop._data_fetcher
+        (iterator,) = fetcher.iterator._iterator.iterators
+        recorded = getattr(iterator, "_sampler_iter", None)
+        batches = recorded.batches.get(id(self)) if isinstance(recorded, _Iterator) else None
+        if not batches or len(batches) > 1 + self._prefetched:
+            raise OutOfStep("the training loader does not tell which samples its batches hold")
+        try:
+            return [operator.index(number) for number in batches.popleft()]
+        except TypeError as error:
+            raise OutOfStep(f"the training loader's sampler gives what is no index ({error})") from error
+
+    def uninstall(self) -> None:
+        """Leave strategy and loader as they were."""
+        self._detach()
+        shadow = vars(self._strategy).get("process_dataloader") if self._strategy is not None else None
+        if isinstance(shadow, _ProcessDataloader) and self in shadow.locators:
+            shadow.locators.remove(self)
+            if not shadow.locators:
+                del vars(self._strategy)["process_dataloader"]
+        self._strategy = None
+
+    def _detach(self) -> None:
+        if self._sampler is not None:
+            recording = type(self._sampler)
+            recording.locators.remove(self)
+            if not recording.locators:
+                self._sampler.__class__ = recording.__base__
+        self._sampler = None
+
+
+class _ProcessDataloader:
+    """Stands before the strategy's own method, which sees every loader between its making and its first use."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer, self._process = trainer, trainer.strategy.process_dataloader
+        self.locators: list[Locator] = []
+
+    def __call__(self, dataloader: Any) -> Any:
+        dataloader = self._process(dataloader)
+        if self._trainer.training:  # not while validation loaders are taken up
+            for locator in self.locators:
+                locator.attach(dataloader)
+        return dataloader
+
+
+class _Iterator:
+    """Gives what another iterator gives, and keeps it for every locator."""
+
+    def __init__(self, batches: Iterator[Any], locators: Iterable[Locator]) -> None:
+        self._source = batches
+        self.batches: dict[int, deque[Any]] = {id(locator): deque() for locator in locators}
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        batch = next(self._source)
+        for kept in self.batches.values():
+            kept.append(batch)
+        return batch
+
+
+def _recording(sampler: Any) -> Any:
+    """The class of a sampler, made a recording one if it is not."""
+    cls: Any = type(sampler)
+    if "locators" in vars(cls):
+        return cls
+    locators: list[Locator] = []
+    iterate: Callable[[Any], Iterable[Any]] = cls.__iter__
+    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    recording = type(
+        cls.__name__,
+        (cls,),
+        {**names, "locators": locators, "__iter__": lambda self: _Iterator(iter(iterate(self)), locators)},
+    )
+    try:
+        sampler.__class__ = recording
+    except TypeError as error:
+        raise NotSupported(
+            f"the batch sampler is a {cls.__name__}, which cannot be observed; give a class with __iter__ and __len__"
+        ) from error
+    return recording

@@ -1,0 +1,52 @@
+"""What of a twin travels in a checkpoint of the user's run."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass
+class TwinState:
+    """A twin between two batches.
+
+    Attributes:
+        index: The sample that is replaced.
+        replacement: The sample that takes its place.
+        visits: How often it was.
+        first_difference_step: See :class:`~.Twin`.
+        reason: Why there is no twin any more.
+        steps: Optimiser steps so far.
+        checkpoint: The second Trainer's own checkpoint; empty if there is no twin any more.
+        loops: Where the user's loops are: the twin's go on from there.
+    """
+
+    index: int
+    replacement: int
+    visits: int
+    first_difference_step: int | None
+    reason: str | None
+    steps: int
+    checkpoint: bytes
+    loops: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain Python values."""
+        return asdict(self)
+
+    def of_twin(self) -> dict[str, Any]:
+        """The checkpoint with which the second Trainer goes on."""
+        # weights_only: whoever loads the user's checkpoint so does not expect code to run
+        checkpoint: dict[str, Any] = torch.load(io.BytesIO(self.checkpoint), map_location="cpu", weights_only=True)
+        checkpoint["loops"]["fit_loop"] = self.loops
+        return checkpoint
+
+
+def loops_of(trainer: Any) -> dict[str, Any]:
+    """The state of the training loops, without that of the loaders, which the twin does not have."""
+    loops: dict[str, Any] = trainer.fit_loop.state_dict()
+    loops["state_dict"].pop("combined_loader", None)
+    return loops

@@ -1,0 +1,287 @@
+"""The twin: the user's run once more, in lockstep, on data in which one sample is replaced by another.
+
+With ``w`` the user's weights and ``w'`` the twin's, ``delta = w' - w`` is how much the one sample changes what is
+learned (Achille, Paolini & Soatto, section 2.3).
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lightning_info.probing.replica import NotCopyable
+from lightning_info.twin.certificate import different_setting, same_weights
+from lightning_info.twin.copying import copy_batch, copy_data, copy_module
+from lightning_info.twin.handover import OutOfStep, Place, Word
+from lightning_info.twin.locating import Locator
+from lightning_info.twin.randomness import random_state, set_random_state
+from lightning_info.twin.refusals import NotSupported, refuse_run, refuse_strategy
+from lightning_info.twin.replacing import Replacer
+from lightning_info.twin.second_trainer import SecondTrainer
+from lightning_info.twin.state import TwinState, loops_of
+
+
+class Twin:
+    """A second real ``Trainer.fit`` in a thread of its own, which gets each batch when the user's run is done with it.
+
+    Precision, clipping, accumulation, manual optimisation, schedulers and overridden hooks are Lightning's own. The
+    user's run does not notice: weights, losses, optimisers, random numbers are bit-identical to a run without. What
+    goes wrong after the first step ends the twin, not the run: :attr:`reason` tells.
+
+    Call, in the callback's hooks of the same meaning, :meth:`install` (``setup``), :meth:`start`
+    (``on_train_start``), :meth:`epoch_start`, :meth:`batch_start`, :meth:`batch_end`, :meth:`epoch_end`, and
+    :meth:`stop` at the end of ``on_train_end``, in ``on_exception`` and in ``teardown``.
+
+    Args:
+        index: The sample that is replaced, as the training data set numbers it; None: drawn by ``seed``.
+        replacement: The sample that takes its place; None: drawn by ``seed``. Equal to ``index``: nothing is replaced,
+            and the twin must stay equal to the run (the null test).
+        seed: Of the two draws, and of the random augmentation of the replacement.
+
+    Attributes:
+        index: As given, or drawn by :meth:`start`.
+        replacement: As given, or drawn by :meth:`start`.
+        first_difference_step: The optimiser step whose batch was the first that held the replaced sample: the weights
+            before it are equal. None as long as there was none.
+        reason: Why there is no twin (any more); None while it follows the run.
+    """
+
+    def __init__(self, index: int | None = None, replacement: int | None = None, seed: int = 0) -> None:
+        self._asked, self._seed = (index, replacement), seed
+        self._locator = Locator()
+        self._trainer: Any = None
+        self._second: SecondTrainer | None = None
+        self._kept: TwinState | None = None  # of a run before, or of a checkpoint
+        self._restart()
+
+    def _restart(self) -> None:
+        self.index, self.replacement = self._asked
+        self.first_difference_step: int | None = None
+        self.reason: str | None = None
+        self._visits = 0
+        self._pending: Word | None = None  # the batch on which the user's run trains now
+        self._steps = 0  # optimiser steps of the user's run when it got that batch
+
+    @property
+    def is_null(self) -> bool:
+        """Nothing is replaced."""
+        return self.index == self.replacement
+
+    def weights(self) -> Any:
+        """The twin's LightningModule, after as many batches as the user's; to be read only.
+
+        Raises:
+            OutOfStep: There is none; the message is :attr:`reason`.
+        """
+        if self._second is None:
+            raise OutOfStep(self.reason or "no training runs")
+        return self._module
+
+    # ---- before the first step
+
+    def install(self, trainer: Any) -> None:
+        """In ``setup`` of fit, before any training loader is made.
+
+        Raises:
+            NotSupported: No twin can be trained with this strategy.
+        """
+        refusal = refuse_strategy(trainer)
+        if refusal is not None:
+            raise NotSupported(refusal)
+        self._locator.uninstall()
+        self._locator.install(trainer)
+
+    def start(self, trainer: Any, pl_module: Any) -> None:
+        """In ``on_train_start``: the twin is a copy of the module as it is now, or that of the checkpoint.
+
+        Raises:
+            NotSupported: No twin can follow this run; the message tells why and what to do.
+        """
+        self._close()
+        state, self._kept = self._kept, None
+        self._restart()
+        refuse_run(trainer)
+        checkpoint = None
+        if state is not None and state.steps == trainer.global_step:
+            self.index, self.replacement, self._visits = state.index, state.replacement, state.visits
+            self.first_difference_step, self.reason = state.first_difference_step, state.reason
+            checkpoint = state.of_twin() if state.reason is None else None
+        elif trainer.global_step > 0 or trainer.current_epoch > 0:
+            self.reason = (
+                f"the run goes on at step {trainer.global_step} without the twin of that step; start anew, or from a "
+                f"checkpoint that was saved with this callback"
+            )
+        self._choose(len(trainer.train_dataloader.dataset))
+        if self.reason is None:
+            with self._undisturbed(trainer):
+                self._begin(trainer, pl_module, checkpoint)
+
+    def _choose(self, size: int) -> None:
+        draw = random.Random(self._seed)
+        for name, sample in (("index", self.index), ("replacement", self.replacement)):
+            if sample is not None and not 0 <= sample < size:
+                raise NotSupported(f"{name}={sample} is none of the {size} training samples; take 0 to {size - 1}")
+        if self.index is None:
+            self.index = draw.choice([number for number in range(size) if number != self.replacement])
+        if self.replacement is None:
+            self.replacement = draw.choice([number for number in range(size) if number != self.index])
+
+    def _begin(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any] | None) -> None:
+        assert self.index is not None
+        assert self.replacement is not None
+        try:
+            self._module = copy_module(pl_module, trainer)
+        except NotCopyable as error:
+            raise NotSupported(f"the twin is a copy of the module, but {error}") from error
+        instead = {id(trainer): None, id(pl_module): self._module}
+        datamodule = copy_data(trainer.datamodule, instead)
+        instead[id(trainer.datamodule)] = datamodule
+        now = random_state(trainer.strategy.root_device)
+        second = SecondTrainer(trainer, self._module, datamodule, now, checkpoint)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the second Trainer, the same as of the first
+            second.start()
+        if second.error is not None:
+            second.stop()
+            raise NotSupported(
+                f"a copy of {type(pl_module).__name__} cannot be trained: {_told(second.error)}"
+            ) from second.error
+        self._replacer = Replacer(self.index, self.replacement, self._seed, second.transfer, instead)
+        self._trainer, self._second, self._length = trainer, second, trainer.num_training_batches
+
+    # ---- in training
+
+    def epoch_start(self, trainer: Any) -> None:
+        """In ``on_train_epoch_start``."""
+        self._tell(trainer, "the start of an epoch")
+
+    def batch_start(self, trainer: Any, pl_module: Any, batch: Any) -> None:
+        """In ``on_train_batch_start``: now the twin has the weights of this step; they are checked."""
+        with self._in_step(trainer) as second:
+            if second is None:
+                return
+            self._hand_over(second)  # a batch whose end was not told, as its epoch was ended before
+            self._certify(trainer, pl_module, second)
+            indices = self._locator.next_batch(trainer)
+            device = trainer.strategy.root_device
+            now, batch = random_state(device), copy_batch(batch)
+            if not self.is_null and self.index in indices:
+                batch = self._replacer(trainer.train_dataloader, batch, indices, self._visits, device)
+                self._visits += 1
+                if self.first_difference_step is None:
+                    self.first_difference_step = int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+            self._pending, self._steps = Word("a batch", now, batch), trainer.global_step
+
+    def batch_end(self, trainer: Any) -> None:
+        """In ``on_train_batch_end``: the twin trains on its batch."""
+        with self._in_step(trainer) as second:
+            if second is not None:
+                self._hand_over(second)
+
+    def epoch_end(self, trainer: Any) -> None:
+        """In ``on_train_epoch_end``."""
+        self._tell(trainer, "the end of an epoch")
+
+    def finish(self, trainer: Any, pl_module: Any) -> None:
+        """In ``on_train_end``, before the last weights are measured; they are checked."""
+        with self._in_step(trainer) as second:
+            if second is not None:
+                self._hand_over(second)
+                self._certify(trainer, pl_module, second)
+
+    def stop(self) -> None:
+        """Keep the state for a checkpoint that is saved later, end the thread, leave everything as it was found.
+
+        May be called at any time, and more than once.
+        """
+        if self._second is not None:
+            self._kept = self._state()
+        self._close()
+        self._locator.uninstall()
+
+    # ---- checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`load_state_dict` needs to go on: plain values, and the second Trainer's checkpoint as bytes."""
+        state = self._kept if self._second is None else self._state()
+        return {} if state is None else state.as_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave; the next :meth:`start` goes on from there."""
+        self._kept = TwinState(**state_dict) if state_dict else None
+
+    def _state(self) -> TwinState | None:
+        trainer, checkpoint = self._trainer, b""
+        with self._in_step(trainer) as second:
+            if second is not None:
+                if trainer.global_step > self._steps:  # saved after the optimiser's step, before the end of the batch
+                    self._hand_over(second)
+                checkpoint = second.save()
+        assert self.index is not None
+        assert self.replacement is not None
+        return TwinState(
+            self.index, self.replacement, self._visits, self.first_difference_step, self.reason,
+            trainer.global_step, checkpoint, loops_of(trainer),
+        )  # fmt: skip
+
+    # ---- small things
+
+    def _tell(self, trainer: Any, place: Place) -> None:
+        with self._in_step(trainer) as second:
+            if second is not None:
+                self._hand_over(second)
+                word = Word(place, random_state(trainer.strategy.root_device), stopping=trainer.should_stop)
+                second.give(word)
+
+    def _hand_over(self, second: SecondTrainer) -> None:
+        word, self._pending = self._pending, None
+        if word is not None:
+            second.give(word)
+
+    def _certify(self, trainer: Any, pl_module: Any, second: SecondTrainer) -> None:
+        """Raise OutOfStep if the twin is elsewhere than the run."""
+        if trainer.num_training_batches != self._length:
+            raise OutOfStep(f"an epoch of {self._length} batches has become one of {trainer.num_training_batches}")
+        difference = different_setting(trainer, second.trainer)
+        if difference is not None:
+            raise OutOfStep(f"something changed the run but not the twin: {difference}")
+        if self.first_difference_step is None and not same_weights(pl_module, self._module):
+            raise OutOfStep(
+                "the twin's weights differ though nothing has been replaced yet: the training is not deterministic, or "
+                "depends on what a copy of the module does not have"
+            )
+
+    @contextmanager
+    def _in_step(self, trainer: Any) -> Iterator[SecondTrainer | None]:
+        """The second Trainer, if it still follows; what fails ends it, and the user's run goes on."""
+        if self._second is None:
+            yield None
+            return
+        try:
+            with self._undisturbed(trainer):
+                yield self._second
+        except Exception as error:
+            self.reason = str(error) if isinstance(error, OutOfStep) else f"the twin failed: {_told(error)}"
+            self._close()
+
+    @contextmanager
+    def _undisturbed(self, trainer: Any) -> Iterator[None]:
+        device = trainer.strategy.root_device
+        before = random_state(device)
+        try:
+            yield
+        finally:
+            set_random_state(before, device)
+
+    def _close(self) -> None:
+        second, self._second, self._pending = self._second, None, None
+        if second is not None:
+            second.stop()
+            del self._module, self._replacer
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
