@@ -7,21 +7,26 @@ keep what they give. It stays the same object, gives the same numbers, and gets 
 from __future__ import annotations
 
 import operator
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from lightning_info.twin.handover import OutOfStep
-from lightning_info.twin.refusals import NotSupported, refuse_loader
+from lightning_info.twin.refusals import refuse_loader
 
 
 class Locator:
-    """Reads the indices of every training batch. Several may read the same loader."""
+    """Reads the indices of every training batch. Several may read the same loader.
+
+    Attributes:
+        refusal: Why the last loader cannot be read; None if it can.
+    """
 
     def __init__(self) -> None:
+        self.refusal: str | None = None
         self._strategy: Any = None
-        self._sampler: Any = None
-        self._prefetched = 0
+        self._samplers: list[weakref.ref[Any]] = []
 
     def install(self, trainer: Any) -> None:
         """From now on, look into every training loader that the Trainer takes up, before it is iterated."""
@@ -32,12 +37,20 @@ class Locator:
         shadow.locators.append(self)
 
     def attach(self, loader: Any) -> None:
-        """Read the indices of this loader, if it has any."""
-        self._detach()
-        if refuse_loader(loader) is None:
-            self._prefetched = loader.num_workers * (loader.prefetch_factor or 0)
-            self._sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
-            _recording(self._sampler).locators.append(self)
+        """Read the indices of this loader."""
+        self.refusal = refuse_loader(loader)
+        if self.refusal is not None:
+            return
+        sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+        try:
+            locators = _recording(sampler).locators
+        except TypeError:
+            kind = type(sampler).__name__
+            self.refusal = f"a batch_sampler of type {kind} cannot be observed; make it a class with __iter__, __len__"
+            return
+        if self not in locators:
+            locators.append(self)
+            self._samplers.append(weakref.ref(sampler))
 
     def next_batch(self, trainer: Any) -> list[int]:
         """Indices of the batch that the Trainer has just fetched; to be called once for each.
@@ -45,11 +58,12 @@ class Locator:
         Raises:
             OutOfStep: They are not known.
         """
-        fetcher = trainer.fit_loop._data_fetcher
+        loader, fetcher = trainer.train_dataloader, trainer.fit_loop._data_fetcher
+        prefetched = loader.num_workers * (loader.prefetch_factor or 0)
         (iterator,) = fetcher.iterator._iterator.iterators
         recorded = getattr(iterator, "_sampler_iter", None)
         batches = recorded.batches.get(id(self)) if isinstance(recorded, _Iterator) else None
-        if not batches or len(batches) > 1 + self._prefetched:
+        if not batches or len(batches) > 1 + prefetched:
             raise OutOfStep("the training loader does not tell which samples its batches hold")
         try:
             return [operator.index(number) for number in batches.popleft()]
@@ -57,22 +71,19 @@ class Locator:
             raise OutOfStep(f"the training loader's sampler gives what is no index ({error})") from error
 
     def uninstall(self) -> None:
-        """Leave strategy and loader as they were."""
-        self._detach()
+        """Leave strategy and loaders as they were."""
+        for sampler in [known for reference in self._samplers if (known := reference()) is not None]:
+            recording = type(sampler)
+            recording.locators.remove(self)
+            if not recording.locators:
+                sampler.__class__ = recording.__base__
+        self._samplers = []
         shadow = vars(self._strategy).get("process_dataloader") if self._strategy is not None else None
-        if isinstance(shadow, _ProcessDataloader) and self in shadow.locators:
+        if isinstance(shadow, _ProcessDataloader):
             shadow.locators.remove(self)
             if not shadow.locators:
                 del vars(self._strategy)["process_dataloader"]
         self._strategy = None
-
-    def _detach(self) -> None:
-        if self._sampler is not None:
-            recording = type(self._sampler)
-            recording.locators.remove(self)
-            if not recording.locators:
-                self._sampler.__class__ = recording.__base__
-        self._sampler = None
 
 
 class _ProcessDataloader:
@@ -108,7 +119,7 @@ class _Iterator:
 
 
 def _recording(sampler: Any) -> Any:
-    """The class of a sampler, made a recording one if it is not."""
+    """The class of a sampler, made a recording one if it is not; raises TypeError if it cannot be."""
     cls: Any = type(sampler)
     if "locators" in vars(cls):
         return cls
@@ -120,10 +131,5 @@ def _recording(sampler: Any) -> Any:
         (cls,),
         {**names, "locators": locators, "__iter__": lambda self: _Iterator(iter(iterate(self)), locators)},
     )
-    try:
-        sampler.__class__ = recording
-    except TypeError as error:
-        raise NotSupported(
-            f"the batch sampler is a {cls.__name__}, which cannot be observed; give a class with __iter__ and __len__"
-        ) from error
+    sampler.__class__ = recording
     return recording

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
 PACKAGES = ("lightning", "pytorch_lightning")
 
 HARMLESS = {
-    "Callback", "Checkpoint", "DeviceStatsMonitor", "EarlyStopping", "LearningRateMonitor", "ModelCheckpoint",
-    "ModelSummary", "OnExceptionCheckpoint", "ProgressBar", "RichModelSummary", "RichProgressBar", "ThroughputMonitor",
-    "Timer", "TQDMProgressBar",
+    "BatchSizeFinder", "Callback", "Checkpoint", "DeviceStatsMonitor", "EarlyStopping", "LearningRateMonitor",
+    "ModelCheckpoint", "ModelSummary", "OnExceptionCheckpoint", "ProgressBar", "RichModelSummary", "RichProgressBar",
+    "ThroughputMonitor", "Timer", "TQDMProgressBar",
 }  # fmt: skip
 """Lightning's own callbacks that change nothing of what is trained."""
 
@@ -30,17 +31,19 @@ class NotSupported(Exception):
     """A run that no twin can follow; the message tells why and what to do."""
 
 
-def refuse_run(trainer: Any) -> None:
+def refuse_run(trainer: Any, loader_refusal: str | None) -> None:
     """Refuse what cannot be followed, all of it at once.
 
     Args:
         trainer: At the start of training: optimisers, schedulers and the training loader are there.
+        loader_refusal: What is wrong with the loader.
 
     Raises:
         NotSupported: With every reason.
     """
-    loader = trainer.train_dataloader
-    reasons = [refuse_strategy(trainer), refuse_loader(loader), _refuse_length(trainer), _refuse_schedulers(trainer)]
+    several = refuse_loader(trainer.train_dataloader)  # each of them may be in order
+    reasons = [refuse_strategy(trainer), several or loader_refusal, _refuse_length(trainer), _refuse_schedulers(trainer)]
+    reasons += [_refuse_iterator(trainer.lightning_module)]
     reasons += [refuse_callback(callback) for callback in trainer.callbacks]
     found = [reason for reason in reasons if reason is not None]
     if found:
@@ -91,6 +94,12 @@ def _refuse_length(trainer: Any) -> str | None:
         "the number of training batches is not known, so that the twin cannot know which one is the last; set "
         "Trainer(limit_train_batches=...) to a number, or give the batch sampler a __len__"
     )
+
+
+def _refuse_iterator(module: Any) -> str | None:
+    if "dataloader_iter" not in inspect.signature(module.training_step).parameters:
+        return None
+    return "training_step(dataloader_iter) fetches its own batches, which nobody else sees; take (batch, batch_idx)"
 
 
 def _refuse_schedulers(trainer: Any) -> str | None:

@@ -100,7 +100,7 @@ class SecondTrainer:
         """The second Trainer's checkpoint."""
         self.handover.wait()
         with _memory_file() as path:
-            self.trainer.save_checkpoint(path)
+            self.trainer.save_checkpoint(path, weights_only=False)
             return bytes(get_filesystem(path).cat_file(path))
 
     # ---- the thread

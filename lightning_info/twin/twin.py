@@ -54,8 +54,14 @@ class Twin:
         self._locator = Locator()
         self._trainer: Any = None
         self._second: SecondTrainer | None = None
-        self._kept: TwinState | None = None  # of a run before, or of a checkpoint
+        self._kept: TwinState | None = None  # of the last run
+        self._loaded: TwinState | None = None  # of the checkpoint from which the next run goes on
         self._restart()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy does not follow the run that the original follows."""
+        told = ("index", "replacement", "first_difference_step", "reason", "_kept", "_loaded")
+        return type(self), (*self._asked, self._seed), {name: getattr(self, name) for name in told}
 
     def _restart(self) -> None:
         self.index, self.replacement = self._asked
@@ -101,11 +107,11 @@ class Twin:
             NotSupported: No twin can follow this run; the message tells why and what to do.
         """
         self._close()
-        state, self._kept = self._kept, None
+        state, self._loaded, self._kept = self._loaded, None, None
         self._restart()
-        refuse_run(trainer)
+        refuse_run(trainer, self._locator.refusal)
         checkpoint = None
-        if state is not None and state.steps == trainer.global_step:
+        if state is not None and (state.reason is not None or state.steps == trainer.global_step):
             self.index, self.replacement, self._visits = state.index, state.replacement, state.visits
             self.first_difference_step, self.reason = state.first_difference_step, state.reason
             checkpoint = state.of_twin() if state.reason is None else None
@@ -147,7 +153,7 @@ class Twin:
         if second.error is not None:
             second.stop()
             raise NotSupported(
-                f"a copy of {type(pl_module).__name__} cannot be trained: {_told(second.error)}"
+                f"a copy of {type(pl_module).__name__} cannot be trained: {_text(second.error)}"
             ) from second.error
         self._replacer = Replacer(self.index, self.replacement, self._seed, second.transfer, instead)
         self._trainer, self._second, self._length = trainer, second, trainer.num_training_batches
@@ -211,21 +217,23 @@ class Twin:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` gave; the next :meth:`start` goes on from there."""
-        self._kept = TwinState(**state_dict) if state_dict else None
+        self._kept = self._loaded = TwinState(**state_dict) if state_dict else None
 
     def _state(self) -> TwinState | None:
-        trainer, checkpoint = self._trainer, b""
+        """The present state; if it cannot be had, the one that :meth:`_in_step` keeps of a twin that failed."""
+        trainer, state = self._trainer, None
         with self._in_step(trainer) as second:
-            if second is not None:
-                if trainer.global_step > self._steps:  # saved after the optimiser's step, before the end of the batch
-                    self._hand_over(second)
-                checkpoint = second.save()
+            assert second is not None
+            if trainer.global_step > self._steps:  # saved after the optimiser's step, before the end of the batch
+                self._hand_over(second)
+            state = self._told(trainer.global_step, second.save(), loops_of(trainer))
+        return state or self._kept
+
+    def _told(self, steps: int, checkpoint: bytes, loops: dict[str, Any]) -> TwinState:
         assert self.index is not None
         assert self.replacement is not None
-        return TwinState(
-            self.index, self.replacement, self._visits, self.first_difference_step, self.reason,
-            trainer.global_step, checkpoint, loops_of(trainer),
-        )  # fmt: skip
+        told = (self.index, self.replacement, self._visits, self.first_difference_step, self.reason)
+        return TwinState(*told, steps, checkpoint, loops)
 
     # ---- small things
 
@@ -264,7 +272,8 @@ class Twin:
             with self._undisturbed(trainer):
                 yield self._second
         except Exception as error:
-            self.reason = str(error) if isinstance(error, OutOfStep) else f"the twin failed: {_told(error)}"
+            self.reason = str(error) if isinstance(error, OutOfStep) else f"the twin failed: {_text(error)}"
+            self._kept = self._told(0, b"", {})
             self._close()
 
     @contextmanager
@@ -277,11 +286,11 @@ class Twin:
             set_random_state(before, device)
 
     def _close(self) -> None:
-        second, self._second, self._pending = self._second, None, None
+        second, self._second, self._trainer, self._pending = self._second, None, None, None
         if second is not None:
             second.stop()
             del self._module, self._replacer
 
 
-def _told(error: BaseException) -> str:
+def _text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
