@@ -23,6 +23,19 @@ def different_setting(trainer: Any, twin_trainer: Any) -> str | None:
     return None
 
 
+def fingerprint(module: nn.Module) -> list[int]:
+    """The sums of the bits of all parameters and buffers, which an edit of one number changes for sure."""
+    sums = []
+    for tensor in map(Tensor.detach, _tensors(module)):
+        numbers = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        bits = numbers.contiguous().reshape(-1).view(_INTEGER_OF_SIZE[numbers.element_size()])
+        sums.append(bits.sum(dtype=torch.int64))
+    return torch.stack(sums).tolist() if sums else []
+
+
+_INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
 def _settings(trainer: Any) -> dict[str, Any]:
     module = trainer.lightning_module
     settings = {

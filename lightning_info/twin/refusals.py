@@ -42,7 +42,12 @@ def refuse_run(trainer: Any, loader_refusal: str | None) -> None:
         NotSupported: With every reason.
     """
     several = refuse_loader(trainer.train_dataloader)  # each of them may be in order
-    reasons = [refuse_strategy(trainer), several or loader_refusal, _refuse_length(trainer), _refuse_schedulers(trainer)]
+    reasons = [
+        refuse_strategy(trainer),
+        several or loader_refusal,
+        _refuse_length(trainer),
+        _refuse_schedulers(trainer),
+    ]
     reasons += [_refuse_iterator(trainer.lightning_module)]
     reasons += [refuse_callback(callback) for callback in trainer.callbacks]
     found = [reason for reason in reasons if reason is not None]
@@ -114,7 +119,7 @@ def refuse_callback(callback: Any) -> str | None:
 
     A class says so with an attribute ``changes_training = False``.
     """
-    if getattr(type(callback), "changes_training", True) is False or type(callback).__name__ in COPIED:
+    if _denies(callback) or type(callback).__name__ in COPIED:
         return None
     hooks = [hook for hook in HOOKS if not _is_known(callback, hook)]
     if not hooks:
@@ -128,9 +133,20 @@ def refuse_callback(callback: Any) -> str | None:
     )
 
 
+def needs_watching(trainer: Any) -> bool:
+    """Whether something that is not known could change the weights between two batches of the user's run."""
+    validation = [hook for hook in HOOKS if hook.startswith("on_validation")]
+    module = type(trainer.lightning_module)
+    return any(map(_denies, trainer.callbacks)) or any(is_overridden(hook, module) for hook in validation)
+
+
 def is_overridden(name: str, cls: type) -> bool:
     """Whether a method is the user's, not Lightning's."""
     return _package(_owner(name, cls)) not in PACKAGES
+
+
+def _denies(callback: Any) -> bool:
+    return getattr(type(callback), "changes_training", True) is False
 
 
 def _is_known(callback: Any, hook: str) -> bool:

@@ -15,9 +15,10 @@ from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Callback
 
 from lightning_info.probing.inert import _InertLogger
+from lightning_info.twin.certificate import fingerprint
 from lightning_info.twin.handover import Closed, Feed, Handover, Word
 from lightning_info.twin.randomness import RandomState, set_random_state
-from lightning_info.twin.refusals import COPIED, PACKAGES, is_overridden
+from lightning_info.twin.refusals import COPIED, PACKAGES, is_overridden, needs_watching
 
 _DONE = (
     "configure_model", "on_fit_end", "on_fit_start", "on_train_end", "prepare_data", "print", "setup", "teardown",
@@ -39,9 +40,11 @@ class SecondTrainer:
         checkpoint: A state to go on from.
 
     Attributes:
+        user: The user's Trainer.
         trainer: The second Trainer, once there is one.
         handover: How it is told what to do.
         error: What ended it, if it was not told to end.
+        fingerprint: Of the twin's weights at the end of its last batch, if they are watched.
     """
 
     def __init__(
@@ -50,7 +53,8 @@ class SecondTrainer:
         self.handover = Handover()
         self.trainer: Any = None
         self.error: BaseException | None = None
-        self._user, self._twin, self._datamodule = trainer, twin, datamodule
+        self.fingerprint: list[int] | None = None
+        self.user, self._twin, self._datamodule = trainer, twin, datamodule
         self._random, self._checkpoint = random, checkpoint
         self._threads = torch.get_num_threads()
         self._quiet = ExitStack()
@@ -117,11 +121,11 @@ class SecondTrainer:
             self.handover.end()
 
     def _fit(self) -> None:
-        feed = Feed(self.handover, int(self._user.num_training_batches))
-        copied = [copy.deepcopy(c) for c in self._user.callbacks if type(c).__name__ in COPIED]
-        side = _Side(feed, self._random)
-        make = next(c for c in type(self._user).__mro__ if c.__module__.partition(".")[0] in PACKAGES)
-        self.trainer = make(**_options(self._user), callbacks=[side, *copied])
+        feed = Feed(self.handover, int(self.user.num_training_batches))
+        copied = [copy.deepcopy(c) for c in self.user.callbacks if type(c).__name__ in COPIED]
+        side = _Side(self, feed, self._random)
+        make = next(c for c in type(self.user).__mro__ if c.__module__.partition(".")[0] in PACKAGES)
+        self.trainer = make(**_options(self.user), callbacks=[side, *copied])
         if self._datamodule is not None:
             self.trainer.datamodule = self._datamodule
             self._datamodule.trainer = self.trainer
@@ -138,8 +142,9 @@ class SecondTrainer:
 class _Side(Callback):
     """Waits for the user's run in the twin's hooks, and takes up its random numbers there."""
 
-    def __init__(self, feed: Feed, random: RandomState) -> None:
-        self._feed, self._random = feed, random
+    def __init__(self, second: SecondTrainer, feed: Feed, random: RandomState) -> None:
+        self._second, self._feed, self._random = second, feed, random
+        self._watched = needs_watching(second.user)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         set_random_state(self._random, trainer.strategy.root_device)
@@ -151,6 +156,9 @@ class _Side(Callback):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         assert self._feed.random is not None
         set_random_state(self._feed.random, trainer.strategy.root_device)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._second.fingerprint = fingerprint(pl_module) if self._watched else None
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         word = self._feed.handover.take("the end of an epoch")

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning_info.probing.replica import NotCopyable
-from lightning_info.twin.certificate import different_setting, same_weights
+from lightning_info.twin.certificate import different_setting, fingerprint, same_weights
 from lightning_info.twin.copying import copy_batch, copy_data, copy_module
 from lightning_info.twin.handover import OutOfStep, Place, Word
 from lightning_info.twin.locating import Locator
@@ -68,6 +68,7 @@ class Twin:
         self.first_difference_step: int | None = None
         self.reason: str | None = None
         self._visits = 0
+        self._fingerprint: list[int] | None = None  # of the user's weights at the end of the last batch, if watched
         self._pending: Word | None = None  # the batch on which the user's run trains now
         self._steps = 0  # optimiser steps of the user's run when it got that batch
 
@@ -186,6 +187,8 @@ class Twin:
         with self._in_step(trainer) as second:
             if second is not None:
                 self._hand_over(second)
+                watched = second.fingerprint is not None
+                self._fingerprint = fingerprint(trainer.lightning_module) if watched else None
 
     def epoch_end(self, trainer: Any) -> None:
         """In ``on_train_epoch_end``."""
@@ -256,6 +259,11 @@ class Twin:
         difference = different_setting(trainer, second.trainer)
         if difference is not None:
             raise OutOfStep(f"something changed the run but not the twin: {difference}")
+        before, self._fingerprint = self._fingerprint, None
+        if before is not None:
+            edited = fingerprint(pl_module) != before
+            if edited != (fingerprint(self._module) != second.fingerprint):
+                raise OutOfStep("something changed the weights between two batches, but not those of the twin")
         if self.first_difference_step is None and not same_weights(pl_module, self._module):
             raise OutOfStep(
                 "the twin's weights differ though nothing has been replaced yet: the training is not deterministic, or "

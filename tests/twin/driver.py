@@ -23,7 +23,11 @@ class Drive(Callback):
         self.distances: list[float] = []
         self.steps: list[int] = []
         self.reasons: list[str | None] = []
-        self.buffers = self.threads = 0.0
+        self.final: dict[str, Any] | None = None  # the twin's last weights
+
+    @property
+    def state_key(self):
+        return f"Drive of {self.twin.index} and {self.twin.replacement}"
 
     def setup(self, trainer, pl_module, stage):
         if stage == "fit":
@@ -48,6 +52,8 @@ class Drive(Callback):
     def on_train_end(self, trainer, pl_module):
         self.twin.finish(trainer, pl_module)
         self._measure(trainer, pl_module)
+        if self.twin.reason is None:
+            self.final = {name: value.clone() for name, value in self.twin.weights().state_dict().items()}
         self.twin.stop()
 
     def on_exception(self, trainer, pl_module, exception):
@@ -73,7 +79,7 @@ class Drive(Callback):
 
 def distance(module, twin) -> float:
     pairs = zip(module.parameters(), twin.parameters(), strict=True)
-    return sum(float((q.double() - p.double()).square().sum()) for p, q in pairs) ** 0.5
+    return sum(float((q.detach().double() - p.detach().double()).square().sum()) for p, q in pairs) ** 0.5
 
 
 def live_threads() -> list[str]:

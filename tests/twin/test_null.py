@@ -5,15 +5,10 @@ gradients, flags, loaders and logs.
 """
 
 import math
-import re
 
 import pytest
-import torch
 from harness import assert_identical, run
-from invariance.cases import CASES, case
-from invariance.networks import Everything
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from models import Classifier, loader
+from invariance.cases import CASES
 from twin.driver import Drive, live_threads
 
 from lightning_info.twin import NotSupported
@@ -94,7 +89,9 @@ def test_the_twin_stays_at_the_users_weights(name):
 @pytest.mark.parametrize("name", LOST)
 def test_a_run_that_the_twin_loses_goes_on(name):
     (points, reason), drive = LOST[name], Drive()
-    assert_identical(run(CASES[name].module, **CASES[name].options), run(CASES[name].module, drive, **CASES[name].options))
+    assert_identical(
+        run(CASES[name].module, **CASES[name].options), run(CASES[name].module, drive, **CASES[name].options)
+    )
     assert drive.distances[:points] == [0.0] * points
     assert all(map(math.isnan, drive.distances[points:]))
     assert drive.twin.reason.startswith(reason)
