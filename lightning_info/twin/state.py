@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 @dataclass
@@ -20,7 +21,7 @@ class TwinState:
         first_difference_step: See :class:`~.Twin`.
         reason: Why there is no twin any more.
         steps: Optimiser steps so far.
-        checkpoint: The second Trainer's own checkpoint; empty if there is no twin any more.
+        checkpoint: The bytes of the second Trainer's own checkpoint; none if there is no twin any more.
         loops: Where the user's loops are: the twin's go on from there.
     """
 
@@ -30,17 +31,18 @@ class TwinState:
     first_difference_step: int | None
     reason: str | None
     steps: int
-    checkpoint: bytes
+    checkpoint: Tensor
     loops: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain Python values."""
-        return asdict(self)
+        """Plain Python values and one tensor, which ``torch.load(weights_only=True)`` takes."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def of_twin(self) -> dict[str, Any]:
         """The checkpoint with which the second Trainer goes on."""
         # weights_only: whoever loads the user's checkpoint so does not expect code to run
-        checkpoint: dict[str, Any] = torch.load(io.BytesIO(self.checkpoint), map_location="cpu", weights_only=True)
+        file = io.BytesIO(self.checkpoint.numpy().tobytes())
+        checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         checkpoint["loops"]["fit_loop"] = self.loops
         return checkpoint
 

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from lightning_info.probing.replica import NotCopyable
 from lightning_info.twin.certificate import different_setting, fingerprint, same_weights
 from lightning_info.twin.copying import copy_batch, copy_data, copy_module
@@ -214,7 +217,7 @@ class Twin:
     # ---- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """What :meth:`load_state_dict` needs to go on: plain values, and the second Trainer's checkpoint as bytes."""
+        """What :meth:`load_state_dict` needs to go on; it holds the bytes of the second Trainer's checkpoint."""
         state = self._kept if self._second is None else self._state()
         return {} if state is None else state.as_dict()
 
@@ -232,7 +235,7 @@ class Twin:
             state = self._told(trainer.global_step, second.save(), loops_of(trainer))
         return state or self._kept
 
-    def _told(self, steps: int, checkpoint: bytes, loops: dict[str, Any]) -> TwinState:
+    def _told(self, steps: int, checkpoint: Tensor, loops: dict[str, Any]) -> TwinState:
         assert self.index is not None
         assert self.replacement is not None
         told = (self.index, self.replacement, self._visits, self.first_difference_step, self.reason)
@@ -281,7 +284,7 @@ class Twin:
                 yield self._second
         except Exception as error:
             self.reason = str(error) if isinstance(error, OutOfStep) else f"the twin failed: {_text(error)}"
-            self._kept = self._told(0, b"", {})
+            self._kept = self._told(0, torch.empty(0, dtype=torch.uint8), {})
             self._close()
 
     @contextmanager

@@ -19,7 +19,8 @@ class Drive(Callback):
     changes_training = False
 
     def __init__(self, index: int | None = 3, replacement: int | None = 3, seed: int = 0):
-        self.twin = Twin(index, replacement, seed)
+        self.given = index, replacement, seed
+        self.twin = Twin(*self.given)
         self.distances: list[float] = []
         self.steps: list[int] = []
         self.reasons: list[str | None] = []
@@ -27,7 +28,7 @@ class Drive(Callback):
 
     @property
     def state_key(self):
-        return f"Drive of {self.twin.index} and {self.twin.replacement}"
+        return f"Drive {self.given}"
 
     def setup(self, trainer, pl_module, stage):
         if stage == "fit":
