@@ -20,6 +20,9 @@ from lightning_info.twin.copying import copy_data
 from lightning_info.twin.handover import OutOfStep
 from lightning_info.twin.randomness import seed_all
 
+APART = 0x1E3779B97F4A7C15
+"""Keeps our draws apart from those of a user who starts from a small seed: equal ones would look repeatable."""
+
 
 class Replacer:
     """Puts one sample in the place of another.
@@ -53,7 +56,7 @@ class Replacer:
         """
         others = [self.replacement if number == self.index else number for number in indices]
         with isolated(device):
-            seed_all((1_000_003 * self.seed + visit) % 2**63)
+            seed_all((APART + 1_000_003 * self.seed + visit) % 2**63)
             draw = self._draw(loader)
             if _same(draw(indices), batch):
                 return draw(others)
