@@ -8,6 +8,7 @@ is drawn, collated and transferred alone, from random numbers of its own, and pu
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,9 +20,29 @@ from lightning_info.probing.isolation import isolated
 from lightning_info.twin.copying import copy_data
 from lightning_info.twin.handover import OutOfStep
 from lightning_info.twin.randomness import seed_all
+from lightning_info.twin.refusals import NotSupported
 
 APART = 0x1E3779B97F4A7C15
 """Keeps our draws apart from those of a user who starts from a small seed: equal ones would look repeatable."""
+
+
+def choose_samples(index: int | None, replacement: int | None, seed: int, size: int) -> tuple[int, int]:
+    """The sample to replace and the one that replaces it; what is not given is drawn, and is another one.
+
+    Raises:
+        NotSupported: One that is given is not there, or there is no other.
+    """
+    for name, sample in (("index", index), ("replacement", replacement)):
+        if sample is not None and not 0 <= sample < size:
+            raise NotSupported(f"{name}={sample} is none of the {size} training samples; take 0 to {size - 1}")
+    if None in (index, replacement) and size < 2:
+        raise NotSupported("a training set of one sample has none to replace it; add samples, or remove the callback")
+    draw = random.Random(seed)
+    if index is None:
+        index = draw.choice([number for number in range(size) if number != replacement])
+    if replacement is None:
+        replacement = draw.choice([number for number in range(size) if number != index])
+    return index, replacement
 
 
 class Replacer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Callback
 from torch import Tensor
 
@@ -20,6 +18,7 @@ from lightning_info.twin.certificate import fingerprint
 from lightning_info.twin.handover import Closed, Feed, Handover, Word
 from lightning_info.twin.randomness import RandomState, set_random_state
 from lightning_info.twin.refusals import COPIED, PACKAGES, is_overridden, needs_watching
+from lightning_info.twin.state import saved, to_be_loaded
 
 _DONE = (
     "configure_model", "on_fit_end", "on_fit_start", "on_train_end", "prepare_data", "print", "setup", "teardown",
@@ -68,8 +67,8 @@ class SecondTrainer:
         _shadow(self._twin, {"configure_callbacks": lambda: []})
         if self._datamodule is not None:
             _shadow(self._datamodule, dict.fromkeys(_DONE, _nothing))
-        self._thread.start()
         self._quiet.enter_context(_without_messages_of(self._thread))
+        self._thread.start()
         self.handover.wait()
 
     def give(self, word: Word) -> None:
@@ -104,9 +103,7 @@ class SecondTrainer:
     def save(self) -> Tensor:
         """The bytes of the second Trainer's checkpoint."""
         self.handover.wait()
-        with _memory_file() as path:
-            type(self.trainer).save_checkpoint(self.trainer, path, weights_only=False)
-            return torch.frombuffer(bytearray(get_filesystem(path).cat_file(path)), dtype=torch.uint8)
+        return saved(self.trainer)
 
     # ---- the thread
 
@@ -134,10 +131,7 @@ class SecondTrainer:
         if self._checkpoint is None:
             self.trainer.fit(self._twin, feed)
             return
-        with _memory_file() as path:
-            buffer = io.BytesIO()
-            torch.save(self._checkpoint, buffer)
-            get_filesystem(path).pipe_file(path, buffer.getvalue())
+        with to_be_loaded(self._checkpoint) as path:
             self.trainer.fit(self._twin, feed, ckpt_path=path)
 
 
@@ -207,17 +201,6 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
 
 def _unchanged(batch: Any, *args: Any, **kwargs: Any) -> Any:
     return batch
-
-
-@contextmanager
-def _memory_file() -> Iterator[str]:
-    path = f"memory://lightning-info-{threading.get_ident()}.ckpt"
-    try:
-        yield path
-    finally:
-        files = get_filesystem(path)
-        if files.exists(path):
-            files.rm(path)
 
 
 @contextmanager

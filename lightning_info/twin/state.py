@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.cloud_io import get_filesystem
 from torch import Tensor
 
 
@@ -52,3 +56,31 @@ def loops_of(trainer: Any) -> dict[str, Any]:
     loops: dict[str, Any] = trainer.fit_loop.state_dict()
     loops["state_dict"].pop("combined_loader", None)
     return loops
+
+
+def saved(trainer: Any) -> Tensor:
+    """The bytes of a Trainer's checkpoint, even where ``trainer.save_checkpoint`` is shadowed."""
+    with _memory_file() as path:
+        type(trainer).save_checkpoint(trainer, path, weights_only=False)
+        return torch.frombuffer(bytearray(get_filesystem(path).cat_file(path)), dtype=torch.uint8)
+
+
+@contextmanager
+def to_be_loaded(checkpoint: dict[str, Any]) -> Iterator[str]:
+    """A path in memory, from which a Trainer loads this checkpoint."""
+    file = io.BytesIO()
+    torch.save(checkpoint, file)
+    with _memory_file() as path:
+        get_filesystem(path).pipe_file(path, file.getvalue())
+        yield path
+
+
+@contextmanager
+def _memory_file() -> Iterator[str]:
+    path = f"memory://lightning-info-{threading.get_ident()}.ckpt"
+    try:
+        yield path
+    finally:
+        files = get_filesystem(path)
+        if files.exists(path):
+            files.rm(path)

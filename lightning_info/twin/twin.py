@@ -6,7 +6,6 @@ learned (Achille, Paolini & Soatto, section 2.3).
 
 from __future__ import annotations
 
-import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from lightning_info.twin.handover import OutOfStep, Place, Word
 from lightning_info.twin.locating import Locator
 from lightning_info.twin.randomness import random_state, set_random_state
 from lightning_info.twin.refusals import NotSupported, refuse_run, refuse_strategy
-from lightning_info.twin.replacing import Replacer
+from lightning_info.twin.replacing import Replacer, choose_samples
 from lightning_info.twin.second_trainer import SecondTrainer
 from lightning_info.twin.state import TwinState, loops_of
 
@@ -124,20 +123,11 @@ class Twin:
                 f"the run goes on at step {trainer.global_step} without the twin of that step; start anew, or from a "
                 f"checkpoint that was saved with this callback"
             )
-        self._choose(len(trainer.train_dataloader.dataset))
+        size = len(trainer.train_dataloader.dataset)
+        self.index, self.replacement = choose_samples(self.index, self.replacement, self._seed, size)
         if self.reason is None:
             with self._undisturbed(trainer):
                 self._begin(trainer, pl_module, checkpoint)
-
-    def _choose(self, size: int) -> None:
-        draw = random.Random(self._seed)
-        for name, sample in (("index", self.index), ("replacement", self.replacement)):
-            if sample is not None and not 0 <= sample < size:
-                raise NotSupported(f"{name}={sample} is none of the {size} training samples; take 0 to {size - 1}")
-        if self.index is None:
-            self.index = draw.choice([number for number in range(size) if number != self.replacement])
-        if self.replacement is None:
-            self.replacement = draw.choice([number for number in range(size) if number != self.index])
 
     def _begin(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any] | None) -> None:
         assert self.index is not None

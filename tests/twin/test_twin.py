@@ -1,9 +1,12 @@
 """The twin with one sample replaced is the run on the data with this sample replaced."""
 
 import copy
+import logging
 import math
 import pickle
+import signal
 import threading
+import warnings
 
 import lightning.pytorch as pl
 import pytest
@@ -185,6 +188,71 @@ def test_an_interrupt_ends_the_thread(monkeypatch):
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         trainer(Drive(), Boom(KeyboardInterrupt())).fit(Classifier(), loader())
     assert live_threads() == []
+
+
+class InterruptsInTheTwin(Classifier):
+    """Ctrl-C while the user's run waits for the twin."""
+
+    def training_step(self, batch, batch_idx):
+        if batch_idx == 3 and threading.current_thread() is not threading.main_thread():
+            signal.raise_signal(signal.SIGINT)
+        return super().training_step(batch, batch_idx)
+
+
+def test_an_interrupt_while_the_run_waits_for_the_twin_ends_the_thread(monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    drive = Drive()
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        trainer(drive).fit(InterruptsInTheTwin(), loader())
+    assert live_threads() == []
+    assert drive.distances == [0.0] * 4
+
+
+def test_the_twin_says_nothing_of_its_own(capsys):
+    class Speaks(Classifier):
+        def training_step(self, batch, batch_idx):
+            self.print("a step")
+            return super().training_step(batch, batch_idx)
+
+    class Records(logging.Handler):
+        def emit(self, record):
+            messages.append(record.getMessage())
+
+    told, handler, logger = [], Records(), logging.getLogger("lightning.pytorch")
+    loggers = [logger, logging.getLogger("lightning.pytorch.utilities.rank_zero")]
+    levels = [each.level for each in loggers]
+    logger.addHandler(handler)
+    for callbacks in ([], [Drive()]):
+        messages = []
+        for each in loggers:
+            each.setLevel(logging.INFO)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            trainer(*callbacks, max_epochs=1).fit(Speaks(), loader())
+        told.append((messages, [str(w.message) for w in warned], capsys.readouterr().out))
+    logger.removeHandler(handler)
+    for each, level in zip(loggers, levels, strict=True):
+        each.setLevel(level)
+    assert told[0] == told[1]
+    assert any("max_epochs=1" in message for message in told[0][0])
+    assert told[0][2].count("a step") == 8
+
+
+def test_a_step_that_saves_checkpoints_does_so_once(tmp_path):
+    class Saves(Classifier):
+        written = 0
+
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 0:
+                self.trainer.save_checkpoint(tmp_path / "own.ckpt")
+            return super().training_step(batch, batch_idx)
+
+        def on_save_checkpoint(self, checkpoint):
+            if threading.current_thread() is not threading.main_thread():
+                Saves.written += 1
+
+    trainer(Drive(), max_epochs=1).fit(Saves(), loader())
+    assert Saves.written == 0
 
 
 class FailsInTheTwin(Classifier):
