@@ -59,6 +59,23 @@ def copy_batch(batch: Any) -> Any:
     return copy.deepcopy(batch, memo)
 
 
+def copy_datamodule(datamodule: Any, instead: dict[int, Any]) -> Any:
+    """A copy of a datamodule, for hooks of the twin that ask for it; its large arrays are shared.
+
+    Args:
+        datamodule: The user's, or None.
+        instead: See :func:`copy_data`.
+
+    Raises:
+        NotCopyable: It cannot be copied.
+    """
+    try:
+        return copy_data(datamodule, instead)
+    except Exception as error:
+        name = type(datamodule).__name__
+        raise NotCopyable(f"{name} cannot be copied ({error}); leave out in __getstate__ what cannot be") from error
+
+
 def copy_data(value: Any, instead: dict[int, Any]) -> Any:
     """A copy of what draws samples (a data set, a collate function), with generators and counters of its own.
 

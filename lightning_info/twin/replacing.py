@@ -62,6 +62,23 @@ class Replacer:
         self.index, self.replacement, self.seed = index, replacement, seed
         self.transfer, self.instead = transfer, instead
 
+    def check(self, loader: Any, device: torch.device) -> None:
+        """Draw the replacement once, before it is needed.
+
+        Raises:
+            NotSupported: It cannot be drawn.
+        """
+        try:
+            with isolated(device):
+                self._draw(loader)([self.replacement])
+        except Exception as error:
+            name = type(loader.dataset).__name__
+            raise NotSupported(
+                f"sample {self.replacement} cannot be drawn from a copy of {name}, which keeps the generators of the "
+                f"original as they are: {type(error).__name__}: {error}; leave out in __getstate__ what cannot be "
+                f"copied"
+            ) from error
+
     def __call__(self, loader: Any, batch: Any, indices: Sequence[int], visit: int, device: torch.device) -> Any:
         """The twin's batch.
 

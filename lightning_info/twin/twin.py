@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lightning_info.probing.replica import NotCopyable
 from lightning_info.twin.certificate import different_setting, fingerprint, same_weights
-from lightning_info.twin.copying import copy_batch, copy_data, copy_module
+from lightning_info.twin.copying import copy_batch, copy_datamodule, copy_module
 from lightning_info.twin.handover import OutOfStep, Place, Word
 from lightning_info.twin.locating import Locator
 from lightning_info.twin.randomness import random_state, set_random_state
@@ -125,32 +125,38 @@ class Twin:
             )
         size = len(trainer.train_dataloader.dataset)
         self.index, self.replacement = choose_samples(self.index, self.replacement, self._seed, size)
-        if self.reason is None:
+        if self.reason is not None:
+            return
+        try:
             with self._undisturbed(trainer):
                 self._begin(trainer, pl_module, checkpoint)
+        except BaseException:
+            self._close()
+            raise
 
     def _begin(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any] | None) -> None:
         assert self.index is not None
         assert self.replacement is not None
+        device = trainer.strategy.root_device
         try:
             self._module = copy_module(pl_module, trainer)
+            instead = {id(trainer): None, id(pl_module): self._module}
+            datamodule = copy_datamodule(trainer.datamodule, instead)
         except NotCopyable as error:
             raise NotSupported(f"the twin is a copy of the module, but {error}") from error
-        instead = {id(trainer): None, id(pl_module): self._module}
-        datamodule = copy_data(trainer.datamodule, instead)
         instead[id(trainer.datamodule)] = datamodule
-        now = random_state(trainer.strategy.root_device)
-        second = SecondTrainer(trainer, self._module, datamodule, now, checkpoint)
+        second = SecondTrainer(trainer, self._module, datamodule, random_state(device), checkpoint)
+        self._replacer = Replacer(self.index, self.replacement, self._seed, second.transfer, instead)
+        self._trainer, self._second, self._length = trainer, second, trainer.num_training_batches
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the second Trainer, the same as of the first
             second.start()
         if second.error is not None:
-            second.stop()
             raise NotSupported(
                 f"a copy of {type(pl_module).__name__} cannot be trained: {_text(second.error)}"
             ) from second.error
-        self._replacer = Replacer(self.index, self.replacement, self._seed, second.transfer, instead)
-        self._trainer, self._second, self._length = trainer, second, trainer.num_training_batches
+        if not self.is_null:
+            self._replacer.check(trainer.train_dataloader, device)
 
     # ---- in training
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch import callbacks as builtin
 from models import Classifier, data, loader, trainer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 from twin.driver import Drive, live_threads
 
 from lightning_info.twin import NotSupported
@@ -88,10 +89,6 @@ def test_all_reasons_are_told_at_once():
     refused(r"ReduceLROnPlateau follows a metric.*; EditsWeights.on_train_epoch_end", EditsWeights(), module=OnLoss())
 
 
-class Strategy:
-    pass
-
-
 @pytest.mark.parametrize("name", ["DDPStrategy", "FSDPStrategy", "DeepSpeedStrategy"])
 def test_several_devices_are_refused(name):
     run = trainer()
@@ -141,6 +138,34 @@ def test_a_closure_over_the_module_is_refused():
             self.encode = lambda x: self.net(x)
 
     refused(r"attribute 'encode' .* holds on to the original", module=Closure())
+
+
+class Opened(TensorDataset):
+    """Holds what cannot be copied."""
+
+    def __init__(self):
+        super().__init__(*data(16).tensors)
+        self.file = (line for line in "text")
+
+
+def test_a_data_set_that_cannot_be_copied_is_refused_unless_nothing_is_replaced():
+    batches = DataLoader(Opened(), 8)
+    refused(r"sample 1 cannot be drawn from a copy of Opened.*TypeError.*generator", batches=batches, drive=Drive(0, 1))
+    drive = Drive(1, 1)
+    trainer(drive, max_epochs=1).fit(Classifier(), batches)
+    assert set(drive.distances) == {0.0}
+
+
+def test_a_datamodule_that_cannot_be_copied_is_refused():
+    class Holds(LightningDataModule):
+        def __init__(self):
+            super().__init__()
+            self.lines = (line for line in "text")
+
+        def train_dataloader(self):
+            return loader()
+
+    refused(r"Holds cannot be copied \(.*generator.*__getstate__", batches=Holds())
 
 
 def test_a_step_that_fetches_its_own_batches_is_refused():

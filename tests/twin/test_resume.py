@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from invariance import networks, optimisation
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint
 from models import Classifier, loader, trainer
 from twin.driver import Drive, live_threads
 
@@ -112,6 +112,17 @@ def test_a_checkpoint_saved_after_training(tmp_path):
     fit(Classifier(), resumed, path=tmp_path / "end.ckpt")
     assert resumed.distances[0] == first.distances[-1] > 0
     assert resumed.steps[0] == first.steps[-1] == 8
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_checkpoint_saved_by_an_exception(tmp_path, before):
+    saving, drive, stop = OnExceptionCheckpoint(tmp_path), Drive(), Stop(11)
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(Classifier(), *([drive, stop] if before else [stop, drive]), saving, enable_checkpointing=True)
+    resumed = Drive()
+    fit(Classifier(), resumed, path=saving.ckpt_path)
+    assert resumed.twin.reason is None
+    assert set(resumed.distances) == {0.0}
 
 
 def test_a_run_that_goes_on_without_the_twin_of_its_checkpoint_has_none(tmp_path):

@@ -16,6 +16,7 @@ from harness import assert_identical, run
 from invariance import networks, optimisation, steps
 from invariance.cases import CASES
 from lightning.pytorch import Callback
+from lightning_utilities.core import rank_zero
 from models import FEATURES, Classifier, data, loader, trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -218,21 +219,18 @@ def test_the_twin_says_nothing_of_its_own(capsys):
         def emit(self, record):
             messages.append(record.getMessage())
 
-    told, handler, logger = [], Records(), logging.getLogger("lightning.pytorch")
-    loggers = [logger, logging.getLogger("lightning.pytorch.utilities.rank_zero")]
-    levels = [each.level for each in loggers]
+    told, handler, logger = [], Records(), rank_zero.log  # of whichever of the two packages was imported last
+    level = logger.level
     logger.addHandler(handler)
     for callbacks in ([], [Drive()]):
         messages = []
-        for each in loggers:
-            each.setLevel(logging.INFO)
+        logger.setLevel(logging.INFO)
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             trainer(*callbacks, max_epochs=1).fit(Speaks(), loader())
         told.append((messages, [str(w.message) for w in warned], capsys.readouterr().out))
     logger.removeHandler(handler)
-    for each, level in zip(loggers, levels, strict=True):
-        each.setLevel(level)
+    logger.setLevel(level)
     assert told[0] == told[1]
     assert any("max_epochs=1" in message for message in told[0][0])
     assert told[0][2].count("a step") == 8
@@ -346,13 +344,13 @@ def test_weights_edited_by_a_callback_that_denies_it_are_found():
 
 def test_samples_that_are_not_given_are_drawn_by_the_seed():
     drawn = set()
-    for seed in range(6):
+    for seed in range(4):
         drive = Drive(None, None, seed)
         trainer(drive, max_epochs=1).fit(Classifier(), loader())
         assert drive.twin.index != drive.twin.replacement
         drawn.add((drive.twin.index, drive.twin.replacement))
-    assert len(drawn) > 3
-    again = Drive(None, None, 5)
+    assert len(drawn) > 2
+    again = Drive(None, None, 3)
     trainer(again, max_epochs=1).fit(Classifier(), loader())
     assert (again.twin.index, again.twin.replacement) == (drive.twin.index, drive.twin.replacement)
 
