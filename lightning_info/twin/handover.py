@@ -22,12 +22,14 @@ class Word(NamedTuple):
         place: Where the user's run is.
         random: Its random number generators there.
         batch: For ``"a batch"``: what the twin trains on.
+        replaced_at: The optimiser step, if the batch holds the replacement.
         stopping: The user's run will end.
     """
 
     place: Place
     random: RandomState
     batch: Any = None
+    replaced_at: int | None = None
     stopping: bool = False
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +37,16 @@ def set_random_state(state: RandomState, device: torch.device) -> None:
     torch.set_rng_state(state.cpu)
     if state.device is not None:
         torch.get_device_module(device).set_rng_state(state.device)
+
+
+@contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """At the end all generators are as they were at the start."""
+    before = random_state(device)
+    try:
+        yield
+    finally:
+        set_random_state(before, device)
 
 
 def seed_all(seed: int) -> None:

@@ -29,14 +29,19 @@ class TwinState:
         loops: Where the user's loops are: the twin's go on from there.
     """
 
-    index: int
-    replacement: int
+    index: int | None
+    replacement: int | None
     visits: int
     first_difference_step: int | None
     reason: str | None
     steps: int
     checkpoint: Tensor
     loops: dict[str, Any]
+
+    def belongs_to(self, index: int | None, replacement: int | None, steps: int) -> bool:
+        """Whether it is the state of a twin with these samples, after so many steps or lost before; None: any."""
+        same = index in (None, self.index) and replacement in (None, self.replacement)
+        return same and (self.reason is not None or self.steps == steps)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain Python values and one tensor, which ``torch.load(weights_only=True)`` takes."""

@@ -19,7 +19,7 @@ from lightning_info.twin.certificate import different_setting, fingerprint, same
 from lightning_info.twin.copying import copy_batch, copy_datamodule, copy_module
 from lightning_info.twin.handover import OutOfStep, Place, Word
 from lightning_info.twin.locating import Locator
-from lightning_info.twin.randomness import random_state, set_random_state
+from lightning_info.twin.randomness import random_state, undisturbed
 from lightning_info.twin.refusals import NotSupported, refuse_run, refuse_strategy
 from lightning_info.twin.replacing import Replacer, choose_samples
 from lightning_info.twin.second_trainer import SecondTrainer
@@ -33,9 +33,8 @@ class Twin:
     user's run does not notice: weights, losses, optimisers, random numbers are bit-identical to a run without. What
     goes wrong after the first step ends the twin, not the run: :attr:`reason` tells.
 
-    Call, in the callback's hooks of the same meaning, :meth:`install` (``setup``), :meth:`start`
-    (``on_train_start``), :meth:`epoch_start`, :meth:`batch_start`, :meth:`batch_end`, :meth:`epoch_end`, and
-    :meth:`stop` at the end of ``on_train_end``, in ``on_exception`` and in ``teardown``.
+    Each method says in which hook of a callback it is to be called; :meth:`stop` at the end of ``on_train_end``, in
+    ``on_exception`` and in ``teardown``. In between :meth:`weights` gives what there is to measure.
 
     Args:
         index: The sample that is replaced, as the training data set numbers it; None: drawn by ``seed``.
@@ -114,29 +113,29 @@ class Twin:
         self._restart()
         refuse_run(trainer, self._locator.refusal)
         checkpoint = None
-        if state is not None and (state.reason is not None or state.steps == trainer.global_step):
+        if state is not None and state.belongs_to(*self._asked, trainer.global_step):
             self.index, self.replacement, self._visits = state.index, state.replacement, state.visits
             self.first_difference_step, self.reason = state.first_difference_step, state.reason
             checkpoint = state.of_twin() if state.reason is None else None
         elif trainer.global_step > 0 or trainer.current_epoch > 0:
             self.reason = (
                 f"the run goes on at step {trainer.global_step} without the twin of that step; start anew, or from a "
-                f"checkpoint that was saved with this callback"
+                f"checkpoint that was saved with the same twin"
             )
         size = len(trainer.train_dataloader.dataset)
-        self.index, self.replacement = choose_samples(self.index, self.replacement, self._seed, size)
+        pair = self.index, self.replacement = choose_samples(self.index, self.replacement, self._seed, size)
         if self.reason is not None:
             return
         try:
-            with self._undisturbed(trainer):
-                self._begin(trainer, pl_module, checkpoint)
+            with undisturbed(trainer.strategy.root_device):
+                self._begin(trainer, pl_module, checkpoint, *pair)
         except BaseException:
             self._close()
             raise
 
-    def _begin(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any] | None) -> None:
-        assert self.index is not None
-        assert self.replacement is not None
+    def _begin(
+        self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any] | None, index: int, replacement: int
+    ) -> None:
         device = trainer.strategy.root_device
         try:
             self._module = copy_module(pl_module, trainer)
@@ -146,7 +145,7 @@ class Twin:
             raise NotSupported(f"the twin is a copy of the module, but {error}") from error
         instead[id(trainer.datamodule)] = datamodule
         second = SecondTrainer(trainer, self._module, datamodule, random_state(device), checkpoint)
-        self._replacer = Replacer(self.index, self.replacement, self._seed, second.transfer, instead)
+        self._replacer = Replacer(index, replacement, self._seed, second.transfer, instead)
         self._trainer, self._second, self._length = trainer, second, trainer.num_training_batches
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the second Trainer, the same as of the first
@@ -174,12 +173,11 @@ class Twin:
             indices = self._locator.next_batch(trainer)
             device = trainer.strategy.root_device
             now, batch = random_state(device), copy_batch(batch)
+            replaced_at = None
             if not self.is_null and self.index in indices:
                 batch = self._replacer(trainer.train_dataloader, batch, indices, self._visits, device)
-                self._visits += 1
-                if self.first_difference_step is None:
-                    self.first_difference_step = int(trainer.fit_loop.epoch_loop._batches_that_stepped)
-            self._pending, self._steps = Word("a batch", now, batch), trainer.global_step
+                replaced_at = int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+            self._pending, self._steps = Word("a batch", now, batch, replaced_at), trainer.global_step
 
     def batch_end(self, trainer: Any) -> None:
         """In ``on_train_batch_end``: the twin trains on its batch."""
@@ -232,8 +230,6 @@ class Twin:
         return state or self._kept
 
     def _told(self, steps: int, checkpoint: Tensor, loops: dict[str, Any]) -> TwinState:
-        assert self.index is not None
-        assert self.replacement is not None
         told = (self.index, self.replacement, self._visits, self.first_difference_step, self.reason)
         return TwinState(*told, steps, checkpoint, loops)
 
@@ -248,8 +244,13 @@ class Twin:
 
     def _hand_over(self, second: SecondTrainer) -> None:
         word, self._pending = self._pending, None
-        if word is not None:
-            second.give(word)
+        if word is None:
+            return
+        if word.replaced_at is not None:
+            self._visits += 1
+            if self.first_difference_step is None:
+                self.first_difference_step = word.replaced_at
+        second.give(word)
 
     def _certify(self, trainer: Any, pl_module: Any, second: SecondTrainer) -> None:
         """Raise OutOfStep if the twin is elsewhere than the run."""
@@ -276,21 +277,12 @@ class Twin:
             yield None
             return
         try:
-            with self._undisturbed(trainer):
+            with undisturbed(trainer.strategy.root_device):
                 yield self._second
         except Exception as error:
             self.reason = str(error) if isinstance(error, OutOfStep) else f"the twin failed: {_text(error)}"
             self._kept = self._told(0, torch.empty(0, dtype=torch.uint8), {})
             self._close()
-
-    @contextmanager
-    def _undisturbed(self, trainer: Any) -> Iterator[None]:
-        device = trainer.strategy.root_device
-        before = random_state(device)
-        try:
-            yield
-        finally:
-            set_random_state(before, device)
 
     def _close(self) -> None:
         second, self._second, self._trainer, self._pending = self._second, None, None, None

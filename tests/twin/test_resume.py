@@ -9,6 +9,9 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCh
 from models import Classifier, loader, trainer
 from twin.driver import Drive, live_threads
 
+from lightning_info.twin import Twin
+from lightning_info.twin.state import TwinState
+
 
 class Stop(Callback):
     changes_training = False
@@ -131,6 +134,15 @@ def test_a_run_that_goes_on_without_the_twin_of_its_checkpoint_has_none(tmp_path
     fit(Classifier(), resumed, path=tmp_path / "without.ckpt")
     assert all(map(math.isnan, resumed.distances))
     assert resumed.twin.reason.startswith("the run goes on at step 8 without the twin of that step; start anew")
+
+
+def test_a_state_of_a_twin_with_other_samples_is_not_taken_up():
+    trainer(first := Drive(3, 40), max_epochs=1).fit(Classifier(), loader())
+    state = first.twin.state_dict()
+    for index, replacement, same in ((3, 40, True), (None, None, True), (3, 41, False), (4, None, False)):
+        assert TwinState(**state).belongs_to(index, replacement, 8) is same
+    assert not TwinState(**state).belongs_to(3, 40, 7)
+    assert Twin(3, 40).state_dict() == {}
 
 
 def test_a_twin_that_was_lost_stays_lost(tmp_path):
