@@ -10,6 +10,7 @@ import operator
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from lightning_info.twin.handover import OutOfStep
@@ -17,14 +18,9 @@ from lightning_info.twin.refusals import refuse_loader
 
 
 class Locator:
-    """Reads the indices of every training batch. Several may read the same loader.
-
-    Attributes:
-        refusal: Why the last loader cannot be read; None if it can.
-    """
+    """Reads the indices of every training batch. Several may read the same loader."""
 
     def __init__(self) -> None:
-        self.refusal: str | None = None
         self._strategy: Any = None
         self._samplers: list[weakref.ref[Any]] = []
 
@@ -37,20 +33,23 @@ class Locator:
         shadow.locators.append(self)
 
     def attach(self, loader: Any) -> None:
-        """Read the indices of this loader."""
-        self.refusal = refuse_loader(loader)
-        if self.refusal is not None:
+        """Read the indices of this loader, if it can be read."""
+        if refuse_loader(loader) is not None:
             return
-        sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
-        try:
+        sampler = _sampler(loader)
+        with suppress(TypeError):  # a class of C, such as list, has no subclass for its objects to change to
             locators = _recording(sampler).locators
-        except TypeError:
-            kind = type(sampler).__name__
-            self.refusal = f"a batch_sampler of type {kind} cannot be observed; make it a class with __iter__, __len__"
-            return
-        if self not in locators:
-            locators.append(self)
-            self._samplers.append(weakref.ref(sampler))
+            if self not in locators:
+                locators.append(self)
+                self._samplers.append(weakref.ref(sampler))
+
+    def refuse(self, loader: Any) -> str | None:
+        """Why this loader cannot be read; None if it can."""
+        refusal = refuse_loader(loader)
+        if refusal is None and self not in getattr(type(_sampler(loader)), "locators", ()):
+            kind = type(_sampler(loader)).__name__
+            refusal = f"a batch_sampler of type {kind} cannot be observed; make it a class with __iter__ and __len__"
+        return refusal
 
     def next_batch(self, trainer: Any) -> list[int]:
         """Indices of the batch that the Trainer has just fetched; to be called once for each.
@@ -116,6 +115,10 @@ class _Iterator:
         for kept in self.batches.values():
             kept.append(batch)
         return batch
+
+
+def _sampler(loader: Any) -> Any:
+    return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
 
 
 def _recording(sampler: Any) -> Any:

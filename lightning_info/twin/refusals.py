@@ -36,20 +36,19 @@ def refuse_run(trainer: Any, loader_refusal: str | None) -> None:
 
     Args:
         trainer: At the start of training: optimisers, schedulers and the training loader are there.
-        loader_refusal: What is wrong with the loader.
+        loader_refusal: Why no sample can be found in the loader, if so.
 
     Raises:
         NotSupported: With every reason.
     """
-    several = refuse_loader(trainer.train_dataloader)  # each of them may be in order
     reasons = [
         refuse_strategy(trainer),
-        several or loader_refusal,
+        loader_refusal,
         _refuse_length(trainer),
         _refuse_schedulers(trainer),
+        _refuse_iterator(trainer.lightning_module),
+        *map(refuse_callback, trainer.callbacks),
     ]
-    reasons += [_refuse_iterator(trainer.lightning_module)]
-    reasons += [refuse_callback(callback) for callback in trainer.callbacks]
     found = [reason for reason in reasons if reason is not None]
     if found:
         raise NotSupported("; ".join(found))
@@ -61,8 +60,8 @@ def refuse_strategy(trainer: Any) -> str | None:
     if trainer.world_size == 1 and name == "SingleDeviceStrategy":
         return None
     return (
-        f"{name} on {trainer.world_size} devices: a twin can only be trained on one; take Trainer(devices=1), or "
-        f"remove the callback"
+        f"{name} with {trainer.world_size} processes: a twin can only be trained in one process, on one device; take "
+        f"Trainer(devices=1), or remove the callback"
     )
 
 
@@ -125,7 +124,7 @@ def refuse_callback(callback: Any) -> str | None:
     if not hooks:
         return None
     name = type(callback).__name__
-    if _package(type(callback)) in PACKAGES:
+    if _package(type(callback)) in PACKAGES and hooks[0] not in vars(callback):
         return f"{name} changes what is trained, in a way that a twin does not follow; remove it or this callback"
     return (
         f"{name}.{hooks[0]} could change what is trained, which the twin would not follow; if it only watches, say so "

@@ -111,7 +111,7 @@ class Twin:
         self._close()
         state, self._loaded, self._kept = self._loaded, None, None
         self._restart()
-        refuse_run(trainer, self._locator.refusal)
+        refuse_run(trainer, self._locator.refuse(trainer.train_dataloader))
         checkpoint = None
         if state is not None and state.belongs_to(*self._asked, trainer.global_step):
             self.index, self.replacement, self._visits = state.index, state.replacement, state.visits

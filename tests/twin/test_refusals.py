@@ -47,7 +47,7 @@ def test_a_callback_that_freezes_a_layer_is_refused():
 
 def test_a_hook_set_on_one_object_is_seen():
     watching = builtin.LambdaCallback(on_after_backward=lambda *_: None)
-    assert "LambdaCallback changes what is trained" in refuse_callback(watching)
+    assert "LambdaCallback.on_after_backward could change what is trained" in refuse_callback(watching)
     assert refuse_callback(builtin.LambdaCallback(on_fit_start=lambda *_: None)) is None
 
 
@@ -93,7 +93,7 @@ def test_all_reasons_are_told_at_once():
 def test_several_devices_are_refused(name):
     run = trainer()
     run.strategy.__class__ = type(name, (type(run.strategy),), {})
-    assert f"{name} on 1 devices" in refuse_strategy(run)
+    assert f"{name} with 1 processes" in refuse_strategy(run)
 
 
 class Numbers:
