@@ -1,0 +1,65 @@
+"""What must agree as long as the twin follows the user's run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def same_weights(module: nn.Module, twin: nn.Module) -> bool:
+    """Whether all parameters and buffers are equal, bit for bit but for the sign of zeros; NaN equals NaN."""
+    return all(_equal(one, other) for one, other in zip(_tensors(module), _tensors(twin), strict=True))
+
+
+def different_setting(trainer: Any, twin_trainer: Any) -> str | None:
+    """The first setting that someone changed in the user's run only; None if there is none."""
+    ours = _settings(twin_trainer)
+    for name, value in _settings(trainer).items():
+        if ours.get(name) != value:
+            return f"{name} is {value}, and {ours.get(name)} in the twin"
+    return None
+
+
+def fingerprint(module: nn.Module) -> list[int]:
+    """The sums of the bits of all parameters and buffers, which an edit of one number changes for sure."""
+    sums = []
+    for tensor in map(Tensor.detach, _tensors(module)):
+        numbers = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        bits = numbers.contiguous().reshape(-1).view(_INTEGER_OF_SIZE[numbers.element_size()])
+        sums.append(bits.sum(dtype=torch.int64))
+    return torch.stack(sums).tolist() if sums else []
+
+
+_INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _settings(trainer: Any) -> dict[str, Any]:
+    module = trainer.lightning_module
+    settings = {
+        "the epoch": trainer.current_epoch,
+        "the number of optimiser steps": trainer.global_step,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+    }
+    settings.update((f"{path or 'the module'}.training", part.training) for path, part in module.named_modules())
+    settings.update((f"{name}.requires_grad", p.requires_grad) for name, p in module.named_parameters())
+    for number, optimizer in enumerate(trainer.optimizers):
+        groups = [len(group["params"]) for group in optimizer.param_groups]
+        settings[f"the number of parameters in the groups of optimiser {number}"] = groups
+    return settings
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if torch.equal(one, other):
+        return True
+    return one.is_floating_point() and bool(((one == other) | (one.isnan() & other.isnan())).all())

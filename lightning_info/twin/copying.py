@@ -1,0 +1,106 @@
+"""Copies with which the twin works, so that nothing it does reaches what the user's run works with."""
+
+from __future__ import annotations
+
+import copy
+from types import MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from lightning_info.gradients.graph import without_graph
+from lightning_info.probing.replica import _STEPS, NotCopyable, _name_culprit, _refuse_closures
+
+LARGE = 1 << 20
+"""Bytes from which on an array of a data set is shared: it is data, not the state of a generator or a counter."""
+
+
+def copy_module(module: Any, trainer: Any) -> Any:
+    """A LightningModule that trains as the user's will from here on, on weights of its own.
+
+    Args:
+        module: The user's module.
+        trainer: Its trainer, which is left out.
+
+    Raises:
+        NotCopyable: With the attribute that cannot be copied.
+    """
+    for path, part in module.named_modules():
+        if vars(part).get("_compiled_call_impl") is not None:
+            raise NotCopyable(f"{path or 'the module'} is compiled in place; compile it with torch.compile(module)")
+    for path, parameter in module.named_parameters():
+        if isinstance(parameter, nn.UninitializedParameter):
+            raise NotCopyable(f"the lazy parameter {path!r} is not initialised; run one batch through the module first")
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+            raise NotCopyable(f"parameter {path!r} has a hook, which no copy keeps; do in training_step what it does")
+    compiled = [getattr(part, "_compiler_ctx", None) for part in module.modules()]
+    memo: dict[int, Any] = {id(trainer): None, **without_graph(module)}
+    memo.update({id(context): None for context in compiled if context is not None})
+    try:
+        twin = copy.deepcopy(module, dict(memo))
+    except Exception as error:
+        raise NotCopyable(_name_culprit(module, memo, error)) from error
+    for part, context in zip(twin.modules(), compiled, strict=True):
+        if context is not None:  # its compiled steps lead to the original
+            for name in _STEPS:
+                vars(part).pop(name, None)
+                vars(part)[name] = context["dynamo_ctx"](getattr(part, name))
+    _refuse_closures(module, twin)
+    return twin
+
+
+def copy_batch(batch: Any) -> Any:
+    """A batch with tensors of its own; of views only what they show is copied."""
+    leaves = [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)]
+    memo = {id(leaf): leaf.detach().clone().requires_grad_(leaf.requires_grad) for leaf in leaves}
+    return copy.deepcopy(batch, memo)
+
+
+def copy_datamodule(datamodule: Any, instead: dict[int, Any]) -> Any:
+    """A copy of a datamodule, for hooks of the twin that ask for it; its large arrays are shared.
+
+    Args:
+        datamodule: The user's, or None.
+        instead: See :func:`copy_data`.
+
+    Raises:
+        NotCopyable: It cannot be copied.
+    """
+    try:
+        return copy_data(datamodule, instead)
+    except Exception as error:
+        name = type(datamodule).__name__
+        raise NotCopyable(f"{name} cannot be copied ({error}); leave out in __getstate__ what cannot be") from error
+
+
+def copy_data(value: Any, instead: dict[int, Any]) -> Any:
+    """A copy of what draws samples (a data set, a collate function), with generators and counters of its own.
+
+    Large arrays are shared, as they are only read.
+
+    Args:
+        value: What to copy.
+        instead: What stands in the place of the objects with these identities.
+    """
+    memo, stack, seen = dict(instead), [value], set(instead)
+    while stack:
+        item = stack.pop()
+        if id(item) in seen or isinstance(item, (str, bytes, int, float, type, ModuleType, type(None))):
+            continue
+        seen.add(id(item))
+        if isinstance(item, (Tensor, np.ndarray)):
+            if item.nbytes > LARGE:
+                memo[id(item)] = item
+        elif isinstance(item, dict):
+            stack.extend(item.values())
+        elif isinstance(item, (list, tuple, set)):
+            stack.extend(item)
+        elif isinstance(item, MethodType):
+            stack.append(item.__self__)
+        else:
+            stack.extend(getattr(item, "__dict__", {}).values())
+    with torch.no_grad():
+        return copy.deepcopy(value, memo)

@@ -1,0 +1,153 @@
+"""The twin's batch: the user's, with one sample of the data set in the place of another.
+
+Where the loader gives the same batch again when asked again, the twin's is made of the other samples as the loader
+makes it. Where it does not (augmentation), the other samples are those of the user's batch, and the one that replaces
+is drawn, collated and transferred alone, from random numbers of its own, and put into its row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_info.gradients.samples import tensors
+from lightning_info.probing.isolation import isolated
+from lightning_info.twin.copying import copy_data
+from lightning_info.twin.handover import OutOfStep
+from lightning_info.twin.randomness import seed_all
+from lightning_info.twin.refusals import NotSupported
+
+APART = 0x1E3779B97F4A7C15
+"""Keeps our draws apart from those of a user who starts from a small seed: equal ones would look repeatable."""
+
+
+def choose_samples(index: int | None, replacement: int | None, seed: int, size: int) -> tuple[int, int]:
+    """The sample to replace and the one that replaces it; what is not given is drawn, and is another one.
+
+    Raises:
+        NotSupported: One that is given is not there, or there is no other.
+    """
+    for name, sample in (("index", index), ("replacement", replacement)):
+        if sample is not None and not 0 <= sample < size:
+            raise NotSupported(f"{name}={sample} is none of the {size} training samples; take 0 to {size - 1}")
+    if None in (index, replacement) and size < 2:
+        raise NotSupported("a training set of one sample has none to replace it; add samples, or remove the callback")
+    draw = random.Random(seed)
+    if index is None:
+        index = draw.choice([number for number in range(size) if number != replacement])
+    if replacement is None:
+        replacement = draw.choice([number for number in range(size) if number != index])
+    return index, replacement
+
+
+class Replacer:
+    """Puts one sample in the place of another.
+
+    Args:
+        index: The sample that is replaced.
+        replacement: The sample that takes its place.
+        seed: Of the draws.
+        transfer: What becomes of a collated batch until it is trained on.
+        instead: Copies that stand for the objects with these identities wherever data are drawn.
+    """
+
+    def __init__(
+        self, index: int, replacement: int, seed: int, transfer: Callable[[Any], Any], instead: dict[int, Any]
+    ) -> None:
+        self.index, self.replacement, self.seed = index, replacement, seed
+        self.transfer, self.instead = transfer, instead
+
+    def check(self, loader: Any, device: torch.device) -> None:
+        """Draw the replacement once, before it is needed.
+
+        Raises:
+            NotSupported: It cannot be drawn.
+        """
+        try:
+            with isolated(device):
+                self._draw(loader)([self.replacement])
+        except Exception as error:
+            name = type(loader.dataset).__name__
+            raise NotSupported(
+                f"sample {self.replacement} cannot be drawn from a copy of {name}, which keeps the generators of the "
+                f"original as they are: {type(error).__name__}: {error}; leave out in __getstate__ what cannot be "
+                f"copied"
+            ) from error
+
+    def __call__(self, loader: Any, batch: Any, indices: Sequence[int], visit: int, device: torch.device) -> Any:
+        """The twin's batch.
+
+        Args:
+            loader: The user's training loader.
+            batch: A copy of the user's batch, as it is trained on.
+            indices: Of its samples.
+            visit: How often the sample was replaced before.
+            device: Where it is trained.
+
+        Raises:
+            OutOfStep: The sample cannot be put into the batch.
+        """
+        others = [self.replacement if number == self.index else number for number in indices]
+        with isolated(device):
+            seed_all((APART + 1_000_003 * self.seed + visit) % 2**63)
+            draw = self._draw(loader)
+            if _same(draw(indices), batch):
+                return draw(others)
+            rows = [row for row, number in enumerate(indices) if number == self.index]
+            return _splice(batch, draw([self.replacement]), rows, len(indices))
+
+    def _draw(self, loader: Any) -> Callable[[Sequence[int]], Any]:
+        dataset, collate = copy_data((loader.dataset, loader.collate_fn), self.instead)
+
+        def draw(indices: Sequence[int]) -> Any:
+            if loader.batch_sampler is None:
+                return self.transfer(collate(dataset[list(indices)]))
+            if hasattr(dataset, "__getitems__"):
+                return self.transfer(collate(dataset.__getitems__(list(indices))))
+            return self.transfer(collate([dataset[number] for number in indices]))
+
+        return draw
+
+
+def _same(one: Any, other: Any) -> bool:
+    leaves, others = tensors(one), tensors(other)
+    return len(leaves) == len(others) > 0 and all(
+        a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(leaves, others, strict=True)
+    )
+
+
+def _splice(batch: Any, single: Any, rows: Sequence[int], size: int) -> Any:
+    """A batch of ``size`` samples with the one sample of another batch in some of its rows."""
+    if isinstance(batch, Tensor):
+        return _splice_tensor(batch, single, rows, size)
+    if isinstance(batch, Mapping):
+        parts = {key: _splice(batch[key], single[key], rows, size) for key in batch}
+        return parts if type(batch) is dict else type(batch)(parts)  # type: ignore[call-arg]
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        names = [field.name for field in dataclasses.fields(batch)]
+        fields = {name: _splice(getattr(batch, name), getattr(single, name), rows, size) for name in names}
+        return dataclasses.replace(batch, **fields)
+    if isinstance(batch, (list, tuple)):
+        if len(batch) == size and len(single) == 1:  # one entry for each sample
+            items = [single[0] if row in rows else item for row, item in enumerate(batch)]
+        else:
+            items = [_splice(*pair, rows, size) for pair in zip(batch, single, strict=True)]
+        return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
+    if batch is None or isinstance(batch, (bool, int, float, str, bytes)):
+        return batch
+    raise OutOfStep(f"a sample cannot be put into a batch that holds {type(batch).__name__}")
+
+
+def _splice_tensor(batch: Tensor, single: Tensor, rows: Sequence[int], size: int) -> Tensor:
+    if batch.dim() > 0 and len(batch) == size and single.shape == (1, *batch.shape[1:]):
+        spliced = batch.clone()
+        spliced[list(rows)] = single.to(batch)
+        return spliced
+    if batch.shape == single.shape:  # no axis of samples
+        return batch
+    raise OutOfStep(f"a sample of shape {tuple(single.shape)} cannot be put into a batch of shape {tuple(batch.shape)}")

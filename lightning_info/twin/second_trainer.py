@@ -1,0 +1,220 @@
+"""The second Trainer, which trains the twin in a thread of its own, as the user's trains the user's module."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from lightning_info.probing.inert import _InertLogger
+from lightning_info.twin.certificate import fingerprint
+from lightning_info.twin.handover import Closed, Feed, Handover, Word
+from lightning_info.twin.randomness import RandomState, set_random_state
+from lightning_info.twin.refusals import COPIED, PACKAGES, is_overridden, needs_watching
+from lightning_info.twin.state import saved, to_be_loaded
+
+_DONE = (
+    "configure_model", "on_fit_end", "on_fit_start", "on_train_end", "prepare_data", "print", "setup", "teardown",
+)  # fmt: skip
+"""What the user's run has done to the module already, or what is of no use on a twin."""
+
+TRANSFER = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+"""Hooks that the batches have been through when the twin gets them."""
+
+
+class SecondTrainer:
+    """Trains a copy of the user's module on what is handed over.
+
+    Args:
+        trainer: The user's Trainer.
+        twin: A copy of its module.
+        datamodule: A copy of its datamodule, if it has one.
+        random: The random number generators at the start of training.
+        checkpoint: A state to go on from.
+
+    Attributes:
+        user: The user's Trainer.
+        trainer: The second Trainer, once there is one.
+        handover: How it is told what to do.
+        error: What ended it, if it was not told to end.
+        fingerprint: Of the twin's weights at the end of its last batch, if they are watched.
+    """
+
+    def __init__(
+        self, trainer: Any, twin: Any, datamodule: Any, random: RandomState, checkpoint: dict[str, Any] | None
+    ) -> None:
+        self.handover = Handover()
+        self.trainer: Any = None
+        self.error: BaseException | None = None
+        self.fingerprint: list[int] | None = None
+        self.user, self._twin, self._datamodule = trainer, twin, datamodule
+        self._random, self._checkpoint = random, checkpoint
+        self._threads = torch.get_num_threads()
+        self._quiet = ExitStack()
+        self._thread = threading.Thread(target=self._run, name="lightning-info twin", daemon=True)
+
+    def start(self) -> None:
+        """Until the twin waits in its first epoch, or has failed."""
+        _shadow(self._twin, dict.fromkeys(_DONE, _nothing))
+        _shadow(self._twin, dict.fromkeys(TRANSFER, _unchanged))
+        _shadow(self._twin, {"configure_callbacks": lambda: []})
+        if self._datamodule is not None:
+            _shadow(self._datamodule, dict.fromkeys(_DONE, _nothing))
+        self._quiet.enter_context(_without_messages_of(self._thread))
+        self._thread.start()
+        self.handover.wait()
+
+    def give(self, word: Word) -> None:
+        """Tell the twin what the user's run has done, and wait until it has done so too.
+
+        Raises:
+            OutOfStep: It is elsewhere.
+            Exception: What it failed with.
+        """
+        self.handover.give(word)
+        if self.error is not None:
+            raise self.error
+
+    def transfer(self, batch: Any) -> Any:
+        """What becomes of a collated batch until it is trained on; by the hooks of the copies."""
+        batch = self.trainer.precision_plugin.convert_input(batch)
+        device = self.trainer.strategy.root_device
+        for name, arguments in zip(TRANSFER, ((0,), (device, 0), (0,)), strict=True):
+            owner = self._twin
+            if self._datamodule is not None and is_overridden(name, type(self._datamodule)):
+                owner = self._datamodule
+            batch = getattr(type(owner), name)(owner, batch, *arguments)
+        return batch
+
+    def stop(self) -> None:
+        """End the thread."""
+        self.handover.close()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._quiet.close()
+
+    def save(self) -> Tensor:
+        """The bytes of the second Trainer's checkpoint."""
+        self.handover.wait()
+        return saved(self.trainer)
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        try:
+            torch.set_num_threads(self._threads)  # sums depend on it
+            self._fit()
+        except Closed:
+            pass
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.handover.end()
+
+    def _fit(self) -> None:
+        feed = Feed(self.handover, int(self.user.num_training_batches))
+        copied = [copy.deepcopy(c) for c in self.user.callbacks if type(c).__name__ in COPIED]
+        side = _Side(self, feed, self._random)
+        make = next(c for c in type(self.user).__mro__ if c.__module__.partition(".")[0] in PACKAGES)
+        self.trainer = make(**_options(self.user), callbacks=[side, *copied])
+        _shadow(self.trainer, {"save_checkpoint": _nothing})  # a training_step that calls it means the user's file
+        if self._datamodule is not None:
+            self.trainer.datamodule = self._datamodule
+            self._datamodule.trainer = self.trainer
+        if self._checkpoint is None:
+            self.trainer.fit(self._twin, feed)
+            return
+        with to_be_loaded(self._checkpoint) as path:
+            self.trainer.fit(self._twin, feed, ckpt_path=path)
+
+
+class _Side(Callback):
+    """Waits for the user's run in the twin's hooks, and takes up its random numbers there."""
+
+    def __init__(self, second: SecondTrainer, feed: Feed, random: RandomState) -> None:
+        self._second, self._feed, self._random = second, feed, random
+        self._watched = needs_watching(second.user)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        set_random_state(self._random, trainer.strategy.root_device)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        word = self._feed.handover.take("the start of an epoch")
+        set_random_state(word.random, trainer.strategy.root_device)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        assert self._feed.random is not None
+        set_random_state(self._feed.random, trainer.strategy.root_device)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._second.fingerprint = fingerprint(pl_module) if self._watched else None
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        word = self._feed.handover.take("the end of an epoch")
+        set_random_state(word.random, trainer.strategy.root_device)
+        trainer.should_stop = trainer.should_stop or self._feed.stopping
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self._feed.handover.take("the end of training")  # the weights stay where they are until it is closed
+
+
+def _options(trainer: Any) -> dict[str, Any]:
+    device = trainer.strategy.root_device
+    return {
+        "accelerator": "gpu" if device.type == "cuda" else device.type,
+        "devices": 1 if device.index is None or device.type == "cpu" else [device.index],
+        "plugins": [copy.deepcopy(trainer.precision_plugin)],
+        "max_epochs": trainer.max_epochs,
+        "min_epochs": trainer.min_epochs,
+        "max_steps": trainer.max_steps,
+        "min_steps": trainer.min_steps,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "gradient_clip_algorithm": trainer.gradient_clip_algorithm,
+        "detect_anomaly": torch.is_anomaly_enabled(),
+        "log_every_n_steps": trainer.log_every_n_steps,
+        "default_root_dir": trainer.default_root_dir,
+        "logger": [_InertLogger.of(logger) for logger in trainer.loggers] or False,
+        "limit_val_batches": 0,
+        "num_sanity_val_steps": 0,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+
+
+def _shadow(owner: Any, methods: dict[str, Callable[..., Any]]) -> None:
+    """Put functions before the methods of one object; not through ``setattr``, which modules make their own of."""
+    vars(owner).update(methods)
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    pass
+
+
+def _unchanged(batch: Any, *args: Any, **kwargs: Any) -> Any:
+    return batch
+
+
+@contextmanager
+def _without_messages_of(thread: threading.Thread) -> Iterator[None]:
+    """Lightning tells of the second Trainer what it has told of the first."""
+
+    def of_another(record: logging.LogRecord) -> bool:
+        return record.thread != thread.ident or record.levelno >= logging.ERROR
+
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0].startswith(PACKAGES)]
+    for name in names:
+        logging.getLogger(name).addFilter(of_another)
+    try:
+        yield
+    finally:
+        for name in names:
+            logging.getLogger(name).removeFilter(of_another)

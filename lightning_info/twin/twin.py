@@ -1,0 +1,295 @@
+"""The twin: the user's run once more, in lockstep, on data in which one sample is replaced by another.
+
+With ``w`` the user's weights and ``w'`` the twin's, ``delta = w' - w`` is how much the one sample changes what is
+learned (Achille, Paolini & Soatto, section 2.3).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_info.probing.replica import NotCopyable
+from lightning_info.twin.certificate import different_setting, fingerprint, same_weights
+from lightning_info.twin.copying import copy_batch, copy_datamodule, copy_module
+from lightning_info.twin.handover import OutOfStep, Place, Word
+from lightning_info.twin.locating import Locator
+from lightning_info.twin.randomness import random_state, undisturbed
+from lightning_info.twin.refusals import NotSupported, refuse_run, refuse_strategy
+from lightning_info.twin.replacing import Replacer, choose_samples
+from lightning_info.twin.second_trainer import SecondTrainer
+from lightning_info.twin.state import TwinState, loops_of
+
+
+class Twin:
+    """A second real ``Trainer.fit`` in a thread of its own, which gets each batch when the user's run is done with it.
+
+    Precision, clipping, accumulation, manual optimisation, schedulers and overridden hooks are Lightning's own. The
+    user's run does not notice: weights, losses, optimisers, random numbers are bit-identical to a run without. What
+    goes wrong after the first step ends the twin, not the run: :attr:`reason` tells.
+
+    Each method says in which hook of a callback it is to be called; :meth:`stop` at the end of ``on_train_end``, in
+    ``on_exception`` and in ``teardown``. In between :meth:`weights` gives what there is to measure.
+
+    Args:
+        index: The sample that is replaced, as the training data set numbers it; None: drawn by ``seed``.
+        replacement: The sample that takes its place; None: drawn by ``seed``. Equal to ``index``: nothing is replaced,
+            and the twin must stay equal to the run (the null test).
+        seed: Of the two draws, and of the random augmentation of the replacement.
+
+    Attributes:
+        index: As given, or drawn by :meth:`start`.
+        replacement: As given, or drawn by :meth:`start`.
+        first_difference_step: The optimiser step whose batch was the first that held the replaced sample: the weights
+            before it are equal. None as long as there was none.
+        reason: Why there is no twin (any more); None while it follows the run.
+    """
+
+    def __init__(self, index: int | None = None, replacement: int | None = None, seed: int = 0) -> None:
+        self._asked, self._seed = (index, replacement), seed
+        self._locator = Locator()
+        self._trainer: Any = None
+        self._second: SecondTrainer | None = None
+        self._kept: TwinState | None = None  # of the last run
+        self._loaded: TwinState | None = None  # of the checkpoint from which the next run goes on
+        self._restart()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy does not follow the run that the original follows."""
+        told = ("index", "replacement", "first_difference_step", "reason", "_kept", "_loaded")
+        return type(self), (*self._asked, self._seed), {name: getattr(self, name) for name in told}
+
+    def _restart(self) -> None:
+        self.index, self.replacement = self._asked
+        self.first_difference_step: int | None = None
+        self.reason: str | None = None
+        self._visits = 0
+        self._fingerprint: list[int] | None = None  # of the user's weights at the end of the last batch, if watched
+        self._pending: Word | None = None  # the batch on which the user's run trains now
+        self._steps = 0  # optimiser steps of the user's run when it got that batch
+
+    @property
+    def is_null(self) -> bool:
+        """Nothing is replaced."""
+        return self.index == self.replacement
+
+    def weights(self) -> Any:
+        """The twin's LightningModule, after as many batches as the user's; to be read only.
+
+        Raises:
+            OutOfStep: There is none; the message is :attr:`reason`.
+        """
+        if self._second is None:
+            raise OutOfStep(self.reason or "no training runs")
+        return self._module
+
+    # ---- before the first step
+
+    def install(self, trainer: Any) -> None:
+        """In ``setup`` of fit, before any training loader is made.
+
+        Raises:
+            NotSupported: No twin can be trained with this strategy.
+        """
+        refusal = refuse_strategy(trainer)
+        if refusal is not None:
+            raise NotSupported(refusal)
+        self._locator.uninstall()
+        self._locator.install(trainer)
+
+    def start(self, trainer: Any, pl_module: Any) -> None:
+        """In ``on_train_start``: the twin is a copy of the module as it is now, or that of the checkpoint.
+
+        Raises:
+            NotSupported: No twin can follow this run; the message tells why and what to do.
+        """
+        self._close()
+        state, self._loaded, self._kept = self._loaded, None, None
+        self._restart()
+        refuse_run(trainer, self._locator.refuse(trainer.train_dataloader))
+        checkpoint = None
+        if state is not None and state.belongs_to(*self._asked, trainer.global_step):
+            self.index, self.replacement, self._visits = state.index, state.replacement, state.visits
+            self.first_difference_step, self.reason = state.first_difference_step, state.reason
+            checkpoint = state.of_twin() if state.reason is None else None
+        elif trainer.global_step > 0 or trainer.current_epoch > 0:
+            self.reason = (
+                f"the run goes on at step {trainer.global_step} without the twin of that step; start anew, or from a "
+                f"checkpoint that was saved with the same twin"
+            )
+        size = len(trainer.train_dataloader.dataset)
+        pair = self.index, self.replacement = choose_samples(self.index, self.replacement, self._seed, size)
+        if self.reason is not None:
+            return
+        try:
+            with undisturbed(trainer.strategy.root_device):
+                self._begin(trainer, pl_module, checkpoint, *pair)
+        except BaseException:
+            self._close()
+            raise
+
+    def _begin(
+        self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any] | None, index: int, replacement: int
+    ) -> None:
+        device = trainer.strategy.root_device
+        try:
+            self._module = copy_module(pl_module, trainer)
+            instead = {id(trainer): None, id(pl_module): self._module}
+            datamodule = copy_datamodule(trainer.datamodule, instead)
+        except NotCopyable as error:
+            raise NotSupported(f"the twin is a copy of the module, but {error}") from error
+        instead[id(trainer.datamodule)] = datamodule
+        second = SecondTrainer(trainer, self._module, datamodule, random_state(device), checkpoint)
+        self._replacer = Replacer(index, replacement, self._seed, second.transfer, instead)
+        self._trainer, self._second, self._length = trainer, second, trainer.num_training_batches
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the second Trainer, the same as of the first
+            second.start()
+        if second.error is not None:
+            raise NotSupported(
+                f"a copy of {type(pl_module).__name__} cannot be trained: {_text(second.error)}"
+            ) from second.error
+        if not self.is_null:
+            self._replacer.check(trainer.train_dataloader, device)
+
+    # ---- in training
+
+    def epoch_start(self, trainer: Any) -> None:
+        """In ``on_train_epoch_start``."""
+        self._tell(trainer, "the start of an epoch")
+
+    def batch_start(self, trainer: Any, pl_module: Any, batch: Any) -> None:
+        """In ``on_train_batch_start``: now the twin has the weights of this step; they are checked."""
+        with self._in_step(trainer) as second:
+            if second is None:
+                return
+            self._hand_over(second)  # a batch whose end was not told, as its epoch was ended before
+            self._certify(trainer, pl_module, second)
+            indices = self._locator.next_batch(trainer)
+            device = trainer.strategy.root_device
+            now, batch = random_state(device), copy_batch(batch)
+            replaced_at = None
+            if not self.is_null and self.index in indices:
+                batch = self._replacer(trainer.train_dataloader, batch, indices, self._visits, device)
+                replaced_at = int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+            self._pending, self._steps = Word("a batch", now, batch, replaced_at), trainer.global_step
+
+    def batch_end(self, trainer: Any) -> None:
+        """In ``on_train_batch_end``: the twin trains on its batch."""
+        with self._in_step(trainer) as second:
+            if second is not None:
+                self._hand_over(second)
+                watched = second.fingerprint is not None
+                self._fingerprint = fingerprint(trainer.lightning_module) if watched else None
+
+    def epoch_end(self, trainer: Any) -> None:
+        """In ``on_train_epoch_end``."""
+        self._tell(trainer, "the end of an epoch")
+
+    def finish(self, trainer: Any, pl_module: Any) -> None:
+        """In ``on_train_end``, before the last weights are measured; they are checked."""
+        with self._in_step(trainer) as second:
+            if second is not None:
+                self._hand_over(second)
+                self._certify(trainer, pl_module, second)
+
+    def stop(self) -> None:
+        """Keep the state for a checkpoint that is saved later, end the thread, leave everything as it was found.
+
+        May be called at any time, and more than once.
+        """
+        if self._second is not None:
+            self._kept = self._state()
+        self._close()
+        self._locator.uninstall()
+
+    # ---- checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`load_state_dict` needs to go on; it holds the bytes of the second Trainer's checkpoint."""
+        state = self._kept if self._second is None else self._state()
+        return {} if state is None else state.as_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave; the next :meth:`start` goes on from there."""
+        self._kept = self._loaded = TwinState(**state_dict) if state_dict else None
+
+    def _state(self) -> TwinState | None:
+        """The present state; if it cannot be had, the one that :meth:`_in_step` keeps of a twin that failed."""
+        trainer, state = self._trainer, None
+        with self._in_step(trainer) as second:
+            assert second is not None
+            if trainer.global_step > self._steps:  # saved after the optimiser's step, before the end of the batch
+                self._hand_over(second)
+            state = self._told(trainer.global_step, second.save(), loops_of(trainer))
+        return state or self._kept
+
+    def _told(self, steps: int, checkpoint: Tensor, loops: dict[str, Any]) -> TwinState:
+        told = (self.index, self.replacement, self._visits, self.first_difference_step, self.reason)
+        return TwinState(*told, steps, checkpoint, loops)
+
+    # ---- small things
+
+    def _tell(self, trainer: Any, place: Place) -> None:
+        with self._in_step(trainer) as second:
+            if second is not None:
+                self._hand_over(second)
+                word = Word(place, random_state(trainer.strategy.root_device), stopping=trainer.should_stop)
+                second.give(word)
+
+    def _hand_over(self, second: SecondTrainer) -> None:
+        word, self._pending = self._pending, None
+        if word is None:
+            return
+        if word.replaced_at is not None:
+            self._visits += 1
+            if self.first_difference_step is None:
+                self.first_difference_step = word.replaced_at
+        second.give(word)
+
+    def _certify(self, trainer: Any, pl_module: Any, second: SecondTrainer) -> None:
+        """Raise OutOfStep if the twin is elsewhere than the run."""
+        if trainer.num_training_batches != self._length:
+            raise OutOfStep(f"an epoch of {self._length} batches has become one of {trainer.num_training_batches}")
+        difference = different_setting(trainer, second.trainer)
+        if difference is not None:
+            raise OutOfStep(f"something changed the run but not the twin: {difference}")
+        before, self._fingerprint = self._fingerprint, None
+        if before is not None:
+            edited = fingerprint(pl_module) != before
+            if edited != (fingerprint(self._module) != second.fingerprint):
+                raise OutOfStep("something changed the weights between two batches, but not those of the twin")
+        if self.first_difference_step is None and not same_weights(pl_module, self._module):
+            raise OutOfStep(
+                "the twin's weights differ though nothing has been replaced yet: the training is not deterministic, or "
+                "depends on what a copy of the module does not have"
+            )
+
+    @contextmanager
+    def _in_step(self, trainer: Any) -> Iterator[SecondTrainer | None]:
+        """The second Trainer, if it still follows; what fails ends it, and the user's run goes on."""
+        if self._second is None:
+            yield None
+            return
+        try:
+            with undisturbed(trainer.strategy.root_device):
+                yield self._second
+        except Exception as error:
+            self.reason = str(error) if isinstance(error, OutOfStep) else f"the twin failed: {_text(error)}"
+            self._kept = self._told(0, torch.empty(0, dtype=torch.uint8), {})
+            self._close()
+
+    def _close(self) -> None:
+        second, self._second, self._trainer, self._pending = self._second, None, None, None
+        if second is not None:
+            second.stop()
+            del self._module, self._replacer
+
+
+def _text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
