@@ -59,6 +59,7 @@ from lightning_info.functional.pac_bayes import (
 )
 from lightning_info.functional.rate_distortion import RatePoint, parting
 from lightning_info.functional.spectrum import Spectrum
+from lightning_info.functional.stability import shannon_from_stability, unique_information
 from lightning_info.functional.weight_information import (
     OptimalLambda,
     complexity,
@@ -127,11 +128,13 @@ __all__ = [
     "runs",
     "sampling_probabilities",
     "seeger_bound",
+    "shannon_from_stability",
     "shuffled_information",
     "spectra",
     "subset_information",
     "temperature",
     "trace_estimate",
+    "unique_information",
     "unit_entropies",
     "weight_information",
 ]
