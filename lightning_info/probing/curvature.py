@@ -5,7 +5,8 @@ Four ways, chosen by size before the first step and named to the user:
 - ``"matrix"``: all k x k elements, for few weights;
 - ``"gram"``: the exact rows of some samples, every output of each, by their Gram matrix;
 - ``"lanczos"``: products with F only, for more outputs than rows can be had of; random probes, with an error;
-- ``"diagonal"``: the diagonal of F in place of F, where nothing else fits, or if asked for.
+- ``"diagonal"``: the diagonal of F in place of F, where nothing else fits, or if asked for; also for modules without
+  second derivatives, which drawing the noise takes in the two ways before it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_info.functional.fisher import Likelihood, exact_cotangents, fisher_cotangent
 from lightning_info.functional.lanczos import Eigenpairs, converged, lanczos, quadrature, runs
@@ -110,7 +112,9 @@ class GramCurvature(Curvature):
     def _products(self) -> Iterator[RowProducts]:
         for batch in self.probe.parts():
             columns = _columns(self.probe.predictor(self.probe.module, batch))
-            yield RowProducts(self.probe.module, self.probe.outputs, batch, columns)
+            with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
+                products = RowProducts(self.probe.module, self.probe.outputs, batch, columns)
+            yield products
 
     def _transposed(self, v: Tensor) -> Tensor:
         total, first = torch.zeros(self.spectrum.weights, dtype=torch.float64, device=v.device), 0
@@ -263,7 +267,8 @@ def choose_curvature(
         max_rows: Rows of a Gram matrix at most; by default :data:`MOST_ROWS`, and fewer for many weights.
 
     Raises:
-        NotCovered: No engine makes the rows exactly; too many outputs for the way that was asked for.
+        NotCovered: No engine makes the rows exactly; too many outputs for the way that was asked for, or an operator
+            without the second derivative that it takes to draw noise.
     """
     few = replace(probe, groups=[take(probe.groups[0], slice(0, min(CHECK_SAMPLES, probe.chunk)))])
     batch = probe.to_device(few.groups[0])
@@ -272,16 +277,14 @@ def choose_curvature(
     most = max_rows or int(min(MOST_ROWS, math.sqrt(PRODUCTS / max(1, weights))))
     some = min(samples, most // each)
     if name == "auto":
-        if weights <= min(MATRIX_WEIGHTS, samples * each):
-            name = "matrix"
-        elif some >= min(FEWEST_SAMPLES, samples):
-            name = "gram"
-        else:
-            name = "lanczos" if 16 * STEPS * weights <= BASIS else "diagonal"
+        name = _by_size(weights, samples, each, some)
+        if name in ("gram", "lanczos") and not _is_twice_differentiable(few):
+            name = "diagonal"
+    elif name in ("gram", "lanczos"):
+        _products(few).check()
     if name == "matrix":
         return CurvaturePlan(name, samples, each, weights, _row_engine(probe, batch))
     if name == "lanczos":
-        _products(few).check()
         return CurvaturePlan(name, samples, each, weights, None)
     if name == "gram" and some < 1:
         raise NotCovered(
@@ -290,6 +293,22 @@ def choose_curvature(
         )
     size = some if name == "gram" else samples
     return CurvaturePlan(name, size, each, weights, choose_gram_engine(probe.module, probe.outputs, batch))
+
+
+def _by_size(weights: int, samples: int, each: int, in_gram: int) -> CurvatureName:
+    if weights <= min(MATRIX_WEIGHTS, samples * each):
+        return "matrix"
+    if in_gram >= min(FEWEST_SAMPLES, samples):
+        return "gram"
+    return "lanczos" if 16 * STEPS * weights <= BASIS else "diagonal"
+
+
+def _is_twice_differentiable(probe: Probe) -> bool:
+    try:
+        _products(probe).check()
+    except NotCovered:
+        return False
+    return True
 
 
 def run_plan(

@@ -178,3 +178,48 @@ def test_a_plan_that_does_not_fit_any_more_is_chosen_anew_once_and_without_one_t
     assert run_plan(other, lambda: plan, run) == (plan, 1)
     with pytest.raises(Unavailable, match="the module changed"):
         run_plan(plan, lambda: other, lambda chosen: run(other))
+
+
+class Once(torch.autograd.Function):
+    """A backward pass that autograd takes for a constant."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return torch.from_numpy((2 * x * g).detach().numpy())
+
+
+def test_a_module_without_second_derivatives_has_its_diagonal_and_is_refused_for_what_takes_them(monkeypatch):
+    monkeypatch.setattr(curvature_module, "MATRIX_WEIGHTS", 1)
+    probe = case()
+    probe.module.body[1] = type("Square", (nn.Module,), {"forward": lambda self, x: Once.apply(x)})()
+    assert choose_curvature(probe, N).name == "diagonal"
+    for name in ("gram", "lanczos"):
+        with pytest.raises(NotCovered, match="second derivative"):
+            choose_curvature(probe, N, name)
+
+
+def test_attention_draws_its_noise():
+    class Attention(nn.Module):
+        likelihood = "categorical"
+
+        def __init__(self):
+            super().__init__()
+            self.inside, self.out = nn.Linear(5, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            h = self.inside(x[:, 0]).unsqueeze(1)
+            return self.out(nn.functional.scaled_dot_product_attention(h, h, h).mean((1, 2)))
+
+    probe = case()
+    probe.module = Attention().double()
+    _, found = measured(probe, "gram")
+    _, exact = measured(probe, "matrix")
+    z = torch.randn(found.spectrum.weights, dtype=torch.float64)
+    noises = [one.noise(z, TRAINING)(1.0, 0.3) for one in (found, exact)]
+    torch.testing.assert_close(*noises, rtol=0, atol=1e-7)
