@@ -203,7 +203,7 @@ class EffectiveInfoCallback(InfoCallback):
             f"draws; lambda_i = |w_i|",
             "layers": "; ".join(f"{layer.label} ({layer.units} units)" for layer in layers),
             "labels": describe_targets(targets, BINS),
-            "curvature": plan.describe(),
+            "noise": f"from the diagonal of F of {plan.samples} samples",
         }
         if left_out:
             rows["left out"] = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3])
@@ -219,7 +219,8 @@ class EffectiveInfoCallback(InfoCallback):
         return samples / num_samples(few.groups[0]) * (curvature + draws * drawing)
 
     def _choose(self, probe: Probe) -> CurvaturePlan:
-        return choose_curvature(probe, self.num_samples, "diagonal")
+        samples = len(self._samples) if self._samples.complete else self.num_samples
+        return choose_curvature(probe, samples, "diagonal")
 
     # ---- a point
 

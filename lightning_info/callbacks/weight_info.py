@@ -242,7 +242,8 @@ class WeightInfoCallback(InfoCallback):
         spectrum, loss, n = curvature.spectrum, mean_loss(curvature.probe), self._training_samples(curvature.probe.size)
         if not math.isfinite(loss):
             raise Unavailable(f"the loss of the reference samples is {loss}")
-        self._eigenvalues, temperature = spectrum.eigenvalues, self._facts.temperature
+        is_exact, temperature = len(curvature.spectra) == 1, self._facts.temperature
+        self._eigenvalues = spectrum.eigenvalues if is_exact else torch.empty(0)  # nodes of Lanczos stand for many
         values = dict.fromkeys(self.tags, math.nan) | {
             "weight_info/trace": spectrum.trace,
             "weight_info/effective_rank": spectrum.effective_rank,
@@ -260,7 +261,7 @@ class WeightInfoCallback(InfoCallback):
         curve = rate_distortion_curve(curvature, loss, levels, distance, n, self.draws, generator)
         self._keep(step, curve)
         here = curve[GRID.index(1.0)]
-        if len(curvature.spectra) > 1:
+        if not is_exact:
             values |= self._errors(curvature, n, here)
         return values | {
             "weight_info/lambda": here.lambda_,
@@ -274,7 +275,8 @@ class WeightInfoCallback(InfoCallback):
         }
 
     def _choose(self, probe: Probe) -> CurvaturePlan:
-        return choose_curvature(probe, self.num_samples, self.curvature, self.max_rows)
+        samples = len(self._samples) if self._samples.complete else self.num_samples
+        return choose_curvature(probe, samples, self.curvature, self.max_rows)
 
     def _errors(self, curvature: Curvature, n: float, here: RatePoint) -> dict[str, float]:
         """Standard errors over the random probes."""

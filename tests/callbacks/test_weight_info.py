@@ -193,6 +193,12 @@ def test_lanczos_logs_its_errors_and_agrees_within_them():
         assert found == pytest.approx(value(exact, name), abs=5 * stderr + 1e-6)
 
 
+def test_the_report_counts_the_samples_that_there_are():
+    callback = weight_info(num_samples=256)
+    fit(callback)
+    assert f"all elements of F of {REFERENCE} samples, exact" in callback.report()
+
+
 def test_what_is_written_can_be_read_back_from_tensorboard(tmp_path):
     callback = weight_info(draws=2)
     fit(callback, logger=TensorBoardLogger(tmp_path), max_epochs=3)
