@@ -95,15 +95,15 @@ class FisherProducts:
     def _tangent(self, outputs: Tensor, v: Tensor) -> Tensor:
         """``J v``, of the shape of the outputs."""
         u = torch.zeros_like(outputs, requires_grad=True)
-        gradients = self._gradients(outputs, u, create_graph=True)
-        terms = [
-            (gradient * part.view_as(gradient).to(gradient)).sum()
-            for gradient, part in zip(gradients, self._split(v), strict=True)
-            if gradient is not None and gradient.requires_grad
-        ]
-        if not terms:
-            return torch.zeros_like(outputs)
         try:
+            gradients = self._gradients(outputs, u, create_graph=True)
+            terms = [
+                (gradient * part.view_as(gradient).to(gradient)).sum()
+                for gradient, part in zip(gradients, self._split(v), strict=True)
+                if gradient is not None and gradient.requires_grad
+            ]
+            if not terms:
+                return torch.zeros_like(outputs)
             (tangent,) = torch.autograd.grad(torch.stack(terms).sum(), u)
         except RuntimeError as error:
             if is_out_of_memory(error):
@@ -112,7 +112,8 @@ class FisherProducts:
         return tangent.detach()
 
     def _gradients(self, outputs: Tensor, u: Tensor, **options: bool) -> tuple[Tensor | None, ...]:
-        return torch.autograd.grad(outputs, self.parameters, u, allow_unused=True, **options)
+        gradients = torch.autograd.grad(outputs, self.parameters, u, allow_unused=True, **options)
+        return tuple(g.to_dense() if g is not None and g.is_sparse else g for g in gradients)
 
     def _split(self, v: Tensor) -> tuple[Tensor, ...]:
         return torch.split(v, [p.numel() for p in self.parameters])

@@ -63,9 +63,10 @@ class RowProducts:
         return (weights.reshape(*weights.shape, *(1,) * (self.columns.dim() - 2)) * self.columns).sum(0)
 
     def _gradients(self, u: Tensor, create_graph: bool = False) -> tuple[Tensor | None, ...]:
-        return torch.autograd.grad(
+        gradients = torch.autograd.grad(
             self.outputs, self.parameters, u, retain_graph=True, create_graph=create_graph, allow_unused=True
         )
+        return tuple(g.to_dense() if g is not None and g.is_sparse else g for g in gradients)
 
 
 def _flat(gradients: tuple[Tensor | None, ...], parameters: list[nn.Parameter]) -> Tensor:

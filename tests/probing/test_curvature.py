@@ -223,3 +223,25 @@ def test_attention_draws_its_noise():
     z = torch.randn(found.spectrum.weights, dtype=torch.float64)
     noises = [one.noise(z, TRAINING)(1.0, 0.3) for one in (found, exact)]
     torch.testing.assert_close(*noises, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["auto", "diagonal"])
+def test_an_embedding_with_sparse_gradients_has_a_value(name, monkeypatch):
+    monkeypatch.setattr(curvature_module, "MATRIX_WEIGHTS", 1)
+
+    class Words(nn.Module):
+        likelihood = "categorical"
+
+        def __init__(self):
+            super().__init__()
+            self.table, self.out = nn.Embedding(7, 4, sparse=True), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.out(self.table(x[:, 0, 0].abs().long()).mean(1))
+
+    probe = case()
+    probe.module = Words().double()
+    _, found = measured(probe, name)
+    assert found.spectrum.trace > 0
+    z = torch.randn(found.spectrum.weights, dtype=torch.float64)
+    assert found.noise(z, TRAINING)(1.0, 0.3).isfinite().all()
