@@ -145,7 +145,7 @@ def test_a_module_of_single_precision_agrees_to_four_digits():
 
 
 def test_of_a_convex_loss_measured_and_predicted_rise_agree_at_small_levels_and_part_at_large_ones():
-    callback = weight_info(lambda_=3.0, draws=200, every_n_train_steps=None, every_n_epochs=20)
+    callback = weight_info(lambda_=3.0, draws=100, every_n_train_steps=None, every_n_epochs=20)
     fit(callback, module=Logistic(), max_epochs=20)
     curve = callback._curves[max(callback._curves)]
     assert [point.beta for point in curve] == pytest.approx(GRID)
