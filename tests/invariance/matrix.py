@@ -1,4 +1,4 @@
-"""Judge every case and write docs/bit_identity.md: ``python tests/invariance/matrix.py``, in about two minutes."""
+"""Judge every case and write docs/bit_identity.md: ``python tests/invariance/matrix.py``, in about seven minutes."""
 
 from __future__ import annotations
 
