@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from lightning_info import EffectiveInfoCallback
+from lightning_info.callbacks import effective_info as module_of_callback
 from lightning_info.callbacks.effective_info import EVALUATIONS, SEARCH_DRAWS
 
 SAMPLES, REFERENCE = 64, 32
@@ -144,6 +145,7 @@ def test_a_measurement_takes_three_hundred_draws_at_most(monkeypatch):
     callback = EffectiveInfoCallback(reference=(X, Y), every_n_epochs=100, on_error="raise", summary=False)
     fit(callback, max_steps=1, max_epochs=1)
     preflight = 2  # a trial
+    assert len(passes) >= 2 * 2 * SEARCH_DRAWS
     assert len(passes) <= 2 * (2 * 128 + 2 * SEARCH_DRAWS * EVALUATIONS) + preflight
     assert 2 * 128 + 2 * SEARCH_DRAWS * EVALUATIONS <= 300
 
@@ -174,15 +176,24 @@ def test_what_is_written_can_be_read_back_and_the_figure_is_a_plane(tmp_path):
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("I(X;Z) [nats]", "I(Z;Y) [nats]")
 
 
-def test_the_search_goes_on_after_a_resume(tmp_path):
-    saving = ModelCheckpoint(tmp_path, save_last=True)
-    first = effective(distortion=0.02)
-    trainer(first, saving, enable_checkpointing=True, max_epochs=1).fit(Net(), loader(SAMPLES))
+def test_the_search_goes_on_after_a_resume_from_the_level_that_it_had_found(tmp_path, monkeypatch):
+    common = {"distortion": 0.01, "every_n_epochs": 1}
+    first, saving = effective(**common), ModelCheckpoint(tmp_path, save_last=True)
+    torch.manual_seed(0)
+    trainer(first, saving, enable_checkpointing=True, max_epochs=3).fit(Net(), loader(SAMPLES))
     torch.load(tmp_path / "last.ckpt", weights_only=True)
-    resumed = effective(distortion=0.02)
-    trainer(resumed, max_epochs=2).fit(Net(), loader(SAMPLES), ckpt_path=tmp_path / "last.ckpt")
-    assert resumed._levels.keys() <= {"effective_info"}
-    assert [step for step, _ in resumed.history["effective_info/loss"]][-1] == 16
+    known = value(first, "effective_info/beta", 16)  # the last point that the checkpoint of epoch 3 has
+    starts = []
+    original = module_of_callback.distortion_level
+
+    def search(rise, target, start, evaluations):
+        starts.append(start)
+        return original(rise, target, start, evaluations)
+
+    monkeypatch.setattr(module_of_callback, "distortion_level", search)
+    trainer(effective(**common), max_epochs=4).fit(Net(), loader(SAMPLES), ckpt_path=tmp_path / "last.ckpt")
+    assert math.isfinite(known)
+    assert starts[0] == known
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,10 @@ def test_a_module_of_single_precision_agrees_to_four_digits():
         assert value(callback, "trace") == pytest.approx(f.trace().item(), rel=1e-4)
         log_det = torch.logdet(SAMPLES * f + value(callback, "lambda") ** -2 * torch.eye(len(f)).double()).item()
         assert value(callback, "log_det") == pytest.approx(log_det, rel=1e-4)
+        prior = torch.diag(value(callback, "lambda") ** 2 * torch.ones(len(f))).double()
+        q = MultivariateNormal(watch.seen[16].double(), precision_matrix=SAMPLES * f + torch.linalg.inv(prior))
+        kl = kl_divergence(q, MultivariateNormal(watch.seen[0].double(), covariance_matrix=prior)).item()
+        assert value(callback, "kl") == pytest.approx(kl, rel=1e-4)
 
 
 def test_of_a_convex_loss_measured_and_predicted_rise_agree_at_small_levels_and_part_at_large_ones():
