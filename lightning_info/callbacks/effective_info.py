@@ -233,8 +233,7 @@ class EffectiveInfoCallback(InfoCallback):
         self._plan, diagonal = run_plan(
             self._plan, lambda: self._choose(probe), lambda plan: plan.diagonal(probe, generator)
         )
-        known = self._facts.training_samples
-        h = diagonal * (probe.size if math.isnan(known) else known)
+        h = diagonal * self._facts.samples_or(probe.size, self._faults)
         prior = torch.cat([p.detach().flatten() for p in trainable(probe.module).values()]).abs().double()
         loss, labels = mean_loss(probe), self._labels(probe)
         values = dict.fromkeys(self.tags, math.nan)

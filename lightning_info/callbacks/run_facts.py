@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_info.callbacks.faults import Faults
 from lightning_info.functional.free_energy import temperature
 
 
@@ -39,6 +40,15 @@ class RunFacts:
             together * trainer.accumulate_grad_batches,
             dict(next(groups, {})),
         )
+
+    def samples_or(self, measured: int, faults: Faults) -> float:
+        """N of the summed loss; where the data have no length, the samples that F is of, which is said once."""
+        if not math.isnan(self.training_samples):
+            return self.training_samples
+        faults.warn_once(
+            f"the training data have no length; N = {measured}, the samples that F is of, stands for it", "length"
+        )
+        return float(measured)
 
     @property
     def temperature(self) -> float:

@@ -82,7 +82,8 @@ class WeightInfoCallback(InfoCallback):
             the one that minimises the Lagrangian at each point; or a number.
         curvature: How F is measured: ``"matrix"`` (k x k, for few weights), ``"gram"`` (exact rows, one for each output
             of a sample), ``"lanczos"`` (products with F, random probes), or ``"auto"``: by size, in this order.
-            ``"diagonal"`` puts the diagonal of F in its place, in everything that is logged.
+            ``"diagonal"`` puts the diagonal of F in its place, in everything that is logged; ``"auto"`` takes it where
+            nothing else fits, and for modules without second derivatives that are too large for ``"matrix"``.
         max_rows: Rows at most with ``"gram"``: fewer samples are taken where there are more. By default 1280, and fewer
             for more than three million weights.
         draws: Weights drawn for each level, in opposite pairs; the same normal numbers for all levels.
@@ -239,7 +240,8 @@ class WeightInfoCallback(InfoCallback):
         self._plan, curvature = run_plan(
             self._plan, lambda: self._choose(probe), lambda plan: plan.measure(probe, generator)
         )
-        spectrum, loss, n = curvature.spectrum, mean_loss(curvature.probe), self._training_samples(curvature.probe.size)
+        spectrum, loss = curvature.spectrum, mean_loss(curvature.probe)
+        n = self._facts.samples_or(curvature.probe.size, self._faults)
         if not math.isfinite(loss):
             raise Unavailable(f"the loss of the reference samples is {loss}")
         is_exact, temperature = len(curvature.spectra) == 1, self._facts.temperature
@@ -287,15 +289,6 @@ class WeightInfoCallback(InfoCallback):
             "weight_info/log_det_stderr": _stderr([one.log_det(level[0] / level[1] ** 2) for one in summed]),
             "weight_info/trace_stderr": _stderr([one.trace for one in curvature.spectra]),
         }
-
-    def _training_samples(self, samples: int) -> float:
-        assert self._facts is not None
-        known = self._facts.training_samples
-        if math.isnan(known):
-            self._faults.warn_once(
-                f"the training data have no length; N = {samples}, the samples that F is of, stands for it", "length"
-            )
-        return float(samples) if math.isnan(known) else known
 
     def _squared_distance(self, probe: Probe) -> float | None:
         """``‖w - w_ref‖²``; None where the weights at the start are not known."""
