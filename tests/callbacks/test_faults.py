@@ -151,55 +151,42 @@ def test_a_fault_is_one_warning_a_gap_and_nothing_else(monkeypatch, plain, stage
     assert len(said) - len(halved) == (stage != "cost")
 
 
-@pytest.mark.parametrize("stage", PLANE_STAGES)
-def test_a_fault_of_the_information_plane_is_one_warning_a_gap_and_nothing_else(monkeypatch, plain, stage):
-    callback = InfoPlaneCallback(bins=3, num_samples=8, every_n_train_steps=EVERY, batch_norm="reference")
-    broken = break_stage(monkeypatch, stage, ERRORS["error"], callback)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        disturbed = run(Net, callback)
-    assert broken.raised
-    assert_identical(plain, disturbed)
-    costs = PLANE_STAGES[stage][1]
-    curve = callback.history["info_plane/I_XT/net.2"]
-    assert [(step, math.isnan(value)) for step, value in curve] == [(0, False), (2, costs), (4, costs), (6, costs)]
-    said = [str(w.message) for w in caught if "Traceback" in str(w.message) and "InfoPlaneCallback" in str(w.message)]
-    assert len(said) == (3 if stage == "information" else 1)  # it is needed for the figure and at the end, too
+OTHERS = {
+    "info_plane/I_XT/net.2": (
+        PLANE_STAGES,
+        lambda **common: InfoPlaneCallback(bins=3, batch_norm="reference", **common),
+    ),
+    "weight_info/kl": (
+        WEIGHT_STAGES,
+        lambda **common: WeightInfoCallback(draws=2, batch_norm="reference", **common),
+    ),
+    "effective_info/I_XZ/net.2": (
+        EFFECTIVE_STAGES,
+        lambda **common: EffectiveInfoCallback(beta=0.1, draws=2, **common),
+    ),
+}
 
 
-@pytest.mark.parametrize("stage", WEIGHT_STAGES)
-def test_a_fault_of_the_weights_information_is_one_warning_a_gap_and_nothing_else(monkeypatch, plain, stage):
-    callback = WeightInfoCallback(draws=2, num_samples=8, every_n_train_steps=EVERY, batch_norm="reference")
-    broken = break_stage(monkeypatch, stage, ERRORS["error"], callback)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        disturbed = run(Net, callback)
-    assert broken.raised
-    assert_identical(plain, disturbed)
-    costs = WEIGHT_STAGES[stage][1]
-    curve = callback.history["weight_info/kl"]
-    assert [(step, math.isnan(value)) for step, value in curve] == [(0, False), (2, costs), (4, costs), (6, costs)]
-    said = [str(w.message) for w in caught if "Traceback" in str(w.message) and "WeightInfoCallback" in str(w.message)]
-    assert len(said) == 1
-
-
-@pytest.mark.parametrize("stage", EFFECTIVE_STAGES)
-def test_a_fault_of_effective_information_is_one_warning_a_gap_and_nothing_else(monkeypatch, plain, stage):
+@pytest.mark.parametrize(("tag", "stage"), [(tag, stage) for tag, (stages, _) in OTHERS.items() for stage in stages])
+def test_a_fault_of_another_callback_is_one_warning_a_gap_and_nothing_else(monkeypatch, plain, tag, stage):
     monkeypatch.setattr("lightning_info.probing.curvature.EXACT_OUTPUTS", 0)
-    callback = EffectiveInfoCallback(beta=0.1, draws=2, num_samples=8, every_n_train_steps=EVERY)
+    stages, make = OTHERS[tag]
+    callback = make(num_samples=8, every_n_train_steps=EVERY)
     broken = break_stage(monkeypatch, stage, ERRORS["error"], callback)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         disturbed = run(Net, callback)
     assert broken.raised
     assert_identical(plain, disturbed)
-    costs = EFFECTIVE_STAGES[stage][1]
-    curve = callback.history["effective_info/I_XZ/net.2"]
-    assert [(step, math.isnan(value)) for step, value in curve] == [(0, False), (2, costs), (4, costs), (6, costs)]
-    said = [
-        str(w.message) for w in caught if "Traceback" in str(w.message) and "EffectiveInfoCallback" in str(w.message)
+    costs = stages[stage][1]
+    assert [(step, math.isnan(value)) for step, value in callback.history[tag]] == [
+        (0, False),
+        (2, costs),
+        (4, costs),
+        (6, costs),
     ]
-    assert len(said) == 1
+    said = [line for w in caught if type(callback).__name__ in (line := str(w.message)) and "Traceback" in line]
+    assert len(said) == (3 if stage == "information" else 1)  # it is needed for the figure and at the end, too
 
 
 @pytest.mark.parametrize("stage", ["capture", "engine", "figure sink", "layout", "summary"])
