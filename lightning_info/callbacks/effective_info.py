@@ -17,7 +17,7 @@ from lightning_info.callbacks import arguments
 from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.clock import seconds
 from lightning_info.callbacks.run_facts import RunFacts
-from lightning_info.functional.distortion import DistortionLevel, distortion_level
+from lightning_info.functional.distortion import DistortionLevel, distortion_level, quadratic_level
 from lightning_info.functional.effective_information import (
     EffectiveInformation,
     effective_information,
@@ -40,6 +40,8 @@ from lightning_info.reporting.layout import Chart
 
 SEARCH_DRAWS, EVALUATIONS = 4, 5
 """Weights drawn for each evaluation in the search for a level, in opposite pairs, and evaluations at most."""
+NEAR = 0.3
+"""Rise by target from which on a level is where the next point's search begins, though it was not reached."""
 MOST_UNITS = 512
 """Wider layers become so many random combinations, of which the information is a lower bound too."""
 BINS = 30
@@ -80,7 +82,8 @@ class EffectiveInfoCallback(InfoCallback):
             can be laid over each other.
         beta: A level to use at all points, instead of distortions.
         distortion: Rise of the expected loss, nats a sample, at which to measure; one or several. The story depends on
-            it. The level is searched with four draws and at most five evaluations, from the last point's on.
+            it. The level is searched with four draws and at most five evaluations, from the last point's on, at first
+            from that of a quadratic loss.
         draws: Weights drawn for a half of them; ``2 · draws`` in all.
         every_n_epochs: Measure at s = 0 and after epochs n, 2n, ...
         every_n_train_steps: Measure at optimiser steps 0, n, 2n, ... Without an interval: 0, 1, 2, 4, 8, ..., and the
@@ -119,7 +122,7 @@ class EffectiveInfoCallback(InfoCallback):
     _reader: NoisyReader
     _has_targets: bool
     _facts: RunFacts | None  # of the trainer at the point
-    _levels: dict[str, float]  # family -> the last level that reached its distortion
+    _levels: dict[str, float]  # family -> the last level that came near its distortion
     _last: dict[str, dict[str, EffectiveInformation]]  # family -> layer -> the last point's
 
     def __init__(
@@ -233,27 +236,35 @@ class EffectiveInfoCallback(InfoCallback):
         self._plan, diagonal = run_plan(
             self._plan, lambda: self._choose(probe), lambda plan: plan.diagonal(probe, generator)
         )
-        h = diagonal * self._facts.samples_or(probe.size, self._faults)
+        n = self._facts.samples_or(probe.size, self._faults)
+        h = diagonal * n
         prior = torch.cat([p.detach().flatten() for p in trainable(probe.module).values()]).abs().double()
         loss, labels = mean_loss(probe), self._labels(probe)
         values = dict.fromkeys(self.tags, math.nan)
-        pairs = [torch.randn(len(h), generator=generator) for _ in range(SEARCH_DRAWS // 2)]
-        draws = [torch.randn(len(h), generator=generator) for _ in range(2 * self.draws)]
+        seeds = torch.randint(2**62, (SEARCH_DRAWS // 2 + 2 * self.draws,), generator=generator).tolist()
+        pairs, draws = seeds[: SEARCH_DRAWS // 2], seeds[SEARCH_DRAWS // 2 :]
 
-        def noise(z: Tensor, beta: float) -> Tensor:
+        def noise(seed: int, beta: float) -> Tensor:  # made anew for each use: all draws at once are many times the net
+            z = torch.randn(len(h), generator=torch.Generator().manual_seed(seed))
             return diagonal_noise(z.to(h), h, beta, prior)
 
         for family, distortion in self._targets.items():
             values[f"{family}/loss"] = loss
-            level = self._level(probe, family, distortion, noise, pairs, loss)
+            if distortion is None:
+                assert self.beta is not None
+                level = DistortionLevel(self.beta, math.nan, 0, is_reached=True)
+            else:
+                start = self._levels.get(family) or quadratic_level(h, prior, n, distortion)
+                level = self._search(probe, family, distortion, start, noise, pairs, loss)
             if not level.is_reached:
                 self._faults.warn_once(
-                    f"no value at step {step} (NaN): weight noise does not raise the loss by {distortion:g} nats; at "
-                    f"beta = {level.beta:.3g} it is {level.rise:.3g}. A fixed beta measures all the same",
+                    f"no value at step {step} (NaN): no level was found at which weight noise raises the loss by "
+                    f"{distortion:g} nats; the nearest of {level.evaluations}, beta = {level.beta:.3g}, raises it by "
+                    f"{level.rise:.3g}. A fixed beta measures all the same",
                     f"{family} not reached",
                 )
                 continue
-            noises: Iterator[Tensor] = (noise(z, level.beta) for z in draws)
+            noises = (noise(seed, level.beta) for seed in draws)
             values |= self._informations(probe, family, level, noises, labels, step)
         return {tag: value for tag, value in values.items() if tag in self.tags}
 
@@ -285,26 +296,23 @@ class EffectiveInfoCallback(InfoCallback):
         values[f"{family}/crossing"] = running_maximum(bounds)[1] if bounds else math.nan
         return values
 
-    def _level(
+    def _search(
         self,
         probe: Probe,
         family: str,
-        distortion: float | None,
-        noise: Callable[[Tensor, float], Tensor],
-        pairs: list[Tensor],
+        distortion: float,
+        start: float,
+        noise: Callable[[int, float], Tensor],
+        pairs: list[int],
         loss: float,
     ) -> DistortionLevel:
-        if distortion is None:
-            assert self.beta is not None
-            return DistortionLevel(self.beta, math.nan, 0, is_reached=True)
-
         def rise(beta: float) -> float:
-            noises = (sign * noise(z, beta) for z in pairs for sign in (1, -1))
+            noises = (sign * noise(seed, beta) for seed in pairs for sign in (1, -1))
             only_loss = NoisyReader((), MOST_UNITS, self.seed)
             return noisy_activations(probe, only_loss, noises).losses.mean().item() - loss
 
-        found = distortion_level(rise, distortion, self._levels.get(family), EVALUATIONS)
-        if found.is_reached:
+        found = distortion_level(rise, distortion, start, EVALUATIONS)
+        if NEAR < found.rise / distortion < 1 / NEAR:
             self._levels[family] = found.beta
         return found
 

@@ -23,7 +23,7 @@ from lightning_info.functional.binning import (
     subset_information,
     unit_entropies,
 )
-from lightning_info.functional.distortion import DistortionLevel, distortion_level
+from lightning_info.functional.distortion import DistortionLevel, distortion_level, quadratic_level
 from lightning_info.functional.effective_information import (
     EffectiveInformation,
     effective_information,
@@ -123,6 +123,7 @@ __all__ = [
     "output_fisher_trace",
     "parting",
     "posterior_trace",
+    "quadratic_level",
     "quadrature",
     "running_maximum",
     "runs",

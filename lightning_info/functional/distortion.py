@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+from torch import Tensor
+
 _TOLERANCE = math.log(1.1)
 _LONGEST_STEP = math.log(1e3)
 """Of log β, while the target is not enclosed."""
@@ -86,6 +88,30 @@ def distortion_level(
         log_beta = _next(tried)
     best = min(tried, key=lambda level: abs(level.log_ratio))
     return DistortionLevel(best.beta, best.rise, len(tried), abs(best.log_ratio) <= _TOLERANCE)
+
+
+def quadratic_level(
+    diagonal: Tensor, lambda_: Tensor, samples: float, target: float, low: float = 1e-6, high: float = 1e6
+) -> float:
+    """β at which a diagonal quadratic loss rises by the target: where to start looking for the true one.
+
+    Under its own noise the rise is ``sum h λ² / (1 + h λ²/β) / 2N``, which grows with β up to ``sum h λ² / 2N``.
+
+    Args:
+        diagonal: ``(k,)``, of the curvature H of the summed loss.
+        lambda_: Standard deviations of the prior, ``(k,)``.
+        samples: N.
+        target: The rise wanted, nats a sample.
+        low: Smallest level; returned where the rise is larger there already.
+        high: Largest level; returned where the rise is smaller still.
+    """
+    most = diagonal.detach().double() * lambda_.double().square()
+    ends = [math.log(low), math.log(high)]
+    while ends[1] - ends[0] > 0.01:
+        middle = sum(ends) / 2
+        rise = (most / (1 + most / math.exp(middle))).sum().item() / (2 * samples)
+        ends[rise > target] = middle
+    return math.exp(ends[1]) if ends[1] < math.log(high) else high
 
 
 class _Level(NamedTuple):

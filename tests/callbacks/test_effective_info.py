@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import lightning.pytorch as pl
 import pytest
@@ -18,6 +19,7 @@ from torch import nn
 from lightning_info import EffectiveInfoCallback
 from lightning_info.callbacks import effective_info as module_of_callback
 from lightning_info.callbacks.effective_info import EVALUATIONS, SEARCH_DRAWS
+from lightning_info.functional.weight_noise import diagonal_noise
 
 SAMPLES, REFERENCE = 64, 32
 X, Y = (part[:REFERENCE] for part in data(SAMPLES).tensors)
@@ -29,7 +31,7 @@ class Net(Classifier):
 
 
 def effective(**options) -> EffectiveInfoCallback:
-    defaults = {"reference": (X, Y), "every_n_epochs": 100, "draws": 16, "on_error": "raise", "summary": False}
+    defaults = {"reference": (X, Y), "every_n_epochs": 100, "draws": 16, "on_error": "raise", "summary": False, "seed": 2}
     return EffectiveInfoCallback(**{**defaults, **options})
 
 
@@ -129,7 +131,7 @@ def test_rescaling_the_layers_of_a_relu_net_changes_nothing():
 
 def test_a_distortion_that_is_not_reached_is_nan_and_said():
     callback = effective(distortion=(0.02, 50.0))
-    with pytest.warns(UserWarning, match=r"no value at step 0 \(NaN\): .* does not raise the loss by 50 nats"):
+    with pytest.warns(UserWarning, match=r"no value at step 0 \(NaN\): no level .* raises the loss by 50 nats"):
         fit(callback)
     assert math.isnan(value(callback, "effective_info_50/I_XZ/net.2"))
     assert math.isnan(value(callback, "effective_info_50/beta"))
@@ -148,6 +150,21 @@ def test_a_measurement_takes_three_hundred_draws_at_most(monkeypatch):
     assert len(passes) >= 2 * 2 * SEARCH_DRAWS
     assert len(passes) <= 2 * (2 * 128 + 2 * SEARCH_DRAWS * EVALUATIONS) + preflight
     assert 2 * 128 + 2 * SEARCH_DRAWS * EVALUATIONS <= 300
+
+
+def test_the_draws_of_a_measurement_are_never_all_at_hand(monkeypatch):
+    alive, most = [], []
+
+    def noise(z, *args):
+        made = diagonal_noise(z, *args)
+        alive.append(weakref.ref(made))
+        most.append(sum(one() is not None for one in alive))
+        return made
+
+    monkeypatch.setattr(module_of_callback, "diagonal_noise", noise)
+    fit(effective(beta=0.1, draws=32))
+    assert len(alive) == 2 * 64
+    assert max(most) <= 3
 
 
 def test_weights_that_are_zero_dead_and_single_units_have_a_value():

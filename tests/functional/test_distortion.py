@@ -3,8 +3,9 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
-from lightning_info.functional.distortion import distortion_level
+from lightning_info.functional.distortion import distortion_level, quadratic_level
 
 
 class Counted:
@@ -113,3 +114,13 @@ def test_rises_without_a_logarithm(worthless):
 def test_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         distortion_level(lambda beta: beta, **{"target": 0.1, **arguments})
+
+
+def test_the_level_of_a_quadratic_loss_is_that_of_its_own_rise():
+    h, lambda_ = torch.linspace(0, 50, 20), torch.linspace(0.1, 2, 20)
+    for target in (1e-3, 0.05, 0.5):
+        beta = quadratic_level(h, lambda_, 40.0, target)
+        covariance = 1 / (h / beta + lambda_**-2)  # beta (H + beta/λ²)⁻¹
+        assert 0.5 * (h * covariance).sum().item() / 40 == pytest.approx(target, rel=0.02)
+    assert quadratic_level(h, lambda_, 40.0, 1e9) == 1e6
+    assert quadratic_level(h, lambda_, 40.0, 1e-12) == pytest.approx(1e-6, rel=0.02)
