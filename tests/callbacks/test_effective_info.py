@@ -31,7 +31,14 @@ class Net(Classifier):
 
 
 def effective(**options) -> EffectiveInfoCallback:
-    defaults = {"reference": (X, Y), "every_n_epochs": 100, "draws": 16, "on_error": "raise", "summary": False, "seed": 2}
+    defaults = {
+        "reference": (X, Y),
+        "every_n_epochs": 100,
+        "draws": 16,
+        "on_error": "raise",
+        "summary": False,
+        "seed": 2,
+    }
     return EffectiveInfoCallback(**{**defaults, **options})
 
 
