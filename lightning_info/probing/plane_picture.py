@@ -1,0 +1,190 @@
+"""What the picture of two paths in a plane holds besides them: the loss on the plane, and ellipses of F."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from lightning_info.gradients.contract import NotCovered
+from lightning_info.gradients.samples import num_samples, take
+from lightning_info.probing.curvature import _products, choose_curvature
+from lightning_info.probing.noisy_loss import mean_loss, moved
+from lightning_info.probing.probe import Probe
+from lightning_info.probing.weight_paths import Paths
+from lightning_info.probing.weight_plane import WeightPlane
+
+CELLS = 13
+"""Points of the grid of losses in each direction."""
+SECONDS = 30.0
+"""What the grid may take; if all samples would take longer, it is of fewer."""
+FEWEST_SAMPLES = 8
+MARGIN = 0.12
+"""Of the picture, around what is in it."""
+SMALLEST, LARGEST = 0.08, 1.0
+"""Width of an ellipse as a share of what else is in the picture; beyond, it is drawn at another size."""
+
+
+class Ellipse(NamedTuple):
+    """Where ``cᵀ C⁻¹ c = 1``, around ``w_T``.
+
+    Attributes:
+        axes: Its half-axes, as columns ``(2, 2)`` float64; the longer one first.
+        factor: By which it has to be drawn larger to be seen whole.
+    """
+
+    axes: Tensor
+    factor: float
+
+
+@dataclass(frozen=True)
+class PlanePicture:
+    """All that the figure shows, in coordinates of the plane.
+
+    Attributes:
+        paths: Of the run and of the twin.
+        ellipses: By the name of the Fisher information that they come from.
+        x: Columns of the grid, float64.
+        y: Rows of the grid, float64.
+        loss: Mean loss of a sample, nats, ``(rows, columns)`` float64; NaN where it is not finite. None if there are
+            no targets to take a loss at.
+        samples: How many the loss is of.
+        second: See :class:`~.WeightPlane`.
+    """
+
+    paths: Paths
+    ellipses: Mapping[str, Ellipse]
+    x: Tensor
+    y: Tensor
+    loss: Tensor | None
+    samples: int
+    second: str
+
+
+def picture(
+    probe: Probe, plane: WeightPlane, paths: Paths, beta: float, training_samples: float, generator: Generator
+) -> PlanePicture:
+    """Measure all of it; takes at most some 30 seconds for the losses, and one pass with products for F.
+
+    Args:
+        probe: With a private replica at ``w_T``, and the reference samples.
+        plane: Through that.
+        paths: In it.
+        beta: Level of the unique information.
+        training_samples: N of the summed loss.
+        generator: Of the random cotangents for the diagonal of F, where the outputs are many.
+    """
+    fisher = projected_fisher(probe, plane, generator)
+    points = torch.cat([paths.run, paths.twin])
+    ellipses = {name: ellipse(f, beta / training_samples, points) for name, f in fisher.items() if f.any()}
+    x, y = window(points, plane.run, ellipses.values())
+    some = _affordable(probe, len(x) * len(y))
+    return PlanePicture(paths, ellipses, x, y, loss_grid(some, plane, x, y), some.size, plane.second)
+
+
+def projected_fisher(probe: Probe, plane: WeightPlane, generator: Generator) -> dict[str, Tensor]:
+    """``P F Pᵀ (2, 2)`` at the weights of a replica: of ``"F"`` and of ``"diag F"``, as far as they can be had exactly.
+
+    Args:
+        probe: With the reference samples.
+        plane: The plane.
+        generator: See :meth:`~.CurvaturePlan.diagonal`.
+
+    Raises:
+        Unavailable: Outputs or gradients are not finite.
+    """
+    found = {}
+    with suppress(NotCovered):
+        found["F"] = _products(probe).gram(plane.basis.to(probe.device)).cpu()
+    with suppress(NotCovered):
+        diagonal = choose_curvature(probe, probe.size, "diagonal").diagonal(probe, generator)
+        found["diag F"] = plane.project_diagonal(diagonal.cpu())
+    return found
+
+
+def ellipse(fisher: Tensor, level: float, points: Tensor) -> Ellipse:
+    """The ellipse of ``C = level * F⁻¹``, and at which size it can be drawn.
+
+    Args:
+        fisher: ``P F Pᵀ``, ``(2, 2)``, not zero.
+        level: ``β / N``.
+        points: What else is in the picture, ``(n, 2)``.
+    """
+    values, vectors = torch.linalg.eigh(fisher.double())
+    values = values.clamp_min(1e-12 * values[-1].item())  # a direction of which F sees nothing: endless
+    axes = vectors * (level / values).sqrt()
+    share = (2 * axes.norm(dim=1) / _spans(points)).max().item()
+    wanted = min(max(share, SMALLEST), LARGEST)
+    return Ellipse(axes, 1.0 if share == wanted else _round_number(wanted / share))
+
+
+def window(points: Tensor, centre: Tensor, ellipses: Iterable[Ellipse]) -> tuple[Tensor, Tensor]:
+    """Columns and rows of a grid over all points and ellipses, with a margin.
+
+    Args:
+        points: ``(n, 2)``.
+        centre: ``w_T``, ``(2,)``.
+        ellipses: Around it.
+    """
+    half = 0.5 * _spans(points)
+    middle = 0.5 * (points.amin(0) + points.amax(0))
+    corners = [middle - half, middle + half]
+    for found in ellipses:
+        reach = found.factor * found.axes.norm(dim=1)
+        corners += [centre - reach, centre + reach]
+    low, high = torch.stack(corners).amin(0), torch.stack(corners).amax(0)
+    margin = MARGIN * (high - low)
+    sides = zip((low - margin).tolist(), (high + margin).tolist(), strict=True)
+    x, y = (torch.linspace(start, end, CELLS, dtype=torch.float64) for start, end in sides)
+    return x, y
+
+
+def loss_grid(probe: Probe, plane: WeightPlane, x: Tensor, y: Tensor) -> Tensor:
+    """Mean loss of a sample at all points of a grid, nats, ``(len(y), len(x))`` float64; NaN where it is not finite.
+
+    Args:
+        probe: With a private replica at ``w_T``; its weights are put back to the bit.
+        plane: Through that.
+        x: First coordinates.
+        y: Second coordinates.
+    """
+    basis = plane.basis.to(probe.device)
+    losses = torch.full((len(y), len(x)), torch.nan, dtype=torch.float64)
+    for row, column in torch.cartesian_prod(torch.arange(len(y)), torch.arange(len(x))).tolist():
+        a, b = (torch.stack([x[column], y[row]]) - plane.run).tolist()
+        with moved(probe, a * basis[0] + b * basis[1]):
+            losses[row, column] = mean_loss(probe)
+    return losses.where(losses.isfinite(), torch.nan)
+
+
+def _affordable(probe: Probe, cells: int) -> Probe:
+    """With as many of the samples as the grid can take."""
+    started = time.perf_counter()
+    mean_loss(probe)
+    seconds = cells * (time.perf_counter() - started)
+    if seconds <= SECONDS:
+        return probe
+    largest = max(probe.groups, key=num_samples)
+    most = max(FEWEST_SAMPLES, int(probe.size * SECONDS / seconds))
+    return replace(probe, groups=[take(largest, slice(0, most))], readers=[], whole=None, _read={})
+
+
+def _spans(points: Tensor) -> Tensor:
+    """Widths ``(2,)`` of some points; where they lie on one line, that line's length for both."""
+    spans = points.amax(0) - points.amin(0)
+    longest = spans.max()
+    return torch.where(spans > 1e-6 * longest, spans, longest)
+
+
+def _round_number(value: float) -> float:
+    """The nearest of 1, 2, 5, 10, 20, ... that is not further from 1 in the wrong direction."""
+    exponent = torch.tensor(value, dtype=torch.float64).log10().floor().item()
+    candidates: Sequence[float] = [digit * 10.0**exponent for digit in (1, 2, 5, 10)]
+    if value < 1:
+        return max(c for c in candidates if c <= value * (1 + 1e-9))
+    return min(c for c in candidates if c >= value * (1 - 1e-9))
