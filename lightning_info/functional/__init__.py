@@ -50,6 +50,7 @@ from lightning_info.functional.linear_gaussian import (
 )
 from lightning_info.functional.mixture import MixtureInformation, mixture_information
 from lightning_info.functional.one_unit import one_unit_information, one_unit_probabilities
+from lightning_info.functional.output_kl import output_kl
 from lightning_info.functional.pac_bayes import (
     RiskBound,
     gibbs_risk_bound,
@@ -121,6 +122,7 @@ __all__ = [
     "optimal_lambda",
     "output_fisher_product",
     "output_fisher_trace",
+    "output_kl",
     "parting",
     "posterior_trace",
     "quadratic_level",

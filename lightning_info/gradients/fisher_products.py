@@ -10,7 +10,7 @@ gives ``J v``, see :mod:`~.row_products`) and an ordinary one. Memory is that of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -56,11 +56,27 @@ class FisherProducts:
         total, samples = torch.zeros(self.weights, dtype=torch.float64, device=self.parameters[0].device), 0
         for part in self.parts():
             outputs, likelihood, mask = self._forward(part)
-            cotangent = output_fisher_product(outputs, likelihood, self._tangent(outputs, v), mask)
+            (tangent,) = self._tangents(outputs, v[None])
+            cotangent = output_fisher_product(outputs, likelihood, tangent, mask)
             gradients = self._gradients(outputs, cotangent.to(outputs))
             for slot, gradient in zip(self._split(total), gradients, strict=True):
                 if gradient is not None:
                     slot += gradient.detach().flatten()
+            samples += len(outputs)
+        return total / samples
+
+    def gram(self, vectors: Tensor) -> Tensor:
+        """``V F Vᵀ`` of some vectors ``(m, k)``: ``(m, m)`` float64.
+
+        Raises:
+            NotCovered: An operator of the module has no second derivative.
+        """
+        total, samples = torch.zeros(len(vectors), len(vectors), dtype=torch.float64, device=vectors.device), 0
+        for part in self.parts():
+            outputs, likelihood, mask = self._forward(part)
+            tangents = self._tangents(outputs, vectors)
+            products = [output_fisher_product(outputs, likelihood, tangent, mask) for tangent in tangents]
+            total += torch.stack(tangents).double().flatten(1) @ torch.stack(products).flatten(1).T
             samples += len(outputs)
         return total / samples
 
@@ -81,7 +97,8 @@ class FisherProducts:
         shares = 0.5 + torch.rand(len(gradients), generator=generator, dtype=torch.float64)
         scaled = [share * g / max(square, 1e-300) for share, g, square in zip(shares, gradients, squares, strict=True)]
         expected = shares[torch.stack(squares).cpu() > 0].sum().item()
-        found = (u.double() * self._tangent(outputs, torch.cat(scaled))).sum().item()
+        (tangent,) = self._tangents(outputs, torch.cat(scaled)[None])
+        found = (u.double() * tangent).sum().item()
         if not abs(found - expected) <= 1e-2 + 1e-4 * expected:  # no parameter's share is below 0.5
             raise NotCovered(
                 f"uᵀJv is {found:.4g} by a second derivative and {expected:.4g} without; an operator of the module has "
@@ -92,23 +109,26 @@ class FisherProducts:
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
             return self.predict(self.module, part)
 
-    def _tangent(self, outputs: Tensor, v: Tensor) -> Tensor:
-        """``J v``, of the shape of the outputs."""
+    def _tangents(self, outputs: Tensor, vectors: Tensor) -> list[Tensor]:
+        """``J v`` of each vector, of the shape of the outputs."""
         u = torch.zeros_like(outputs, requires_grad=True)
         try:
             gradients = self._gradients(outputs, u, create_graph=True)
-            terms = [
-                (gradient * part.view_as(gradient).to(gradient)).sum()
-                for gradient, part in zip(gradients, self._split(v), strict=True)
-                if gradient is not None and gradient.requires_grad
-            ]
-            if not terms:
-                return torch.zeros_like(outputs)
-            (tangent,) = torch.autograd.grad(torch.stack(terms).sum(), u)
+            return [self._tangent(u, gradients, v) for v in vectors]
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
             raise NotCovered(f"the module has no second derivative ({first_line(error)})") from error
+
+    def _tangent(self, u: Tensor, gradients: Sequence[Tensor | None], v: Tensor) -> Tensor:
+        terms = [
+            (gradient * part.view_as(gradient).to(gradient)).sum()
+            for gradient, part in zip(gradients, self._split(v), strict=True)
+            if gradient is not None and gradient.requires_grad
+        ]
+        if not terms:
+            return torch.zeros_like(u).detach()
+        (tangent,) = torch.autograd.grad(torch.stack(terms).sum(), u, retain_graph=True)
         return tangent.detach()
 
     def _gradients(self, outputs: Tensor, u: Tensor, **options: bool) -> tuple[Tensor | None, ...]:

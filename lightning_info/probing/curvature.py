@@ -224,7 +224,7 @@ class CurvaturePlan:
         return total
 
     def _by_products(self, probe: Probe, generator: Generator) -> LanczosCurvature:
-        product = _products(probe)
+        product = fisher_products(probe)
         product.check()
         normal = (torch.randn(product.weights, generator=generator) for _ in range(PROBES + 1))
         found = []
@@ -305,7 +305,7 @@ def _by_size(weights: int, samples: int, each: int, in_gram: int) -> CurvatureNa
 
 def _is_twice_differentiable(probe: Probe) -> bool:
     try:
-        _products(probe).check()
+        fisher_products(probe).check()
     except NotCovered:
         return False
     return True
@@ -345,7 +345,9 @@ def _row_engine(probe: Probe, batch: Any) -> GramPlan:
         return choose_gram_engine(probe.module, probe.outputs, batch, "loop")
 
 
-def _products(probe: Probe) -> FisherProducts:
+def fisher_products(probe: Probe) -> FisherProducts:
+    """Products with F over all reference samples; they raise Unavailable where outputs are not finite."""
+
     def predict(module: nn.Module, batch: Any) -> tuple[Tensor, Likelihood, Tensor | None]:
         prediction = _finite(probe.predictor(module, batch))
         return prediction.outputs, prediction.likelihood, prediction.mask

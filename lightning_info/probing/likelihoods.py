@@ -52,6 +52,7 @@ class Prediction:
         extra_loss: What the returned loss holds beyond the likelihood; 0 with an adapter.
         loss: The returned loss.
         writes: The module writes to its parameters when it runs.
+        variance: Of Gaussian outputs whose variance is predicted: its present value, in the layout of the means.
     """
 
     outputs: Tensor
@@ -63,6 +64,14 @@ class Prediction:
     extra_loss: float = 0.0
     loss: float = 0.0
     writes: bool = False
+    variance: Tensor | None = None
+
+    @property
+    def parameters(self) -> tuple[Tensor, Tensor | None]:
+        """Logits, or means and (where it is predicted) variance, in units that do not depend on the weights."""
+        if self.variance is None:
+            return self.outputs.detach(), None
+        return self.outputs.detach()[..., 0] * self.variance.sqrt(), self.variance
 
 
 def categorical(arguments: dict[str, Any], samples: int) -> Prediction:
@@ -160,7 +169,10 @@ def gaussian_with_variance(arguments: dict[str, Any], samples: int) -> Predictio
         m = m.reshape(mean.shape) * v0.sqrt()
         return F.gaussian_nll_loss(m, y.double(), v, reduction="sum", **options)
 
-    return _prediction(_unfold(outputs, samples), "gaussian", target, loss)
+    prediction = _prediction(_unfold(outputs, samples), "gaussian", target, loss)
+    if variance.requires_grad:
+        prediction.variance = _unfold(present, samples)
+    return prediction
 
 
 Reader = Callable[[dict[str, Any], int], Prediction]

@@ -94,6 +94,15 @@ def test_the_product_is_that_of_the_explicit_matrix_for_parts_of_any_size(name):
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_the_gram_matrix_is_that_of_the_explicit_matrix(name):
+    net, x, likelihood, mask, predict = case(name)
+    fisher = explicit(net, x, likelihood, mask)
+    products = FisherProducts(net, predict, parts(x, 3, 4))
+    v = torch.randn(3, products.weights, dtype=torch.float64)
+    torch.testing.assert_close(products.gram(v), v @ fisher @ v.T, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_it_is_linear_symmetric_and_leaves_the_module_alone(name):
     net, x, _, _, predict = case(name)
     before = copy.deepcopy(net.state_dict())
