@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -13,21 +14,24 @@ from torch import Generator, Tensor
 
 from lightning_info.gradients.contract import NotCovered
 from lightning_info.gradients.samples import num_samples, take
-from lightning_info.probing.curvature import _products, choose_curvature
+from lightning_info.probing.curvature import choose_curvature, fisher_products
+from lightning_info.probing.likelihoods import NoPrediction
 from lightning_info.probing.noisy_loss import mean_loss, moved
 from lightning_info.probing.probe import Probe
 from lightning_info.probing.weight_paths import Paths
 from lightning_info.probing.weight_plane import WeightPlane
 
-CELLS = 13
+CELLS = 15
 """Points of the grid of losses in each direction."""
 SECONDS = 30.0
 """What the grid may take; if all samples would take longer, it is of fewer."""
 FEWEST_SAMPLES = 8
 MARGIN = 0.12
 """Of the picture, around what is in it."""
-SMALLEST, LARGEST = 0.08, 1.0
-"""Width of an ellipse as a share of what else is in the picture; beyond, it is drawn at another size."""
+NARROWEST = 0.7
+"""Smaller side of the picture as a share of the larger one."""
+SMALLEST, LARGEST = 0.04, 1.5
+"""Size of an ellipse as a share of the paths' length; beyond, it is drawn at another size."""
 
 
 class Ellipse(NamedTuple):
@@ -72,19 +76,27 @@ def picture(
     """Measure all of it; takes at most some 30 seconds for the losses, and one pass with products for F.
 
     Args:
-        probe: With a private replica at ``w_T``, and the reference samples.
-        plane: Through that.
-        paths: In it.
+        probe: With a private replica at ``w_T``, and the reference samples; BatchNorm keeps the statistics of that
+            replica all over the plane.
+        plane: Through ``w_T``.
+        paths: In the plane.
         beta: Level of the unique information.
         training_samples: N of the summed loss.
         generator: Of the random cotangents for the diagonal of F, where the outputs are many.
+
+    Raises:
+        Unavailable: Outputs or gradients are not finite.
     """
     fisher = projected_fisher(probe, plane, generator)
     points = torch.cat([paths.run, paths.twin])
-    ellipses = {name: ellipse(f, beta / training_samples, points) for name, f in fisher.items() if f.any()}
+    length = (points.amax(0) - points.amin(0)).max().item()
+    ellipses = {name: ellipse(f, beta / training_samples, length) for name, f in fisher.items() if f.any()}
     x, y = window(points, plane.run, ellipses.values())
-    some = _affordable(probe, len(x) * len(y))
-    return PlanePicture(paths, ellipses, x, y, loss_grid(some, plane, x, y), some.size, plane.second)
+    loss, samples = None, 0
+    with suppress(NoPrediction):
+        some = _affordable(probe, len(x) * len(y))
+        loss, samples = loss_grid(some, plane, x, y), some.size
+    return PlanePicture(paths, ellipses, x, y, loss, samples, plane.second)
 
 
 def projected_fisher(probe: Probe, plane: WeightPlane, generator: Generator) -> dict[str, Tensor]:
@@ -100,47 +112,43 @@ def projected_fisher(probe: Probe, plane: WeightPlane, generator: Generator) -> 
     """
     found = {}
     with suppress(NotCovered):
-        found["F"] = _products(probe).gram(plane.basis.to(probe.device)).cpu()
+        products = fisher_products(probe)
+        products.check()
+        found["F"] = products.gram(plane.basis.to(probe.device)).cpu()
     with suppress(NotCovered):
         diagonal = choose_curvature(probe, probe.size, "diagonal").diagonal(probe, generator)
         found["diag F"] = plane.project_diagonal(diagonal.cpu())
     return found
 
 
-def ellipse(fisher: Tensor, level: float, points: Tensor) -> Ellipse:
+def ellipse(fisher: Tensor, level: float, length: float) -> Ellipse:
     """The ellipse of ``C = level * F⁻¹``, and at which size it can be drawn.
 
     Args:
         fisher: ``P F Pᵀ``, ``(2, 2)``, not zero.
         level: ``β / N``.
-        points: What else is in the picture, ``(n, 2)``.
+        length: Of what else is in the picture.
     """
     values, vectors = torch.linalg.eigh(fisher.double())
     values = values.clamp_min(1e-12 * values[-1].item())  # a direction of which F sees nothing: endless
     axes = vectors * (level / values).sqrt()
-    share = (2 * axes.norm(dim=1) / _spans(points)).max().item()
-    wanted = min(max(share, SMALLEST), LARGEST)
-    return Ellipse(axes, 1.0 if share == wanted else _round_number(wanted / share))
+    share = 2 * axes.norm(dim=1).max().item() / length
+    return Ellipse(axes, _round_factor(min(max(share, SMALLEST), LARGEST) / share))
 
 
 def window(points: Tensor, centre: Tensor, ellipses: Iterable[Ellipse]) -> tuple[Tensor, Tensor]:
-    """Columns and rows of a grid over all points and ellipses, with a margin.
+    """Columns and rows of a grid over all points and ellipses, with a margin, and not too narrow.
 
     Args:
         points: ``(n, 2)``.
         centre: ``w_T``, ``(2,)``.
         ellipses: Around it.
     """
-    half = 0.5 * _spans(points)
-    middle = 0.5 * (points.amin(0) + points.amax(0))
-    corners = [middle - half, middle + half]
-    for found in ellipses:
-        reach = found.factor * found.axes.norm(dim=1)
-        corners += [centre - reach, centre + reach]
-    low, high = torch.stack(corners).amin(0), torch.stack(corners).amax(0)
-    margin = MARGIN * (high - low)
-    sides = zip((low - margin).tolist(), (high + margin).tolist(), strict=True)
-    x, y = (torch.linspace(start, end, CELLS, dtype=torch.float64) for start, end in sides)
+    reaches = [found.factor * found.axes.norm(dim=1) for found in ellipses]
+    ends = torch.cat([points, *(torch.stack([centre - reach, centre + reach]) for reach in reaches)])
+    middle, half = 0.5 * (ends.amax(0) + ends.amin(0)), (0.5 + MARGIN) * (ends.amax(0) - ends.amin(0))
+    half = half.clamp_min(NARROWEST * half.max().item())
+    x, y = (torch.linspace(a, b, CELLS, dtype=torch.float64) for a, b in torch.stack([middle - half, middle + half]).T)
     return x, y
 
 
@@ -174,17 +182,10 @@ def _affordable(probe: Probe, cells: int) -> Probe:
     return replace(probe, groups=[take(largest, slice(0, most))], readers=[], whole=None, _read={})
 
 
-def _spans(points: Tensor) -> Tensor:
-    """Widths ``(2,)`` of some points; where they lie on one line, that line's length for both."""
-    spans = points.amax(0) - points.amin(0)
-    longest = spans.max()
-    return torch.where(spans > 1e-6 * longest, spans, longest)
-
-
-def _round_number(value: float) -> float:
-    """The nearest of 1, 2, 5, 10, 20, ... that is not further from 1 in the wrong direction."""
-    exponent = torch.tensor(value, dtype=torch.float64).log10().floor().item()
-    candidates: Sequence[float] = [digit * 10.0**exponent for digit in (1, 2, 5, 10)]
-    if value < 1:
-        return max(c for c in candidates if c <= value * (1 + 1e-9))
-    return min(c for c in candidates if c >= value * (1 - 1e-9))
+def _round_factor(factor: float) -> float:
+    """The nearest of ..., 0.1, 0.2, 0.5, 1, 2, 5, 10, ... that is as far from 1 or further."""
+    if math.isclose(factor, 1):
+        return 1.0
+    decade = 10.0 ** math.floor(math.log10(factor))
+    candidates = [digit * decade for digit in (1, 2, 5, 10)]
+    return max(c for c in candidates if c <= factor) if factor < 1 else min(c for c in candidates if c >= factor)

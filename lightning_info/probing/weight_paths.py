@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_info.gradients.contract import trainable
+from lightning_info.probing.weight_change import flat_weights
 from lightning_info.probing.weight_plane import WeightPlane
 
 POINTS = 32
@@ -75,7 +76,7 @@ class Snapshots:
         names = {name: tuple(p.shape) for name, p in trainable(run).items()}
         if self.start is None or names != self._names:
             self._reset()
-            self._names, self.start = names, flat_weights(run)
+            self._names, self.start = names, flat_weights(run).to("cpu", _precision(run))
             self._index = _one_of_each_piece(len(self.start), _most(self.start), self.seed)
         pair = torch.stack([self._some(run), self._some(twin)])
         if self._points and self._points[-1].step == step:
@@ -171,10 +172,9 @@ class _Point(NamedTuple):
     pair: Tensor  # (2, m): of the run and the twin
 
 
-def flat_weights(module: nn.Module) -> Tensor:
-    """A copy of the trainable weights, ``(k,)`` on the CPU, at least in single precision."""
-    parts = [p.detach().flatten().cpu() for p in trainable(module).values()]
-    return torch.cat([part.float() if part.dtype in (torch.float16, torch.bfloat16) else part for part in parts])
+def _precision(module: nn.Module) -> torch.dtype:
+    doubles = any(p.dtype == torch.float64 for p in trainable(module).values())
+    return torch.float64 if doubles else torch.float32
 
 
 def _most(weights: Tensor) -> int:

@@ -43,7 +43,7 @@ class WeightPlane:
 
     @classmethod
     def through(cls, start: Tensor, run: Tensor, twin: Tensor, seed: int = 0) -> WeightPlane:
-        """The plane through ``w_0``, ``w_T`` and ``w'_T``, each ``(k,)`` of one dtype, with k at least 2.
+        """The plane through ``w_0``, ``w_T`` and ``w'_T``, each ``(k,)``, k at least 2; in the precision and on the device of ``w_0``.
 
         Args:
             start: ``w_0``.
@@ -58,6 +58,7 @@ class WeightPlane:
             raise ValueError("WeightPlane: one weight spans no plane")
         if not all(w.isfinite().all() for w in (start, run, twin)):
             raise ValueError("WeightPlane: weights are not finite")
+        run, twin = run.to(start), twin.to(start)
         along, apart = run - start, twin - run
         if not along.any():
             raise ValueError("WeightPlane: the weights have not moved, so that there is no path")
