@@ -53,6 +53,13 @@ class Snapshots:
         start: The weights of the run at the first point, whole, ``(k,)``; None before.
     """
 
+    start: Tensor | None
+    _names: dict[str, tuple[int, ...]]  # shapes by name
+    _index: Tensor  # of the weights that every point holds
+    _points: list[_Point]
+    _every: int  # points of which the number is a multiple are kept
+    _count: int  # points so far
+
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
         self._reset()
@@ -148,10 +155,8 @@ class Snapshots:
             self._points = [_Point(int(number), int(step), pair) for number, step, pair in points]
 
     def _reset(self) -> None:
-        self.start: Tensor | None = None
-        self._names: dict[str, tuple[int, ...]] = {}
+        self.start, self._names, self._points = None, {}, []
         self._index = torch.empty(0, dtype=torch.int64)
-        self._points: list[_Point] = []
         self._every, self._count = 1, 0
 
     def _some(self, module: nn.Module) -> Tensor:

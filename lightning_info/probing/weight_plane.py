@@ -43,10 +43,10 @@ class WeightPlane:
 
     @classmethod
     def through(cls, start: Tensor, run: Tensor, twin: Tensor, seed: int = 0) -> WeightPlane:
-        """The plane through ``w_0``, ``w_T`` and ``w'_T``, each ``(k,)``, k at least 2; in the precision and on the device of ``w_0``.
+        """The plane through ``w_0``, ``w_T`` and ``w'_T``, each ``(k,)``, k at least 2.
 
         Args:
-            start: ``w_0``.
+            start: ``w_0``; the plane has its precision and its device.
             run: ``w_T``.
             twin: ``w'_T``.
             seed: Of the direction that is drawn where the three points lie on one line.
@@ -63,7 +63,8 @@ class WeightPlane:
         if not along.any():
             raise ValueError("WeightPlane: the weights have not moved, so that there is no path")
         first = _normalised(along)
-        across, second = _without(apart, first), "twin"
+        across = _without(apart, first)
+        second: Literal["twin", "random"] = "twin"
         rounding = torch.finfo(start.dtype).eps * max(_norm(run), _norm(twin))
         if _norm(across) <= rounding:
             noise = torch.randn(len(start), generator=torch.Generator().manual_seed(seed), dtype=start.dtype)
@@ -71,7 +72,7 @@ class WeightPlane:
         basis = torch.stack([first, _normalised(across)])
         at_run = inner_products(along[None], basis)[0]
         at_twin = at_run + inner_products(apart[None], basis)[0]
-        return cls(start, basis, at_run, at_twin, "twin" if second == "twin" else "random")
+        return cls(start, basis, at_run, at_twin, second)
 
     def coordinates(self, weights: Tensor) -> Tensor:
         """Of the points of the plane that are nearest to some weights, ``(n, k) -> (n, 2)`` float64."""
@@ -84,7 +85,7 @@ class WeightPlane:
 
 def inner_products(one: Tensor, other: Tensor) -> Tensor:
     """``(n, k), (m, k) -> (n, m)``, summed in float64."""
-    pairs = zip(one.split(COLUMNS, 1), other.split(COLUMNS, 1), strict=True)
+    pairs = zip(torch.split(one, COLUMNS, 1), torch.split(other, COLUMNS, 1), strict=True)
     return torch.stack([a.double() @ b.double().T for a, b in pairs]).sum(0)
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 from numpy.typing import NDArray
 
-from lightning_info.probing.plane_picture import Ellipse, PlanePicture
+from lightning_info.probing.plane_picture import PlanePicture
 from lightning_info.probing.weight_paths import Paths
 
 LEVELS = 11
@@ -45,7 +45,7 @@ def stability_paths(picture: PlanePicture, *, title: str, caption: str = "") -> 
     _paths(plane, paths)
     plane.set(xlim=picture.x[[0, -1]].tolist(), ylim=picture.y[[0, -1]].tolist(), aspect="equal")
     plane.set_title("one scale", fontsize=8)
-    across = "towards w′$_T$" if picture.second == "twin" else "in a random direction"
+    across = "towards w'$_T$" if picture.second == "twin" else "in a random direction"
     plane.set(xlabel="from w$_0$ towards w$_T$", ylabel=f"across, {across}")
     handles, labels = plane.get_legend_handles_labels()
     if is_flat:
@@ -72,7 +72,7 @@ def stability_paths(picture: PlanePicture, *, title: str, caption: str = "") -> 
 
 def _paths(axes: Axes, paths: Paths) -> None:
     for points, colour, name, end, size in (
-        (paths.twin, TWIN, "w′, one sample replaced", "s", 1.3),
+        (paths.twin, TWIN, "w', one sample replaced", "s", 1.3),
         (paths.run, RUN, "w, the run", "o", 1.0),  # on top of the twin's, which shows where they are one
     ):
         x, y = points.numpy().T
@@ -98,7 +98,8 @@ def _contours(axes: Axes, picture: PlanePicture) -> None:
     loss = np.ma.masked_invalid(picture.loss.numpy())
     if loss.count() == 0:
         return
-    levels = np.unique([float(_short(level)) for level in np.quantile(loss.compressed(), np.linspace(0, 1, LEVELS + 2))])
+    quantiles = np.quantile(loss.compressed(), np.linspace(0, 1, LEVELS + 2))
+    levels = np.unique([float(_short(level)) for level in quantiles])
     lines = axes.contour(picture.x.numpy(), picture.y.numpy(), loss, levels, colors=LOSS, linewidths=0.8, alpha=0.7)
     axes.clabel(lines, fontsize=6, fmt="%.3g")
 
@@ -112,7 +113,8 @@ def _notes(picture: PlanePicture) -> list[str]:
     notes.append(f"the run is up to {paths.away:.2g} away from the plane")
     if paths.share < 1:
         along, across = paths.stderr.tolist()
-        notes.append(f"paths from {100 * paths.share:.2g} % of the weights, errors up to {along:.1g} along and {across:.1g} across")
+        errors = f"errors up to {along:.1g} along and {across:.1g} across"
+        notes.append(f"paths from {100 * paths.share:.2g} % of the weights, {errors}")
     return notes
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 
 import pytest
@@ -69,7 +70,7 @@ def test_thinning_keeps_the_first_the_last_and_even_gaps_in_order(length):
     assert len(steps) == len(snapshots) <= weight_paths.POINTS
     assert steps[0] == 0
     assert steps[-1] == 3 * (length - 1)
-    gaps = {b - a for a, b in zip(steps, steps[1:-1], strict=False)}
+    gaps = {b - a for a, b in itertools.pairwise(steps[:-1])}
     assert len(gaps) <= 1
     assert length <= 32 or len(steps) > weight_paths.POINTS // 2
 

@@ -50,7 +50,7 @@ def test_where_the_three_lie_on_one_line_the_second_direction_is_random_and_said
     first, again, other = (plane(start, run, twin, seed=seed) for seed in (0, 0, 1))
     assert first.second == "random"
     torch.testing.assert_close(first.basis @ first.basis.T, torch.eye(2))
-    torch.testing.assert_close(first.twin, torch.tensor([at * (run - start).norm().item(), 0.0]).double(), atol=1e-5, rtol=0)
+    assert first.twin.tolist() == pytest.approx([at * (run - start).norm().item(), 0.0], abs=1e-5)
     assert torch.equal(first.basis, again.basis)
     assert not torch.equal(first.basis, other.basis)
 
