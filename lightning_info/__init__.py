@@ -3,8 +3,16 @@
 from lightning_info.callbacks.effective_info import EffectiveInfoCallback
 from lightning_info.callbacks.fisher_trace import FisherTraceCallback
 from lightning_info.callbacks.info_plane import InfoPlaneCallback
+from lightning_info.callbacks.stability import StabilityCallback
 from lightning_info.callbacks.weight_info import WeightInfoCallback
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["EffectiveInfoCallback", "FisherTraceCallback", "InfoPlaneCallback", "WeightInfoCallback", "__version__"]
+__all__ = [
+    "EffectiveInfoCallback",
+    "FisherTraceCallback",
+    "InfoPlaneCallback",
+    "StabilityCallback",
+    "WeightInfoCallback",
+    "__version__",
+]

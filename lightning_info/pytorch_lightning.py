@@ -5,7 +5,7 @@ With a ``pytorch_lightning.Trainer`` in Python the callbacks of :mod:`lightning_
 
 from pytorch_lightning import Callback
 
-from lightning_info.callbacks import effective_info, fisher_trace, info_plane, weight_info
+from lightning_info.callbacks import effective_info, fisher_trace, info_plane, stability, weight_info
 
 
 class FisherTraceCallback(fisher_trace.FisherTraceCallback, Callback):  # type: ignore[misc]
@@ -22,3 +22,7 @@ class WeightInfoCallback(weight_info.WeightInfoCallback, Callback):  # type: ign
 
 class EffectiveInfoCallback(effective_info.EffectiveInfoCallback, Callback):  # type: ignore[misc]
     """See :class:`lightning_info.EffectiveInfoCallback`."""
+
+
+class StabilityCallback(stability.StabilityCallback, Callback):  # type: ignore[misc]
+    """See :class:`lightning_info.StabilityCallback`."""

@@ -142,6 +142,8 @@ def _tensorboard(folder: Path) -> Iterator[tuple[int, str, Any]]:
 
 
 class _Recorder(Callback):
+    changes_training = False
+
     def __init__(self) -> None:
         self.trace: Trace = {}
 

@@ -92,7 +92,10 @@ class Points(Instrument):
     ) -> None:
         self._clock.wait_for(pl_module.device)
         started = self._clock.elapsed
-        values = self._values(trainer, pl_module, step, due, initial)
+        self._record(trainer, step, self._values(trainer, pl_module, step, due, initial), started)
+
+    def _record(self, trainer: Any, step: int, values: dict[str, float], started: float) -> None:
+        """Keep and report a point's values; what it took began at ``started`` on the clock."""
         values[f"{self.family}/overhead"] = self._clock.overhead
         values = of_rank_zero(trainer, {self._tag(tag): value for tag, value in values.items()})
         for tag, value in values.items():

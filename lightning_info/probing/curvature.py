@@ -281,7 +281,7 @@ def choose_curvature(
         if name in ("gram", "lanczos") and not _is_twice_differentiable(few):
             name = "diagonal"
     elif name in ("gram", "lanczos"):
-        _products(few).check()
+        fisher_products(few).check()
     if name == "matrix":
         return CurvaturePlan(name, samples, each, weights, _row_engine(probe, batch))
     if name == "lanczos":

@@ -79,6 +79,12 @@ class Replacer:
                 f"copied"
             ) from error
 
+    def alone(self, loader: Any, device: torch.device) -> Any:
+        """A batch of the replaced sample alone, the same one at each call."""
+        with isolated(device):
+            seed_all(APART + self.seed)
+            return self._draw(loader)([self.index])
+
     def __call__(self, loader: Any, batch: Any, indices: Sequence[int], visit: int, device: torch.device) -> Any:
         """The twin's batch.
 

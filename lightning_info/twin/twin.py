@@ -48,6 +48,7 @@ class Twin:
         first_difference_step: The optimiser step whose batch was the first that held the replaced sample: the weights
             before it are equal. None as long as there was none.
         reason: Why there is no twin (any more); None while it follows the run.
+        error: What it failed with, if that is the reason.
     """
 
     def __init__(self, index: int | None = None, replacement: int | None = None, seed: int = 0) -> None:
@@ -68,6 +69,7 @@ class Twin:
         self.index, self.replacement = self._asked
         self.first_difference_step: int | None = None
         self.reason: str | None = None
+        self.error: Exception | None = None
         self._visits = 0
         self._fingerprint: list[int] | None = None  # of the user's weights at the end of the last batch, if watched
         self._pending: Word | None = None  # the batch on which the user's run trains now
@@ -87,6 +89,15 @@ class Twin:
         if self._second is None:
             raise OutOfStep(self.reason or "no training runs")
         return self._module
+
+    def replaced_sample(self, trainer: Any) -> Any:
+        """A batch of the replaced sample alone, as it is trained on; with augmentation one draw, always the same.
+
+        Raises:
+            OutOfStep: There is no twin.
+        """
+        self.weights()
+        return self._replacer.alone(trainer.train_dataloader, trainer.strategy.root_device)
 
     # ---- before the first step
 
@@ -280,7 +291,8 @@ class Twin:
             with undisturbed(trainer.strategy.root_device):
                 yield self._second
         except Exception as error:
-            self.reason = str(error) if isinstance(error, OutOfStep) else f"the twin failed: {_text(error)}"
+            is_fault = not isinstance(error, OutOfStep)
+            self.reason, self.error = (f"the twin failed: {_text(error)}", error) if is_fault else (str(error), None)
             self._kept = self._told(0, torch.empty(0, dtype=torch.uint8), {})
             self._close()
 

@@ -10,8 +10,15 @@ from typing import Any
 import torch
 from harness import Trace, differences, first_difference, run
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from lightning_info import EffectiveInfoCallback, FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
+from lightning_info import (
+    EffectiveInfoCallback,
+    FisherTraceCallback,
+    InfoPlaneCallback,
+    StabilityCallback,
+    WeightInfoCallback,
+)
 
 
 def callbacks_under_test(**options: Any) -> list[Any]:
@@ -25,6 +32,7 @@ def callbacks_under_test(**options: Any) -> list[Any]:
         InfoPlaneCallback(estimator=["binning", "mixture", "gaussian"], bin_range=["global", "fixed"], **often),
         WeightInfoCallback(lambda_=0.1, draws=4, **often),
         EffectiveInfoCallback(beta=0.1, draws=2, **often),
+        StabilityCallback(0, 1, **often),
     ]
 
 
@@ -44,7 +52,7 @@ class Verdict:
 
     Attributes:
         disturbed: Name of what differs with our callbacks -> the first recording in which it does.
-        points: Points of each callback at which all values are finite.
+        points: Points of each callback at which all values are finite; without StabilityCallback where it refused.
         caught: The harness found both acts of the saboteur in the recording that follows them.
     """
 
@@ -89,12 +97,23 @@ def judge(case: Case) -> Verdict:
     plain = run(case.module, *case.callbacks(), **case.options)
     disturbed = {}
     for before in [True, False][: 1 + bool(case.callbacks())]:
-        ours, others = callbacks_under_test(**case.measure), case.callbacks()
-        trace = run(case.module, *(ours + others if before else others + ours), **case.options)
+        ours, trace = _with_ours(case, before)
         disturbed |= {name: first_difference(plain, trace, name) for name in differences(plain, trace)}
     saboteur = Saboteur(len(plain["batch/tensors"]) // 2)
     sabotaged = run(case.module, saboteur, *case.callbacks(), **case.options)
     return Verdict(disturbed, [points(callback) for callback in ours], saboteur.is_caught(plain, sabotaged))
+
+
+def _with_ours(case: Case, before: bool) -> tuple[list[Any], Trace]:
+    ours = callbacks_under_test(**case.measure)
+    while True:
+        others = case.callbacks()
+        try:
+            return ours, run(case.module, *(ours + others if before else others + ours), **case.options)
+        except MisconfigurationException as error:
+            if len(ours) < len(callbacks_under_test()) or not str(error).startswith("StabilityCallback: "):
+                raise
+            ours = callbacks_under_test(**case.measure)[:-1]
 
 
 def points(callback: Any) -> int:

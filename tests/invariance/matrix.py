@@ -1,4 +1,4 @@
-"""Judge every case and write docs/bit_identity.md: ``python tests/invariance/matrix.py``, in about seven minutes."""
+"""Judge every case and write docs/bit_identity.md: ``python tests/invariance/matrix.py``, in about ten minutes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ Besides: the loss of every backward pass, what every `training_step` and `valida
 every batch and validation, and what reaches loggers, TensorBoard's files and checkpoints. Left out are the metrics that
 our callbacks add, and the states of callbacks in checkpoints.
 
-Two runs are *identical* if all of this agrees in every bit. *Points measured* are those of each of our callbacks. The
+Two runs are *identical* if all of this agrees in every bit. *Points measured* are those of each of our callbacks; the
+last of them, `StabilityCallback`, is missing where it refuses a run that its twin could not follow. The
 saboteur is *caught* if the recording that follows its acts differs in both.
 
 {identical} of {total} configurations are identical, with points measured by every callback and the saboteur caught.
@@ -88,8 +89,9 @@ def row(case: Case) -> tuple[bool, str]:
 
 
 def counted(names: list[str]) -> str:
-    """``["A", "A", "B"]`` as "2 `A` and 1 `B`"."""
-    return " and ".join(f"{names.count(name)} `{name}`" for name in dict.fromkeys(names))
+    """``["A", "A", "B", "C"]`` as "2 `A`, 1 `B` and 1 `C`"."""
+    *first, last = [f"{names.count(name)} `{name}`" for name in dict.fromkeys(names)]
+    return f"{', '.join(first)} and {last}"
 
 
 if __name__ == "__main__":

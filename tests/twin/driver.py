@@ -5,12 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import harness
 from lightning.pytorch import Callback
 
 from lightning_info.twin import OutOfStep, Twin
-
-harness._Recorder.changes_training = False
 
 
 class Drive(Callback):

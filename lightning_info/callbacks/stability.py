@@ -1,0 +1,455 @@
+"""``StabilityCallback``: what training owes to one sample, told by a twin in lockstep that trains without it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import Dataset
+
+from lightning_info.callbacks import arguments
+from lightning_info.callbacks.base import InfoCallback, _steps_taken
+from lightning_info.callbacks.clock import seconds
+from lightning_info.callbacks.faults import Refused
+from lightning_info.callbacks.run_facts import RunFacts
+from lightning_info.functional.stability import unique_information
+from lightning_info.gradients.contract import NotCovered
+from lightning_info.gradients.samples import num_samples, take
+from lightning_info.probing.batch_norm import BatchNormStatistics
+from lightning_info.probing.curvature import fisher_products
+from lightning_info.probing.initial_weights import InitialWeights
+from lightning_info.probing.prediction import Adapter
+from lightning_info.probing.probe import Probe, Unavailable
+from lightning_info.probing.weight_change import fisher_distance, flat_weights, mean_output_kl, sample_loss
+from lightning_info.reporting.layout import Chart
+from lightning_info.twin import NotSupported, OutOfStep, Twin
+
+AGREE = (0.8, 1.25)
+"""Output KL by ``½ δᵀFδ``, where the second is a fair account of the first."""
+SEEN = 1e-9
+"""Nats from which on that ratio is not one of rounding errors (of float32 outputs)."""
+
+
+class StabilityCallback(InfoCallback):
+    r"""Logs how much one training sample changes what is learned: a twin trains in lockstep with it replaced.
+
+    The twin is a second real Trainer, in a thread of its own: the same initial weights, batches, random numbers,
+    optimiser, scheduler, precision; but wherever the sample ``index`` appears, the twin gets the sample
+    ``replacement``. The user's run is bit-identical to one without, and takes about twice the time and the memory of
+    one more model with its optimiser.
+
+    With w the run's weights, w' the twin's, ``δ = w' - w``, N training samples and F the Fisher information at w:
+
+    - ``stability/param_distance``: ``‖δ‖``; ``stability/relative_distance``: ``‖δ‖ / ‖w - w_0‖``.
+    - ``stability/fisher_distance``: ``½ δᵀFδ``, nats a sample, over the reference samples.
+    - ``stability/output_kl``: the mean of ``KL(p_w(y|x) ‖ p_w'(y|x))``, nats a sample, which the one before is to
+      second order; ``stability/kl_ratio``: it by the one before. Outside 0.8-1.25 the change is not small (ReLU
+      networks have kinks), and a warning says so.
+    - ``stability/loss_gap``: the twin's loss on the replaced sample minus the run's, nats.
+    - ``stability/unique_information``: ``N δᵀFδ / (2 beta)``, nats: what the weights know of this sample only.
+    - ``stability/overhead``, ``stability/twin_overhead``: share of the run's time that the points, and the twin's
+      training, took so far.
+    - figure ``stability/paths``, at the end: both paths in the plane of where they start and end.
+
+    Until the replaced sample appears first, the twin must be equal to the run, bit by bit, which is checked at every
+    step. That certifies the twin up to there; from there on what could part them for another reason is refused before
+    the first step, or found when it happens. A twin that is lost is NaN, with the reason. ``replacement == index``
+    replaces nothing and certifies a whole run: every distance is exactly 0.
+
+    With ``num_twins`` of several samples, ``stability/...`` is the mean over the twins, ``stability_stderr/...`` its
+    standard error, and ``stability_twin1/...``, ``stability_twin2/...`` are theirs. Source: Achille, Paolini & Soatto,
+    section 2.3 and figure 2.
+
+    Args:
+        index: The sample to replace, as the training data set numbers it; None: drawn by ``seed``.
+        replacement: The sample of the data set in its place; None: drawn by ``seed``.
+        beta: Level of the task for ``unique_information``.
+        num_twins: How many twins, each with a sample of its own.
+        every_n_epochs: Measure at s = 0 and after epochs n, 2n, ...
+        every_n_train_steps: Measure at optimiser steps 0, n, 2n, ... Without an interval: 0, 1, 2, 4, 8, ..., and the
+            end of every epoch, as far as ``max_overhead`` allows.
+        num_samples: Reference samples: the first that pass in training, kept on the CPU. Distances in the weights need
+            none and do not wait for them.
+        reference: Reference samples to use instead (the first ``num_samples`` of them): a Dataset, or tensors such as
+            ``(x, y)``; they must look like the batches that ``training_step`` gets.
+        adapter: ``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)``, where the
+            ``training_step`` hides them.
+        seed: Of the drawn samples, and of the random augmentation of the replacement.
+        prefix: Put in front of every tag, ``prefix/stability/output_kl``.
+        on_error: A measurement that fails becomes one warning and NaN (``"warn"``), or ends the run (``"raise"``).
+        max_overhead: Largest share of the run's time that the points may take, the twin's training apart; by default
+            0.05 without an interval and no limit with one.
+        batch_norm: BatchNorm layers use their ``"running"`` statistics, the twin its own, or those of the
+            ``"reference"`` samples at the measured weights.
+        summary: Print the table at the end of fit.
+
+    Raises:
+        ValueError: An argument makes no sense.
+        MisconfigurationException: Before the first step: what no twin can follow (several processes, callbacks that
+            can edit weights, schedulers that follow a metric, data without indices), with every reason; no likelihood
+            found; a sample that is not there.
+
+    Example::
+
+        from lightning.pytorch import Trainer
+        from lightning_info import StabilityCallback
+
+        trainer = Trainer(callbacks=[StabilityCallback(index=7)])
+    """
+
+    family = "stability"
+
+    _has_targets: bool
+    _no_products: str  # why there is no product with F; empty if there is
+    _facts: RunFacts | None  # of the trainer at the point
+    _start: InitialWeights
+    _samples_alone: dict[int, Any]  # twin's number -> a batch of the sample it lacks
+    _twin_seconds: float  # that the twins trained so far
+    _run: Any  # the trainer, while it trains
+
+    def __init__(
+        self,
+        index: int | None = None,
+        replacement: int | None = None,
+        beta: float = 1.0,
+        num_twins: int = 1,
+        every_n_epochs: int | None = None,
+        every_n_train_steps: int | None = None,
+        num_samples: int = 256,
+        # LightningCLI cannot build a subclass of Dataset[Any]
+        reference: Dataset | Sequence[Tensor] | None = None,  # type: ignore[type-arg]
+        adapter: Adapter | None = None,
+        seed: int = 0,
+        prefix: str | None = None,
+        on_error: Literal["warn", "raise"] = "warn",
+        max_overhead: float | None = None,
+        batch_norm: BatchNormStatistics = "running",
+        summary: bool = True,
+    ) -> None:
+        owner = type(self).__name__
+        for name, sample in (("index", index), ("replacement", replacement)):
+            if sample is not None:
+                arguments.integer(owner, name, sample, 0)
+                if sample < 0:
+                    raise ValueError(f"{owner}: {name}={sample}; samples are numbered from 0, for example {name}=0")
+        arguments.positive_number(owner, "beta", beta, 1.0)
+        arguments.positive_integer(owner, "num_twins", num_twins, 4)
+        if num_twins > 1 and index is not None and replacement is not None:
+            raise ValueError(
+                f"{owner}: num_twins={num_twins} with index={index} and replacement={replacement} are twins of the "
+                f"same sample; leave out one of the two, which is then drawn for each twin"
+            )
+        super().__init__(
+            every_n_epochs=every_n_epochs,
+            every_n_train_steps=every_n_train_steps,
+            num_samples=num_samples,
+            reference=reference,
+            adapter=adapter,
+            seed=seed,
+            prefix=prefix,
+            on_error=on_error,
+            max_overhead=max_overhead,
+            batch_norm=batch_norm,
+            summary=summary,
+        )
+        self.index, self.replacement, self.beta = index, replacement, beta
+        self.twins = tuple(Twin(index, replacement, seed + number) for number in range(num_twins))
+        self.tags: tuple[str, ...] = ()
+        names = ("param_distance", "relative_distance", "output_kl", "unique_information")
+        self.table = tuple(
+            (f"stability/{name}", f"stability_stderr/{name}" if num_twins > 1 else None) for name in names
+        )
+
+    # ---- the twins' life
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuse what no twin can follow; have the training loader tell which samples it gives."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            with self._refusing():
+                for twin in self.twins:
+                    twin.install(trainer)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Start the twins from the weights that training starts from."""
+        super().on_train_start(trainer, pl_module)
+        if not self._active:
+            return
+        self._run = trainer
+        if _steps_taken(trainer) == 0:
+            with self._faults.guard("keeping the initial weights"):
+                self._start.keep(pl_module, whole=True)
+        with self._refusing(), self._twin_time():
+            for twin in self.twins:
+                twin.start(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """The twins start the epoch too."""
+        with self._twin_time():
+            for twin in self._followed():
+                twin.epoch_start(trainer)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """The twins have the weights of this step; measure if a point is due."""
+        with self._twin_time():
+            for twin in self._followed():
+                twin.batch_start(trainer, pl_module, batch)
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """The twins train on the batch."""
+        with self._twin_time():
+            for twin in self._followed():
+                twin.batch_end(trainer)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """The twins end the epoch too."""
+        with self._twin_time():
+            for twin in self._followed():
+                twin.epoch_end(trainer)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Measure the end, and end the twins."""
+        for twin in self._followed():
+            twin.finish(trainer, pl_module)
+        super().on_train_end(trainer, pl_module)
+        self._stop()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """End the twins."""
+        self._stop()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """End the twins."""
+        self._stop()
+
+    def _stop(self) -> None:
+        for twin in self.twins:
+            twin.stop()
+        self._run = None
+
+    def _followed(self) -> Sequence[Twin]:
+        return self.twins if self._active else ()
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
+        except NotSupported as error:
+            raise Refused(f"{type(self).__name__}: {error}") from error
+
+    @contextmanager
+    def _twin_time(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._twin_seconds += time.perf_counter() - started
+
+    # ---- before the first step
+
+    def _prepare(self, probe: Probe) -> Mapping[str, str]:
+        try:
+            fisher_products(probe).check()
+            self._no_products = ""
+        except NotCovered as error:
+            self._no_products = str(error)
+        self._has_targets = probe.predictor(probe.module, probe.to_device(probe.groups[0])).targets is not None
+        names = ["param_distance", "relative_distance", "output_kl"]
+        names += ["loss_gap"] if self._has_targets else []
+        names += [] if self._no_products else ["fisher_distance", "unique_information"]
+        families = ["stability"]
+        if len(self.twins) > 1:
+            families += ["stability_stderr", *map(self._twin_family, range(len(self.twins)))]
+        self.tags = ("stability/twin_overhead", *(f"{family}/{name}" for family in families for name in names))
+        rows = {
+            "measures": f"{', '.join(names)} (information in nats, beta = {self.beta:g})",
+            "twins": f"{len(self.twins)}, trained in lockstep with the run: each takes about the run's time once more, "
+            f"and the memory of one more model and optimiser",
+            "replaced": "; ".join(map(_replaced, self.twins)),
+        }
+        if self._no_products:
+            rows["left out"] = f"fisher_distance, unique_information: {self._no_products}"
+        return rows
+
+    def _cost(self, probe: Probe, samples: int) -> float:
+        few = replace(probe, groups=[take(probe.groups[0], slice(0, probe.chunk))])
+        cost = seconds(lambda: mean_output_kl(few, few), probe.device)
+        if not self._no_products:
+            weights = flat_weights(probe.module)
+            cost += seconds(lambda: fisher_distance(few, weights), probe.device)
+        return len(self.twins) * cost * samples / num_samples(few.groups[0])
+
+    # ---- a point
+
+    def _point(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        self._facts = RunFacts.of(trainer, self._collector.chunk)
+        super()._point(trainer, *args, **kwargs)
+
+    def _take(self, trainer: Any, pl_module: Any, batch_idx: int) -> None:
+        """Distances in the weights do not wait for the reference samples."""
+        if self._samples.complete:
+            super()._take(trainer, pl_module, batch_idx)
+            return
+        assert self._step is not None
+        started = self._clock.elapsed
+        values = dict.fromkeys(("stability/param_distance", "stability/relative_distance"), math.nan)
+        with self._faults.guard("the distance in the weights"):
+            try:
+                found = [self._values_of(number, pl_module, None) for number in range(len(self.twins))]
+                values |= self._together(found)
+            except Unavailable as error:
+                self._faults.warn_once(f"no value at step {self._step} (NaN): {error}", kind="no value")
+        self._record(trainer, self._step, values, started)
+
+    def _measure(self, probe: Probe, step: int, generator: Generator) -> dict[str, float]:
+        found = [self._values_of(number, probe.module, probe) for number in range(len(self.twins))]
+        values = dict.fromkeys(self.tags, math.nan) | self._together(found)
+        ratio = values.get("stability/kl_ratio", 1.0)
+        if not AGREE[0] <= ratio <= AGREE[1]:
+            self._faults.warn_once(
+                f"at step {step} the measured output KL is {ratio:.3g} times its second-order form ½δᵀFδ: the twins "
+                f"are not near enough for fisher_distance and unique_information to tell what the outputs do (a ReLU "
+                f"network has kinks, BatchNorm statistics of its own). Logged as stability/kl_ratio; said once",
+                "ratio",
+            )
+        return values
+
+    def _values_of(self, number: int, module: Any, probe: Probe | None) -> dict[str, float]:
+        """What tells one twin from the run, by name; without a probe only what needs no samples."""
+        twin = self.twins[number]
+        if twin.error is not None:
+            raise RuntimeError(twin.reason) from twin.error
+        try:
+            other = twin.weights()
+        except OutOfStep as error:
+            if len(self.twins) == 1:
+                raise Unavailable(self._lost(twin, error)) from error
+            self._faults.warn_once(f"twin {number + 1}: {self._lost(twin, error)}", f"lost {number}")
+            return {}
+        change = flat_weights(other) - flat_weights(module).to(other.device)
+        distance = change.norm().item()
+        values = {"param_distance": distance, "relative_distance": self._relative(distance, module)}
+        if twin.first_difference_step is None:  # equal bit by bit, which the twin has checked at this step
+            rest = {name for tag in self.tags for family, name in [tag.split("/")] if family == "stability"}
+            return dict.fromkeys(rest - {"twin_overhead"}, 0.0) | values
+        if probe is not None:
+            values |= self._predictions(number, probe, other, change)
+        return values
+
+    def _predictions(self, number: int, probe: Probe, twin: Any, change: Tensor) -> dict[str, float]:
+        assert self._facts is not None
+        other = self._new_probe(twin.trainer, twin, probe.groups)
+        if self.batch_norm == "reference":
+            other.use_reference_statistics()
+        values = {"output_kl": mean_output_kl(probe, other)}
+        if not self._no_products:
+            distance = values["fisher_distance"] = fisher_distance(probe, change)
+            n = self._facts.samples_or(probe.size, self._faults)
+            values["unique_information"] = unique_information(2 * n * distance, self.beta)
+            if max(values["output_kl"], distance) > SEEN and distance > 0:
+                values["kl_ratio"] = values["output_kl"] / distance
+        if self._has_targets:
+            if number not in self._samples_alone:
+                self._samples_alone[number] = self.twins[number].replaced_sample(self._run)
+            sample = self._samples_alone[number]
+            values["loss_gap"] = sample_loss(other, sample) - sample_loss(probe, sample)
+        return values
+
+    def _relative(self, distance: float, module: Any) -> float:
+        if distance == 0:
+            return 0.0
+        squared = self._start.squared_distance(module)
+        if squared is None:
+            self._faults.warn_once(
+                "no relative_distance (NaN): the weights at the start are not known, as the run goes on from a "
+                "checkpoint without them, or parameters were added",
+                "start",
+            )
+        return distance / math.sqrt(squared) if squared else math.nan
+
+    def _together(self, found: list[dict[str, float]]) -> dict[str, float]:
+        """Tags of a point; of several twins the mean and its standard error too."""
+        share = {"stability/twin_overhead": self._twin_seconds / self._clock.elapsed}
+        if len(found) == 1:
+            return share | {f"stability/{name}": value for name, value in found[0].items()}
+        if not any(found):
+            raise Unavailable("no twin follows the run any more")
+        values = dict(share)
+        for number, one in enumerate(found):
+            values |= {f"{self._twin_family(number)}/{name}": value for name, value in one.items()}
+        for name in dict.fromkeys(name for one in found for name in one):
+            several = torch.tensor([one[name] for one in found if name in one], dtype=torch.float64)
+            values[f"stability/{name}"] = several.mean().item()
+            if len(several) > 1:
+                values[f"stability_stderr/{name}"] = several.std().item() / math.sqrt(len(several))
+        return values
+
+    def _lost(self, twin: Twin, error: Exception) -> str:
+        first = twin.first_difference_step
+        certified = "" if first is None else f" (until step {first} it was equal to the run)"
+        return f"there is no twin any more{certified}: {error}"
+
+    @staticmethod
+    def _twin_family(number: int) -> str:
+        return f"stability_twin{number + 1}"
+
+    # ---- what is shown
+
+    def _charts(self) -> dict[str, Chart]:
+        if self._no_products:
+            return {}
+        tags = [self._tag(f"stability/{name}") for name in ("output_kl", "fisher_distance")]
+        return {"Output KL and ½ δᵀFδ, nats a sample": ("Multiline", tags)}
+
+    def _closing_text(self) -> str:
+        lines = [f"stability: {_replaced(twin)}{_since(twin)}." for twin in self.twins]
+        return "\n".join(lines)
+
+    # ---- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """What every callback keeps, the weights at the start, and the twins."""
+        return {
+            **super().state_dict(),
+            "start": self._start.state(),
+            "twin_seconds": self._twin_seconds,
+            "twins": [twin.state_dict() for twin in self.twins],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        super().load_state_dict(state_dict)
+        with self._faults.guard("taking up the twins of the checkpoint"):
+            self._start.restore(state_dict["start"])
+            self._twin_seconds = float(state_dict["twin_seconds"])
+            for twin, state in zip(self.twins, state_dict["twins"], strict=False):
+                twin.load_state_dict(state)
+
+    def _restart(self) -> None:
+        super()._restart()
+        self._start = InitialWeights()
+        self._has_targets, self._no_products = False, ""
+        self._facts = self._run = None
+        self._samples_alone = {}
+        self._twin_seconds = 0.0
+
+
+def _replaced(twin: Twin) -> str:
+    if twin.is_null:
+        return f"nothing (sample {twin.index} by itself: the null test)"
+    return f"sample {twin.index} by sample {twin.replacement}"
+
+
+def _since(twin: Twin) -> str:
+    if twin.reason is not None:
+        return f", until the twin was lost: {twin.reason}"
+    if twin.first_difference_step is None:
+        return "; the twin was equal to the run at every step"
+    return f", first at step {twin.first_difference_step}; up to there the twin was equal to the run at every step"
