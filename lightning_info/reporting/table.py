@@ -38,6 +38,20 @@ def summary_table(history: Mapping[str, Curve], rows: Sequence[tuple[str, str | 
     return _aligned(lines)
 
 
+def curves_table(curves: Mapping[str, Curve]) -> str:
+    """A row for each step, a column for each curve; ``-`` where it has no value.
+
+    Args:
+        curves: ``tag -> [(step, value), ...]``.
+    """
+    steps = sorted({step for curve in curves.values() for step, _ in curve})
+    columns = [dict(curve) for curve in curves.values()]
+    cells = [[column.get(step, math.nan) for column in columns] for step in steps]
+    rows = [[f"{value:.4g}" if math.isfinite(value) else "-" for value in row] for row in cells]
+    lines = [["step", *curves], *([str(step), *row] for step, row in zip(steps, rows, strict=True))]
+    return _aligned(lines, text=())
+
+
 def verdict_table(falls: Mapping[str, Mapping[str, float]], verdicts: Mapping[str, str], unit: str = "bits") -> str:
     """Whether layers compress: by how much information fell from its peak to its end, each way of measuring it.
 

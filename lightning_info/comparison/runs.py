@@ -1,0 +1,262 @@
+"""What :class:`~.StabilityCallback` measures, from the checkpoints of two ordinary runs."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from inspect import isclass, signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torch.utils.tensorboard import SummaryWriter
+
+from lightning_info.callbacks import arguments
+from lightning_info.comparison.checkpoints import OWNER, PathLike, load_weights, matched
+from lightning_info.functional.stability import unique_information
+from lightning_info.gradients.contract import NotCovered, first_line
+from lightning_info.probing.curvature import fisher_products
+from lightning_info.probing.inert import Inert, StandInTrainer
+from lightning_info.probing.isolation import isolated
+from lightning_info.probing.likelihoods import NoPrediction
+from lightning_info.probing.plane_picture import PlanePicture, picture
+from lightning_info.probing.prediction import Adapter, Predictor
+from lightning_info.probing.probe import Probe, Unavailable
+from lightning_info.probing.reference import ReferenceSamples
+from lightning_info.probing.replica import replicate
+from lightning_info.probing.weight_change import fisher_distance, flat_weights, mean_output_kl, sample_loss
+from lightning_info.probing.weight_paths import Snapshots
+from lightning_info.probing.weight_plane import WeightPlane
+from lightning_info.reporting.stability_paths import stability_paths
+from lightning_info.reporting.table import Curve, curves_table
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """What :func:`compare_runs` found.
+
+    Attributes:
+        history: ``tag -> [(global_step, value), ...]``, with the tags of :class:`~.StabilityCallback`.
+        picture: What the figure shows; None if there is none.
+        reason: Why there is none.
+        caption: Of the figure.
+    """
+
+    history: Mapping[str, Curve]
+    picture: PlanePicture | None
+    reason: str
+    caption: str
+
+    def figure(self) -> Figure:
+        """Both paths in the plane of where they start and end, see :func:`~.stability_paths`.
+
+        Raises:
+            ValueError: There is none, and why.
+        """
+        if self.picture is None:
+            raise ValueError(f"{OWNER}: no figure, as {self.reason}")
+        first, last = self.picture.paths.steps[0], self.picture.paths.steps[-1]
+        return stability_paths(self.picture, title=f"Two runs from step {first} to step {last}", caption=self.caption)
+
+    def table(self) -> str:
+        """A row for each step, a column for each quantity."""
+        return curves_table(self.history)
+
+    def write(self, folder: PathLike) -> None:
+        """Write curves and figure for TensorBoard."""
+        with SummaryWriter(os.fspath(folder)) as writer:
+            for tag, curve in self.history.items():
+                for step, value in curve:
+                    writer.add_scalar(tag, value, step)
+            if self.picture is not None:
+                writer.add_figure("stability/paths", self.figure(), self.picture.paths.steps[-1])
+
+
+def compare_runs(
+    module: Any,
+    run: PathLike | Sequence[PathLike],
+    twin: PathLike | Sequence[PathLike],
+    reference: Dataset[Any] | Sequence[Tensor],
+    *,
+    replaced: Dataset[Any] | Sequence[Tensor] | None = None,
+    training_samples: int | None = None,
+    beta: float = 1.0,
+    num_samples: int = 256,
+    batch_size: int = 64,
+    adapter: Adapter | None = None,
+    device: str | torch.device = "cpu",
+    weights_only: bool = True,
+    seed: int = 0,
+) -> RunComparison:
+    """Compare two runs that differ in their data only, at every step of which there is a checkpoint of both.
+
+    For runs that :class:`~.StabilityCallback` cannot follow with a twin (several processes, sharded, very large): train
+    twice with the same seed, the second time with one sample replaced. Of a checkpoint only ``"state_dict"`` and
+    ``"global_step"`` are read; neither file nor module is changed. Quantities and tags are those of the callback.
+
+    Args:
+        module: A LightningModule of the right architecture, whose weights do not matter; or its class, which is then
+            made from the first checkpoint by ``load_from_checkpoint``.
+        run: Checkpoints of the run, or their folder.
+        twin: Checkpoints of the other run.
+        reference: Samples to measure on, the first ``num_samples`` of them: a Dataset, or tensors such as ``(x, y)``;
+            they must look like the batches that ``training_step`` gets.
+        replaced: The replaced sample, in the same form, for ``stability/loss_gap``; of several the mean.
+        training_samples: N of the summed loss, for ``stability/unique_information``; None: as many as there are
+            reference samples, with a warning.
+        beta: Level of the task.
+        num_samples: Reference samples at most.
+        batch_size: Samples that go through the module at once.
+        adapter: ``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)``, where the
+            ``training_step`` hides them.
+        device: Where to measure.
+        weights_only: See :func:`torch.load`; False runs code that a checkpoint holds.
+        seed: Of what is drawn for the figure.
+
+    Raises:
+        ValueError: Nothing to compare, or an argument makes no sense; the message tells what to type.
+
+    Example::
+
+        from lightning_info import compare_runs
+
+        found = compare_runs(MyModule(), "run/", "replaced/", (x, y), training_samples=50_000)
+        print(found.table())
+        found.figure().savefig("paths.png")
+    """
+    arguments.positive_number(OWNER, "beta", beta, 1.0)
+    arguments.positive_integer(OWNER, "num_samples", num_samples, 256)
+    arguments.positive_integer(OWNER, "batch_size", batch_size, 64)
+    pairs, device = matched(run, twin, weights_only), torch.device(device)
+    samples = _samples(reference, num_samples)
+    alone = None if replaced is None else _samples(replaced, MANY)[0]
+    if isclass(module):
+        module = _made(module, next(iter(pairs.values()))[0], weights_only)
+    with isolated(device):
+        here, there = (_probe(module, samples, batch_size, adapter, device) for _ in range(2))
+        n, snapshots = _training_samples(training_samples, here.size), Snapshots(seed)
+        history: dict[str, list[tuple[int, float]]] = {}
+        for step, (ours, theirs) in pairs.items():
+            load_weights(here.module, ours, weights_only)
+            load_weights(there.module, theirs, weights_only)
+            if not history:
+                has_products = _look_at(here, there, step)
+            snapshots.add(step, here.module, there.module)
+            values = _in_weights(here.module, there.module, snapshots.start if min(pairs) == 0 else None)
+            values |= _in_predictions(here, there, n, beta, has_products, alone, step)
+            for name, value in values.items():
+                history.setdefault(f"stability/{name}", []).append((step, value))
+        found, reason = _picture(here, there, snapshots, beta, n, torch.Generator().manual_seed(seed))
+    return RunComparison(history, found, reason, f"N = {n}, β = {beta:g}")
+
+
+MANY = 1 << 62
+
+
+def _samples(given: Dataset[Any] | Sequence[Tensor], most: int) -> list[Any]:
+    if isinstance(given, Tensor):
+        raise ValueError(f"{OWNER}: samples are a Dataset or several tensors, for example (x, y); got one tensor")
+    samples = ReferenceSamples(most)
+    samples.fill(given)
+    return samples.groups
+
+
+def _made(cls: Any, path: Path, weights_only: bool) -> Any:
+    takes = signature(cls.load_from_checkpoint).parameters  # before Lightning 2.6 it knows no weights_only
+    options = {"weights_only": weights_only} if "weights_only" in takes else {}
+    try:
+        return cls.load_from_checkpoint(path, map_location="cpu", **options)
+    except Exception as error:
+        raise ValueError(
+            f"{OWNER}: {cls.__name__} cannot be made from {path} ({first_line(error)}); give an instance, "
+            f"module={cls.__name__}(...), or call self.save_hyperparameters() in its __init__ before training"
+        ) from error
+
+
+def _probe(module: Any, samples: list[Any], chunk: int, adapter: Adapter | None, device: torch.device) -> Probe:
+    stand_in = StandInTrainer(Inert())
+    replica = replicate(module, private=True, trainer=getattr(module, "_trainer", None), stand_in=stand_in).to(device)
+    return Probe(replica, Predictor(stand_in, adapter, shared=False), samples, chunk, device)
+
+
+def _training_samples(given: int | None, measured: int) -> int:
+    if given is None:
+        _warn(f"training_samples is not given; N = {measured}, the reference samples, stands for it")
+        return measured
+    arguments.positive_integer(OWNER, "training_samples", given, 50_000)
+    return given
+
+
+def _look_at(here: Probe, there: Probe, step: int) -> bool:
+    """Say once what the comparison cannot have; whether there are products with F."""
+    try:
+        here.predictor(here.module, here.first_chunk())
+    except NoPrediction as error:
+        raise ValueError(
+            f"{OWNER}: {error}; tell what is predicted, for example adapter=lambda module, batch: (module(batch[0]), "
+            f'batch[1], "categorical") (or "bernoulli", "gaussian")'
+        ) from error
+    if step > 0:
+        _warn(
+            f"the first common checkpoint is of step {step}: no relative_distance, and the figure begins there. Save "
+            f"the start too: torch.save({{'state_dict': model.state_dict(), 'global_step': 0}}, 'start.ckpt')"
+        )
+    elif not torch.equal(flat_weights(here.module), flat_weights(there.module)):
+        _warn("the runs start from different weights, so that distances tell of more than the data; seed both alike")
+    try:
+        fisher_products(here).check()
+    except NotCovered as error:
+        _warn(f"no fisher_distance and unique_information: {error}")
+        return False
+    return True
+
+
+def _in_weights(run: nn.Module, twin: nn.Module, start: Tensor | None) -> dict[str, float]:
+    weights = flat_weights(run)
+    values = {"param_distance": (flat_weights(twin) - weights).norm().item()}
+    if start is not None:
+        moved = (weights - start.to(weights)).norm().item()
+        values["relative_distance"] = values["param_distance"] / moved if moved else 0.0
+    return values
+
+
+def _in_predictions(
+    here: Probe, there: Probe, n: int, beta: float, has_products: bool, replaced: Any, step: int
+) -> dict[str, float]:
+    """By name; NaN what is not finite."""
+    names = ["output_kl"] + ["fisher_distance", "unique_information"] * has_products
+    values = dict.fromkeys(names, math.nan)
+    try:
+        values["output_kl"] = mean_output_kl(here, there)
+        if has_products:
+            change = flat_weights(there.module) - flat_weights(here.module)
+            distance = values["fisher_distance"] = fisher_distance(here, change)
+            values["unique_information"] = unique_information(2 * n * distance, beta)
+    except Unavailable as error:
+        _warn(f"no value at step {step} (NaN): {error}")
+    if replaced is not None:
+        values["loss_gap"] = sample_loss(there, replaced) - sample_loss(here, replaced)
+    return values
+
+
+def _picture(
+    here: Probe, there: Probe, snapshots: Snapshots, beta: float, n: int, generator: torch.Generator
+) -> tuple[PlanePicture | None, str]:
+    """At the weights of the last step; or why there is none."""
+    assert snapshots.start is not None
+    try:
+        ends = flat_weights(here.module), flat_weights(there.module)
+        plane = WeightPlane.through(snapshots.start, *ends, seed=snapshots.seed)
+        return picture(here, plane, snapshots.paths(plane), beta, n, generator), ""
+    except (ValueError, Unavailable) as error:
+        return None, str(error)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(f"{OWNER}: {text}", stacklevel=3)
