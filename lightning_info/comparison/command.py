@@ -52,7 +52,7 @@ def _parser() -> ArgumentParser:
         description="How far two runs went apart that differ in one training sample, from their checkpoints.",
     )
     add = parser.add_argument
-    add("--module", required=True, metavar="PACKAGE.CLASS", help="the LightningModule, made from the first checkpoint")
+    add("--module", required=True, metavar="PACKAGE.CLASS", help="the LightningModule, made from the last checkpoint")
     add("--run", required=True, nargs="+", metavar="CKPT", help="checkpoints of the run, or their folder")
     add("--twin", required=True, nargs="+", metavar="CKPT", help="checkpoints of the other run, or their folder")
     add("--reference", required=True, metavar="FILE", help="samples to measure on: torch.save((x, y), FILE)")

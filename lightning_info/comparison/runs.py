@@ -102,7 +102,7 @@ def compare_runs(
 
     Args:
         module: A LightningModule of the right architecture, whose weights do not matter; or its class, which is then
-            made from the first checkpoint by ``load_from_checkpoint``.
+            made from the last checkpoint by ``load_from_checkpoint``.
         run: Checkpoints of the run, or their folder.
         twin: Checkpoints of the other run.
         reference: Samples to measure on, the first ``num_samples`` of them: a Dataset, or tensors such as ``(x, y)``;
@@ -137,7 +137,7 @@ def compare_runs(
     samples = _samples(reference, num_samples)
     alone = None if replaced is None else _samples(replaced, MANY)[0]
     if isclass(module):
-        module = _made(module, next(iter(pairs.values()))[0], weights_only)
+        module = _made(module, pairs[max(pairs)][0], weights_only)
     with isolated(device):
         here, there = (_probe(module, samples, batch_size, adapter, device) for _ in range(2))
         n, snapshots = _training_samples(training_samples, here.size), Snapshots(seed)
@@ -197,7 +197,7 @@ def _look_at(here: Probe, there: Probe, step: int) -> bool:
     """Say once what the comparison cannot have; whether there are products with F."""
     try:
         here.predictor(here.module, here.first_chunk())
-    except NoPrediction as error:
+    except (NoPrediction, AttributeError) as error:
         raise ValueError(
             f"{OWNER}: {error}; tell what is predicted, for example adapter=lambda module, batch: (module(batch[0]), "
             f'batch[1], "categorical") (or "bernoulli", "gaussian")'
