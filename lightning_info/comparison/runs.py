@@ -259,4 +259,4 @@ def _picture(
 
 
 def _warn(text: str) -> None:
-    warnings.warn(f"{OWNER}: {text}", stacklevel=3)
+    warnings.warn(f"{OWNER}: {text}", stacklevel=4)  # where compare_runs was called

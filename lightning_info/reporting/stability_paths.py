@@ -18,6 +18,8 @@ LEVELS = 11
 """Contours of the loss, evenly spaced in area."""
 FLAT = 4.0
 """Paths so many times longer than wide are drawn once more with their width stretched."""
+ROUNDING = 1e-6
+"""Unless the width is of rounding errors."""
 RUN, TWIN, LOSS, FISHER = "tab:green", "tab:red", "tab:blue", "navy"
 
 Array = NDArray[np.float64]
@@ -37,7 +39,7 @@ def stability_paths(picture: PlanePicture, *, title: str, caption: str = "") -> 
     paths = picture.paths
     points = np.concatenate([paths.run.numpy(), paths.twin.numpy()])
     spans = np.ptp(points, axis=0)
-    is_flat = 0 < spans[1] * FLAT < spans[0]
+    is_flat = ROUNDING < spans[1] / spans[0] < 1 / FLAT
     figure = Figure(figsize=(11, 5.4) if is_flat else (6.4, 5.8), layout="constrained")
     plane = figure.add_subplot(1, 2 if is_flat else 1, 1)
     _contours(plane, picture)
@@ -55,8 +57,9 @@ def stability_paths(picture: PlanePicture, *, title: str, caption: str = "") -> 
         low, high = points.min(0) - 0.1 * spans, points.max(0) + 0.1 * spans
         near.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel=plane.get_xlabel(), ylabel=plane.get_ylabel())
         near.set_title(f"across stretched {_short(spans[0] / spans[1])} times; ellipses at their size", fontsize=8)
-    figure.suptitle(fill(title, 110), fontsize=10)
-    notes = fill("; ".join([*_notes(picture), *([caption] if caption else [])]), 150 if is_flat else 95)
+    share = f"; paths from {100 * paths.share:.2g} % of the weights" if paths.share < 1 else ""
+    figure.suptitle(fill(title + share, 110 if is_flat else 70), fontsize=10)
+    notes = fill("; ".join([*_notes(picture), *([caption] if caption else [])]), 160 if is_flat else 95)
     figure.legend(
         handles=handles,
         labels=labels,
@@ -99,9 +102,10 @@ def _contours(axes: Axes, picture: PlanePicture) -> None:
     if loss.count() == 0:
         return
     quantiles = np.quantile(loss.compressed(), np.linspace(0, 1, LEVELS + 2))
-    levels = np.unique([float(_short(level)) for level in quantiles])
+    rounded = (np.unique([float(f"{level:.{digits}g}") for level in quantiles]) for digits in range(2, 9))
+    levels = next((found for found in rounded if len(found) == len(quantiles)), np.unique(quantiles))
     lines = axes.contour(picture.x.numpy(), picture.y.numpy(), loss, levels, colors=LOSS, linewidths=0.8, alpha=0.7)
-    axes.clabel(lines, fontsize=6, fmt="%.3g")
+    axes.clabel(lines, fontsize=6, fmt="%.8g")
 
 
 def _notes(picture: PlanePicture) -> list[str]:
@@ -113,8 +117,7 @@ def _notes(picture: PlanePicture) -> list[str]:
     notes.append(f"the run is up to {paths.away:.2g} away from the plane")
     if paths.share < 1:
         along, across = paths.stderr.tolist()
-        errors = f"errors up to {along:.1g} along and {across:.1g} across"
-        notes.append(f"paths from {100 * paths.share:.2g} % of the weights, {errors}")
+        notes.append(f"standard errors of the paths up to {along:.1g} along and {across:.1g} across")
     return notes
 
 

@@ -95,12 +95,21 @@ def test_what_a_reader_must_know_is_said():
     assert "up to 0.25 away from the plane" in note
     assert "½ nat" in note
     assert note.endswith("N = 500")
-    assert "weights" not in note
-    _, note = legend(draw(picture(share=0.13)))
-    assert "paths from 13 % of the weights" in note
+    assert "errors" not in note
+    figure = draw(picture(share=0.13))
+    _, note = legend(figure)
+    assert "paths from 13 % of the weights" in figure.get_suptitle()
     assert "0.01 along and 0.02 across" in note
     (axes,) = draw(picture(second="random")).axes
     assert "random direction" in axes.get_ylabel()
+
+
+def test_contours_of_a_narrow_range_have_labels_of_their_own():
+    shown = replace(picture(), loss=1.3 + 1e-4 * picture().loss)
+    (lines,) = [c for c in draw(shown).axes[0].collections if isinstance(c, ContourSet)]
+    assert len(lines.levels) == LEVELS + 2
+    assert len({f"{level:.8g}" for level in lines.levels}) == LEVELS + 2
+    assert max(len(f"{level:.8g}") for level in lines.levels) <= 7
 
 
 @pytest.mark.parametrize("width", [0.0, 1e-9, 3.0])
@@ -114,5 +123,6 @@ def test_null_test_and_missing_parts_still_draw(width):
     ):
         figure = draw(bare)
         _, note = legend(figure)
+        assert len(figure.axes) == 1
         assert ("contours" in note) == (bare.loss is not None)
         assert ("ellipses" in note) == bool(bare.ellipses)
