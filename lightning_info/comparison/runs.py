@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from torch.utils.tensorboard import SummaryWriter
 
 from lightning_info.callbacks import arguments
 from lightning_info.comparison.checkpoints import OWNER, PathLike, load_weights, matched
@@ -70,6 +70,8 @@ class RunComparison:
 
     def write(self, folder: PathLike) -> None:
         """Write curves and figure for TensorBoard."""
+        from torch.utils.tensorboard import SummaryWriter  # takes long to import
+
         with SummaryWriter(os.fspath(folder)) as writer:
             for tag, curve in self.history.items():
                 for step, value in curve:
@@ -135,7 +137,7 @@ def compare_runs(
     arguments.positive_integer(OWNER, "batch_size", batch_size, 64)
     pairs, device = matched(run, twin, weights_only), torch.device(device)
     samples = _samples(reference, num_samples)
-    alone = None if replaced is None else _samples(replaced, MANY)[0]
+    alone = None if replaced is None else _samples(replaced, sys.maxsize)[0]
     if isclass(module):
         module = _made(module, pairs[max(pairs)][0], weights_only)
     with isolated(device):
@@ -154,9 +156,6 @@ def compare_runs(
                 history.setdefault(f"stability/{name}", []).append((step, value))
         found, reason = _picture(here, there, snapshots, beta, n, torch.Generator().manual_seed(seed))
     return RunComparison(history, found, reason, f"N = {n}, β = {beta:g}")
-
-
-MANY = 1 << 62
 
 
 def _samples(given: Dataset[Any] | Sequence[Tensor], most: int) -> list[Any]:
@@ -219,11 +218,12 @@ def _look_at(here: Probe, there: Probe, step: int) -> bool:
 
 def _in_weights(run: nn.Module, twin: nn.Module, start: Tensor | None) -> dict[str, float]:
     weights = flat_weights(run)
-    values = {"param_distance": (flat_weights(twin) - weights).norm().item()}
-    if start is not None:
-        moved = (weights - start.to(weights)).norm().item()
-        values["relative_distance"] = values["param_distance"] / moved if moved else 0.0
-    return values
+    distance = (flat_weights(twin) - weights).norm().item()
+    if start is None:
+        return {"param_distance": distance}
+    moved = (weights - start.to(weights)).norm().item()
+    relative = distance / moved if moved else math.nan
+    return {"param_distance": distance, "relative_distance": relative if distance else 0.0}
 
 
 def _in_predictions(
@@ -250,11 +250,14 @@ def _picture(
 ) -> tuple[PlanePicture | None, str]:
     """At the weights of the last step; or why there is none."""
     assert snapshots.start is not None
+    ends = flat_weights(here.module), flat_weights(there.module)
     try:
-        ends = flat_weights(here.module), flat_weights(there.module)
         plane = WeightPlane.through(snapshots.start, *ends, seed=snapshots.seed)
+    except ValueError as error:
+        return None, str(error)
+    try:
         return picture(here, plane, snapshots.paths(plane), beta, n, generator), ""
-    except (ValueError, Unavailable) as error:
+    except Unavailable as error:
         return None, str(error)
 
 

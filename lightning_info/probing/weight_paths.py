@@ -113,21 +113,19 @@ class Snapshots:
         if self.start is None:
             raise ValueError("Snapshots: no point was added")
         sizes = _piece_sizes(len(self.start), len(self._index)).double()
-        basis = plane.basis.cpu()[:, self._index].double()
-        points = torch.stack([point.pair for point in self._points]).double()  # (n, 2, m)
-        moved = points - self.start[self._index].double()
-        coordinates = torch.linalg.solve((basis * sizes) @ basis.T, moved @ (basis * sizes).T, left=False)
-        rest = moved - coordinates @ basis
+        basis, start = plane.basis.cpu()[:, self._index].double(), self.start[self._index].double()
+        weighted = basis * sizes
         # one weight out of a piece of c: variance of its estimated sum is c (c - 1) times its square
-        spread = rest.square() @ (basis.square() * sizes * (sizes - 1)).T
-        return Paths(
-            [point.step for point in self._points],
-            coordinates[:, 0],
-            coordinates[:, 1],
-            self.share,
-            spread.amax((0, 1)).sqrt(),
-            (rest[:, 0].square() @ sizes).max().sqrt().item(),
-        )
+        variances = basis.square() * sizes * (sizes - 1)
+        coordinates, spread, away = [], torch.zeros(2, dtype=torch.float64), 0.0
+        for point in self._points:
+            moved = point.pair.double() - start
+            coordinates.append(torch.linalg.solve(weighted @ basis.T, moved @ weighted.T, left=False))
+            rest = moved - coordinates[-1] @ basis
+            spread = torch.maximum(spread, (rest.square() @ variances.T).amax(0))
+            away = max(away, (rest[0].square() @ sizes).sqrt().item())
+        run, twin = torch.stack(coordinates, 1)
+        return Paths([point.step for point in self._points], run, twin, self.share, spread.sqrt(), away)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain Python values and tensors."""

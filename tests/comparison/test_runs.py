@@ -192,6 +192,16 @@ def test_weights_that_are_not_finite_are_gaps(tmp_path):
     assert "not finite" in found.reason
 
 
+def test_starts_that_differ_have_no_relative_distance_there(tmp_path):
+    with pytest.warns(UserWarning, match="start from different weights"):
+        found = compare_regressions(
+            tmp_path, {0: Regression(1), 3: Regression(2)}, {0: Regression(3), 3: Regression(4)}
+        )
+    at_start, at_end = (value for _, value in found.history["stability/relative_distance"])
+    assert math.isnan(at_start)
+    assert at_end > 0
+
+
 @pytest.mark.parametrize(
     ("options", "seed", "message"),
     [({"training_samples": None}, 1, "N = 30, the reference samples"), ({}, 3, "start from different weights")],
