@@ -20,7 +20,13 @@ from lightning.pytorch import Callback
 from models import Classifier, curves, loader, trainer
 from torch import Tensor, nn
 
-from lightning_info import EffectiveInfoCallback, FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
+from lightning_info import (
+    EffectiveInfoCallback,
+    FisherTraceCallback,
+    InfoPlaneCallback,
+    StabilityCallback,
+    WeightInfoCallback,
+)
 from lightning_info.gradients import plan
 
 EVERY = 2  # steps; an epoch has three
@@ -91,6 +97,13 @@ EFFECTIVE_STAGES = {
 }
 
 
+STABILITY_STAGES = {
+    "output kl": ("lightning_info.probing.weight_change.output_kl", True),
+    "fisher distance": ("lightning_info.callbacks.stability.fisher_distance", True),
+    "sample alone": ("lightning_info.callbacks.stability.sample_loss", True),
+}
+
+
 class Breaks:
     """A function that raises from the second batch on, or always if it does not belong to a measurement."""
 
@@ -106,7 +119,7 @@ class Breaks:
 
 
 def break_stage(monkeypatch, stage, error, callback) -> Breaks:
-    path, costs = (STAGES | PLANE_STAGES | WEIGHT_STAGES | EFFECTIVE_STAGES)[stage]
+    path, costs = (STAGES | PLANE_STAGES | WEIGHT_STAGES | EFFECTIVE_STAGES | STABILITY_STAGES)[stage]
     if stage == "engine":
         broken = Breaks(plan.ENGINES["backpack"], error, callback, not costs)
         monkeypatch.setitem(plan.ENGINES, "backpack", broken)
@@ -163,6 +176,10 @@ OTHERS = {
     "effective_info/I_XZ/net.2": (
         EFFECTIVE_STAGES,
         lambda **common: EffectiveInfoCallback(beta=0.1, draws=2, **common),
+    ),
+    "stability/output_kl": (
+        STABILITY_STAGES,
+        lambda **common: StabilityCallback(0, 1, batch_norm="reference", **common),
     ),
 }
 

@@ -11,10 +11,16 @@ from lightning.pytorch.cli import LightningCLI
 from models import Classifier, data, loader
 from torch.utils.data import Dataset
 
-from lightning_info import EffectiveInfoCallback, FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
+from lightning_info import (
+    EffectiveInfoCallback,
+    FisherTraceCallback,
+    InfoPlaneCallback,
+    StabilityCallback,
+    WeightInfoCallback,
+)
 
 OPTIONS = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
-KINDS = (FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback, EffectiveInfoCallback)
+KINDS = (FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback, EffectiveInfoCallback, StabilityCallback)
 EACH = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
 
@@ -141,6 +147,13 @@ def test_one_value_may_stand_for_a_list(tmp_path, given):
     assert callback_of(built).history["info_plane/I_XT/net.2"]
 
 
+def test_twins_run_from_a_configuration(tmp_path):
+    given = {"index": 3, "num_twins": 2, "num_samples": 16, "every_n_train_steps": 4, "on_error": "raise"}
+    built = cli(tmp_path, {**given, "summary": False}, StabilityCallback)
+    built.trainer.fit(built.model, loader())
+    assert [step for step, _ in callback_of(built).history["stability/output_kl"]] == [0, 4, 8]
+
+
 def test_a_value_that_is_not_a_choice_is_a_clear_error(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli(tmp_path, {"estimator": "label"})
@@ -177,6 +190,7 @@ def test_printed_config_holds_every_argument_and_prints_itself_again(tmp_path, c
         InfoPlaneCallback: {"layers": ["net.2"]},
         WeightInfoCallback: {"lambda_": "optimal"},
         EffectiveInfoCallback: {"distortion": [0.1, 0.2]},
+        StabilityCallback: {"index": 3, "num_twins": 2},
     }[kind]
     start = write(tmp_path / "start.yaml", {"trainer": {**OPTIONS, "callbacks": [entry(kind, **given)]}})
     printed = printed_config(capsys, "--config", start)
