@@ -5,6 +5,7 @@ from lightning_info.callbacks.fisher_trace import FisherTraceCallback
 from lightning_info.callbacks.info_plane import InfoPlaneCallback
 from lightning_info.callbacks.stability import StabilityCallback
 from lightning_info.callbacks.weight_info import WeightInfoCallback
+from lightning_info.comparison import RunComparison, compare_runs
 
 __version__ = "0.1.0.dev0"
 
@@ -12,7 +13,9 @@ __all__ = [
     "EffectiveInfoCallback",
     "FisherTraceCallback",
     "InfoPlaneCallback",
+    "RunComparison",
     "StabilityCallback",
     "WeightInfoCallback",
     "__version__",
+    "compare_runs",
 ]

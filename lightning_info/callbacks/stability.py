@@ -4,36 +4,48 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
+from matplotlib.figure import Figure
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from lightning_info.callbacks import arguments
-from lightning_info.callbacks.base import InfoCallback, _steps_taken
+from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.clock import seconds
 from lightning_info.callbacks.faults import Refused
 from lightning_info.callbacks.run_facts import RunFacts
-from lightning_info.functional.stability import unique_information
 from lightning_info.gradients.contract import NotCovered
 from lightning_info.gradients.samples import num_samples, take
 from lightning_info.probing.batch_norm import BatchNormStatistics
 from lightning_info.probing.curvature import fisher_products
-from lightning_info.probing.initial_weights import InitialWeights
+from lightning_info.probing.plane_picture import PlanePicture, picture
 from lightning_info.probing.prediction import Adapter
 from lightning_info.probing.probe import Probe, Unavailable
-from lightning_info.probing.weight_change import fisher_distance, flat_weights, mean_output_kl, sample_loss
+from lightning_info.probing.weight_change import (
+    fisher_distance,
+    flat_weights,
+    length,
+    mean_output_kl,
+    prediction_change,
+    sample_loss,
+    weight_change,
+)
+from lightning_info.probing.weight_paths import Snapshots
+from lightning_info.probing.weight_plane import WeightPlane
 from lightning_info.reporting.layout import Chart
+from lightning_info.reporting.stability_paths import stability_paths
 from lightning_info.twin import NotSupported, OutOfStep, Twin
 
 AGREE = (0.8, 1.25)
 """Output KL by ``½ δᵀFδ``, where the second is a fair account of the first."""
-SEEN = 1e-9
-"""Nats from which on that ratio is not one of rounding errors (of float32 outputs)."""
+FIGURE_SECONDS, FIGURE_SHARE = 3.0, 0.05
+"""What the losses in the figure may take, in seconds or as a share of the run's time."""
 
 
 class StabilityCallback(InfoCallback):
@@ -108,10 +120,11 @@ class StabilityCallback(InfoCallback):
     _has_targets: bool
     _no_products: str  # why there is no product with F; empty if there is
     _facts: RunFacts | None  # of the trainer at the point
-    _start: InitialWeights
+    _snapshots: Snapshots  # of the run and the first twin
     _samples_alone: dict[int, Any]  # twin's number -> a batch of the sample it lacks
     _twin_seconds: float  # that the twins trained so far
     _run: Any  # the trainer, while it trains
+    _ending: bool  # training is over, and the twins are still there
 
     def __init__(
         self,
@@ -182,9 +195,6 @@ class StabilityCallback(InfoCallback):
         if not self._active:
             return
         self._run = trainer
-        if _steps_taken(trainer) == 0:
-            with self._faults.guard("keeping the initial weights"):
-                self._start.keep(pl_module, whole=True)
         with self._refusing(), self._twin_time():
             for twin in self.twins:
                 twin.start(trainer, pl_module)
@@ -218,6 +228,7 @@ class StabilityCallback(InfoCallback):
         """Measure the end, and end the twins."""
         for twin in self._followed():
             twin.finish(trainer, pl_module)
+        self._ending = True
         super().on_train_end(trainer, pl_module)
         self._stop()
 
@@ -232,7 +243,7 @@ class StabilityCallback(InfoCallback):
     def _stop(self) -> None:
         for twin in self.twins:
             twin.stop()
-        self._run = None
+        self._run, self._ending = None, False
 
     def _followed(self) -> Sequence[Twin]:
         return self.twins if self._active else ()
@@ -282,7 +293,7 @@ class StabilityCallback(InfoCallback):
         few = replace(probe, groups=[take(probe.groups[0], slice(0, probe.chunk))])
         cost = seconds(lambda: mean_output_kl(few, few), probe.device)
         if not self._no_products:
-            weights = flat_weights(probe.module)
+            weights = flat_weights(probe.module).float()
             cost += seconds(lambda: fisher_distance(few, weights), probe.device)
         return len(self.twins) * cost * samples / num_samples(few.groups[0])
 
@@ -333,8 +344,11 @@ class StabilityCallback(InfoCallback):
                 raise Unavailable(self._lost(twin, error)) from error
             self._faults.warn_once(f"twin {number + 1}: {self._lost(twin, error)}", f"lost {number}")
             return {}
-        change = flat_weights(other) - flat_weights(module).to(other.device)
-        distance = change.norm().item()
+        change = weight_change(module, other)
+        if number == 0:
+            assert self._step is not None
+            self._snapshots.add(self._step, module, other)
+        distance = length(change)
         values = {"param_distance": distance, "relative_distance": self._relative(distance, module)}
         if twin.first_difference_step is None:  # equal bit by bit, which the twin has checked at this step
             rest = {name for tag in self.tags for family, name in [tag.split("/")] if family == "stability"}
@@ -348,13 +362,8 @@ class StabilityCallback(InfoCallback):
         other = self._new_probe(twin.trainer, twin, probe.groups)
         if self.batch_norm == "reference":
             other.use_reference_statistics()
-        values = {"output_kl": mean_output_kl(probe, other)}
-        if not self._no_products:
-            distance = values["fisher_distance"] = fisher_distance(probe, change)
-            n = self._facts.samples_or(probe.size, self._faults)
-            values["unique_information"] = unique_information(2 * n * distance, self.beta)
-            if max(values["output_kl"], distance) > SEEN and distance > 0:
-                values["kl_ratio"] = values["output_kl"] / distance
+        n = self._facts.samples_or(probe.size, self._faults)
+        values = prediction_change(probe, other, change, n, self.beta, has_products=not self._no_products)
         if self._has_targets:
             if number not in self._samples_alone:
                 self._samples_alone[number] = self.twins[number].replaced_sample(self._run)
@@ -365,14 +374,15 @@ class StabilityCallback(InfoCallback):
     def _relative(self, distance: float, module: Any) -> float:
         if distance == 0:
             return 0.0
-        squared = self._start.squared_distance(module)
-        if squared is None:
+        if self._snapshots.start is None or self._snapshots.first_step != 0:
             self._faults.warn_once(
                 "no relative_distance (NaN): the weights at the start are not known, as the run goes on from a "
-                "checkpoint without them, or parameters were added",
+                "checkpoint without them, or other parameters are trained now",
                 "start",
             )
-        return distance / math.sqrt(squared) if squared else math.nan
+            return math.nan
+        moved = (flat_weights(module).cpu() - self._snapshots.start).norm().item()
+        return distance / moved if moved else math.nan
 
     def _together(self, found: list[dict[str, float]]) -> dict[str, float]:
         """Tags of a point; of several twins the mean and its standard error too."""
@@ -408,6 +418,35 @@ class StabilityCallback(InfoCallback):
         tags = [self._tag(f"stability/{name}") for name in ("output_kl", "fisher_distance")]
         return {"Output KL and ½ δᵀFδ, nats a sample": ("Multiline", tags)}
 
+    def _figures(self) -> dict[str, Callable[[], Figure]]:
+        """The paths of the first twin, when they have an end."""
+        twin = self.twins[0]
+        if not self._ending or twin.reason is not None or self._facts is None:
+            return {}
+        try:
+            return {"stability/paths": partial(self._paths, self._picture(twin))}
+        except (ValueError, Unavailable) as error:  # no weight has moved, say
+            self._faults.warn_once(f"no figure of the paths: {error}", "figure")
+            return {}
+
+    def _picture(self, twin: Twin) -> PlanePicture:
+        assert self._facts is not None
+        assert self._snapshots.start is not None
+        probe = self._new_probe(self._run, self._run.lightning_module, self._samples.groups, private=True)
+        if self.batch_norm == "reference":
+            probe.use_reference_statistics()
+        ends = flat_weights(probe.module).cpu(), flat_weights(twin.weights()).cpu()
+        plane = WeightPlane.through(self._snapshots.start, *ends, seed=self.seed)
+        n = self._facts.samples_or(probe.size, self._faults)
+        most = max(FIGURE_SECONDS, FIGURE_SHARE * self._clock.elapsed)
+        generator = torch.Generator().manual_seed(self.seed)
+        return picture(probe, plane, self._snapshots.paths(plane), self.beta, n, generator, most)
+
+    def _paths(self, found: PlanePicture) -> Figure:
+        twin, steps = self.twins[0], found.paths.steps
+        title = f"Training with sample {twin.index}, and with sample {twin.replacement} in its place"
+        return stability_paths(found, title=f"{title}; steps {steps[0]} to {steps[-1]}", caption=f"β = {self.beta:g}")
+
     def _closing_text(self) -> str:
         lines = [f"stability: {_replaced(twin)}{_since(twin)}." for twin in self.twins]
         return "\n".join(lines)
@@ -415,10 +454,10 @@ class StabilityCallback(InfoCallback):
     # ---- state
 
     def state_dict(self) -> dict[str, Any]:
-        """What every callback keeps, the weights at the start, and the twins."""
+        """What every callback keeps, points of the paths, and the twins."""
         return {
             **super().state_dict(),
-            "start": self._start.state(),
+            "snapshots": self._snapshots.state_dict(),
             "twin_seconds": self._twin_seconds,
             "twins": [twin.state_dict() for twin in self.twins],
         }
@@ -427,16 +466,17 @@ class StabilityCallback(InfoCallback):
         """Take up what :meth:`state_dict` gave."""
         super().load_state_dict(state_dict)
         with self._faults.guard("taking up the twins of the checkpoint"):
-            self._start.restore(state_dict["start"])
+            self._snapshots.load_state_dict(state_dict["snapshots"])
             self._twin_seconds = float(state_dict["twin_seconds"])
             for twin, state in zip(self.twins, state_dict["twins"], strict=False):
                 twin.load_state_dict(state)
 
     def _restart(self) -> None:
         super()._restart()
-        self._start = InitialWeights()
+        self._snapshots = Snapshots(self.seed)
         self._has_targets, self._no_products = False, ""
         self._facts = self._run = None
+        self._ending = False
         self._samples_alone = {}
         self._twin_seconds = 0.0
 

@@ -19,7 +19,6 @@ from torch.utils.data import Dataset
 
 from lightning_info.callbacks import arguments
 from lightning_info.comparison.checkpoints import OWNER, PathLike, load_weights, matched
-from lightning_info.functional.stability import unique_information
 from lightning_info.gradients.contract import NotCovered, first_line
 from lightning_info.probing.curvature import fisher_products
 from lightning_info.probing.inert import Inert, StandInTrainer
@@ -30,7 +29,13 @@ from lightning_info.probing.prediction import Adapter, Predictor
 from lightning_info.probing.probe import Probe, Unavailable
 from lightning_info.probing.reference import ReferenceSamples
 from lightning_info.probing.replica import replicate
-from lightning_info.probing.weight_change import fisher_distance, flat_weights, mean_output_kl, sample_loss
+from lightning_info.probing.weight_change import (
+    flat_weights,
+    length,
+    prediction_change,
+    sample_loss,
+    weight_change,
+)
 from lightning_info.probing.weight_paths import Snapshots
 from lightning_info.probing.weight_plane import WeightPlane
 from lightning_info.reporting.stability_paths import stability_paths
@@ -150,8 +155,9 @@ def compare_runs(
             if not history:
                 has_products = _look_at(here, there, step)
             snapshots.add(step, here.module, there.module)
-            values = _in_weights(here.module, there.module, snapshots.start if min(pairs) == 0 else None)
-            values |= _in_predictions(here, there, n, beta, has_products, alone, step)
+            change = weight_change(here.module, there.module)
+            values = _in_weights(here.module, change, snapshots.start if min(pairs) == 0 else None)
+            values |= _in_predictions(here, there, change, n, beta, has_products, alone, step)
             for name, value in values.items():
                 history.setdefault(f"stability/{name}", []).append((step, value))
         found, reason = _picture(here, there, snapshots, beta, n, torch.Generator().manual_seed(seed))
@@ -216,28 +222,23 @@ def _look_at(here: Probe, there: Probe, step: int) -> bool:
     return True
 
 
-def _in_weights(run: nn.Module, twin: nn.Module, start: Tensor | None) -> dict[str, float]:
-    weights = flat_weights(run)
-    distance = (flat_weights(twin) - weights).norm().item()
+def _in_weights(run: nn.Module, change: Tensor, start: Tensor | None) -> dict[str, float]:
+    distance = length(change)
     if start is None:
         return {"param_distance": distance}
-    moved = (weights - start.to(weights)).norm().item()
+    moved = (flat_weights(run) - start.to(change)).norm().item()
     relative = distance / moved if moved else math.nan
     return {"param_distance": distance, "relative_distance": relative if distance else 0.0}
 
 
 def _in_predictions(
-    here: Probe, there: Probe, n: int, beta: float, has_products: bool, replaced: Any, step: int
+    here: Probe, there: Probe, change: Tensor, n: int, beta: float, has_products: bool, replaced: Any, step: int
 ) -> dict[str, float]:
     """By name; NaN what is not finite."""
     names = ["output_kl"] + ["fisher_distance", "unique_information"] * has_products
     values = dict.fromkeys(names, math.nan)
     try:
-        values["output_kl"] = mean_output_kl(here, there)
-        if has_products:
-            change = flat_weights(there.module) - flat_weights(here.module)
-            distance = values["fisher_distance"] = fisher_distance(here, change)
-            values["unique_information"] = unique_information(2 * n * distance, beta)
+        values |= prediction_change(here, there, change, n, beta, has_products=has_products)
     except Unavailable as error:
         _warn(f"no value at step {step} (NaN): {error}")
     if replaced is not None:

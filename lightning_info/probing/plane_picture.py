@@ -23,8 +23,6 @@ from lightning_info.probing.weight_plane import WeightPlane
 
 CELLS = 15
 """Points of the grid of losses in each direction."""
-SECONDS = 30.0
-"""What the grid may take; if all samples would take longer, it is of fewer."""
 FEWEST_SAMPLES = 8
 MARGIN = 0.12
 """Of the picture, around what is in it."""
@@ -71,9 +69,15 @@ class PlanePicture:
 
 
 def picture(
-    probe: Probe, plane: WeightPlane, paths: Paths, beta: float, training_samples: float, generator: Generator
+    probe: Probe,
+    plane: WeightPlane,
+    paths: Paths,
+    beta: float,
+    training_samples: float,
+    generator: Generator,
+    most_seconds: float = 30.0,
 ) -> PlanePicture:
-    """Measure all of it; takes at most some 30 seconds for the losses, and one pass with products for F.
+    """Measure all of it.
 
     Args:
         probe: With a private replica at ``w_T``, and the reference samples; BatchNorm keeps the statistics of that
@@ -83,6 +87,7 @@ def picture(
         beta: Level of the unique information.
         training_samples: N of the summed loss.
         generator: Of the random cotangents for the diagonal of F, where the outputs are many.
+        most_seconds: What the grid of losses may take about; if all samples would take longer, it is of fewer.
 
     Raises:
         Unavailable: Outputs or gradients are not finite.
@@ -94,7 +99,7 @@ def picture(
     x, y = window(points, plane.run, ellipses.values())
     loss, samples = None, 0
     with suppress(NoPrediction):
-        some = _affordable(probe, len(x) * len(y))
+        some = _affordable(probe, len(x) * len(y), most_seconds)
         loss, samples = loss_grid(some, plane, x, y), some.size
     return PlanePicture(paths, ellipses, x, y, loss, samples, plane.second)
 
@@ -170,15 +175,15 @@ def loss_grid(probe: Probe, plane: WeightPlane, x: Tensor, y: Tensor) -> Tensor:
     return losses.where(losses.isfinite(), torch.nan)
 
 
-def _affordable(probe: Probe, cells: int) -> Probe:
+def _affordable(probe: Probe, cells: int, most_seconds: float) -> Probe:
     """With as many of the samples as the grid can take."""
     started = time.perf_counter()
     mean_loss(probe)
     seconds = cells * (time.perf_counter() - started)
-    if seconds <= SECONDS:
+    if seconds <= most_seconds:
         return probe
     largest = max(probe.groups, key=num_samples)
-    most = max(FEWEST_SAMPLES, int(probe.size * SECONDS / seconds))
+    most = max(FEWEST_SAMPLES, int(probe.size * most_seconds / seconds))
     return replace(probe, groups=[take(largest, slice(0, most))], readers=[], whole=None, _read={})
 
 

@@ -15,15 +15,68 @@ import torch
 from torch import Tensor, nn
 
 from lightning_info.functional.output_kl import output_kl
+from lightning_info.functional.stability import unique_information
 from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.samples import num_samples
 from lightning_info.probing.curvature import fisher_products
 from lightning_info.probing.probe import Probe, Unavailable
 
+SEEN = 1e-9
+"""Nats from which on the ratio of output KL to its second-order form is not one of rounding (of float32 outputs)."""
+
 
 def flat_weights(module: nn.Module) -> Tensor:
     """The trainable weights one after the other, ``(k,)`` float64, on their device."""
     return torch.cat([p.detach().flatten().double() for p in trainable(module).values()])
+
+
+def weight_change(module: nn.Module, other: nn.Module) -> Tensor:
+    """``δ = w' - w`` of the trainable weights, ``(k,)``, at least float32; 0 where two weights are equal.
+
+    Args:
+        module: With the weights w, and their device.
+        other: With w'.
+    """
+    pairs = zip(trainable(module).values(), trainable(other).values(), strict=True)
+    parts = []
+    for p, q in pairs:  # one after the other: all of them in double precision would be several times the net
+        change = (q.detach().double() - p.detach().double().to(q.device)).to(p.device)
+        parts.append(change.flatten().to(torch.promote_types(p.dtype, torch.float32)))
+    return torch.cat(parts)
+
+
+def length(change: Tensor) -> float:
+    """``‖δ‖``, summed in float64."""
+    return float(torch.linalg.vector_norm(change, dtype=torch.float64).item())
+
+
+def prediction_change(
+    probe: Probe, other: Probe, change: Tensor, training_samples: float, beta: float, *, has_products: bool
+) -> dict[str, float]:
+    """What δ makes of the predictions, by the names that the tags have.
+
+    Args:
+        probe: Its replica has the weights w.
+        other: Its replica has the weights w'.
+        change: δ, ``(k,)``.
+        training_samples: N of the summed loss.
+        beta: Level of the task.
+        has_products: The module has second derivatives; without, there is the output KL only.
+
+    Returns:
+        ``output_kl``, ``fisher_distance``, ``unique_information``; and ``kl_ratio``, the first by the second, where it
+        is not one of rounding errors.
+
+    Raises:
+        Unavailable: Outputs are not finite.
+    """
+    values = {"output_kl": mean_output_kl(probe, other)}
+    if has_products:
+        distance = values["fisher_distance"] = fisher_distance(probe, change)
+        values["unique_information"] = unique_information(2 * training_samples * distance, beta)
+        if distance > 0 and max(values["output_kl"], distance) > SEEN:
+            values["kl_ratio"] = values["output_kl"] / distance
+    return values
 
 
 def fisher_distance(probe: Probe, change: Tensor) -> float:

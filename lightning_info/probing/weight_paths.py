@@ -72,6 +72,11 @@ class Snapshots:
         """Share of the weights that every point holds."""
         return 1.0 if self.start is None else len(self._index) / len(self.start)
 
+    @property
+    def first_step(self) -> int | None:
+        """Of the first point; None before."""
+        return self._points[0].step if self._points else None
+
     def add(self, step: int, run: nn.Module, twin: nn.Module) -> None:
         """Keep the present weights of two modules with the same parameters.
 

@@ -187,11 +187,10 @@ def test_a_picture_holds_what_its_parts_give():
     torch.testing.assert_close(found.ellipses["F"].axes @ found.ellipses["F"].axes.T, 0.02 * fisher.inverse())
 
 
-def test_a_grid_that_would_take_too_long_is_of_fewer_samples(monkeypatch):
-    monkeypatch.setattr(plane_picture, "SECONDS", 0.0)
+def test_a_grid_that_would_take_too_long_is_of_fewer_samples():
     probe = case(deep(), classes)
     snapshots, plane = snapshots_of(probe)
-    found = picture(probe, plane, snapshots.paths(plane), 1.0, 100.0, torch.Generator())
+    found = picture(probe, plane, snapshots.paths(plane), 1.0, 100.0, torch.Generator(), most_seconds=0.0)
     assert found.samples == plane_picture.FEWEST_SAMPLES
     some = case(deep(), classes)
     some.groups = [tuple(part[:8] for part in probe.groups[0])]
