@@ -56,6 +56,7 @@ def stability_paths(picture: PlanePicture, *, title: str, caption: str = "") -> 
         _paths(near, paths)
         low, high = points.min(0) - 0.1 * spans, points.max(0) + 0.1 * spans
         near.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel=plane.get_xlabel(), ylabel=plane.get_ylabel())
+        near.set_box_aspect(1)
         near.set_title(f"across stretched {_short(spans[0] / spans[1])} times; ellipses at their size", fontsize=8)
     share = f"; paths from {100 * paths.share:.2g} % of the weights" if paths.share < 1 else ""
     figure.suptitle(fill(title + share, 110 if is_flat else 70), fontsize=10)

@@ -85,6 +85,8 @@ def test_paths_that_are_hardly_apart_are_drawn_once_more_with_ellipses_at_their_
     assert "80 times" in stretched.get_title()
     assert stretched.get_xlim() == pytest.approx((-0.8, 8.8))
     assert stretched.get_ylim() == pytest.approx((-0.01, 0.11))
+    (a, b), (c, d) = stretched.transData.transform([[0, 0], [8, 0.1]])
+    assert (d - b) / 0.1 == pytest.approx(80 * (c - a) / 8)
     large = outlines(stretched)[1]
     np.testing.assert_allclose(((large - [8, 0]) / 100) ** 2 @ [1, 1], 1)
 
