@@ -4,7 +4,7 @@
 
 One thread; processor time of both threads, which take turns; runs with and without alternate, medians. Points are left
 out but for the first and the last. Memory is the peak resident set of a process of its own (Linux), above that of a
-process which imports and makes the same and does not train.
+process which imports and makes the same and does not train; of a twin with and without the figure at the end.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from engines import resnet18
 from models import Classifier, trainer
 
@@ -56,8 +57,13 @@ def prepared(name: str):
     return fit, (x[:2], y[:2])
 
 
-def twin(reference) -> StabilityCallback:
-    return StabilityCallback(0, 1, every_n_train_steps=10**9, reference=reference, summary=False, on_error="raise")
+class WithoutFigure(StabilityCallback):
+    def _figures(self):
+        return {}
+
+
+def twin(reference, kind=StabilityCallback) -> StabilityCallback:
+    return kind(0, 1, every_n_train_steps=10**9, reference=reference, summary=False, on_error="raise")
 
 
 def seconds(run) -> float:
@@ -80,13 +86,14 @@ def main() -> None:
         name, mode = sys.argv[2:]
         fit, reference = prepared(name)
         if mode != "idle":
-            fit(*[twin(reference)] * (mode == "twin"))
+            kinds = {"twin": [WithoutFigure], "figure": [StabilityCallback]}.get(mode, [])
+            fit(*[twin(reference, kind) for kind in kinds])
         (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
         print(int(line.split()[1]) / 1e3)
         return
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    print("| net | time with a twin / without | memory without, MB | with a twin, MB | weights, MB |")
-    print("|---|---|---|---|---|")
+    print("| net | time with a twin / without | memory without, MB | with a twin | and the figure | weights, MB |")
+    print("|---|---|---|---|---|---|")
     for name, (make, *_) in NETS.items():
         fit, reference = prepared(name)
         fit()
@@ -94,10 +101,12 @@ def main() -> None:
         for _ in range(runs):
             plain = seconds(fit)
             ratios.append(seconds(lambda: fit(twin(reference))) / plain)  # noqa: B023
-        idle, plain, both = (peak(name, mode) for mode in ("idle", "plain", "twin"))
+        idle, *trained = (peak(name, mode) for mode in ("idle", "plain", "twin", "figure"))
         weights = sum(p.numel() for p in make().parameters()) * 4e-6
         ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-        print(f"| {name} | {ratio} | {plain - idle:.0f} | {both - idle:.0f} | {weights:.1f} |", flush=True)
+        print(
+            f"| {name} | {ratio} | {' | '.join(f'{one - idle:.0f}' for one in trained)} | {weights:.1f} |", flush=True
+        )
 
 
 if __name__ == "__main__":

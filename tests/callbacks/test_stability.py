@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from harness import assert_identical, run
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from models import CLASSES, FEATURES, Classifier, curves, data, loader, trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.distributions import Categorical, kl_divergence
 from torch.func import functional_call, jacrev
@@ -288,6 +290,15 @@ def test_several_processes_are_refused():
 def test_bad_arguments_are_refused_with_the_fix(options, match):
     with pytest.raises(ValueError, match=match):
         stability(**options)
+
+
+def test_the_paths_are_drawn_at_the_end(tmp_path):
+    fit(stability(), logger=TensorBoardLogger(tmp_path))
+    (folder,) = (path.parent for path in tmp_path.rglob("events*"))
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert [image.step for image in events.Images("stability/paths")] == [6]
+    assert "stability/output_kl" in events.Tags()["scalars"]
 
 
 # ---- several twins
