@@ -1,6 +1,6 @@
-"""Train a ResNet-18 on CIFAR-10 and watch the Fisher information, the information plane and the weights' information.
+"""Train a ResNet-18 on CIFAR-10 with all five callbacks on.
 
-    python examples/cifar_resnet.py                       # anywhere, in a minute or two: generated images, narrow net
+    python examples/cifar_resnet.py                       # anywhere, in a few minutes: generated images, narrow net
     python examples/cifar_resnet.py --full --data-root D  # CIFAR-10 by torchvision (downloaded to D), width 64
     python examples/cifar_resnet.py --full --npz FILE     # arrays x_train (N, 32, 32, 3) uint8, y_train, x_test, y_test
 
@@ -22,17 +22,25 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_info import FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
+from lightning_info import (
+    EffectiveInfoCallback,
+    FisherTraceCallback,
+    InfoPlaneCallback,
+    StabilityCallback,
+    WeightInfoCallback,
+)
 
 CLASSES = 10
 
 
 def callbacks() -> list[pl.Callback]:
-    """What is measured: put further callbacks here."""
+    """What is measured; each works alone too. The twin of StabilityCallback doubles the training."""
     return [
         FisherTraceCallback(batch_norm="reference", every_n_epochs=1),
         InfoPlaneCallback(batch_norm="reference", every_n_epochs=1),
         WeightInfoCallback(batch_norm="reference", num_samples=64),
+        EffectiveInfoCallback(batch_norm="reference", num_samples=64, distortion=0.05, draws=16),
+        StabilityCallback(batch_norm="reference", every_n_epochs=1),
     ]
 
 
@@ -158,8 +166,8 @@ def main(argv: list[str] | None = None) -> None:
 
     print(f"\nTest accuracy {trainer.callback_metrics['val_accuracy'].item():.3f} after {trainer.global_step} steps.")
     print(f"Look at it:  tensorboard --logdir {arguments.logdir}")
-    print("Scalars: fisher/trace, info_plane/I_XT/..., info_plane/I_TY/..., weight_info/kl, weight_info/log_det, ...")
-    print("Images: fisher/layers, info_plane/plane, weight_info/rate_distortion")
+    print("Scalars: fisher/trace, info_plane/I_XT/..., weight_info/kl, effective_info/I_XZ/..., stability/output_kl")
+    print("Images: fisher/layers, info_plane/plane, weight_info/rate_distortion, effective_info/plane, stability/paths")
 
 
 if __name__ == "__main__":

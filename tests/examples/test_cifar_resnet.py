@@ -29,12 +29,15 @@ def test_event_file_holds_all_callbacks(tmp_path, capsys):
         "weight_info/kl",
         "weight_info/log_det",
         "weight_info/expected_loss",
+        "stability/param_distance",
+        "stability/output_kl",
         "val_accuracy",
     ):
         points = events.Scalars(tag)
         assert points, tag
         assert all(math.isfinite(point.value) for point in points), tag
     assert {point.step for point in events.Scalars("weight_info/log_det")} == {0, 1}
+    assert events.Scalars("effective_info/beta")
     said = capsys.readouterr().out
     assert f"tensorboard --logdir {tmp_path}" in said
     for image in said.split("Images: ")[1].splitlines()[0].split(", "):
