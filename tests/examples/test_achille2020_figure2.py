@@ -26,13 +26,13 @@ EIGENVALUES = np.array([4.0, 1.0, 0.25, 0.0])
 SAMPLES = 400
 
 
-def run(change: list[float], way: float = 1.0, kl_ratio: float = 1.0, loss_gap: float = 0.0):
+def run(change: list[float], way: float = 1.0, kl_ratio: float = 1.0, loss_gap: float = 0.0, accuracy: float = 1.0):
     """Run and twin that part by ``change``, under a diagonal F, after a ``way`` from the initial weights."""
     quadratic = float(EIGENVALUES @ np.square(change))
     distance = float(np.linalg.norm(change))
     ends = (distance, distance / way, quadratic / 2, kl_ratio * quadratic / 2, SAMPLES * quadratic / 2, loss_gap)
     curves = [np.array([0.0, end]) for end in ends]
-    return figure2.Run(np.array([0, 10]), *curves, np.full(2, EIGENVALUES.sum()), len(EIGENVALUES))
+    return figure2.Run(np.array([0, 10]), *curves, np.full(2, EIGENVALUES.sum()), len(EIGENVALUES), accuracy)
 
 
 SLOPPY = [0.0, 0.0, 1e-3, 5e-3]
@@ -49,17 +49,20 @@ class TestVerdicts:
         assert set(outcome(run(SLOPPY)).values()) == {fl.REPRODUCED}
 
     def test_a_large_change_in_the_stiffest_direction(self):
-        assert set(outcome(run(STIFF, kl_ratio=8.0, loss_gap=3.0)).values()) == {fl.NOT}
+        assert set(outcome(run(STIFF, kl_ratio=8.0, loss_gap=3.0, accuracy=0.5)).values()) == {fl.NOT}
 
     def test_small_by_the_mean_loss_only(self):
         assert outcome(run([0.04, 0.0, 0.0, 0.0]))["b"] == fl.IN_PART  # 0.08 of the radius, but 1.28 nats
         assert outcome(run([0.02, 0.0, 0.0, 0.0]))["b"] == fl.REPRODUCED  # 0.32 nats
 
+    def test_nothing_is_memorised_where_nothing_is_learned(self):
+        assert outcome(run(SLOPPY, accuracy=0.5))["c"] == fl.IN_PART
+
     def test_one_seed_of_two(self):
-        assert set(outcome(run(SLOPPY), run(STIFF, kl_ratio=0.1, loss_gap=3.0)).values()) == {fl.IN_PART}
+        assert set(outcome(run(SLOPPY), run(STIFF, kl_ratio=0.1, loss_gap=3.0, accuracy=0.5)).values()) == {fl.IN_PART}
 
     def test_values_that_are_missing_do_not_hold(self):
-        assert set(outcome(run([math.nan] * 4, loss_gap=math.nan)).values()) == {fl.NOT}
+        assert set(outcome(run([math.nan] * 4, loss_gap=math.nan, accuracy=math.nan)).values()) == {fl.NOT}
 
 
 def test_curvature_along_an_eigenvector_is_its_eigenvalue():
