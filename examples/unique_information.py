@@ -1,7 +1,7 @@
 """Which training samples do the weights know most about, and are they those with corrupted labels?
 
     python examples/unique_information.py
-    python examples/unique_information.py --full  # more samples, twins and seeds: an hour
+    python examples/unique_information.py --full  # more samples, twins and seeds: half an hour
 
 A net 64-16-10 (tanh) learns scikit-learn's digits, one label in five of which is replaced by a wrong one. One
 ``StabilityCallback`` trains 60 twins beside it, each without one training sample drawn at random, and tells the unique
@@ -250,8 +250,10 @@ def main(argv: list[str] | None = None) -> None:
     print(f"(c) it finds them better than the plain loss: {rows[2].verdict}")
     print(f"(d) ½ δᵀFδ tells what the outputs do: {rows[3].verdict}")
     better = torch.tensor(rows[2].values)
-    error = (better.std() / math.sqrt(len(better))).item() if len(better) > 1 else math.nan
-    print(f"(c) in the mean over the seeds: {better.mean():+.3f}, standard error {error:.3f}")
+    if len(better) > 2:
+        mean, error = better.mean().item(), better.std().item() / math.sqrt(len(better))
+        known = "no difference" if abs(mean) <= 2 * error else "a difference"
+        print(f"(c) in the mean {mean:+.3f}, standard error over the seeds {error:.3f}: {known} to be told")
     print(f"Figure: {arguments.out / 'unique_information.png'}")
     print(f"Look at it:  tensorboard --logdir {arguments.out}")
     print("Scalars: stability_twin1/unique_information, ..., the mean in stability/unique_information")

@@ -218,9 +218,10 @@ def draw(runs: Sequence[Run]) -> Figure:
             shown = np.where(curve > 0, curve, np.nan)
             axes.plot(run.steps, shown, color=colour, linewidth=1.3, alpha=0.8, label=label if once else None)
     apart.axhline(NEAR, color="0.4", linewidth=0.8, linestyle=":")
-    apart.text(0, NEAR, f" criterion {NEAR:g}", va="bottom", fontsize=8, color="0.4")
-    apart.set(title=f"Distance of run and twin, {len(runs)} seeds", xlabel="optimiser step", ylabel="distance")
-    curved.set(title="F along directions", xlabel="optimiser step", ylabel="nats per squared change of w")
+    at_the_edge = apart.get_yaxis_transform()
+    apart.text(0.01, NEAR, f"criterion {NEAR:g}", transform=at_the_edge, va="bottom", fontsize=8, color="0.4")
+    apart.set(title="Distance of run and twin, a curve for each seed", xlabel="optimiser step", ylabel="distance")
+    curved.set(title="F in their direction, and in others", xlabel="optimiser step", ylabel="nats per squared change of w")
     for axes in (apart, curved):
         axes.set_yscale("log")
         axes.margins(y=0.08)
