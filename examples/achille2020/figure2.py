@@ -221,7 +221,7 @@ def draw(runs: Sequence[Run]) -> Figure:
     at_the_edge = apart.get_yaxis_transform()
     apart.text(0.01, NEAR, f"criterion {NEAR:g}", transform=at_the_edge, va="bottom", fontsize=8, color="0.4")
     apart.set(title="Distance of run and twin, a curve for each seed", xlabel="optimiser step", ylabel="distance")
-    curved.set(title="F in their direction, and in others", xlabel="optimiser step", ylabel="nats per squared change of w")
+    curved.set(title="F along δ, and in other directions", xlabel="optimiser step", ylabel="nats per squared length")
     for axes in (apart, curved):
         axes.set_yscale("log")
         axes.margins(y=0.08)
