@@ -172,7 +172,7 @@ class StabilityCallback(InfoCallback):
             summary=summary,
         )
         self.index, self.replacement, self.beta = index, replacement, beta
-        self.twins = tuple(Twin(index, replacement, seed + number) for number in range(num_twins))
+        self.twins = tuple(Twin(index, replacement, seed, number) for number in range(num_twins))
         self.tags: tuple[str, ...] = ()
         names = ("param_distance", "relative_distance", "output_kl", "unique_information")
         self.table = tuple(
@@ -322,11 +322,12 @@ class StabilityCallback(InfoCallback):
     def _measure(self, probe: Probe, step: int, generator: Generator) -> dict[str, float]:
         found = [self._values_of(number, probe.module, probe) for number in range(len(self.twins))]
         values = dict.fromkeys(self.tags, math.nan) | self._together(found)
-        ratio = values.get("stability/kl_ratio", 1.0)
-        if not AGREE[0] <= ratio <= AGREE[1]:
+        ratios = [one["kl_ratio"] for one in found if "kl_ratio" in one]
+        worst = max(ratios, key=lambda ratio: abs(math.log(max(ratio, 1e-300))), default=1.0)
+        if not AGREE[0] <= worst <= AGREE[1]:
             self._faults.warn_once(
-                f"at step {step} the measured output KL is {ratio:.3g} times its second-order form ½δᵀFδ: the twins "
-                f"are not near enough for fisher_distance and unique_information to tell what the outputs do (a ReLU "
+                f"at step {step} the measured output KL is {worst:.3g} times its second-order form ½δᵀFδ: the two are "
+                f"not near enough for fisher_distance and unique_information to tell what the outputs do (a ReLU "
                 f"network has kinks, BatchNorm statistics of its own). Logged as stability/kl_ratio; said once",
                 "ratio",
             )

@@ -26,8 +26,17 @@ APART = 0x1E3779B97F4A7C15
 """Keeps our draws apart from those of a user who starts from a small seed: equal ones would look repeatable."""
 
 
-def choose_samples(index: int | None, replacement: int | None, seed: int, size: int) -> tuple[int, int]:
+def choose_samples(
+    index: int | None, replacement: int | None, seed: int, size: int, number: int = 0
+) -> tuple[int, int]:
     """The sample to replace and the one that replaces it; what is not given is drawn, and is another one.
+
+    Args:
+        index: The one, if given.
+        replacement: The other, if given.
+        seed: Of the draws.
+        size: Samples of the data set.
+        number: Of the pair among those of this seed, which differ as long as there are others.
 
     Raises:
         NotSupported: One that is given is not there, or there is no other.
@@ -35,14 +44,26 @@ def choose_samples(index: int | None, replacement: int | None, seed: int, size: 
     for name, sample in (("index", index), ("replacement", replacement)):
         if sample is not None and not 0 <= sample < size:
             raise NotSupported(f"{name}={sample} is none of the {size} training samples; take 0 to {size - 1}")
-    if None in (index, replacement) and size < 2:
+    if index is not None and replacement is not None:
+        return index, replacement
+    if size < 2:
         raise NotSupported("a training set of one sample has none to replace it; add samples, or remove the callback")
-    draw = random.Random(seed)
-    if index is None:
-        index = draw.choice([number for number in range(size) if number != replacement])
-    if replacement is None:
-        replacement = draw.choice([number for number in range(size) if number != index])
-    return index, replacement
+    draw, given = random.Random(seed), index if replacement is None else replacement
+    earlier: set[int | None] = set()
+    for _ in range(number):
+        earlier.add(_another(draw, size, {given, *earlier}))
+        if len(earlier) == size - (given is not None):
+            earlier = set()
+    drawn = _another(draw, size, {given, *earlier})
+    if index is not None:
+        return index, drawn
+    return drawn, _another(draw, size, {drawn}) if replacement is None else replacement
+
+
+def _another(draw: random.Random, size: int, but: set[int | None]) -> int:
+    while (number := draw.randrange(size)) in but:
+        pass
+    return number
 
 
 class Replacer:

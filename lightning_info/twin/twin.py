@@ -41,6 +41,7 @@ class Twin:
         replacement: The sample that takes its place; None: drawn by ``seed``. Equal to ``index``: nothing is replaced,
             and the twin must stay equal to the run (the null test).
         seed: Of the two draws, and of the random augmentation of the replacement.
+        number: Of the twin among those of this seed, whose drawn samples differ.
 
     Attributes:
         index: As given, or drawn by :meth:`start`.
@@ -51,8 +52,10 @@ class Twin:
         error: What it failed with, if that is the reason.
     """
 
-    def __init__(self, index: int | None = None, replacement: int | None = None, seed: int = 0) -> None:
-        self._asked, self._seed = (index, replacement), seed
+    def __init__(
+        self, index: int | None = None, replacement: int | None = None, seed: int = 0, number: int = 0
+    ) -> None:
+        self._asked, self._seed, self._number = (index, replacement), seed, number
         self._locator = Locator()
         self._trainer: Any = None
         self._second: SecondTrainer | None = None
@@ -63,7 +66,7 @@ class Twin:
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy does not follow the run that the original follows."""
         told = ("index", "replacement", "first_difference_step", "reason", "_kept", "_loaded")
-        return type(self), (*self._asked, self._seed), {name: getattr(self, name) for name in told}
+        return type(self), (*self._asked, self._seed, self._number), {name: getattr(self, name) for name in told}
 
     def _restart(self) -> None:
         self.index, self.replacement = self._asked
@@ -134,7 +137,9 @@ class Twin:
                 f"checkpoint that was saved with the same twin"
             )
         size = len(trainer.train_dataloader.dataset)
-        pair = self.index, self.replacement = choose_samples(self.index, self.replacement, self._seed, size)
+        pair = self.index, self.replacement = choose_samples(
+            self.index, self.replacement, self._seed, size, self._number
+        )
         if self.reason is not None:
             return
         try:

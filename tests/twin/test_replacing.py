@@ -18,7 +18,7 @@ from twin.driver import Drive
 
 from lightning_info.twin.copying import LARGE, copy_batch, copy_data
 from lightning_info.twin.handover import OutOfStep
-from lightning_info.twin.replacing import Replacer
+from lightning_info.twin.replacing import Replacer, choose_samples
 
 CPU = torch.device("cpu")
 INDICES = [7, 2, 5]
@@ -262,3 +262,15 @@ def test_the_new_sample_goes_through_the_datamodules_hooks_which_are_not_called_
     assert user.calls == 6
     assert drive.distances[-1] > 0
     assert all(torch.equal(expected[name], drive.final[name]) for name in expected)
+
+
+def test_pairs_of_one_seed_differ_as_long_as_there_are_others():
+    pairs = [choose_samples(None, None, 3, 20, number) for number in range(20)]
+    assert sorted(index for index, _ in pairs) == list(range(20))
+    assert all(index != replacement for index, replacement in pairs)
+    indices = [choose_samples(None, 4, 3, 20, number)[0] for number in range(19)]
+    assert sorted([*indices, 4]) == list(range(20))
+    replacements = [choose_samples(4, None, 3, 20, number)[1] for number in range(19)]
+    assert sorted([*replacements, 4]) == list(range(20))
+    assert choose_samples(None, 4, 3, 20, 19)[0] != 4
+    assert choose_samples(None, None, 3, 20, 7) == pairs[7]
