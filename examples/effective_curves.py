@@ -45,7 +45,7 @@ class Pair(NamedTuple):
         outputs: Largest difference between their outputs, as a share of the largest output.
         net: Level -> nats about the input of the layers, ``(layers,)``; ``"fixed"`` are bins from -1 to 1.
         twin: The same of the other.
-        effective: Largest difference in any effective information, nats.
+        effective: Largest difference in any effective information, nats; of those that both or one of them have.
     """
 
     outputs: float
@@ -137,7 +137,7 @@ def draw(runs: Mapping[str, Sequence[Run]], pair: Pair, ceiling: float) -> Figur
     lines = [Line2D([], [], color=f"C{number}", label=layer) for number, layer in enumerate(LAYERS)]
     for style, colour, label in (("-", "k", "about the input"), ("--", "k", "about the label"), (":", "0.6", "log N")):
         lines.append(Line2D([], [], color=colour, linestyle=style, label=label))
-    title = "Mean and standard deviation over seeds; no value where noise of the size of the weights costs less loss"
+    title = "Mean and standard deviation over seeds; no value where no weight noise was found that costs so much loss"
     figure.legend(handles=lines, title=title, loc="outside upper center", ncols=len(lines), frameon=False)
     _draw_pair(figure.add_subplot(grid[2, :]), pair, ceiling)
     return figure
@@ -158,7 +158,10 @@ def _draw_curves(axes: Axes, its: Sequence[Run], level: str) -> None:
 
 
 def _draw_pair(axes: Axes, pair: Pair, ceiling: float) -> None:
-    names = {"fixed": "bins\nfrom -1 to 1", **{level: name.replace(", ", ",\n") for level, name in LEVELS.items()}}
+    names = {
+        "fixed": "bins\nfrom -1 to 1",
+        **{level: name.replace(", ", ",\n").replace("over ", "over\n") for level, name in LEVELS.items()},
+    }
     groups = [(f"{LAYERS[layer]}\n{name}", layer, level) for layer in (0, 1) for level, name in names.items()]
     x = np.arange(len(groups))
     for shift, its, label in ((-0.2, pair.net, "net"), (0.2, pair.twin, "twin")):
@@ -166,5 +169,5 @@ def _draw_pair(axes: Axes, pair: Pair, ceiling: float) -> None:
         axes.bar_label(bars, fmt="%.2f", fontsize=8)
     axes.set_xticks(x, [name for name, *_ in groups], fontsize=8)
     axes.set(title="The same function twice: a ReLU net, and its twin with rescaled units")
-    axes.set(ylabel="about the input [nats]", ylim=(0, 1.25 * ceiling))
+    axes.set(ylabel="about the input [nats]", xlim=(-0.6, len(groups) - 0.4), ylim=(0, 1.25 * ceiling))
     axes.legend(frameon=False, ncols=2, loc="upper right")

@@ -126,7 +126,7 @@ def measure(batch: int, seed: int, loss: float, logger: TensorBoardLogger) -> Po
     pl.seed_everything(seed, verbose=False)
     net, until = Net(), Until(train, loss)
     fisher = FisherTraceCallback(
-        estimator="exact", every_n_train_steps=MOST_STEPS, reference=train.tensors, num_samples=512, summary=False
+        estimator="exact", every_n_train_steps=MOST_STEPS, reference=train.tensors, num_samples=256, summary=False
     )
     trainer = pl.Trainer(
         max_epochs=1,

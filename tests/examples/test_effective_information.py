@@ -6,6 +6,7 @@ import math
 import re
 import sys
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,11 @@ RISING = np.array([math.nan, math.nan, 1.0, 2.0, 3.0, 4.0, 4.5, 4.5])
 FALLING = np.array([math.nan, math.nan, 1.0, 2.0, 3.0, 4.0, 3.5, 3.0])
 FOUR, TWO = ({level: np.full(3, value) for level in ("fixed", *curves.LEVELS)} for value in (4.0, 2.0))
 PAIR = curves.Pair(1e-7, FOUR, TWO, 1e-6)
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr(example, "EffectiveInfoCallback", partial(example.EffectiveInfoCallback, draws=8))
 
 
 def run(binned: np.ndarray, effective: np.ndarray, crossing: float = 0.0) -> curves.Run:
@@ -90,14 +96,14 @@ class TestPair:
 
 
 def test_a_short_run(tmp_path, capsys):
-    example.main(["--steps", "64", "--samples", "32", "--out", str(tmp_path)])
+    example.main(["--steps", "32", "--samples", "32", "--out", str(tmp_path)])
     out = tmp_path / "effective_information"
     assert (out / "effective_information.png").read_bytes().startswith(b"\x89PNG")
     assert "effective_information" in EventAccumulator(str(out / "figure")).Reload().Tags()["images"]
     for act in example.ACTIVATIONS:
         events = EventAccumulator(str(out / f"{act}_seed0")).Reload()
         for tag in ("info_plane/I_XT/net.4", "effective_info/I_XZ/net.4", "effective_info_0.5/I_ZY/net.4"):
-            assert [point.step for point in events.Scalars(tag)] == STEPS
+            assert [point.step for point in events.Scalars(tag)] == [0, 1, 2, 4, 8, 16, 32]
     same = re.findall(r"^\[same function\].*\n.*: (\S+) -> (.*)$", capsys.readouterr().out, re.MULTILINE)
     (_, outputs), (_, fixed), _, (difference, effective) = same
     assert outputs == fixed == effective == REPRODUCED
