@@ -165,8 +165,9 @@ def _draw_pair(axes: Axes, pair: Pair, ceiling: float) -> None:
     groups = [(f"{LAYERS[layer]}\n{name}", layer, level) for layer in (0, 1) for level, name in names.items()]
     x = np.arange(len(groups))
     for shift, its, label in ((-0.2, pair.net, "net"), (0.2, pair.twin, "twin")):
-        bars = axes.bar(x + shift, [its[level][layer] for _, layer, level in groups], 0.38, label=label)
-        axes.bar_label(bars, fmt="%.2f", fontsize=8)
+        heights = [its[level][layer] for _, layer, level in groups]
+        bars = axes.bar(x + shift, np.nan_to_num(heights), 0.38, label=label)
+        axes.bar_label(bars, ["no level" if math.isnan(h) else f"{h:.2f}" for h in heights], fontsize=8)
     axes.set_xticks(x, [name for name, *_ in groups], fontsize=8)
     axes.set(title="The same function twice: a ReLU net, and its twin with rescaled units")
     axes.set(ylabel="about the input [nats]", xlim=(-0.6, len(groups) - 0.4), ylim=(0, 1.25 * ceiling))

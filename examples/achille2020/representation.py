@@ -50,14 +50,15 @@ def information(features: nn.Module, x: Tensor, covariance: Callable[[Tensor], T
 
 
 def noisy_responses(features: nn.Module, x: Tensor, covariance: Callable[[Tensor], Tensor]) -> tuple[float, float]:
-    """Change of z under shifts and rotations of the first 128 images, in standard deviations of the weight noise."""
+    """Mean change of z under shifts and rotations of the first 128 images, in standard deviations of the weight noise.
+
+    The norm of ``Σ_z^-½ (z(x') - z(x))`` over ``√d``.
+    """
     params, x = dict(features.named_parameters()), x[:128]
     jacobians = vmap(jacrev(lambda params, x: functional_call(features, params, (x,))), (None, 0))(params, x)
     factor = torch.linalg.cholesky(covariance(torch.cat([one.flatten(2) for one in jacobians.values()], 2)))
-    return tuple(
-        torch.linalg.solve_triangular(factor, change.permute(1, 2, 0), upper=False).square().mean().sqrt().item()
-        for change in changes(features, x)
-    )
+    whitened = [torch.linalg.solve_triangular(factor, c[..., None], upper=False)[..., 0] for c in changes(features, x)]
+    return tuple((one.norm(dim=2).mean() / one.shape[2] ** 0.5).item() for one in whitened)
 
 
 def responses(features: nn.Module, x: Tensor) -> tuple[float, float, float]:
