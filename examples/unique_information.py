@@ -168,16 +168,15 @@ def measure(data: Data, seed: int, epochs: int, twins: int, logger: Logger) -> F
         every_n_epochs=max(1, epochs // 2),
         reference=(data.x, data.y),
         num_samples=len(data.x),
-        seed=1000 * seed,  # a twin's is this one plus its number
+        seed=seed,
         summary=False,
     )
     train(data, seed, epochs, logger, stability)
-    drawn = {twin.index: number for number, twin in enumerate(stability.twins, 1)}  # drawn twice: twice the same value
+    index, twin = torch.tensor([twin.index for twin in stability.twins]), torch.arange(1, twins + 1)
 
     def last(name: str) -> Tensor:
-        return torch.tensor([stability.history[f"stability_twin{k}/{name}"][-1][1] for k in drawn.values()])
+        return torch.tensor([stability.history[f"stability_twin{k}/{name}"][-1][1] for k in twin.tolist()])
 
-    index, twin = torch.tensor(list(drawn)), torch.tensor(list(drawn.values()))
     scores = {INFORMATION: last("unique_information"), LOSS: loss[index], GAP: last("loss_gap")}
     return Found(index, twin, data.corrupted[index], scores, last("output_kl") / last("fisher_distance"))
 
