@@ -14,7 +14,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "achille2020"))
+sys.path.append(str(Path(__file__).parents[2] / "examples" / "achille2020"))
 
 import feature_learning as fl
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 import sys
@@ -13,11 +14,16 @@ import scipy.ndimage
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "achille2020"))
+FOLDER = Path(__file__).parents[2] / "examples" / "achille2020"
+sys.path.append(str(FOLDER))
 
-import invariance
 import representation as rep
 from feature_learning import NOT, REPRODUCED, summary
+
+# tests/invariance has its name
+SPEC = importlib.util.spec_from_file_location("achille2020_invariance", FOLDER / "invariance.py")
+invariance = sys.modules[SPEC.name] = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(invariance)
 
 
 def points(trace, information, response) -> list[invariance.Point]:

@@ -1,0 +1,1 @@
+"""Training must not notice the callbacks: the configurations, and how they are judged."""
