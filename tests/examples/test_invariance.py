@@ -14,14 +14,15 @@ import scipy.ndimage
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-FOLDER = Path(__file__).parents[2] / "examples" / "achille2020"
-sys.path.append(str(FOLDER))
+sys.path.append(str(Path(__file__).parents[2] / "examples" / "achille2020"))
 
 import representation as rep
 from feature_learning import NOT, REPRODUCED, summary
 
 # tests/invariance has its name
-SPEC = importlib.util.spec_from_file_location("achille2020_invariance", FOLDER / "invariance.py")
+SPEC = importlib.util.spec_from_file_location(
+    "achille2020_invariance", rep.__file__.replace("representation", "invariance")
+)
 invariance = sys.modules[SPEC.name] = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(invariance)
 
