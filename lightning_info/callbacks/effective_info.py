@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -32,7 +32,8 @@ from lightning_info.probing.batch_norm import BatchNormStatistics
 from lightning_info.probing.curvature import CurvaturePlan, run_plan
 from lightning_info.probing.layers import LayerNames, find_layers
 from lightning_info.probing.level_search import PASSES, SHARES, find_level
-from lightning_info.probing.noisy_activations import NoisyReader, noisy_activations
+from lightning_info.probing.linear_layers import find_linear_layers, linear_noises
+from lightning_info.probing.noisy_activations import NoisyActivations, NoisyReader, noisy_activations
 from lightning_info.probing.noisy_loss import mean_loss
 from lightning_info.probing.prediction import Adapter
 from lightning_info.probing.probe import Probe
@@ -132,6 +133,7 @@ class EffectiveInfoCallback(InfoCallback):
 
     _plan: CurvaturePlan | None
     _reader: NoisyReader
+    _linear: dict[str, str]  # label of a layer -> name of the nn.Linear that gives it
     _has_targets: bool
     _facts: RunFacts | None  # of the trainer at the point
     _levels: dict[str, float]  # family -> the last level found
@@ -195,6 +197,8 @@ class EffectiveInfoCallback(InfoCallback):
         names: LayerNames | None = self.layers
         layers, left_out = find_layers(probe.module, probe.predictor, probe.to_device(probe.groups[0]), names)
         self._reader = NoisyReader(tuple(layers), MOST_UNITS, self.seed)
+        narrow = [layer for layer in layers if layer.units <= self.draws]
+        self._linear = find_linear_layers(probe, narrow) if self.noise == "diagonal" else {}
         targets = self._read_targets(probe)
         self._has_targets = targets is not None
         try:
@@ -288,20 +292,18 @@ class EffectiveInfoCallback(InfoCallback):
                 continue
             self._levels[family] = level.beta
             noises = (noise(seed, level.beta) for seed in seeds[: 2 * self.draws])
-            values |= self._informations(probe, family, level, noises, labels, step)
+            linear = {}
+            if self._linear:  # the noise is independent, and that of z = 1 its deviation
+                deviations = prior * curvature.noise(torch.ones(len(prior)), n)(level.beta, 1.0)
+                linear = linear_noises(probe.module, self._linear.values(), deviations)
+            noisy = noisy_activations(probe, self._reader, noises, linear)
+            values |= self._informations(noisy, family, level.beta, labels, step)
         return {tag: value for tag, value in values.items() if tag in self.tags}
 
     def _informations(
-        self,
-        probe: Probe,
-        family: str,
-        level: DistortionLevel,
-        noises: Iterator[Tensor],
-        labels: Labels | None,
-        step: int,
+        self, noisy: NoisyActivations, family: str, beta: float, labels: Labels | None, step: int
     ) -> dict[str, float]:
-        noisy = noisy_activations(probe, self._reader, noises)
-        values = {f"{family}/beta": level.beta, f"{family}/noisy_loss": noisy.losses.mean().item()}
+        values = {f"{family}/beta": beta, f"{family}/noisy_loss": noisy.losses.mean().item()}
         self._last[family] = {}
         for layer in self._reader.layers:
             name, z = layer.label, noisy.units.get(layer.label)
@@ -311,7 +313,9 @@ class EffectiveInfoCallback(InfoCallback):
                 continue
             chosen = slice(None) if labels is None or labels.known is None else labels.known
             y = None if labels is None else labels.y[chosen]
-            found = self._last[family][name] = effective_information(z[:, chosen], y)
+            given = noisy.given_below.get(self._linear.get(name, ""))
+            below = None if given is None else (given.mean[:, chosen], given.variance[:, chosen])
+            found = self._last[family][name] = effective_information(z[:, chosen], y, below)
             values[f"{family}/I_XZ/{name}"] = found.I_XZ
             values[f"{family}_stderr/I_XZ/{name}"] = found.I_XZ_stderr
             values[f"{family}/I_ZY/{name}"] = found.I_ZY
@@ -400,7 +404,7 @@ class EffectiveInfoCallback(InfoCallback):
         super()._restart()
         self._plan = self._facts = None
         self._reader, self._has_targets = NoisyReader((), MOST_UNITS, self.seed), False
-        self._levels, self._last = {}, {}
+        self._linear, self._levels, self._last = {}, {}, {}
 
 
 def _sizes(probe: Probe) -> Tensor:
