@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from matplotlib.figure import Figure
@@ -16,43 +16,52 @@ from torch.utils.data import Dataset
 from lightning_info.callbacks import arguments
 from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.clock import seconds
+from lightning_info.callbacks.faults import Refused
 from lightning_info.callbacks.run_facts import RunFacts
-from lightning_info.functional.distortion import DistortionLevel, distortion_level, quadratic_level
+from lightning_info.functional.distortion import DistortionLevel, quadratic_level
 from lightning_info.functional.effective_information import (
     EffectiveInformation,
     effective_information,
     running_maximum,
 )
-from lightning_info.functional.weight_noise import diagonal_noise
 from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.samples import num_samples, take
 from lightning_info.plane.labels import Labels, describe_targets, labels_of
 from lightning_info.plane.reader import TARGETS, ActivationReader
 from lightning_info.probing.batch_norm import BatchNormStatistics
-from lightning_info.probing.curvature import CurvaturePlan, choose_curvature, run_plan
+from lightning_info.probing.curvature import CurvaturePlan, run_plan
 from lightning_info.probing.layers import LayerNames, find_layers
-from lightning_info.probing.noisy_activations import NoisyReader, noisy_activations
+from lightning_info.probing.level_search import PASSES, SHARES, find_level
+from lightning_info.probing.linear_layers import find_linear_layers, linear_noises
+from lightning_info.probing.noisy_activations import NoisyActivations, NoisyReader, noisy_activations
 from lightning_info.probing.noisy_loss import mean_loss
 from lightning_info.probing.prediction import Adapter
 from lightning_info.probing.probe import Probe
+from lightning_info.probing.relative_curvature import (
+    NoiseName,
+    TooLarge,
+    choose_relative_curvature,
+    measure_relative_curvature,
+)
 from lightning_info.reporting.information_plane import PlaneCurve, information_plane
 from lightning_info.reporting.layout import Chart
 
-SEARCH_DRAWS, EVALUATIONS = 4, 5
-"""Weights drawn for each evaluation in the search for a level, in opposite pairs, and evaluations at most."""
-NEAR = 0.3
-"""Rise by target from which on a level is where the next point's search begins, though it was not reached."""
+FURTHEST_START = 8
+"""Factor between the level of a quadratic loss and the first that is tried, at most."""
 MOST_UNITS = 512
 """Wider layers become so many random combinations, of which the information is a lower bound too."""
 BINS = 30
 """Intervals that continuous targets are cut into, as in InfoPlaneCallback."""
 
 
+_NOISE = {"diagonal": "the diagonal of F", "low_rank": "F, by the exact rows", "full": "all elements of F"}
+
+
 class EffectiveInfoCallback(InfoCallback):
     r"""Logs the effective information I(X;Z), I(Z;Y) of layers: under the weight noise that the task itself tolerates.
 
     A deterministic layer keeps all of its input, and bins measure the bins. Here the weights are drawn from
-    ``N(w, Σ*)``, ``Σ* = β (N F + diag(β/λ²))⁻¹`` with the diagonal of the Fisher information and ``λ_i = |w_i|`` for
+    ``N(w, Σ*)``, ``Σ* = β (N F + diag(β/λ²))⁻¹`` with the Fisher information F or its diagonal and ``λ_i = |w_i|`` for
     each weight, and z is what the layer gives under these draws: every layer is on the one noise scale at which the
     loss rises by a stated **distortion**. The result does not change where layers of a ReLU network are rescaled. A
     weight that is exactly 0, such as a bias at the start, has no noise.
@@ -82,9 +91,13 @@ class EffectiveInfoCallback(InfoCallback):
             can be laid over each other.
         beta: A level to use at all points, instead of distortions.
         distortion: Rise of the expected loss, nats a sample, at which to measure; one or several. The story depends on
-            it. The level is searched with four draws and at most five evaluations, from the last point's on, at first
-            from that of a quadratic loss.
+            it. The level is searched in 22 passes over the samples, from the last point's on, at first from that of a
+            quadratic loss.
         draws: Weights drawn for a half of them; ``2 · draws`` in all.
+        noise: What stands for F in ``Σ*``: its ``"diagonal"``; ``"low_rank"``, F itself of as many reference samples as
+            there is memory for their rows (128 of ten classes, up to 100,000 weights); or ``"full"``, that of all
+            reference samples, up to 2048 weights. The diagonal knows nothing of weights that must move together: at
+            the same distortion it allows less noise where F allows more.
         every_n_epochs: Measure at s = 0 and after epochs n, 2n, ...
         every_n_train_steps: Measure at optimiser steps 0, n, 2n, ... Without an interval: 0, 1, 2, 4, 8, ..., and the
             end of every epoch, as far as ``max_overhead`` allows.
@@ -105,7 +118,7 @@ class EffectiveInfoCallback(InfoCallback):
     Raises:
         ValueError: An argument makes no sense.
         MisconfigurationException: Before the first step: sharded strategy, no likelihood or no targets found, layers
-            that are not there, module without exact per-sample gradients.
+            that are not there, module without exact per-sample gradients, too many weights for ``noise``.
 
     Example::
 
@@ -120,9 +133,10 @@ class EffectiveInfoCallback(InfoCallback):
 
     _plan: CurvaturePlan | None
     _reader: NoisyReader
+    _linear: dict[str, str]  # label of a layer -> name of the nn.Linear that gives it
     _has_targets: bool
     _facts: RunFacts | None  # of the trainer at the point
-    _levels: dict[str, float]  # family -> the last level that came near its distortion
+    _levels: dict[str, float]  # family -> the last level found
     _last: dict[str, dict[str, EffectiveInformation]]  # family -> layer -> the last point's
 
     def __init__(
@@ -131,6 +145,7 @@ class EffectiveInfoCallback(InfoCallback):
         beta: float | None = None,
         distortion: float | Sequence[float] = (0.05, 0.5),
         draws: int = 64,
+        noise: Literal["diagonal", "low_rank", "full"] = "diagonal",
         every_n_epochs: int | None = None,
         every_n_train_steps: int | None = None,
         num_samples: int = 256,
@@ -155,6 +170,7 @@ class EffectiveInfoCallback(InfoCallback):
         arguments.positive_integer(owner, "draws", draws, 64)
         if draws < 2:
             raise ValueError(f"{owner}: draws={draws}; a half needs at least 2, and 64 for a tight bound")
+        arguments.one_of(owner, "noise", noise, get_args(NoiseName))
         super().__init__(
             every_n_epochs=every_n_epochs,
             every_n_train_steps=every_n_train_steps,
@@ -168,7 +184,7 @@ class EffectiveInfoCallback(InfoCallback):
             batch_norm=batch_norm,
             summary=summary,
         )
-        self.layers, self.beta, self.distortion, self.draws = layers, beta, tuple(wanted), draws
+        self.layers, self.beta, self.distortion, self.draws, self.noise = layers, beta, tuple(wanted), draws, noise
         names = [self.family, *(f"{self.family}_{one:g}" for one in wanted[1:])]
         self._targets = {self.family: None} if beta is not None else dict(zip(names, wanted, strict=True))
         self.tags: tuple[str, ...] = ()
@@ -181,9 +197,14 @@ class EffectiveInfoCallback(InfoCallback):
         names: LayerNames | None = self.layers
         layers, left_out = find_layers(probe.module, probe.predictor, probe.to_device(probe.groups[0]), names)
         self._reader = NoisyReader(tuple(layers), MOST_UNITS, self.seed)
+        narrow = [layer for layer in layers if layer.units <= self.draws]
+        self._linear = find_linear_layers(probe, narrow) if self.noise == "diagonal" else {}
         targets = self._read_targets(probe)
         self._has_targets = targets is not None
-        self._plan = plan = self._choose(probe)
+        try:
+            self._plan = plan = self._choose(probe)
+        except TooLarge as error:
+            raise Refused(f"{type(self).__name__}: {error}") from error
         kinds = ("I_XZ", "I_ZY") if self._has_targets else ("I_XZ",)
         labels = [layer.label for layer in layers]
         self.tags = tuple(
@@ -206,7 +227,7 @@ class EffectiveInfoCallback(InfoCallback):
             f"draws; lambda_i = |w_i|",
             "layers": "; ".join(f"{layer.label} ({layer.units} units)" for layer in layers),
             "labels": describe_targets(targets, BINS),
-            "noise": f"from the diagonal of F of {plan.samples} samples",
+            "noise": f"from {_NOISE[self.noise]} of {plan.samples} samples",
         }
         if left_out:
             rows["left out"] = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3])
@@ -216,14 +237,15 @@ class EffectiveInfoCallback(InfoCallback):
         assert self._plan is not None
         plan = self._plan
         few = replace(probe, groups=[take(probe.groups[0], slice(0, probe.chunk))], readers=[], _read={})
-        curvature = seconds(lambda: plan.measure(few, torch.Generator().manual_seed(0)), probe.device)
+        generator = torch.Generator().manual_seed(0)
+        curvature = seconds(lambda: measure_relative_curvature(plan, few, generator, _sizes(few)), probe.device)
         drawing = seconds(lambda: few.read(self._reader), probe.device)
-        draws = len(self._targets) * (2 * self.draws + (0 if self.beta else SEARCH_DRAWS * EVALUATIONS))
+        draws = len(self._targets) * (2 * self.draws + (0 if self.beta else PASSES))
         return samples / num_samples(few.groups[0]) * (curvature + draws * drawing)
 
     def _choose(self, probe: Probe) -> CurvaturePlan:
         samples = len(self._samples) if self._samples.complete else self.num_samples
-        return choose_curvature(probe, samples, "diagonal")
+        return choose_relative_curvature(probe, samples, self.noise)
 
     # ---- a point
 
@@ -233,20 +255,21 @@ class EffectiveInfoCallback(InfoCallback):
 
     def _measure(self, probe: Probe, step: int, generator: Generator) -> dict[str, float]:
         assert self._facts is not None
-        self._plan, diagonal = run_plan(
-            self._plan, lambda: self._choose(probe), lambda plan: plan.diagonal(probe, generator)
+        prior = _sizes(probe)
+        self._plan, curvature = run_plan(
+            self._plan,
+            lambda: self._choose(probe),
+            lambda plan: measure_relative_curvature(plan, probe, generator, prior),
         )
         n = self._facts.samples_or(probe.size, self._faults)
-        h = diagonal * n
-        prior = torch.cat([p.detach().flatten() for p in trainable(probe.module).values()]).abs().double()
+        h = n * curvature.spectrum.eigenvalues
         loss, labels = mean_loss(probe), self._labels(probe)
         values = dict.fromkeys(self.tags, math.nan)
-        seeds = torch.randint(2**62, (SEARCH_DRAWS // 2 + 2 * self.draws,), generator=generator).tolist()
-        pairs, draws = seeds[: SEARCH_DRAWS // 2], seeds[SEARCH_DRAWS // 2 :]
+        seeds = torch.randint(2**62, (2 * self.draws + PASSES * SHARES // 2,), generator=generator).tolist()
 
         def noise(seed: int, beta: float) -> Tensor:  # made anew for each use: all draws at once are many times the net
-            z = torch.randn(len(h), generator=torch.Generator().manual_seed(seed))
-            return diagonal_noise(z.to(h), h, beta, prior)
+            z = torch.randn(len(prior), generator=torch.Generator().manual_seed(seed))
+            return prior * curvature.noise(z, n)(beta, 1.0)
 
         for family, distortion in self._targets.items():
             values[f"{family}/loss"] = loss
@@ -254,31 +277,33 @@ class EffectiveInfoCallback(InfoCallback):
                 assert self.beta is not None
                 level = DistortionLevel(self.beta, math.nan, 0, is_reached=True)
             else:
-                start = self._levels.get(family) or quadratic_level(h, prior, n, distortion)
-                level = self._search(probe, family, distortion, start, noise, pairs, loss)
+                quadratic = quadratic_level(h, torch.ones_like(h), n, distortion)
+                last = self._levels.get(family, quadratic)
+                # where the loss hardly depends on the weights, as at the start, any level may have been the last
+                start = min(max(last, quadratic / FURTHEST_START), quadratic * FURTHEST_START)
+                level = find_level(probe, noise, iter(seeds[2 * self.draws :]), distortion, start, loss)
             if not level.is_reached:
                 self._faults.warn_once(
                     f"no value at step {step} (NaN): no level was found at which weight noise raises the loss by "
-                    f"{distortion:g} nats; the nearest of {level.evaluations}, beta = {level.beta:.3g}, raises it by "
+                    f"{distortion:g} nats; after {level.evaluations} evaluations beta = {level.beta:.3g} raises it by "
                     f"{level.rise:.3g}. A fixed beta measures all the same",
                     f"{family} not reached",
                 )
                 continue
-            noises = (noise(seed, level.beta) for seed in draws)
-            values |= self._informations(probe, family, level, noises, labels, step)
+            self._levels[family] = level.beta
+            noises = (noise(seed, level.beta) for seed in seeds[: 2 * self.draws])
+            linear = {}
+            if self._linear:  # the noise is independent, and that of z = 1 its deviation
+                deviations = prior * curvature.noise(torch.ones(len(prior)), n)(level.beta, 1.0)
+                linear = linear_noises(probe.module, self._linear.values(), deviations)
+            noisy = noisy_activations(probe, self._reader, noises, linear)
+            values |= self._informations(noisy, family, level.beta, labels, step)
         return {tag: value for tag, value in values.items() if tag in self.tags}
 
     def _informations(
-        self,
-        probe: Probe,
-        family: str,
-        level: DistortionLevel,
-        noises: Iterator[Tensor],
-        labels: Labels | None,
-        step: int,
+        self, noisy: NoisyActivations, family: str, beta: float, labels: Labels | None, step: int
     ) -> dict[str, float]:
-        noisy = noisy_activations(probe, self._reader, noises)
-        values = {f"{family}/beta": level.beta, f"{family}/noisy_loss": noisy.losses.mean().item()}
+        values = {f"{family}/beta": beta, f"{family}/noisy_loss": noisy.losses.mean().item()}
         self._last[family] = {}
         for layer in self._reader.layers:
             name, z = layer.label, noisy.units.get(layer.label)
@@ -288,33 +313,15 @@ class EffectiveInfoCallback(InfoCallback):
                 continue
             chosen = slice(None) if labels is None or labels.known is None else labels.known
             y = None if labels is None else labels.y[chosen]
-            found = self._last[family][name] = effective_information(z[:, chosen], y)
+            given = noisy.given_below.get(self._linear.get(name, ""))
+            below = None if given is None else (given.mean[:, chosen], given.variance[:, chosen])
+            found = self._last[family][name] = effective_information(z[:, chosen], y, below)
             values[f"{family}/I_XZ/{name}"] = found.I_XZ
             values[f"{family}_stderr/I_XZ/{name}"] = found.I_XZ_stderr
             values[f"{family}/I_ZY/{name}"] = found.I_ZY
         bounds = [found.I_XZ for found in self._last[family].values()]
         values[f"{family}/crossing"] = running_maximum(bounds)[1] if bounds else math.nan
         return values
-
-    def _search(
-        self,
-        probe: Probe,
-        family: str,
-        distortion: float,
-        start: float,
-        noise: Callable[[int, float], Tensor],
-        pairs: list[int],
-        loss: float,
-    ) -> DistortionLevel:
-        def rise(beta: float) -> float:
-            noises = (sign * noise(seed, beta) for seed in pairs for sign in (1, -1))
-            only_loss = NoisyReader((), MOST_UNITS, self.seed)
-            return noisy_activations(probe, only_loss, noises).losses.mean().item() - loss
-
-        found = distortion_level(rise, distortion, start, EVALUATIONS)
-        if NEAR < found.rise / distortion < 1 / NEAR:
-            self._levels[family] = found.beta
-        return found
 
     def _read_targets(self, probe: Probe) -> Tensor | None:
         return replace(probe, readers=[], whole=None, _read={}).read(ActivationReader((), 1, self.seed)).get(TARGETS)
@@ -397,4 +404,9 @@ class EffectiveInfoCallback(InfoCallback):
         super()._restart()
         self._plan = self._facts = None
         self._reader, self._has_targets = NoisyReader((), MOST_UNITS, self.seed), False
-        self._levels, self._last = {}, {}
+        self._linear, self._levels, self._last = {}, {}, {}
+
+
+def _sizes(probe: Probe) -> Tensor:
+    """``|w|``, the standard deviations of the prior, ``(k,)`` float64."""
+    return torch.cat([p.detach().flatten() for p in trainable(probe.module).values()]).abs().double()

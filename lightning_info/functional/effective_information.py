@@ -15,7 +15,12 @@ grows. The temperature τ in ``[0, 1.5]`` keeps a bad q from going below 0, as �
 takes the τ that does best on the other folds; as their q saw its draws, the bound is strict but for this one number.
 What is below 0 all the same, by chance, is set to 0.
 
-**Covariance.** Shrunk to its diagonal, see :mod:`~.shrinkage`; the diagonal itself where ``d > M / 2``.
+**Covariance.** Shrunk to its diagonal, see :mod:`~.shrinkage`; the diagonal itself where ``d > M / 2``. Of a layer
+``z = W h + b`` with independent noise of its own weights the Gaussian of z given h is known,
+
+.. math:: \mathbb{E}[z|h] = \bar W h + \bar b, \qquad \mathrm{Var}[z_i|h] = \sum_j \sigma_{ij}^2 h_j^2 + \sigma_i^2 ,
+
+and then only the noise that comes with h has to be learnt from the draws (Rao-Blackwell).
 
 **No noise.** A unit that is constant over draws but not over inputs tells exactly to which group of equal values an
 input belongs. It has no density: the groups' entropy is added, and the mixtures are taken within groups.
@@ -80,7 +85,9 @@ class EffectiveInformation(NamedTuple):
     num_noise_free: int
 
 
-def effective_information(z: Tensor, y: Tensor | None = None) -> EffectiveInformation:
+def effective_information(
+    z: Tensor, y: Tensor | None = None, given_below: tuple[Tensor, Tensor] | None = None
+) -> EffectiveInformation:
     """I(X;Z) and I(Z;Y) of a layer under noisy weights: cross-fitted lower bounds, see the module.
 
     Best taken before an invertible nonlinearity: the information is the same, and units that saturate or are off are
@@ -89,21 +96,34 @@ def effective_information(z: Tensor, y: Tensor | None = None) -> EffectiveInform
     Args:
         z: Activations ``(M, N, d)`` of N inputs under M independent draws of the weights.
         y: Classes ``(N,)``, integer or bool; None if there are none.
+        given_below: Mean and variance of z given all noise but that of the layer's own weights, which makes its units
+            independent Gaussians; both like z, with the same draws of the other weights. Left out where ``d > M / 2``.
 
     Raises:
         ValueError: Another shape, fewer than four draws or two inputs, activations that are not finite, a floating
             ``y`` or one of another length.
     """
     _check(z)
+    if given_below is not None and any(part.shape != z.shape for part in given_below):
+        shapes = " and ".join(str(tuple(part.shape)) for part in given_below)
+        raise ValueError(f"given_below has the shapes {shapes}; expected twice that of z, {tuple(z.shape)}")
     m, n = z.shape[:2]
-    points, groups, num_constant, num_noise_free = _separate(z.detach())
+    points, groups, num_constant, num_noise_free, to_points = _separate(z.detach())
+    full = 2 * points.shape[2] <= m
+    below = None
+    if given_below is not None and full and num_constant + num_noise_free < z.shape[2]:
+        below = to_points(given_below[0]), given_below[1][:, :, to_points.units].double() / to_points.scale.square()
     same_group = groups[:, None] == groups
     labels = None if y is None else torch.from_numpy(class_labels(y, n)).to(z.device)
     same_class = None if labels is None else labels[:, None] == labels
     curves = z.new_empty(m, 2, _TEMPERATURES, dtype=torch.float64)  # by draw: I(X;Z) and I(Z;Y) at each temperature
     fold = torch.arange(m, device=z.device) % _FOLDS
     for k in range(min(_FOLDS, m)):
-        gaussians = ShrunkGaussians.fit(points[fold != k], full=2 * points.shape[2] <= m)
+        others = fold != k
+        if below is not None:
+            gaussians = ShrunkGaussians.of_conditional(below[0][others], below[1][others])
+        else:
+            gaussians = ShrunkGaussians.fit(points[others], full=full)
         for draw in (fold == k).nonzero()[:, 0].tolist():
             curves[draw] = _information(gaussians.log_density(points[draw]), same_group, same_class)
     total = curves[:, 0].sum(0)
@@ -177,13 +197,25 @@ def _log_sums(ratio: Tensor, members: Tensor) -> Tensor:
     return torch.stack(sums)
 
 
-def _separate(z: Tensor) -> tuple[Tensor, Tensor, int, int]:
+class _Noisy(NamedTuple):
+    """The units with noise ``(d',)``, and what brings them to a mean of 0 and to noise of variance 1."""
+
+    units: Tensor
+    centre: Tensor
+    scale: Tensor
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """``(M, N, d) -> (M, N, d')`` float64."""
+        return (z[:, :, self.units].double() - self.centre) / self.scale
+
+
+def _separate(z: Tensor) -> tuple[Tensor, Tensor, int, int, _Noisy]:
     """Take the units without noise apart.
 
     Returns:
         The noisy units ``(M, N, d')``, float64, centred, with noise of variance 1 at the median of the inputs at which
         there is any; the group of each input by its values in the units without noise; the numbers of constant and
-        of noise-free units.
+        of noise-free units; how the noisy units were made.
     """
     eps = torch.finfo(torch.promote_types(z.dtype, torch.float32)).eps
     low, high = z.amin(0), z.amax(0)
@@ -197,13 +229,15 @@ def _separate(z: Tensor) -> tuple[Tensor, Tensor, int, int]:
     groups = torch.unique(values, dim=0, return_inverse=True)[1] if varied else values.new_zeros(z.shape[1])
     if still.all():
         noisy = z.new_zeros(*z.shape[:2], 1, dtype=torch.float64)  # one unit that tells nothing
-        return noisy, groups, len(still) - varied, varied
+        return noisy, groups, len(still) - varied, varied, _Noisy(~still, noisy[0, 0, :0], noisy[0, 0, :0])
     noisy = z[:, :, ~still].double()
-    noisy -= noisy.mean((0, 1))
+    centre = noisy.mean((0, 1))
+    noisy -= centre
     variance = torch.stack([row.var(0) for row in noisy.unbind(1)])
     varies = variance > 1e-12 * variance.amax(0)
-    noisy /= variance.where(varies, math.nan).nanmedian(0).values.sqrt()
-    return noisy, groups, int(still.sum()) - varied, varied
+    scale = variance.where(varies, math.nan).nanmedian(0).values.sqrt()
+    noisy /= scale
+    return noisy, groups, int(still.sum()) - varied, varied, _Noisy(~still, centre, scale)
 
 
 def _check(z: Tensor) -> None:

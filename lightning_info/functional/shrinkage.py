@@ -9,6 +9,13 @@ Of m draws in d dimensions, with ``x`` centred and of unit variance, ``w_a = x_a
 The intensity κ estimates the one of least expected squared error; nothing is tuned. It does not depend on the scale of
 a dimension. It is at least 1e-8, so that there is an inverse.
 
+**Half exact.** Where every draw comes with the Gaussian of x given a part of the noise, mean ``m_a`` and independent
+variances ``v_a``, the law of total covariance leaves only the covariance of the means to be estimated,
+
+.. math:: \mathrm{Cov}(x) = \mathrm{Cov}_a(m_a) + \mathrm{diag}\, \mathbb E_a\, v_a ,
+
+of which the correlations are moved half of the way to their mean over the inputs.
+
 Source: Schäfer & Strimmer (2005), A shrinkage approach to large-scale covariance matrix estimation, Table 1 (target D
 for the correlations).
 """
@@ -73,6 +80,26 @@ class ShrunkGaussians(NamedTuple):
     log_volume: Tensor
 
     @classmethod
+    def of_conditional(cls, mean: Tensor, variance: Tensor) -> ShrunkGaussians:
+        """By the law of total covariance, from the Gaussian of every draw, ``(m, N, d)`` each; otherwise as :meth:`fit`."""
+        m, n, d = mean.shape
+        parts = list(_parts(n, max(m * d, d * d)))
+        pooled = mean.new_zeros(d, d)
+        for part in parts:
+            pooled += _correlation(mean[:, part]).sum(0) / n
+        log_volume, whitening = mean.new_empty(n), mean.new_empty(n, d, d)
+        for part in parts:
+            propagated = mean[:, part].std(0)
+            correlation = (_correlation(mean[:, part]) + pooled) / 2 * (1 - _LEAST_INTENSITY)
+            covariance = correlation * propagated[:, :, None] * propagated[:, None]
+            total = (propagated.square() + variance[:, part].mean(0)).clamp_min(_LEAST_VARIANCE)
+            covariance.diagonal(dim1=1, dim2=2).copy_(total)
+            root = torch.linalg.cholesky(covariance)
+            log_volume[part] = root.diagonal(dim1=1, dim2=2).log().sum(1)
+            whitening[part] = torch.linalg.solve_triangular(root, torch.eye(d).to(root).expand_as(root), upper=False)
+        return cls(mean.mean(0), whitening, log_volume)
+
+    @classmethod
     def fit(cls, draws: Tensor, *, full: bool) -> ShrunkGaussians:
         """From draws ``(m, N, d)``, float64, scaled such that a variance of 1 is usual for a unit; least is 0.01."""
         m, n, d = draws.shape
@@ -104,6 +131,13 @@ class ShrunkGaussians(NamedTuple):
             whitened = (w.reshape(-1, d) @ z.T).view(len(w), d, n).sub_(w @ self.mean[part, :, None])
             density[:, part] = whitened.square_().sum(1).T
         return -0.5 * density - self.log_volume
+
+
+def _correlation(draws: Tensor) -> Tensor:
+    """Of draws ``(m, N, d)``, ``(N, d, d)``; 0 of a dimension that does not vary."""
+    centred = (draws - draws.mean(0)).transpose(0, 1)
+    unit = torch.nn.functional.normalize(centred, dim=1)
+    return unit.mT @ unit
 
 
 def _trace(matrices: Tensor) -> Tensor:

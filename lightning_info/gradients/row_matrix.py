@@ -1,7 +1,8 @@
-"""``AᵀA`` of the rows of the Fisher information, for modules with few weights: the whole k x k matrix."""
+"""The rows of the Fisher information themselves, ``A``, and ``AᵀA``: for modules with few weights."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -31,17 +32,32 @@ def outer_products(
     Raises:
         NotCovered: The engine cannot give them exactly.
     """
+    k = sum(p.numel() for p in trainable(module).values())
+    total = torch.zeros(k, k, dtype=torch.float64, device=cotangents.device)
+    for rows in _some_rows(module, predict, batch, cotangents, engine):
+        total.addmm_(rows.T, rows)
+    return total
+
+
+def row_matrix(module: nn.Module, predict: Predict, batch: Any, cotangents: Tensor, engine: RowEngineName) -> Tensor:
+    """All rows ``J_nᵀ u_nc``, ``(N C, k)`` float64, those of each sample in turn; arguments of :func:`outer_products`.
+
+    Raises:
+        NotCovered: The engine cannot give them exactly.
+    """
+    return torch.cat(list(_some_rows(module, predict, batch, cotangents, engine)))
+
+
+def _some_rows(
+    module: nn.Module, predict: Predict, batch: Any, cotangents: Tensor, engine: RowEngineName
+) -> Iterator[Tensor]:
     functions = {"func": row_functions.by_func, "loop": row_functions.by_loop}[engine]
     some_rows = functions(module, predict, batch, cotangents)
     parameters = trainable(module)
-    k = sum(p.numel() for p in parameters.values())
-    total = torch.zeros(k, k, dtype=torch.float64, device=cotangents.device)
     for numbers in torch.split(torch.arange(cotangents.shape[0] * cotangents.shape[1]), row_functions.at_once(module)):
         rows = some_rows(numbers)
         parts = [
-            rows[name] if name in rows else torch.zeros(len(numbers), p.numel(), device=total.device)
+            rows[name] if name in rows else torch.zeros(len(numbers), p.numel(), device=cotangents.device)
             for name, p in parameters.items()
         ]
-        whole = torch.cat([part.double() for part in parts], 1)
-        total.addmm_(whole.T, whole)
-    return total
+        yield torch.cat([part.double() for part in parts], 1)

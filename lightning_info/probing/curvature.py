@@ -205,7 +205,7 @@ class CurvaturePlan:
             values, vectors = _decomposed(gram)
             return GramCurvature(some, [Spectrum(values / some.size, weights)], values, vectors)
         if self.name == "matrix":
-            values, vectors = _decomposed(self._matrix(whole) / whole.size)
+            values, vectors = _decomposed(self.matrix(whole) / whole.size)
             return MatrixCurvature(whole, [Spectrum(values, weights)], values, vectors)
         diagonal = self.diagonal(whole, generator)
         return DiagonalCurvature(whole, [Spectrum(diagonal, weights)], diagonal)
@@ -215,8 +215,8 @@ class CurvaturePlan:
         assert self.rows is not None
         return self.rows
 
-    def _matrix(self, probe: Probe) -> Tensor:
-        """N times F."""
+    def matrix(self, probe: Probe) -> Tensor:
+        """N times F, ``(k, k)`` float64; for the way ``"matrix"``. Raises as :meth:`measure`."""
         engine = cast(RowEngineName, self._rows.engine)
         total = torch.zeros(_weights(probe), _weights(probe), dtype=torch.float64, device=probe.device)
         for batch in probe.parts():

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from lightning_info.probing.activations import Activation, Layer
 from lightning_info.probing.likelihoods import Prediction
+from lightning_info.probing.linear_layers import GivenBelow, LinearNoise, watched
 from lightning_info.probing.noisy_loss import moved
 from lightning_info.probing.probe import Probe
 
@@ -57,28 +59,59 @@ class NoisyActivations:
     Attributes:
         units: ``(M, N, units)`` by layer's label, on the CPU; of layers that did not run for all samples there is none.
         losses: Mean loss of a sample at each draw, ``(M,)``, nats.
+        given_below: Mean and variance of the output of an ``nn.Linear`` given all noise but its own, by its name,
+            ``(M, N, units)`` each, on the CPU.
     """
 
     units: dict[str, Tensor]
     losses: Tensor
+    given_below: dict[str, GivenBelow] = field(default_factory=dict)
 
 
-def noisy_activations(probe: Probe, reader: NoisyReader, noises: Iterable[Tensor]) -> NoisyActivations:
+def noisy_activations(
+    probe: Probe, reader: NoisyReader, noises: Iterable[Tensor], linear: Mapping[str, LinearNoise] | None = None
+) -> NoisyActivations:
     """Run the replica once for each draw of weight noise ``(k,)``, over all samples of a probe.
 
     Args:
         probe: With a private replica.
         reader: What to read.
         noises: The draws.
+        linear: Noise of ``nn.Linear`` modules by name, of which the Gaussian given all other noise is wanted.
     """
     rows: dict[str, list[Tensor]] = {}
+    linear, given = linear or {}, _Given(linear or {})
     draws = 0
     for noise in noises:
-        with moved(probe, noise):
+        with moved(probe, noise), watched(probe.module, linear, given.see):
             read = replace(probe, readers=[], whole=None, _read={}).read(reader)
+        given.end_draw()
         draws += 1
         for name, values in read.items():
             rows.setdefault(name, []).append(values)
     losses = torch.stack(rows.pop(LOSS)).mean(1)
     whole = {name.removeprefix("units/"): torch.stack(some) for name, some in rows.items() if len(some) == draws}
-    return NoisyActivations(whole, losses)
+    return NoisyActivations(whole, losses, given.whole((draws, probe.size)))
+
+
+class _Given:
+    """Collects what each draw says of the modules' outputs given their inputs."""
+
+    def __init__(self, linear: Mapping[str, LinearNoise]) -> None:
+        self._linear = linear
+        self._parts: defaultdict[str, list[GivenBelow]] = defaultdict(list)  # of this draw
+        self._draws: defaultdict[str, list[GivenBelow]] = defaultdict(list)
+
+    def see(self, name: str, h: Tensor, z: Tensor) -> None:
+        given = self._linear[name].given(h)
+        self._parts[name].append(GivenBelow(given.mean.cpu(), given.variance.cpu()))
+
+    def end_draw(self) -> None:
+        for name, parts in self._parts.items():
+            self._draws[name].append(GivenBelow(*map(torch.cat, zip(*parts, strict=True))))
+        self._parts.clear()
+
+    def whole(self, shape: tuple[int, int]) -> dict[str, GivenBelow]:
+        """What there is of all draws and samples."""
+        found = {name: GivenBelow(*map(torch.stack, zip(*some, strict=True))) for name, some in self._draws.items()}
+        return {name: given for name, given in found.items() if given.mean.shape[:2] == shape}

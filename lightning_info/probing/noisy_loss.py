@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -54,6 +54,29 @@ def noisy_losses(
             n = noise(*level)
             found.append(0.5 * (_loss_at(probe, n) + _loss_at(probe, -n)))
     return [_summary(torch.tensor(found, dtype=torch.float64)) for found in pairs]
+
+
+def loss_rise(probe: Probe, noises: Iterable[Tensor], shares: int, loss: float) -> float:
+    """By how much weight noise raises the mean loss of a sample, nats; each draw on a share of the samples alone.
+
+    The draws differ more than the samples, so that many of them on a share each say more than few on all. A draw comes
+    with its opposite, so that what is linear in it cancels.
+
+    Args:
+        probe: With a private replica.
+        noises: Draws ``(k,)``, as many as the shares or a multiple.
+        shares: Every so manieth sample makes one; fewer samples are one each.
+        loss: Without noise, of all samples.
+    """
+    total, draws, shares = 0.0, 0, min(shares, probe.size)
+    for noise in noises:
+        numbers = torch.arange(draws % shares, probe.size, shares)
+        draws += 1
+        for n in (noise, -noise):
+            with moved(probe, n):
+                parts = [probe.predictor(probe.module, batch).summed_loss() for batch, _ in probe.drawn(numbers)]
+            total += 0.5 * torch.stack(parts).detach().sum().item()
+    return total / (draws / shares * probe.size) - loss
 
 
 def mean_loss(probe: Probe) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import weakref
+from contextlib import contextmanager
 
 import lightning.pytorch as pl
 import pytest
@@ -18,8 +20,8 @@ from torch import nn
 
 from lightning_info import EffectiveInfoCallback
 from lightning_info.callbacks import effective_info as module_of_callback
-from lightning_info.callbacks.effective_info import EVALUATIONS, SEARCH_DRAWS
-from lightning_info.functional.weight_noise import diagonal_noise
+from lightning_info.probing import noisy_activations, noisy_loss, relative_curvature
+from lightning_info.probing.level_search import PASSES
 
 SAMPLES, REFERENCE = 64, 32
 X, Y = (part[:REFERENCE] for part in data(SAMPLES).tensors)
@@ -37,7 +39,6 @@ def effective(**options) -> EffectiveInfoCallback:
         "draws": 16,
         "on_error": "raise",
         "summary": False,
-        "seed": 2,
     }
     return EffectiveInfoCallback(**{**defaults, **options})
 
@@ -84,8 +85,27 @@ def test_a_linear_layer_agrees_with_the_exact_mixture():
     exact = (own - log_density.logsumexp(2) + math.log(len(x))).mean().item()
     assert 0.5 < exact < 3.2
     found = value(callback, "effective_info/I_XZ/net", 32)
-    assert found == pytest.approx(exact, abs=0.05 + 3 * value(callback, "effective_info_stderr/I_XZ/net", 32))
+    assert found == pytest.approx(exact, abs=0.005 + 2 * value(callback, "effective_info_stderr/I_XZ/net", 32))
     assert callback.tags == tuple(tag for tag in callback.history if not tag.endswith("overhead"))
+
+
+def test_what_is_known_of_the_own_noise_of_linear_layers_raises_the_bounds(monkeypatch):
+    """The same draws at the same level, with the moments of the draws alone; of net.1 the input is fixed."""
+    torch.manual_seed(0)
+    module = Net()
+    fit(module=module, max_epochs=6)
+    found = []
+    for seed in range(4):
+        known, alone = (effective(beta=0.3, seed=seed), effective(beta=0.3, seed=seed))
+        fit(known, module=copy.deepcopy(module), max_steps=1)
+        with monkeypatch.context() as patched:
+            patched.setattr(module_of_callback, "find_linear_layers", lambda probe, layers: {})
+            fit(alone, module=copy.deepcopy(module), max_steps=1)
+        layers = ("net.1", "net.2")
+        found.append([[value(c, f"effective_info/I_XZ/{layer}", 0) for c in (known, alone)] for layer in layers])
+    gains = torch.tensor(found).diff(dim=2)[:, :, 0].neg()
+    assert (gains.mean(0) > 2 * gains.std(0) / 4**0.5).all()
+    assert (gains.mean(0) > 0.02).all()
 
 
 def test_bounds_hold_and_more_distortion_leaves_less():
@@ -106,13 +126,15 @@ def test_bounds_hold_and_more_distortion_leaves_less():
 
 
 def test_the_level_is_that_of_the_distortion():
+    """Over seeds the rise is off by 15 % in a net as small as this, of which half is the measurement's own."""
     callback = effective(distortion=0.05, draws=60)
     fit(callback, max_epochs=6)
     rise = value(callback, "effective_info/noisy_loss", 48) - value(callback, "effective_info/loss", 48)
-    assert rise == pytest.approx(0.05, rel=0.6)  # searched with four draws, measured with more
+    assert rise == pytest.approx(0.05, rel=0.45)
 
 
-def test_rescaling_the_layers_of_a_relu_net_changes_nothing():
+@pytest.mark.parametrize("noise", ["diagonal", "low_rank", "full"])
+def test_rescaling_the_layers_of_a_relu_net_changes_nothing(noise):
     class Rescaled(Net):
         def __init__(self, factor):
             super().__init__(nn.ReLU)
@@ -129,7 +151,7 @@ def test_rescaling_the_layers_of_a_relu_net_changes_nothing():
 
     found = []
     for factor in (1.0, 8.0):
-        callback = effective(distortion=0.02)
+        callback = effective(distortion=0.02, noise=noise)
         fit(callback, module=(torch.manual_seed(5), Rescaled(factor))[1])
         found.append({tag: dict(curve)[16] for tag, curve in callback.history.items() if "overhead" not in tag})
     assert all(math.isfinite(v) for v in found[0].values())
@@ -145,30 +167,44 @@ def test_a_distortion_that_is_not_reached_is_nan_and_said():
     assert math.isfinite(value(callback, "effective_info_50/loss"))
 
 
-def test_a_measurement_takes_three_hundred_draws_at_most(monkeypatch):
-    passes = []
-    from lightning_info.probing import noisy_activations as module
+def test_a_measurement_takes_three_hundred_passes_at_most(monkeypatch):
+    rows, noisy = [], []
 
-    original = module.moved
-    monkeypatch.setattr(module, "moved", lambda probe, noise: (passes.append(1), original(probe, noise))[1])
-    callback = EffectiveInfoCallback(reference=(X, Y), every_n_epochs=100, on_error="raise", summary=False)
-    fit(callback, max_steps=1, max_epochs=1)
-    preflight = 2  # a trial
-    assert len(passes) >= 2 * 2 * SEARCH_DRAWS
-    assert len(passes) <= 2 * (2 * 128 + 2 * SEARCH_DRAWS * EVALUATIONS) + preflight
-    assert 2 * 128 + 2 * SEARCH_DRAWS * EVALUATIONS <= 300
+    class Counting(Net):
+        def training_step(self, batch, batch_idx):
+            if noisy:
+                rows.append(len(batch[0]))
+            return super().training_step(batch, batch_idx)
+
+    @contextmanager
+    def moved(probe, noise):
+        noisy.append(1)
+        with original(probe, noise):
+            yield
+        noisy.pop()
+
+    original = noisy_loss.moved
+    for module in (noisy_loss, noisy_activations):
+        monkeypatch.setattr(module, "moved", moved)
+    torch.manual_seed(0)
+    callback = effective(draws=64, distortion=(0.02, 0.03))
+    fit(callback, module=Counting(), max_epochs=6)
+    reached = sum(math.isfinite(beta) for f in callback._targets for _, beta in callback.history[f"{f}/beta"])
+    assert reached >= 2
+    assert reached * 128 < sum(rows) / REFERENCE <= reached * 128 + 4 * PASSES  # two points, two distortions
+    assert 2 * (128 + PASSES) <= 300
 
 
 def test_the_draws_of_a_measurement_are_never_all_at_hand(monkeypatch):
     alive, most = [], []
 
-    def noise(z, *args):
-        made = diagonal_noise(z, *args)
-        alive.append(weakref.ref(made))
+    def moved(probe, noise):
+        alive.append(weakref.ref(noise))
         most.append(sum(one() is not None for one in alive))
-        return made
+        return original(probe, noise)
 
-    monkeypatch.setattr(module_of_callback, "diagonal_noise", noise)
+    original = noisy_activations.moved
+    monkeypatch.setattr(noisy_activations, "moved", moved)
     fit(effective(beta=0.1, draws=32))
     assert len(alive) == 2 * 64
     assert max(most) <= 3
@@ -208,16 +244,15 @@ def test_the_search_goes_on_after_a_resume_from_the_level_that_it_had_found(tmp_
     torch.load(tmp_path / "last.ckpt", weights_only=True)
     known = value(first, "effective_info/beta", 16)  # the last point that the checkpoint of epoch 3 has
     starts = []
-    original = module_of_callback.distortion_level
+    original = module_of_callback.find_level
 
-    def search(rise, target, start, evaluations):
+    def search(probe, noise, seeds, target, start, loss):
         starts.append(start)
-        return original(rise, target, start, evaluations)
+        return original(probe, noise, seeds, target, start, loss)
 
-    monkeypatch.setattr(module_of_callback, "distortion_level", search)
+    monkeypatch.setattr(module_of_callback, "find_level", search)
     trainer(effective(**common), max_epochs=4).fit(Net(), loader(SAMPLES), ckpt_path=tmp_path / "last.ckpt")
-    assert math.isfinite(known)
-    assert starts[0] == known
+    assert starts[0] == known != starts[1]
 
 
 @pytest.mark.parametrize(
@@ -229,11 +264,25 @@ def test_the_search_goes_on_after_a_resume_from_the_level_that_it_had_found(tmp_
         ({"distortion": (0.1, 0.1)}, "give one or several different ones"),
         ({"draws": 1}, "a half needs at least 2"),
         ({"draws": 1.5}, "draws must be a positive integer"),
+        ({"noise": "lowrank"}, "choose one of 'diagonal', 'low_rank', 'full'"),
     ],
 )
 def test_senseless_arguments_are_refused(options, match):
     with pytest.raises(ValueError, match=f"EffectiveInfoCallback: .*{match}"):
         EffectiveInfoCallback(**options)
+
+
+@pytest.mark.parametrize(
+    ("noise", "limit", "match"),
+    [
+        ("full", "FULL_WEIGHTS", r"done up to 60 and not for 63; choose noise='low_rank', or noise='diagonal'"),
+        ("low_rank", "KEPT", r"with 63 numbers each: .* those of 0 samples, .* choose noise='diagonal'"),
+    ],
+)
+def test_noise_for_which_the_network_is_too_large_is_refused_before_the_first_step(noise, limit, match, monkeypatch):
+    monkeypatch.setattr(relative_curvature, limit, 60)
+    with pytest.raises(MisconfigurationException, match=f"EffectiveInfoCallback: noise='{noise}' .*{match}"):
+        fit(effective(noise=noise))
 
 
 def test_layers_that_are_not_there_are_refused_before_the_first_step():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -32,72 +33,66 @@ RISES = {
 @pytest.mark.parametrize("name", RISES)
 def test_finds_the_level_from_anywhere_near(name, target):
     rise, inverse = RISES[name]
-    for start in (inverse(target) * 8, inverse(target) / 8, inverse(target)):
+    for away in (1, 8, 1 / 8, 50, 1 / 50):
         counted = Counted(rise)
-        found = distortion_level(counted, target, start=start)
+        found = distortion_level(counted, target, start=away * inverse(target))
         assert found.is_reached
-        assert found.rise == rise(found.beta)
-        assert target / 1.1001 <= found.rise <= target * 1.1001
-        assert found.evaluations == len(counted.levels) <= 5
-    assert counted.levels == [pytest.approx(inverse(target), rel=1e-12)]  # a start that fits is all it takes
+        assert found.evaluations == len(counted.levels) == 11
+        assert rise(found.beta) == pytest.approx(target, rel=0.05)
+        assert all(abs(math.log(a / b)) <= math.log(4.001) for a, b in pairwise(counted.levels))
 
 
-@pytest.mark.parametrize("target", [0.05, 0.5])
-@pytest.mark.parametrize("name", ["linear", "square", "root", "tiny levels", "large levels"])
-def test_a_power_law_is_found_without_a_start(name, target):
-    found = distortion_level(RISES[name][0], target)
-    assert found.is_reached
-    assert found.evaluations <= 3
+@pytest.mark.parametrize("away", [1.0, 50.0])
+def test_the_draws_of_all_evaluations_near_the_level_count(away):
+    """With an error of 40 % each the level of 400 searches is off by that of eight evaluations or more."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(beta):
+        return 20 * beta * (1 + 0.4 * torch.randn((), generator=generator).item())
+
+    found = [distortion_level(noisy, 0.05, start=away / 400) for _ in range(400)]
+    errors = torch.tensor([20 * level.beta / 0.05 for level in found if level.is_reached]) - 1
+    assert len(errors) > 395
+    assert errors.square().mean().sqrt() < 1.1 * 0.4 / 8**0.5
+    assert abs(errors.mean()) < 0.05
 
 
 def test_out_of_reach_is_flagged_at_the_largest_level():
     counted = Counted(lambda beta: 0.03 * beta / (beta + 1))
     found = distortion_level(counted, 0.5)
     assert not found.is_reached
-    assert found.beta == max(counted.levels) == 1e6
-    assert len(counted.levels) <= 5
+    assert found.beta == pytest.approx(1e6)
     again = distortion_level(counted, 0.5, start=found.beta)
-    assert (again.beta, again.evaluations, again.is_reached) == (1e6, 1, False)
+    assert (again.evaluations, again.is_reached) == (1, False)
+    assert again.rise == pytest.approx(0.03, rel=1e-5)
 
 
 def test_out_of_reach_at_the_smallest_level():
     found = distortion_level(lambda beta: 1 + beta, 0.05, low=1e-3, high=10)
-    assert (found.beta, found.is_reached) == (1e-3, False)
+    assert (found.beta, found.is_reached) == (pytest.approx(1e-3), False)
 
 
 def test_levels_stay_within_their_limits():
     counted = Counted(lambda beta: 1e-3 * beta)
-    distortion_level(counted, 0.5, start=1e9, evaluations=8, low=1e-2, high=1e2)
-    distortion_level(counted, 1e-9, start=1e-9, evaluations=8, low=1e-2, high=1e2)
-    assert min(counted.levels) == 1e-2
-    assert max(counted.levels) == 1e2
-
-
-@pytest.mark.parametrize("start", [None, 1e-3, 0.1, 20.0])
-def test_not_monotone(start):
-    counted = Counted(lambda beta: 0.3 * beta * (1.2 + math.sin(7 * math.log(beta))))
-    found = distortion_level(counted, 0.05, start=start, evaluations=12)
-    assert found.is_reached
-    assert found.rise == counted.rise(found.beta)
-    assert found.beta in counted.levels
-    assert abs(math.log(found.rise / 0.05)) <= math.log(1.1) + 1e-12
+    distortion_level(counted, 0.5, start=1e9, low=1e-2, high=1e2)
+    distortion_level(counted, 1e-9, start=1e-9, low=1e-2, high=1e2)
+    assert min(counted.levels) == pytest.approx(1e-2)
+    assert max(counted.levels) == pytest.approx(1e2)
 
 
 @pytest.mark.parametrize("worthless", [0.0, -0.01, math.nan, math.inf])
-def test_rises_without_a_logarithm(worthless):
-    """Noise of a finite sample gives a small fall; too much noise a loss that is infinite or no number."""
+def test_rises_of_no_use_lead_on(worthless):
+    """Few draws may give a fall; too much noise a loss that is infinite or no number."""
     below = worthless <= 0
 
     def rise(beta):
         return worthless if (beta < 0.01) == below and not 0.01 <= beta <= 1 else 0.5 * beta
 
-    for start in (1e-3, 1e3):
-        found = distortion_level(rise, 0.1, start=start, evaluations=9)
+    for start in (2e-3, 20.0):
+        found = distortion_level(rise, 0.1, start=start)
         assert found.is_reached
-        assert found.beta == pytest.approx(0.2, rel=0.11)
-    nowhere = distortion_level(lambda beta: worthless, 0.1)
-    assert not nowhere.is_reached
-    assert nowhere.evaluations <= 5
+        assert found.beta == pytest.approx(0.2, rel=0.02)
+    assert not distortion_level(lambda beta: worthless, 0.1).is_reached
 
 
 @pytest.mark.parametrize(
@@ -106,6 +101,7 @@ def test_rises_without_a_logarithm(worthless):
         ({"target": 0.0}, "target=0.0"),
         ({"target": math.nan}, "target=nan"),
         ({"start": -1.0}, "start=-1.0"),
+        ({"start": math.nan}, "start=nan"),
         ({"low": 0.0}, "0 < low < high"),
         ({"low": 2.0, "high": 1.0}, "0 < low < high"),
         ({"evaluations": 0}, "evaluations=0"),
@@ -122,5 +118,7 @@ def test_the_level_of_a_quadratic_loss_is_that_of_its_own_rise():
         beta = quadratic_level(h, lambda_, 40.0, target)
         covariance = 1 / (h / beta + lambda_**-2)  # beta (H + beta/λ²)⁻¹
         assert 0.5 * (h * covariance).sum().item() / 40 == pytest.approx(target, rel=0.02)
-    assert quadratic_level(h, lambda_, 40.0, 1e9) == 1e6
+    half = quadratic_level(h, lambda_, 40.0, (h * lambda_**2).sum().item() / 160)
+    assert quadratic_level(h, lambda_, 40.0, 1e9) == half  # more than any level gives
+    assert quadratic_level(h, 1e5 * lambda_, 40.0, 1e9) == 1e6
     assert quadratic_level(h, lambda_, 40.0, 1e-12) == pytest.approx(1e-6, rel=0.02)

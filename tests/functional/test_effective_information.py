@@ -56,6 +56,66 @@ def test_linear_layer_is_near_its_exact_mixture(p, d, noise):
     assert (mean_difference < 2 * mean_error + 0.01).all()  # a lower bound
 
 
+@pytest.mark.parametrize(("p", "d", "noise"), [(5, 4, 2.0), (5, 10, 1.0), (20, 32, 1.0)])
+def test_a_linear_layer_of_which_the_gaussian_is_given_is_its_exact_mixture(p, d, noise):
+    """What is left is the error of the evaluated draws; learnt from the draws the bound is 0.01 to 0.04 lower."""
+    gains, differences, errors = [], [], []
+    for seed in range(4):
+        z, mean, variance = linear_layer(128, 64, p, d, noise, seed)
+        found = effective_information(z, None, (mean.expand_as(z), variance.expand_as(z)))
+        differences.append(found.I_XZ - true_information(mean, variance)[0])
+        errors.append(found.I_XZ_stderr)
+        gains.append(found.I_XZ - effective_information(z).I_XZ)
+    error = torch.tensor(errors).square().mean().sqrt() / 2
+    assert abs(torch.tensor(differences).mean()) < 0.005 + 2 * error
+    assert min(gains) > 0.005
+    assert error < 0.03
+
+
+def test_noise_from_below_is_learnt_from_the_draws_and_the_bound_is_higher():
+    """Units ``W (x + n) + m`` with noise n shared by all inputs: Gaussian, of covariance ``W Wᵀ + s² I``, exactly."""
+    gains, differences, errors = [], [], []
+    for seed in range(12):
+        generator = seeded(seed)
+        x, w = torch.randn(48, 6, generator=generator).double(), torch.randn(8, 6, generator=generator).double()
+        n, m = torch.randn(128, 1, 6, generator=generator).double(), torch.randn(128, 1, 8, generator=generator)
+        mean = (x + n) @ w.T
+        z, variance = mean + 0.5 * m, torch.full_like(mean, 0.25)
+        root = torch.linalg.cholesky(w @ w.T + 0.25 * torch.eye(8).double())
+        whitened = torch.linalg.solve_triangular(root, (x @ w.T).T, upper=False).T
+        truth = true_information(whitened, torch.ones_like(whitened))[0]
+        found = effective_information(z, None, (mean, variance))
+        differences.append(found.I_XZ - truth)
+        errors.append(found.I_XZ_stderr)
+        gains.append(found.I_XZ - effective_information(z).I_XZ)
+    error = torch.tensor(errors).square().mean().sqrt() / 12**0.5
+    assert -0.1 - 2 * error < torch.tensor(differences).mean() < 2 * error
+    gains = torch.tensor(gains)
+    assert gains.mean() > 2 * gains.std() / 12**0.5
+
+
+@pytest.mark.parametrize("d", [3, 30])
+def test_what_is_given_follows_the_units(d):
+    """Dead units, units without noise, the scale of a unit; with more units than half the draws nothing is used."""
+    z, mean, variance = linear_layer(32, 20, 4, d, 1.0, 0)
+    scale = torch.exp(torch.arange(d) % 7 - 3.0)
+    still = torch.zeros(32, 20, 2).double()
+    still[:, :, 1] = torch.arange(20) // 10
+    found = effective_information(
+        torch.cat([still, z * scale], 2),
+        None,
+        (torch.cat([still, mean.expand_as(z) * scale], 2), torch.cat([0 * still, variance.expand_as(z) * scale**2], 2)),
+    )
+    z = torch.cat([z, still[:, :, 1:]], 2)
+    mean, variance = torch.cat([mean, still[0, :, 1:]], 1), torch.cat([variance, torch.zeros(20, 1)], 1)
+    given = None if d == 30 else (mean.expand_as(z), variance.expand_as(z))
+    expected = effective_information(z, None, given)
+    assert found.I_XZ == pytest.approx(expected.I_XZ, abs=1e-7)
+    assert (found.num_constant, found.num_noise_free) == (1, 1)
+    without_noise = effective_information(still, None, (still, still))
+    assert without_noise.I_XZ == pytest.approx(math.log(2))
+
+
 def test_lower_bound_in_the_mean_over_seeds():
     """With noise shared by all inputs, whose mean over few draws looks like a difference between inputs."""
     found = []
@@ -233,6 +293,12 @@ def test_without_classes_and_labels_of_any_kind():
 def test_refuses(z, y, message):
     with pytest.raises(ValueError, match=message):
         effective_information(z, y)
+
+
+def test_refuses_what_is_given_of_another_shape():
+    z = torch.randn(8, 5, 2)
+    with pytest.raises(ValueError, match=r"given_below has the shapes \(8, 5, 2\) and \(5, 2\)"):
+        effective_information(z, None, (z, z[0]))
 
 
 def test_running_maximum_orders_the_layers():

@@ -74,3 +74,27 @@ def test_density_is_that_of_a_normal_distribution(monkeypatch, full, workspace):
     expected = MultivariateNormal(draws.mean(0), covariance).log_prob(z[:, None])
     difference = found - expected
     torch.testing.assert_close(difference, difference[:1, :1].expand_as(difference), atol=1e-9, rtol=0)
+
+
+def test_gaussians_of_conditional_ones_by_the_law_of_total_covariance():
+    generator = torch.Generator().manual_seed(0)
+    m, n, d = 20, 7, 4
+    mean = torch.randn(m, n, d, generator=generator).double() @ torch.randn(n, d, d, generator=generator).double()[0]
+    mean[:, :, 3] = 2.0  # nothing comes from below
+    variance = torch.rand(m, n, d, generator=generator).double() + 0.1
+    found = ShrunkGaussians.of_conditional(mean, variance)
+    assert torch.equal(found.mean, mean.mean(0))
+    correlations = np.stack([np.corrcoef(mean[:, i, :3].numpy().T) for i in range(n)])
+    for i in range(n):
+        expected = np.zeros((d, d))
+        deviation = mean[:, i, :3].std(0).numpy()
+        expected[:3, :3] = (correlations[i] + correlations.mean(0)) / 2 * np.outer(deviation, deviation)
+        expected += np.diag(variance[:, i].mean(0).numpy())
+        covariance = np.linalg.inv((found.whitening[i].T @ found.whitening[i]).numpy())
+        np.testing.assert_allclose(covariance, expected, rtol=0, atol=1e-6 * expected.max())
+        assert found.log_volume[i].item() == pytest.approx(0.5 * np.linalg.slogdet(expected)[1], abs=1e-6)
+
+
+def test_a_unit_without_any_variance_has_the_least():
+    found = ShrunkGaussians.of_conditional(torch.zeros(5, 2, 3).double(), torch.zeros(5, 2, 3).double())
+    assert found.log_volume.tolist() == pytest.approx([1.5 * np.log(shrinkage._LEAST_VARIANCE)] * 2)

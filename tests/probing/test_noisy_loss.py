@@ -10,7 +10,7 @@ from torch import nn
 from lightning_info.functional.weight_information import expected_loss_rise
 from lightning_info.probing.curvature import choose_curvature
 from lightning_info.probing.inert import StandInTrainer
-from lightning_info.probing.noisy_loss import mean_loss, noisy_losses
+from lightning_info.probing.noisy_loss import loss_rise, mean_loss, noisy_losses
 from lightning_info.probing.prediction import Predictor
 from lightning_info.probing.probe import Probe
 
@@ -80,3 +80,24 @@ def test_the_loss_is_a_mean_over_samples_in_any_chunks():
     expected = F.mse_loss(case().module(x), y, reduction="sum").item() / 2 / N
     for chunk in (1, 7, N):
         assert mean_loss(case(chunk)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("shares", [1, 3, 4])
+def test_each_draw_moves_its_share_of_the_samples(shares):
+    """Of a quadratic loss a pair gives ½ nᵀHn of its own samples; far from the minimum, so that a slope would show."""
+    probe = case(chunk=7)
+    with torch.no_grad():
+        probe.module.weight += 10
+    x = torch.cat([probe.groups[0][0], torch.ones(N, 1).double()], 1)
+    noises = torch.randn(2 * shares, 10, generator=torch.Generator().manual_seed(0)).double()
+    moved = [torch.cat([n[:8].view(2, 4), n[8:, None]], 1) for n in noises]
+    rises = [(x[i % shares :: shares] @ m.T).square().sum() / 2 for i, m in enumerate(moved)]
+    found = loss_rise(probe, noises, shares, mean_loss(probe))
+    assert found == pytest.approx(sum(rises).item() / 2 / N, rel=1e-9)
+
+
+def test_fewer_samples_than_shares_are_one_share_each():
+    probe = case()
+    probe.groups = [tuple(part[:3] for part in probe.groups[0])]
+    noises = torch.randn(6, 10).double()
+    assert loss_rise(probe, noises, 4, mean_loss(probe)) == loss_rise(probe, noises, 3, mean_loss(probe)) > 0
