@@ -39,7 +39,7 @@ def callbacks() -> list[pl.Callback]:
         FisherTraceCallback(batch_norm="reference", every_n_epochs=1),
         InfoPlaneCallback(batch_norm="reference", every_n_epochs=1),
         WeightInfoCallback(batch_norm="reference", num_samples=64),
-        EffectiveInfoCallback(batch_norm="reference", num_samples=64, distortion=0.05, draws=16),
+        EffectiveInfoCallback(batch_norm="reference", num_samples=64, distortion=0.05, draws=8),
         StabilityCallback(batch_norm="reference", every_n_epochs=1),
     ]
 

@@ -99,7 +99,7 @@ EFFECTIVE_STAGES = {
 
 STABILITY_STAGES = {
     "output kl": ("lightning_info.probing.weight_change.output_kl", True),
-    "fisher distance": ("lightning_info.callbacks.stability.fisher_distance", True),
+    "fisher distance": ("lightning_info.probing.weight_change.fisher_distance", True),
     "sample alone": ("lightning_info.callbacks.stability.sample_loss", True),
 }
 
