@@ -15,7 +15,7 @@ from models import Classifier, curves, data, trainer
 from oracle import fisher_trace_by_definition
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_info import FisherTraceCallback, InfoPlaneCallback
+from lightning_info import EffectiveInfoCallback, FisherTraceCallback, InfoPlaneCallback
 
 HEAD = """
 import copy, hashlib, json, os, sys, types
@@ -24,7 +24,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from models import Classifier, curves, data, loader, trainer
 from torch.utils.data import DataLoader, Subset
-from lightning_info import FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
+from lightning_info import EffectiveInfoCallback, FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
 from lightning_info.callbacks import base
 from lightning_info.callbacks.faults import Refused
 from lightning_info.metrics import FisherTrace
@@ -152,6 +152,12 @@ def weight_information():
     _, module = fit(watch, ours)
     return {"history": ours.history, "seen": watch.seen, "weights": weights(module)}
 
+def effective_information():
+    common = dict(every_n_epochs=2, on_error="raise", summary=False, draws=8, beta=0.05)
+    watch, ours = Watch(), EffectiveInfoCallback(num_samples=16, **common)
+    _, module = fit(watch, ours)
+    return {"history": ours.history, "seen": watch.seen, "weights": weights(module)}
+
 def refused():
     original = base.preflight
     def refuse(*args):
@@ -176,6 +182,7 @@ save(
     scaled=scaled(),
     planes=planes(),
     weight_information=weight_information(),
+    effective_information=effective_information(),
     metric=metric(),
     refused=refused(),
 )
@@ -331,14 +338,19 @@ def test_processes_that_are_spawned(tmp_path):
     assert [step for step, _ in curve(runs[0])] == [0, 2, 4, 6, 8, 10, 12, 14, 16]
 
 
+def samples_and_labels(runs):
+    """The samples of the first two batches of every process."""
+    samples = torch.tensor([x for run in runs for batch in run["seen"][:2] for x in batch])
+    labels = dict(zip(map(tuple, data().tensors[0].tolist()), data().tensors[1], strict=True))
+    return samples, torch.stack([labels[tuple(x)] for x in samples.tolist()])
+
+
 def test_two_processes_draw_the_plane_of_one(ranks):
     runs = [rank["planes"] for rank in ranks]
     assert_alike(*runs)
-    samples = torch.tensor([x for run in runs for batch in run["seen"][:2] for x in batch])
+    samples, y = samples_and_labels(runs)
     torch.manual_seed(3)
     module = Classifier(dropout=0.5)
-    labels = dict(zip(map(tuple, data().tensors[0].tolist()), data().tensors[1], strict=True))
-    y = torch.stack([labels[tuple(x)] for x in samples.tolist()])
     ours = InfoPlaneCallback(
         estimator=["binning", "mixture"],
         bin_range=["global", "adaptive"],
@@ -363,3 +375,16 @@ def test_the_information_in_the_weights_is_that_of_the_samples_and_the_batch_of_
     assert history["weight_info/trace"][0] == pytest.approx(trace, rel=1e-4)
     assert history["weight_info/temperature"][0] == pytest.approx(1e-2 / (2 * 4 * 2))
     assert all(math.isfinite(value) for value in history["weight_info/kl"].values())
+
+
+def test_the_effective_information_is_that_of_the_samples_of_all_processes(ranks):
+    runs = [rank["effective_information"] for rank in ranks]
+    assert_alike(*runs)
+    samples, y = samples_and_labels(runs)
+    torch.manual_seed(3)
+    module = Classifier(dropout=0.5)
+    ours = EffectiveInfoCallback(reference=(samples, y), draws=8, beta=0.05, on_error="raise", summary=False)
+    trainer(ours, max_steps=1).fit(module, DataLoader(data(), 4, shuffle=True))
+    for tag, alone in curves(ours).items():
+        assert curve(runs[0], tag)[0] == (0, pytest.approx(alone[0][1], rel=1e-5)), tag
+    assert math.isfinite(dict(curve(runs[0], "effective_info/I_XZ/net.4"))[16])

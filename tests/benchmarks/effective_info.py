@@ -1,0 +1,135 @@
+"""Cost of one measurement of effective information, two distortions, against plain passes over the same samples.
+
+    python tests/benchmarks/effective_info.py
+
+A digits MLP (64-32-16-10, tanh) and the quickstart's convolutional net, trained for five epochs; 256 reference samples,
+all defaults. The ratio is to a forward and backward pass over these samples in the batches of training. ``passes``
+counts how often all of them went through the net with weight noise; ``estimates`` is the share of the time that the
+information takes once the draws are there; ``memory`` is what the measurement takes beside what was there. One thread.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lightning_info import EffectiveInfoCallback
+from lightning_info.callbacks import effective_info
+from lightning_info.probing import linear_layers, noisy_activations, noisy_loss
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+from quickstart import DigitsNet, loaders
+
+BATCH, SAMPLES, EPOCHS, REPEATS = 64, 256, 5, 21
+
+
+class Mlp(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 16), nn.Tanh(), nn.Linear(16, 10)
+        )
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), 3e-3)
+
+
+def memory(field: str) -> float:
+    """Resident memory now (``VmRSS``) or at its highest (``VmHWM``), MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+class Watched(EffectiveInfoCallback):
+    """Notes what every measurement took."""
+
+    seconds = estimating = megabytes = 0.0
+    rows = 0
+
+    def _measure(self, probe, step, generator):
+        self.rows, self.estimating = 0, 0.0
+        hook = probe.module.register_forward_hook(self._count)
+        Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
+        before, start = memory("VmRSS"), time.process_time()
+        values = super()._measure(probe, step, generator)
+        self.seconds, self.megabytes = time.process_time() - start, memory("VmHWM") - before
+        hook.remove()
+        return values
+
+    def _count(self, module, args, output):
+        self.rows += noisy and len(output)
+
+    def estimate(self, *args):
+        start = time.process_time()
+        found = information(*args)
+        self.estimating += time.process_time() - start
+        return found
+
+
+noisy = False
+moved, information = noisy_loss.moved, effective_info.effective_information
+
+
+@contextmanager
+def counted(probe, noise):
+    global noisy
+    with moved(probe, noise):
+        noisy = True
+        yield
+        noisy = False
+
+
+def plain(module: pl.LightningModule, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """Median CPU seconds of a forward and backward pass over all samples."""
+    times = []
+    for _ in range(REPEATS):
+        start = time.process_time()
+        for x, y in batches:
+            F.cross_entropy(module(x), y).backward()
+        times.append(time.process_time() - start)
+    return statistics.median(times)
+
+
+def row(name: str, module: pl.LightningModule) -> str:
+    train, _ = loaders(BATCH)
+    callback = Watched(every_n_epochs=EPOCHS, num_samples=SAMPLES, on_error="raise", summary=False)
+    effective_info.effective_information = callback.estimate
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    pl.Trainer(callbacks=[callback], max_epochs=EPOCHS, accelerator="cpu", **options).fit(module, train)
+    reached = sum(dict(callback.history[f"{family}/beta"])[len(train) * EPOCHS] > 0 for family in callback._targets)
+    x, y = train.dataset[:SAMPLES]
+    reference = plain(module.eval(), list(zip(x.split(BATCH), y.split(BATCH), strict=True)))
+    return (
+        f"| {name} | {1e3 * reference:.1f} | {callback.seconds:.1f} | {callback.seconds / reference:.0f} | "
+        f"{callback.rows / SAMPLES:.0f} ({reached} levels reached) | {callback.estimating / callback.seconds:.0%} | "
+        f"{callback.megabytes:.0f} |"
+    )
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    for part in (noisy_loss, noisy_activations, linear_layers):
+        part.moved = counted
+    print("| net | plain, ms | measurement, s | ratio | passes | estimates | memory, MB |")
+    print("|---|---|---|---|---|---|---|")
+    print(row("MLP 64-32-16-10", Mlp()))
+    print(row("quickstart's DigitsNet", DigitsNet()))
+
+
+if __name__ == "__main__":
+    main()
