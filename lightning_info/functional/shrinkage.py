@@ -81,11 +81,7 @@ class ShrunkGaussians(NamedTuple):
 
     @classmethod
     def of_conditional(cls, mean: Tensor, variance: Tensor) -> ShrunkGaussians:
-<<<<<<< HEAD
-        """By the law of total covariance, from the Gaussian of every draw, ``(m, N, d)`` each; else as :meth:`fit`."""
-=======
         """By the law of total covariance, from Gaussians of draws, ``(m, N, d)`` float64, scaled as for :meth:`fit`."""
->>>>>>> eff-core
         m, n, d = mean.shape
         parts = list(_parts(n, max(m * d, d * d)))
         pooled = mean.new_zeros(d, d)
