@@ -422,7 +422,7 @@ class StabilityCallback(InfoCallback):
     def _figures(self) -> dict[str, Callable[[], Figure]]:
         """The paths of the first twin, when they have an end."""
         twin = self.twins[0]
-        if not self._ending or twin.reason is not None or self._facts is None:
+        if not self._ending or twin.reason is not None or self._snapshots.last_step != self._step:
             return {}
         try:
             return {"stability/paths": partial(self._paths, self._picture(twin))}

@@ -77,6 +77,11 @@ class Snapshots:
         """Of the first point; None before."""
         return self._points[0].step if self._points else None
 
+    @property
+    def last_step(self) -> int | None:
+        """Of the last point; None before."""
+        return self._points[-1].step if self._points else None
+
     def add(self, step: int, run: nn.Module, twin: nn.Module) -> None:
         """Keep the present weights of two modules with the same parameters.
 
