@@ -10,7 +10,7 @@ below 1, ``ρ_i = (1 - λ_i) / λ_i`` those of ``W_o Σ W_oᵀ / σ_o²``, the l
 over the n directions with ``ρ_i > 1 / (β - 1)``. The curve is concave, starts at 0 with slope ``ρ_1 / (1 + ρ_1)`` and
 ends at I(X;Y). For one output it is ``I(T;Y) = -½ log((1 + ρ exp(-2 I(X;T))) / (1 + ρ))``.
 
-Source: Chechik, Globerson, Tishby & Weiss (2005), section 5; named by Saxe et al. (2018), section 3, who do not draw it.
+Source: Chechik, Globerson, Tishby & Weiss (2005); named by Saxe et al. (2018), section 3, who do not draw it.
 """
 
 from __future__ import annotations
@@ -60,4 +60,5 @@ def gaussian_bottleneck(
     last = torch.searchsorted(begins, nats, right=True).clamp_min(1) - 1
     n = count[last]
     log_beta = torch.logaddexp((2 * nats - sums[last]) / n, torch.zeros_like(nats))
-    return per_nat(unit) * (nats - (n * log_beta + limits[last]) / 2).clamp_min(0)
+    i_ty: Tensor = (nats - (n * log_beta + limits[last]) / 2).clamp_min(0)
+    return per_nat(unit) * i_ty

@@ -46,7 +46,7 @@ def test_a_layer_found_by_descent_reaches_it(beta):
     found = linear_information(best_layer(beta, cov, teacher, noise), cov, 1.0, teacher, noise, unit="nats")
     assert found.I_XT > 0.05
     bound = gaussian_bottleneck(torch.tensor([found.I_XT]), cov, teacher, noise, unit="nats").item()
-    assert found.I_TY == pytest.approx(bound, abs=1e-6)
+    assert bound == pytest.approx(found.I_TY, abs=1e-6)
 
 
 def test_no_layer_is_above_it():
