@@ -64,7 +64,7 @@ class Claim:
 
     @property
     def measured(self) -> str:
-        """The values, of more than eight how many hold and their range; and how many are of networks that did not learn."""
+        """The values, of more than eight how many hold and their range; and how many did not learn."""
         said = " ".join(f"{value:.3g}" for value in self.values)
         if len(self.values) > 8:
             said = f"{self.holding} of {len(self.values)} hold; {min(self.values):.3g} to {max(self.values):.3g}"
@@ -100,3 +100,8 @@ def difference(claim: Claim) -> str:
 def mean(values: Sequence[float]) -> float:
     """Mean; NaN of none."""
     return sum(values) / len(values) if values else math.nan
+
+
+def chosen(values: Sequence[float], learned: Sequence[bool]) -> list[float]:
+    """Those of networks that learned."""
+    return [value for value, did in zip(values, learned, strict=True) if did]
