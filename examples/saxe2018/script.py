@@ -14,7 +14,7 @@ from claims import Claim, report
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
-OUT = Path(__file__).parents[2] / "runs" / "saxe2018"
+RESULTS = Path(__file__).parents[2] / "runs" / "saxe2018"
 
 
 class Result(NamedTuple):
@@ -60,7 +60,7 @@ def parser(doc: str) -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--full", action="store_true", help="the paper's length and more seeds: up to 10 minutes")
     found.add_argument(
-        "--out", type=Path, default=OUT, help="folder of figures, results and trainings; those that are there are taken"
+        "--out", type=Path, default=RESULTS, help="folder of figures, results and trainings; those that are there are taken"
     )
     return found
 

@@ -93,7 +93,7 @@ def learned(run: Run, share: float = 0.8) -> list[bool]:
     return [gain >= LEARNED for gain in gains(run, share)]
 
 
-def learning(panel: str, what: str, run: Run, share: float = 0.8) -> Claim:
+def learning(panel: str, what: str, run: Run, share: float = 0.8, why: str = "") -> Claim:
     """That the networks learned, which claims such as "no compression" need."""
     text = f"{what}: the networks learn; test accuracy, from 0 for chance to 1"
-    return Claim(panel, text, gains(run, share), LEARNED, source="here")
+    return Claim(panel, text, gains(run, share), LEARNED, source="here", why=why)
