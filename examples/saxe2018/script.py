@@ -60,7 +60,10 @@ def parser(doc: str) -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--full", action="store_true", help="the paper's length and more seeds: up to 10 minutes")
     found.add_argument(
-        "--out", type=Path, default=RESULTS, help="folder of figures, results and trainings; those that are there are taken"
+        "--out",
+        type=Path,
+        default=RESULTS,
+        help="folder of figures, results and trainings; those that are there are taken",
     )
     return found
 
