@@ -1,7 +1,7 @@
 """Reproduce Saxe et al. (2018), figure by figure, and write docs/reproductions/saxe.md.
 
 python examples/saxe2018/all.py             # all figures, short runs
-python examples/saxe2018/all.py --full      # as long as the paper's
+python examples/saxe2018/all.py --full      # as long as the paper's: half an hour of one core
 python examples/saxe2018/all.py figure6     # some of them; the rest of the page is what --out has of them
 
 What was interrupted goes on where it was: finished trainings are read back from --out, and one that was cut off goes
@@ -33,7 +33,7 @@ CAPTIONS = {
     "figure4ab": "4A-B: linear networks, SGD; right, not in the paper: below the information-bottleneck bound",
     "figure4cd": "4C-D: tanh networks that see 30 % of the patterns",
     "figure5": "5: with and without noise in the gradient",
-    "figure6": "6: relevant and irrelevant inputs of a linear network",
+    "figure6": "6: relevant and irrelevant inputs of a linear network; signal-to-noise ratio 100, of our choice",
     "figure7": "7: learning curves of the networks of figure 1",
     "figure8": "8: activations of a tanh network",
     "figure9": "9: activations of a ReLU network",
@@ -49,7 +49,8 @@ one. What a network that has not learned would meet, such as "no compression", c
 
 *Said by*: the paper, or this page. *Run*: full (the paper's length, more seeds), quick (shorter or fewer seeds; the
 default of the scripts), or exact, where nothing is trained; seeds and lengths are at the end. Each script says where
-its set-up differs from the paper's text and code. Bands in the figures are one standard deviation over the seeds.
+its set-up differs from the paper's text and code. In the figures, lines and points are means over the seeds, bands
+reach from the least seed to the largest.
 """
 
 

@@ -71,7 +71,7 @@ def run(full: bool = False) -> Result:
     axes.axhline(1, color="0.6", linewidth=0.8)
     axes.set_ylim(0, math.ceil(curves[30][peak]))
     axes.legend(frameon=False, fontsize=8)
-    return Result(claims, figure, "exact; nothing is trained", trained=False)
+    return Result(claims, figure, "nothing is trained", trained=False)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,10 @@ from training import Run
 from twelve_bit import HIDDEN, OUTPUT, runs, sgd
 
 TOP = 1 - 2 / 30
-WHY = "To be written."
+WHY = (
+    "After 8000 epochs of SGD, 4 to 47 % of layer 4's activations and at most 5 % of layer 3's do; trained with the "
+    "full batch for 8000 steps, as in figure 5B, 84 to 88 % and 28 to 44 %."
+)
 claim = partial(Claim, "8", unit="of activations")
 
 

@@ -54,11 +54,11 @@ def draw_bound(axes: Axes, bound: Path) -> None:
 
 
 def draw_curves(axes: Axes, epochs: Sequence[float], curves: Mapping[str, np.ndarray], title: str, ylabel: str) -> None:
-    """Mean over the networks and the band of one standard deviation, ``(steps, S)``."""
+    """Mean over the networks and the band from the least to the largest, ``(steps, S)``."""
     for name, values in curves.items():
-        mean, sd = np.asarray(values).mean(1), np.asarray(values).std(1)
-        axes.fill_between(epochs, mean - sd, mean + sd, alpha=0.2, linewidth=0)
-        axes.plot(epochs, mean, label=name)
+        networks = np.asarray(values)
+        axes.fill_between(epochs, networks.min(1), networks.max(1), alpha=0.2, linewidth=0)
+        axes.plot(epochs, networks.mean(1), label=name)
     axes.set(title=title, xlabel="epoch", ylabel=ylabel)
     axes.legend(frameon=False, fontsize=8)
 
