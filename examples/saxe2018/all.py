@@ -1,20 +1,22 @@
 """Reproduce Saxe et al. (2018), figure by figure, and write docs/reproductions/saxe.md.
 
 python examples/saxe2018/all.py             # all figures, short runs
-python examples/saxe2018/all.py --full      # as long as the paper's
-python examples/saxe2018/all.py figure6     # some of them anew; the rest of the page is what --out has of them
+python examples/saxe2018/all.py --full      # as long as the paper's: half an hour of one core
+python examples/saxe2018/all.py figure6     # some of them; the rest of the page is what --out has of them
+
+What was interrupted goes on where it was: finished trainings are read back from --out, and one that was cut off goes
+on from its last checkpoint.
 """
 
 from __future__ import annotations
 
-import argparse
 from importlib import import_module
 from pathlib import Path
 
 import training
-from claims import NOT, REPRODUCED, markdown, report
+from claims import NOT, REPRODUCED, difference, markdown, report
 from PIL import Image
-from script import load, save
+from script import load, parser, save
 
 FIGURES = (
     *("figure2c", "figure2d", "same_function", "figure6", "figure1a", "figure8", "figure1b", "figure7", "figure9"),
@@ -22,21 +24,33 @@ FIGURES = (
 )  # those that share networks together
 PAGE = Path(__file__).parents[2] / "docs" / "reproductions" / "saxe.md"
 IMAGES = PAGE.parents[1] / "images" / "saxe"
-SHOWN = {
-    "figure1a": "1A: tanh, SGD",
-    "figure1b": "1B: ReLU, SGD",
+CAPTIONS = {
+    "figure1a": "1A: tanh, SGD. Colour: epoch; numbers: layers, 6 is the output; the layers of one epoch are joined",
+    "figure1b": "1B: ReLU, SGD, the same",
     "figure2c": "2C: one tanh unit",
+    "figure2d": "2D: one ReLU unit",
+    "figure3": "3C-D: linear networks, full batch; right, not in the paper: below the information-bottleneck bound",
+    "figure4ab": "4A-B: linear networks, SGD; right, not in the paper: below the information-bottleneck bound",
+    "figure4cd": "4C-D: tanh networks that see 30 % of the patterns",
     "figure5": "5: with and without noise in the gradient",
-    "figure6": "6: relevant and irrelevant inputs",
-    "figure8": "8: activations of the tanh network",
+    "figure6": "6: relevant and irrelevant inputs of a linear network; signal-to-noise ratio 100, of our choice",
+    "figure7": "7: learning curves of the networks of figure 1",
+    "figure8": "8: activations of a tanh network",
+    "figure9": "9: activations of a ReLU network",
+    "figure10": "10: a linear network with five hidden layers; each is measured with a noise of its own",
+    "same_function": "Section 2: the same function, different information",
 }
-"""Of the page; the others are in --out."""
 INTRODUCTION = """# Saxe et al. (2018), figure by figure
 
 *On the information bottleneck theory of deep learning*. Written by `python examples/saxe2018/all.py`; every verdict is
 computed from the values beside it: **reproduced** if all of them meet the criterion, **in part** if some do, **not
 reproduced** if none does. There is a value for each seed (or layer and seed) unless it is called a mean or a largest
-one. *Said by*: the paper, or this page. Each script says where its set-up differs from the paper's text and code.
+one. What a network that has not learned would meet, such as "no compression", counts for networks that learned only.
+
+*Said by*: the paper, or this page. *Run*: full (the paper's length, more seeds), quick (shorter or fewer seeds; the
+default of the scripts), or exact, where nothing is trained; seeds and lengths are at the end. Each script says where
+its set-up differs from the paper's text and code. In the figures, lines and points are means over the seeds, bands
+reach from the least seed to the largest.
 """
 
 
@@ -44,28 +58,33 @@ def page(out: Path) -> str:
     """The results in a folder, in the order of the paper."""
     names = sorted(FIGURES, key=lambda name: (not name.startswith("figure"), len(name.rstrip("abcd")), name))
     found = {name: told for name in names if (told := load(name, out)) is not None}
-    claims = [claim for _, told in found.values() for claim in told]
-    against = [claim for claim in claims if claim.source == "paper" and claim.verdict != REPRODUCED]
+    rows = [(told.length, claim) for told in found.values() for claim in told.claims]
+    open_ones = [claim for _, claim in rows if claim.verdict != REPRODUCED]
+    shown = {name: caption for name, caption in CAPTIONS.items() if name in found}
     missing = [name for name in names if name not in found]
     lines = [
         INTRODUCTION,
         "## Where the results and the paper part",
         "",
-        *(f"- {c.figure}, {c.text}: **{c.verdict}** ({c.criterion}; {c.measured})." for c in against),
+        *(difference(claim) for claim in open_ones if claim.source == "paper"),
         "",
-        f"Of {len(claims)} criteria, {sum(c.verdict == REPRODUCED for c in claims)} are met and "
-        f"{sum(c.verdict == NOT for c in claims)} are not met by any value.",
+        "Of the criteria that are this page's own:",
+        "",
+        *(difference(claim) for claim in open_ones if claim.source == "here"),
+        "",
+        f"Of {len(rows)} criteria, {len(rows) - len(open_ones)} are met and "
+        f"{sum(claim.verdict == NOT for claim in open_ones)} are not met by any value.",
         "",
         "## Figures",
         "",
-        *(f"![{caption}](../images/saxe/{name}.png)\n" for name, caption in SHOWN.items() if name in found),
+        *(f"![{caption}](../images/saxe/{name}.png)\n\n*{caption}.*\n" for name, caption in shown.items()),
         "## All criteria",
         "",
-        markdown(claims),
+        markdown(rows),
         "",
         "## Runs",
         "",
-        *(f"- `{name}.py`: {runs}" for name, (runs, _) in found.items()),
+        *(f"- `{name}.py`, {told.length}: {told.runs}" for name, told in found.items()),
         *(f"- `{name}.py`: not run" for name in missing),
     ]
     return "\n".join(lines) + "\n"
@@ -76,25 +95,23 @@ def write(out: Path) -> None:
     for folder in (PAGE.parent, IMAGES):
         folder.mkdir(parents=True, exist_ok=True)
     PAGE.write_text(page(out))
-    for name in SHOWN:
+    for name in CAPTIONS:
         if (out / f"{name}.png").exists():
             picture = Image.open(out / f"{name}.png").convert("RGB").quantize()  # a third of the size
             picture.save(IMAGES / f"{name}.png", optimize=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("figures", nargs="*", help=f"some of {', '.join(FIGURES)}; all by default")
-    parser.add_argument("--full", action="store_true", help="the paper's length and more seeds")
-    parser.add_argument("--out", type=Path, default=Path("runs/saxe2018"), help="folder of the figures")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("figures", nargs="*", help=f"some of {', '.join(FIGURES)}; all by default")
+    arguments = options.parse_args()
     unknown = set(arguments.figures) - set(FIGURES)
     if unknown:
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(FIGURES)}")
-    training.TENSORBOARD = arguments.out / "callbacks"
+        options.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(FIGURES)}")
+    training.OUT = arguments.out
     for name in arguments.figures or FIGURES:
         result = import_module(name).run(arguments.full)
-        save(result, name, arguments.out)
+        save(result, name, arguments.out, arguments.full)
         print(f"{name}: {result.runs}\n{report(result.claims)}\n", flush=True)
         write(arguments.out)
 

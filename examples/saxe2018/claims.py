@@ -21,6 +21,9 @@ class Claim:
         at_most: Largest one.
         unit: Of the values and the limits.
         source: ``"paper"``, or ``"here"`` for what the paper does not say.
+        learned: Of each value, whether the networks behind it learned their task; one that did not learn agrees with
+            nothing. For claims that an untrained network meets, such as that it does not compress; None for others.
+        why: What is known of a verdict other than "reproduced", a sentence or two.
     """
 
     figure: str
@@ -30,15 +33,20 @@ class Claim:
     at_most: float = math.inf
     unit: str = ""
     source: str = "paper"
+    learned: Sequence[bool] | None = None
+    why: str = ""
 
     def __post_init__(self) -> None:
         if math.isinf(self.at_least) and math.isinf(self.at_most):
             raise ValueError(f"claim {self.text!r}: no criterion; give at_least or at_most")
+        if self.learned is not None and len(self.learned) != len(self.values):
+            raise ValueError(f"claim {self.text!r}: {len(self.values)} values, but learned has {len(self.learned)}")
 
     @property
     def holding(self) -> int:
-        """How many values meet the criterion; NaN does not."""
-        return sum(self.at_least <= value <= self.at_most for value in self.values)
+        """How many values meet the criterion; NaN does not, nor one of a network that did not learn."""
+        learned = [True] * len(self.values) if self.learned is None else self.learned
+        return sum(self.at_least <= v <= self.at_most and did for v, did in zip(self.values, learned, strict=True))
 
     @property
     def verdict(self) -> str:
@@ -56,10 +64,12 @@ class Claim:
 
     @property
     def measured(self) -> str:
-        """The values, of more than eight how many hold and their range."""
-        if len(self.values) <= 8:
-            return " ".join(f"{value:.3g}" for value in self.values)
-        return f"{self.holding} of {len(self.values)} hold; {min(self.values):.3g} to {max(self.values):.3g}"
+        """The values, of more than eight how many hold and their range; and how many did not learn."""
+        said = " ".join(f"{value:.3g}" for value in self.values)
+        if len(self.values) > 8:
+            said = f"{self.holding} of {len(self.values)} hold; {min(self.values):.3g} to {max(self.values):.3g}"
+        failed = 0 if self.learned is None else self.learned.count(False)
+        return f"{said} ({failed} of networks that did not learn)" if failed else said
 
 
 def report(claims: Iterable[Claim]) -> str:
@@ -70,16 +80,28 @@ def report(claims: Iterable[Claim]) -> str:
     )
 
 
-def markdown(claims: Iterable[Claim]) -> str:
-    """Claims as a table."""
-    rows = ["| figure | claim | said by | criterion | value | verdict |", "|---|---|---|---|---|---|"]
+def markdown(claims: Iterable[tuple[str, Claim]]) -> str:
+    """Lengths of runs and their claims as a table."""
+    rows = ["| figure | claim | said by | run | criterion | value | verdict |", "|---|---|---|---|---|---|---|"]
     rows += [
-        f"| {c.figure} | {c.text} | {c.source} | {c.criterion} | {c.measured or 'no values'} | **{c.verdict}** |"
-        for c in claims
+        f"| {c.figure} | {c.text} | {c.source} | {length} | {c.criterion} | {c.measured or 'no values'} "
+        f"| **{c.verdict}** |"
+        for length, c in claims
     ]
     return "\n".join(rows)
+
+
+def difference(claim: Claim) -> str:
+    """A verdict other than "reproduced" as an item of a list, with the reason."""
+    why = f" {claim.why}" if claim.why else ""
+    return f"- {claim.figure}, {claim.text}: **{claim.verdict}** ({claim.criterion}; {claim.measured}).{why}"
 
 
 def mean(values: Sequence[float]) -> float:
     """Mean; NaN of none."""
     return sum(values) / len(values) if values else math.nan
+
+
+def chosen(values: Sequence[float], learned: Sequence[bool]) -> list[float]:
+    """Those of networks that learned."""
+    return [value for value, did in zip(values, learned, strict=True) if did]

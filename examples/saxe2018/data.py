@@ -1,4 +1,4 @@
-"""The 12-bit task of Shwartz-Ziv & Tishby, from a closed rule, and the linear teacher of Saxe et al., section 3.
+"""The 12-bit task of Shwartz-Ziv & Tishby, from a closed rule, the linear teacher of Saxe et al., section 3, batches.
 
 The 4096 patterns are the numbers 0 to 4095 in binary, most significant bit first. The bits are the vertices of an
 icosahedron, and the label is unchanged by its 120 symmetries:
@@ -12,10 +12,13 @@ from spherical harmonics.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 BITS = 12
 PATTERNS = 2**BITS
@@ -97,3 +100,39 @@ def teacher(
     x = torch.randn(inputs, examples, generator=generator) / inputs**0.5
     y = w @ x + noise_variance**0.5 * torch.randn(1, examples, generator=generator)
     return Teacher(w, x, y, noise_variance)
+
+
+class Samples(Dataset):
+    """``x (S, D, P)`` and ``y (S, ..., P)``; samples' numbers give the batch ``(N, S, D)`` and ``(N, S, ...)``.
+
+    Samples come first, as everywhere; in memory they are last, as the networks take them.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor):
+        self.x, self.y = x, y
+
+    def __getitem__(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        return self.x[..., numbers].movedim(-1, 0), self.y[..., numbers].movedim(-1, 0)
+
+    def __len__(self) -> int:
+        return self.x.shape[-1]
+
+
+class Batches:
+    """Numbers of the samples of the batches of some passes through the data, each shuffled anew."""
+
+    def __init__(self, samples: int, size: int, passes: int, seed: int):
+        self.samples, self.size, self.passes, self.seed = samples, size, passes, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """The Trainer says where it is: shuffles do not depend on where it began."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Tensor]:
+        generator = np.random.default_rng([self.seed, self.epoch])
+        for _ in range(self.passes):
+            yield from torch.from_numpy(generator.permutation(self.samples)).split(self.size)
+
+    def __len__(self) -> int:
+        return self.passes * -(-self.samples // self.size)

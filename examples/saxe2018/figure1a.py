@@ -17,13 +17,14 @@ from matplotlib.figure import Figure
 from plotting import draw_plane, mean_plane
 from script import Result, main
 from training import Run
-from twelve_bit import OUTPUT, RANGE, learning_curves, runs, sgd
+from twelve_bit import OUTPUT, learned, learning, learning_curves, runs, sgd
 
+UNDER_WAY = "After 1500 epochs compression is under way; after 8000, all of eight seeds fall by 3.8 bits or more."
 claim = partial(Claim, "1A")
 
 
-def plane_figure(run: Run, activation: str, title: str) -> Figure:
-    plane = mean_plane([callback.curves(RANGE[activation]) for callback in run.planes])
+def plane_figure(run: Run, title: str) -> Figure:
+    plane = mean_plane([one.curves for one in run.planes])
     figure = Figure(figsize=(5.5, 4), layout="constrained")
     draw_plane(figure, figure.add_subplot(), plane, run.epochs(int(step) for step, *_ in plane[OUTPUT]), title)
     return figure
@@ -33,12 +34,20 @@ def run(full: bool = False) -> Result:
     networks = sgd("tanh", full)
     early = [fall for layer in ("layer1", "layer2") for fall in networks.falls(layer, "fixed")]
     claims = [
-        claim("layer 5 compresses", networks.falls("layer5", "fixed"), 2, unit="bits"),
-        claim("the output compresses", networks.falls(OUTPUT, "fixed"), 1.5, unit="bits"),
-        claim("layers 1 and 2 stay at the ceiling", early, at_most=0.1, unit="bits"),
+        claim("layer 5 compresses", networks.falls("layer5", "fixed"), 2, unit="bits", why=UNDER_WAY),
+        claim("the output compresses", networks.falls(OUTPUT, "fixed"), 1.5, unit="bits", why=UNDER_WAY),
+        claim(
+            "layers 1 and 2 stay at the ceiling",
+            early,
+            at_most=0.1,
+            unit="bits",
+            learned=learned(networks) * 2,
+            why="Layer 2 of single seeds leaves it by a fifth of a bit, of twelve.",
+        ),
+        learning("1A", "tanh, SGD", networks),
         claim("the network generalises: test accuracy", learning_curves(networks)["test accuracy"][-1].tolist(), 0.93),
     ]
-    figure = plane_figure(networks, "tanh", "tanh, mean of seeds, 30 bins over (-1, 1)")
+    figure = plane_figure(networks, "tanh, mean of seeds, 30 bins over (-1, 1)")
     return Result(claims, figure, runs(networks))
 
 

@@ -48,7 +48,13 @@ def run(full: bool = False) -> Result:
         claim(
             "a vanishing weight has no information (29 bins)", (one_unit_information(1e-6, "tanh", 29),), at_most=0.01
         ),
-        claim("the same with the 30 bins of the text", (one_unit_information(1e-6, "tanh", 30),), at_most=0.01),
+        claim(
+            "the same with the 30 bins of the text",
+            (one_unit_information(1e-6, "tanh", 30),),
+            at_most=0.01,
+            why="An even number of bins has an edge at 0, and the sign of the input is a bit however small the weight; "
+            "the published code has 29 bins.",
+        ),
         claim(
             f"binning {SAMPLES} samples agrees with the closed form: largest difference",
             (max(abs(sampled(w) - one_unit_information(w)) for w in (0.1, weights[peak], 5.0, 100.0)),),
@@ -65,7 +71,7 @@ def run(full: bool = False) -> Result:
     axes.axhline(1, color="0.6", linewidth=0.8)
     axes.set_ylim(0, math.ceil(curves[30][peak]))
     axes.legend(frameon=False, fontsize=8)
-    return Result(claims, figure, "exact; nothing is trained")
+    return Result(claims, figure, "nothing is trained", trained=False)
 
 
 if __name__ == "__main__":

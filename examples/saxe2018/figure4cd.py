@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
 from claims import Claim, mean
 from matplotlib.figure import Figure
 from plotting import draw_curves, draw_plane, mean_plane
 from script import Result, main
-from twelve_bit import OUTPUT, RANGE, learning_curves, runs, trained
+from twelve_bit import OUTPUT, learning, learning_curves, runs, trained
 
 SHARE = 0.3
 claim = partial(Claim, "4C")
@@ -27,19 +28,24 @@ def run(full: bool = False) -> Result:
     ratio = curves["test loss"][-1] / curves["test loss"].min(0).values
     falls = networks.falls("layer5", "fixed")
     claims = [
+        learning("4C", "tanh", networks, SHARE),
         claim("overfitting: mean gap between train and test accuracy", [gap.mean().item()], 4, unit="points"),
         claim("overfitting: last / least test loss", ratio.tolist(), 1.5),
         Claim("4D", "layer 5 compresses all the same", falls, 2, unit="bits"),
         Claim("4D", "layer 5 compresses all the same, mean", [mean(falls)], 2, unit="bits"),
     ]
-    plane = mean_plane([callback.curves(RANGE["tanh"]) for callback in networks.planes])
+    plane = mean_plane([plane.curves for plane in networks.planes])
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     shown = {name: 100 * curves[f"{name} accuracy"] for name in ("train", "test")}
     epochs = list(networks.epochs(networks.snapshots).values())
     draw_curves(left, epochs, shown, f"C  tanh, {SHARE:.0%} of the patterns", "% correct")
     draw_plane(figure, right, plane, networks.epochs(int(step) for step, *_ in plane[OUTPUT]), "D")
-    said = f"{runs(networks)}; gap {gap.mean():.1f} ± {gap.std():.1f} points, fall {mean(falls):.2f} bits on average"
+    spread = torch.tensor(falls).std()
+    said = (
+        f"{runs(networks)}; mean ± standard deviation over the seeds: gap {gap.mean():.1f} ± {gap.std():.1f} points, "
+        f"fall of layer 5 {mean(falls):.2f} ± {spread:.2f} bits"
+    )
     return Result(claims, figure, said)
 
 

@@ -1,8 +1,9 @@
 """Figure 8: histograms of the activations of a tanh network over training, the one of figure 1A.
 
-The paper: "The final three layers eventually saturate in the top and bottom bins". Judged by the share of activations
-in the outermost of 30 bins over (-1, 1), |a| > 0.933, for the last three hidden layers; the output, whose softmax lies
-in (0, 1), saturates in the top and bottom bins of its own range.
+The paper: "The final three layers eventually saturate in the top and bottom bins". It counts six layers, so these are
+layers 4, 5 and the output; layer 3 is judged, too, in case the output does not count. Judged by the share of
+activations in the outermost of 30 bins over (-1, 1), |a| > 0.933; the output, whose softmax lies in (0, 1), saturates
+in the top and bottom bins of its own range.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from training import Run
 from twelve_bit import HIDDEN, OUTPUT, runs, sgd
 
 TOP = 1 - 2 / 30
+WHY = (
+    "After 8000 epochs of SGD, 4 to 47 % of layer 4's activations and at most 5 % of layer 3's do; trained with the "
+    "full batch for 8000 steps, as in figure 5B, 84 to 88 % and 28 to 44 %."
+)
 claim = partial(Claim, "8", unit="of activations")
 
 
-def at_end(run: Run) -> list[dict[str, Tensor]]:
-    """Activations of every network with its final weights."""
-    networks = run.at(max(run.snapshots))
+def activations_at(run: Run, step: int) -> list[dict[str, Tensor]]:
+    """Of every network, by layer."""
+    networks = run.at(step)
     return [networks.activations(patterns(), number) for number in range(len(networks.seeds))]
 
 
@@ -37,13 +42,13 @@ def histograms(run: Run, layer: str, low: float, high: float, bins: int = 30) ->
 
 def run(full: bool = False) -> Result:
     networks = sgd("tanh", full)
-    ends = at_end(networks)
+    ends = activations_at(networks, max(networks.snapshots))
     saturated = {layer: [(end[layer].abs() > TOP).double().mean().item() for end in ends] for layer in HIDDEN}
     outputs = [((end[OUTPUT] - 0.5).abs() > TOP / 2).double().mean().item() for end in ends]
     claims = [
         claim("layer 5 saturates", saturated["layer5"], 0.5),
-        claim("layer 4 saturates", saturated["layer4"], 0.5),
-        claim("layer 3 saturates", saturated["layer3"], 0.5),
+        claim("layer 4 saturates", saturated["layer4"], 0.5, why=WHY),
+        claim("layer 3 saturates, too", saturated["layer3"], 0.5, source="here", why=WHY),
         claim("the output saturates", outputs, 0.5),
     ]
     epochs = list(networks.epochs(networks.snapshots).values())

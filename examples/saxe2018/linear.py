@@ -21,12 +21,16 @@ from training import Run, train
 
 from lightning_info.functional import generalisation_error, linear_information, linear_subset_information
 from lightning_info.functional.compression import peak_to_end
+from lightning_info.functional.gaussian_bottleneck import gaussian_bottleneck
 
 INPUTS = 100
 COVARIANCE = torch.eye(INPUTS, dtype=torch.float64) / INPUTS
 NOISE = 1.0
 """Variance of the noise that the information is measured with."""
 SMALL = normal(0.01)
+LEARNED = 0.15
+"""Of the teacher's signal; a student that never knows so much has not learned."""
+Plane = dict[str, list[tuple[int, float, float]]]
 
 
 class Student(NamedTuple):
@@ -91,9 +95,9 @@ def errors(student: Student) -> dict[str, Tensor]:
     return {name: torch.tensor(values) for name, values in curves.items()}
 
 
-def planes(student: Student, layers: int = 1) -> list[dict[str, list[tuple[int, float, float]]]]:
+def planes(student: Student, layers: int = 1) -> list[Plane]:
     """Exact I(X;T) and I(T;Y) of each student's hidden layers, in bits."""
-    found = [{f"layer{layer}": [] for layer in range(1, layers + 1)} for _ in student.teachers]
+    found: list[Plane] = [{f"layer{layer}": [] for layer in range(1, layers + 1)} for _ in student.teachers]
     for step in student.steps:
         for layer in range(1, layers + 1):
             for plane, w, told in zip(found, student.maps(step, layer), student.teachers, strict=True):
@@ -112,23 +116,61 @@ def subset(student: Student, inputs: range) -> Tensor:
     )
 
 
+def bounds(student: Student, exact: list[Plane]) -> list[Plane]:
+    """The same planes with the most that any layer with this I(X;T) can tell of Y instead of I(T;Y)."""
+    found: list[Plane] = []
+    for plane, told in zip(exact, student.teachers, strict=True):
+        found.append({})
+        for layer, path in plane.items():
+            i_xt = torch.tensor([x for _, x, _ in path])
+            most = gaussian_bottleneck(i_xt, COVARIANCE, told.w, told.noise_variance).tolist()
+            found[-1][layer] = [(step, x, bound) for (step, x, _), bound in zip(path, most, strict=True)]
+    return found
+
+
 def overtraining(student: Student) -> list[float]:
     """Overtraining: the test error at the end over the smallest one."""
     test = errors(student)["test"]
     return (test[-1] / test.min(0).values).tolist()
 
 
+def gains(student: Student) -> list[float]:
+    """Of every student: the part of the teacher's signal that it knows at best; 0 for one that always says 0."""
+    least = errors(student)["test"].min(0).values.tolist()
+    nothing = [generalisation_error(0 * t.w, t.w, COVARIANCE, t.noise_variance) for t in student.teachers]
+    return [(n - e) / (n - t.noise_variance) for n, e, t in zip(nothing, least, student.teachers, strict=True)]
+
+
+def learned(student: Student) -> list[bool]:
+    return [gain >= LEARNED for gain in gains(student)]
+
+
+def learning(panel: str, what: str, student: Student) -> Claim:
+    """That the students learned, which claims such as "no compression" need."""
+    text = f"{what}: the networks learn; part of the teacher's signal that is known at best"
+    return Claim(panel, text, gains(student), LEARNED, source="here")
+
+
 def no_compression(panel: str, what: str, student: Student, layers: int = 1, most: float = 0.01) -> list[Claim]:
-    """The exact falls of I(X;T), and what InfoPlaneCallback says of the same networks."""
+    """That the networks learned, the exact falls of I(X;T), and what InfoPlaneCallback says of the same networks."""
     exact = planes(student, layers)
-    falls = [peak_to_end([x for _, x, _ in plane[layer]]) for plane in exact for layer in plane]
+    names = list(exact[0])
+    falls = [peak_to_end([x for _, x, _ in plane[layer]]) for layer in names for plane in exact]
     apart = [
         abs(plane[layer][-1][1] - callback.history[f"seed{seed}/info_plane/I_XT/{layer}"][-1][1])
         for plane, callback, seed in zip(exact, student.run.planes, student.run.networks.seeds, strict=True)
-        for layer in plane
+        for layer in names
     ]
     return [
-        Claim(panel, f"{what}: no compression; fall of I(X;T)", falls, at_most=most, unit="bits"),
+        learning(panel, what, student),
+        Claim(
+            panel,
+            f"{what}: no compression; fall of I(X;T)",
+            falls,
+            at_most=most,
+            unit="bits",
+            learned=learned(student) * len(names),
+        ),
         Claim(
             panel,
             f"{what}: InfoPlaneCallback and the exact formula differ at the end by",
@@ -138,3 +180,15 @@ def no_compression(panel: str, what: str, student: Student, layers: int = 1, mos
             source="here",
         ),
     ]
+
+
+def below_bound(panel: str, what: str, student: Student) -> list[Claim]:
+    """That no layer tells more of Y than the information bottleneck allows."""
+    exact = planes(student)
+    pairs = [
+        [(y, bound) for (*_, y), (*_, bound) in zip(plane["layer1"], most["layer1"], strict=True)]
+        for plane, most in zip(exact, bounds(student, exact), strict=True)
+    ]
+    excess = max(y - bound for points in pairs for y, bound in points)
+    said = f"{what}: I(T;Y) is not above the information-bottleneck bound at the same I(X;T); largest excess"
+    return [Claim(panel, said, [excess], at_most=1e-9, unit="bits", source="here")]

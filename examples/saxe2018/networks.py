@@ -108,4 +108,6 @@ class Networks(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         trained = [p for p in self.parameters() if p.requires_grad]
-        return torch.optim.Adam(trained, self.lr) if self.task == "classes" else torch.optim.SGD(trained, self.lr)
+        if self.task == "teacher":
+            return torch.optim.SGD(trained, self.lr)
+        return torch.optim.Adam(trained, self.lr, fused=True)  # half of the time of a step

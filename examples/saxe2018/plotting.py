@@ -32,20 +32,33 @@ def draw_plane(figure: Figure, axes: Axes, plane: Mapping[str, Path], epochs: Ma
     values = np.array([[point[1:] for point in path] for path in plane.values()])
     colours = scale.to_rgba([epochs[step] for step in steps])
     axes.add_collection(LineCollection(list(values.swapaxes(0, 1)), colors=colours, linewidths=0.6, alpha=0.4))
-    for layer, path in zip(plane, values, strict=True):
-        axes.scatter(*path.T, s=16, c=colours, zorder=2)
-        axes.annotate(layer.removeprefix("layer"), path[-1], (4, 4), textcoords="offset points", fontsize=8)
+    axes.scatter(*values.reshape(-1, 2).T, s=16, c=np.tile(colours, (len(plane), 1)), zorder=2)
+    groups: list[tuple[np.ndarray, list[str]]] = []  # layers that end together have one label
+    for layer, end in zip(plane, values[:, -1], strict=True):
+        if groups and (abs(end - groups[-1][0]) < 0.03 * np.ptp(values, (0, 1))).all():
+            groups[-1][1].append(layer.removeprefix("layer"))
+        else:
+            groups.append((end, [layer.removeprefix("layer")]))
+    for end, names in groups if len(plane) > 1 else ():
+        axes.annotate(", ".join(names), end, (4, 4), textcoords="offset points", fontsize=8)
     axes.set(title=title, xlabel="I(X;T) [bits]", ylabel="I(T;Y) [bits]")
     axes.margins(0.07)
     figure.colorbar(scale, ax=axes, label="epoch")
 
 
+def draw_bound(axes: Axes, bound: Path) -> None:
+    """What no layer can be above, in a plane that is drawn."""
+    x, y = np.array(sorted(point[1:] for point in bound)).T
+    axes.plot(x, y, "--", color="0.3", linewidth=1, label="information-bottleneck bound")
+    axes.legend(frameon=False, fontsize=8)
+
+
 def draw_curves(axes: Axes, epochs: Sequence[float], curves: Mapping[str, np.ndarray], title: str, ylabel: str) -> None:
-    """Mean over the networks and the band of one standard deviation, ``(steps, S)``."""
+    """Mean over the networks and the band from the least to the largest, ``(steps, S)``."""
     for name, values in curves.items():
-        mean, sd = np.asarray(values).mean(1), np.asarray(values).std(1)
-        axes.fill_between(epochs, mean - sd, mean + sd, alpha=0.2, linewidth=0)
-        axes.plot(epochs, mean, label=name)
+        networks = np.asarray(values)
+        axes.fill_between(epochs, networks.min(1), networks.max(1), alpha=0.2, linewidth=0)
+        axes.plot(epochs, networks.mean(1), label=name)
     axes.set(title=title, xlabel="epoch", ylabel=ylabel)
     axes.legend(frameon=False, fontsize=8)
 
@@ -61,4 +74,4 @@ def draw_histograms(
         [epochs[0], *right], edges, shown, norm=PowerNorm(0.4, 0, 1), cmap="viridis", rasterized=True
     )
     axes.set(title=title.replace("layer", "layer "), xlabel="epoch", ylabel="activation")
-    axes.figure.colorbar(mesh, ax=axes)
+    axes.figure.colorbar(mesh, ax=axes, label="share of the activations")

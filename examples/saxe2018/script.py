@@ -14,6 +14,8 @@ from claims import Claim, report
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
+RESULTS = Path(__file__).parents[2] / "runs" / "saxe2018"
+
 
 class Result(NamedTuple):
     """Of one figure.
@@ -22,40 +24,67 @@ class Result(NamedTuple):
         claims: With what was measured.
         figure: Drawn like the paper's.
         runs: Which seeds, how long.
+        trained: Whether anything was.
     """
 
     claims: list[Claim]
     figure: Figure
     runs: str
+    trained: bool = True
+
+
+class Saved(NamedTuple):
+    """What is kept of a result.
+
+    Attributes:
+        length: ``"full"``, ``"quick"``, or ``"exact"`` where nothing is trained.
+        runs: As of the result.
+        claims: As of the result.
+    """
+
+    length: str
+    runs: str
+    claims: list[Claim]
 
 
 def main(doc: str, run: Callable[[bool], Result], name: str) -> None:
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="the paper's length and more seeds: minutes to an hour")
-    parser.add_argument("--out", type=Path, default=Path("runs/saxe2018"), help="folder of the figures")
-    arguments = parser.parse_args()
-    training.TENSORBOARD = arguments.out / "callbacks"
+    arguments = parser(doc).parse_args()
+    training.OUT = arguments.out
     result = run(arguments.full)
-    print(f"{result.runs}\n{report(result.claims)}\nFigure: {save(result, name, arguments.out)}")
+    print(f"{result.runs}\n{report(result.claims)}\nFigure: {save(result, name, arguments.out, arguments.full)}")
     print(f"TensorBoard: tensorboard --logdir {arguments.out}")
 
 
-def save(result: Result, name: str, out: Path) -> Path:
+def parser(doc: str) -> argparse.ArgumentParser:
+    """Of every script."""
+    found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--full", action="store_true", help="the paper's length and more seeds: up to 10 minutes")
+    found.add_argument(
+        "--out",
+        type=Path,
+        default=RESULTS,
+        help="folder of figures, results and trainings; those that are there are taken",
+    )
+    return found
+
+
+def save(result: Result, name: str, out: Path, full: bool) -> Path:
     """Write the figure to ``<out>/<name>.png`` and TensorBoard, and the claims to ``<out>/<name>.json``."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}.png"
     result.figure.savefig(path, dpi=90)
     with SummaryWriter(str(out / "figures" / name)) as writer:
         writer.add_figure(f"saxe2018/{name}", result.figure)
-    told = {"runs": result.runs, "claims": [asdict(claim) for claim in result.claims]}
+    length = ("full" if full else "quick") if result.trained else "exact"
+    told = {"length": length, "runs": result.runs, "claims": [asdict(claim) for claim in result.claims]}
     path.with_suffix(".json").write_text(json.dumps(told, indent=1))
     return path
 
 
-def load(name: str, out: Path) -> tuple[str, list[Claim]] | None:
-    """What :func:`save` wrote, if it did: the runs in words, and the claims."""
+def load(name: str, out: Path) -> Saved | None:
+    """What :func:`save` wrote, if it did."""
     path = out / f"{name}.json"
     if not path.exists():
         return None
     told = json.loads(path.read_text())
-    return told["runs"], [Claim(**claim) for claim in told["claims"]]
+    return Saved(told["length"], told["runs"], [Claim(**claim) for claim in told["claims"]])

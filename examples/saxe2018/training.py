@@ -1,57 +1,34 @@
-"""Training with a Trainer: batches, snapshots of the weights, and an InfoPlaneCallback for each network."""
+"""Training with a Trainer: snapshots of the weights, and an InfoPlaneCallback for each network.
+
+With a folder to keep things in, an interrupted training goes on from its last checkpoint, and a finished
+one is read back. Either is found again by the initial weights, the data and the settings, not by the code: whoever
+changes that deletes the folder.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
+from data import Batches, Samples
 from lightning.pytorch.loggers import TensorBoardLogger
 from networks import Networks
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from lightning_info import InfoPlaneCallback
 
-TENSORBOARD: Path | None = None
-"""Folder of what the callbacks log; None logs nothing."""
-
-
-class Samples(Dataset):
-    """``x (S, D, P)`` and ``y (S, ..., P)``; samples' numbers give the batch ``(N, S, D)`` and ``(N, S, ...)``.
-
-    Samples come first, as everywhere; in memory they are last, as the networks take them.
-    """
-
-    def __init__(self, x: Tensor, y: Tensor):
-        self.x, self.y = x, y
-
-    def __getitem__(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        return self.x[..., numbers].movedim(-1, 0), self.y[..., numbers].movedim(-1, 0)
-
-    def __len__(self) -> int:
-        return self.x.shape[-1]
-
-
-class Batches:
-    """Numbers of the samples of the batches of some passes through the data, each shuffled anew."""
-
-    def __init__(self, samples: int, size: int, passes: int, seed: int):
-        self.samples, self.size, self.passes = samples, size, passes
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for _ in range(self.passes):
-            yield from torch.randperm(self.samples, generator=self.generator).split(self.size)
-
-    def __len__(self) -> int:
-        return self.passes * -(-self.samples // self.size)
+OUT: Path | None = None
+"""Folder of what the callbacks log (``callbacks``) and of trainings (``trainings``); None keeps nothing."""
+CHECKPOINTS, LAST, FINISHED = 5, "last.ckpt", "finished.pt"
 
 
 class Snapshots(pl.Callback):
@@ -61,7 +38,8 @@ class Snapshots(pl.Callback):
         self.weights: dict[int, dict[str, Tensor]] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._keep(0, pl_module)
+        if trainer.global_step == 0:
+            self._keep(0, pl_module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
@@ -69,23 +47,59 @@ class Snapshots(pl.Callback):
         if step & (step - 1) == 0 or step % max(1, total // 50) == 0 or step == total:
             self._keep(step, pl_module)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.weights = state_dict["weights"]
+
     def _keep(self, step: int, pl_module: pl.LightningModule) -> None:
         self.weights[step] = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
+
+
+class Checkpoints(pl.Callback):
+    """Some on the way and none at the end: a finished training has a file of its own."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        done, every = trainer.current_epoch + 1, -(-trainer.max_epochs // CHECKPOINTS)
+        if done % every == 0 and done < trainer.max_epochs:
+            trainer.save_checkpoint(self.path)
+
+
+class Plane(NamedTuple):
+    """What an InfoPlaneCallback found of one network.
+
+    Attributes:
+        history: Tag -> ``[(step, value), ...]``.
+        falls: Layer -> range or estimator -> bits from the peak of I(X;T) to its end.
+        verdicts: Layer -> whether it compresses, in words.
+        curves: Layer -> ``[(step, I(X;T), I(T;Y)), ...]`` under the range of the bins that was asked for; else empty.
+    """
+
+    history: dict[str, list[tuple[int, float]]]
+    falls: dict[str, dict[str, float]]
+    verdicts: dict[str, str]
+    curves: dict[str, list[tuple[int, float, float]]]
 
 
 class Run:
     """What is left of a training.
 
     Attributes:
-        networks: With the final weights.
-        planes: An InfoPlaneCallback for each network.
+        networks: With the weights of the step that was last asked for.
+        planes: Of each network.
         snapshots: Of the weights, by step.
         per_epoch: Steps of a pass through the data.
     """
 
-    def __init__(self, networks: Networks, planes: list[InfoPlaneCallback], snapshots: Snapshots, per_epoch: int):
-        self.networks, self.planes, self.snapshots = networks, planes, snapshots.weights
-        self.per_epoch = per_epoch
+    def __init__(
+        self, networks: Networks, planes: list[Plane], snapshots: Mapping[int, dict[str, Tensor]], per_epoch: int
+    ):
+        self.networks, self.planes, self.snapshots, self.per_epoch = networks, planes, snapshots, per_epoch
+        self.at(max(snapshots))
 
     def epochs(self, steps: Iterable[int]) -> dict[int, float]:
         """Passes through the data, by step."""
@@ -98,7 +112,7 @@ class Run:
 
     def falls(self, layer: str, bin_range: str) -> list[float]:
         """Bits from the peak of I(X;T) to its end, for each network, as the callback judged it."""
-        return [plane.verdicts[layer].falls[bin_range] for plane in self.planes]
+        return [plane.falls[layer][bin_range] for plane in self.planes]
 
 
 def train(
@@ -129,8 +143,13 @@ def train(
     if epochs % points:
         raise ValueError(f"epochs={epochs}: expected a multiple of points={points}")
     batches = Batches(len(x[0, 0]), batch_size or len(x[0, 0]), epochs // points, networks.seeds[0])
-    loader = DataLoader(Samples(x, y), sampler=batches, batch_size=None)
-    planes = [
+    per_epoch = len(batches) * points // epochs
+    settings = (networks.seeds, networks.lr, epochs, batch_size, points, sorted(plane.items()))
+    name = f"{name}, {fingerprint(settings, *networks.state_dict().values(), x, y, *reference)}"
+    kept = OUT / "trainings" / name if OUT else None
+    if kept and (kept / FINISHED).exists():
+        return Run(networks, *torch.load(kept / FINISHED, weights_only=False), per_epoch)
+    callbacks = [
         InfoPlaneCallback(
             layers=networks.layers,
             reference=reference,
@@ -144,19 +163,49 @@ def train(
         )
         for number, seed in enumerate(networks.seeds)
     ]
+    snapshots = fit(networks, DataLoader(Samples(x, y), sampler=batches, batch_size=None), points, callbacks, kept)
+    planes = [found(callback, plane.get("bin_range")) for callback in callbacks]
+    if kept:
+        kept.mkdir(parents=True, exist_ok=True)
+        torch.save((planes, snapshots), kept / "written")
+        (kept / "written").replace(kept / FINISHED)
+        (kept / LAST).unlink(missing_ok=True)  # it holds all activations that were kept: up to 300 MB
+    return Run(networks, planes, snapshots, per_epoch)
+
+
+def fit(
+    networks: Networks, loader: DataLoader, points: int, callbacks: Sequence[pl.Callback], kept: Path | None
+) -> dict[int, dict[str, Tensor]]:
+    """Train from the last checkpoint or from the beginning, and give the snapshots."""
     snapshots = Snapshots()
     with quiet():
         trainer = pl.Trainer(
             max_epochs=points,
             accelerator="cpu",
-            logger=TensorBoardLogger(TENSORBOARD, name=name) if TENSORBOARD else False,
-            callbacks=[snapshots, *planes],
+            logger=TensorBoardLogger(OUT, name="callbacks", version=kept.name) if kept else False,
+            callbacks=[snapshots, *callbacks, *([Checkpoints(kept / LAST)] if kept else ())],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(networks, loader)
-    return Run(networks, planes, snapshots, len(batches) * points // epochs)
+        begun = kept is not None and (kept / LAST).exists()
+        trainer.fit(networks, loader, ckpt_path=kept / LAST if begun else None)
+    return snapshots.weights
+
+
+def fingerprint(*parts: Any) -> str:
+    """Of what decides how a training goes."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.contiguous().numpy().tobytes() if isinstance(part, Tensor) else repr(part).encode())
+    return digest.hexdigest()[:8]
+
+
+def found(callback: InfoPlaneCallback, bin_range: Any) -> Plane:
+    """What is kept of a callback."""
+    falls = {layer: judged.falls for layer, judged in callback.verdicts.items()}
+    words = {layer: judged.verdict for layer, judged in callback.verdicts.items()}
+    return Plane(callback.history, falls, words, callback.curves(bin_range) if bin_range else {})
 
 
 def one_network(number: int, networks: Networks, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor | None, str]:

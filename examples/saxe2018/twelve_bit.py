@@ -9,7 +9,8 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-from data import BITS, labels, patterns, split
+from claims import Claim
+from data import BITS, PATTERNS, labels, patterns, split
 from networks import Networks
 from torch import Tensor
 from training import Run, train
@@ -20,6 +21,10 @@ OUTPUT = "layer6"
 BINS = {"tanh": 30, "relu": 100}
 RANGE = {"tanh": "fixed", "relu": "global"}
 """Of the paper: (-1, 1) for tanh, and for ReLU up to the largest activation over training."""
+CHANCE = 2118 / PATTERNS
+"""Accuracy of saying 1 of every pattern."""
+LEARNED = 0.5
+"""Of the way from chance to no error on the test patterns; a network that is not so far has not learned the task."""
 
 
 @cache
@@ -59,14 +64,14 @@ def sgd(activation: str, full: bool) -> Run:
 def runs(run: Run) -> str:
     """In words."""
     seeds, epochs = run.networks.seeds, max(run.snapshots) / run.per_epoch
-    return f"{len(seeds)} seeds from {seeds[0]}, {epochs:g} epochs"
+    return f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} from {seeds[0]}, {epochs:g} epochs"
 
 
-def learning_curves(run: Run, share: float = 0.8) -> dict[str, Tensor]:
-    """Of every network at every snapshot, ``(steps, S)``: train and test loss (nats) and accuracy."""
+def learning_curves(run: Run, share: float = 0.8, last: bool = False) -> dict[str, Tensor]:
+    """Of every network at every snapshot or the last, ``(steps, S)``: train and test loss (nats) and accuracy."""
     x, y = patterns(), labels()
     curves: dict[str, list[Tensor]] = {}
-    for step in run.snapshots:
+    for step in [max(run.snapshots)] if last else run.snapshots:
         networks = run.at(step)
         for part, name in enumerate(("train", "test")):
             sets = [split(seed, share)[part] for seed in networks.seeds]
@@ -76,3 +81,19 @@ def learning_curves(run: Run, share: float = 0.8) -> dict[str, Tensor]:
                 curves.setdefault(f"{name} loss", []).append(networks.losses(inputs, classes))
                 curves.setdefault(f"{name} accuracy", []).append(right.double().mean(1))
     return {name: torch.stack(values) for name, values in curves.items()}
+
+
+def gains(run: Run, share: float = 0.8) -> list[float]:
+    """Of every network: test accuracy at the end, as a part of the way from chance to 1."""
+    accuracies = learning_curves(run, share, last=True)["test accuracy"][-1]
+    return ((accuracies - CHANCE) / (1 - CHANCE)).tolist()
+
+
+def learned(run: Run, share: float = 0.8) -> list[bool]:
+    return [gain >= LEARNED for gain in gains(run, share)]
+
+
+def learning(panel: str, what: str, run: Run, share: float = 0.8, why: str = "") -> Claim:
+    """That the networks learned, which claims such as "no compression" need."""
+    text = f"{what}: the networks learn; test accuracy, from 0 for chance to 1"
+    return Claim(panel, text, gains(run, share), LEARNED, source="here", why=why)
