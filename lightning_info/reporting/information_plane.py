@@ -33,7 +33,7 @@ class PlaneCurve:
     Attributes:
         layer: Dotted name.
         points: ``(optimiser step, I(X;T), I(T;Y))``; NaN where there is no value.
-        saturated: Within 1 bit of the ceiling all the time, so that the path means nothing.
+        saturated: So near its ceiling that the path means nothing.
     """
 
     layer: str
@@ -66,11 +66,13 @@ def information_plane(
         symbol: Name of the representation.
         caption: What else one must know to read the values.
     """
-    steps = sorted({step for curve in curves for step, *_ in curve.points})
+    steps = sorted({step for curve in curves for step, *pair in curve.points if any(map(isfinite, pair))})
+    steps = steps or sorted({step for curve in curves for step, *_ in curve.points})  # of no step is there a value
     values = np.full((2, len(curves), len(steps)), np.nan)
     for row, curve in enumerate(curves):
         for step, *pair in curve.points:
-            values[:, row, steps.index(step)] = pair
+            if step in steps:
+                values[:, row, steps.index(step)] = pair
     values[~np.isfinite(values)] = np.nan
     time, ticks = _epoch_scale([epochs[step] for step in steps])
     colours = matplotlib.colormaps[_COLOURS](time)
@@ -86,8 +88,8 @@ def information_plane(
         paths, alpha = values, max(0.2, min(0.5, 20 / len(steps)))
         axes.add_collection(LineCollection(list(paths.T), colors=colours, linewidths=0.5, alpha=alpha, zorder=1))
         axes.set(xlabel=i_x, ylabel=i_y)
-        _ceiling(axes, "x", ceiling_x, log_n)
-        _ceiling(axes, "y", ceiling_y, "H(Y)")
+        _ceiling(axes, "x", ceiling_x, log_n, values[0])
+        _ceiling(axes, "y", ceiling_y, "H(Y)", values[1])
         if len(ticks) > 1:
             bar = figure.colorbar(ScalarMappable(cmap=_COLOURS), ax=axes, label="epoch", ticks=list(ticks))
             bar.set_ticklabels(list(ticks.values()))
@@ -96,12 +98,12 @@ def information_plane(
         axes.add_collection(LineCollection(list(np.moveaxis(paths, 0, 2)), colors=_GREY, linewidths=0.5, zorder=1))
         axes.set(xlabel="epoch", ylabel=i_x)
         axes.set_xticks(list(ticks), list(ticks.values()))
-        _ceiling(axes, "y", ceiling_x, log_n)
+        _ceiling(axes, "y", ceiling_x, log_n, values[0])
 
     handles = _layers(axes, curves, paths, colours)
     notes = ["outlined: last point" if len(ticks) > 1 else f"epoch {ticks[0.0]}"]
     if any(curve.saturated for curve in curves):
-        notes.append(f"grey: within 1 bit of {log_n}, not informative")
+        notes.append(f"grey: {'within 1 bit of' if unit == 'bits' else 'at'} {log_n}, not informative")
     _legend(figure, handles, "; ".join(notes))
     return figure
 
@@ -122,7 +124,14 @@ def _layers(axes: Axes, curves: Sequence[PlaneCurve], paths: Array, colours: Arr
     return handles
 
 
-def _ceiling(axes: Axes, axis: Literal["x", "y"], value: float, name: str) -> None:
+def _ceiling(axes: Axes, axis: Literal["x", "y"], value: float, name: str, values: Array) -> None:
+    """Mark the ceiling, and show at least the upper quarter below it, so that noise does not fill the plane.
+
+    Without one the largest value stands for it, or 0.1, so that few points have no axis of the width of their rounding.
+    """
+    highest = value if isfinite(value) else max(0.1, *values[np.isfinite(values)].tolist())
+    for end in (0.75 * highest, highest):
+        axes.update_datalim([(end, end)], updatex=axis == "x", updatey=axis == "y")
     if not isfinite(value):
         return
     line, transform, place, offset, rotation = {  # the offset keeps markers on the line off its name
@@ -140,8 +149,6 @@ def _ceiling(axes: Axes, axis: Literal["x", "y"], value: float, name: str) -> No
         fontsize=7,
         color="0.3",
     )
-    # at least the upper quarter is shown, so that noise does not fill the plane
-    axes.update_datalim([(0.75 * value, 0.75 * value)], updatex=axis == "x", updatey=axis == "y")
 
 
 def _legend(figure: Figure, handles: Sequence[Line2D], note: str) -> None:

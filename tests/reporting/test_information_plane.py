@@ -134,6 +134,31 @@ def test_infinite_ceilings_are_left_out(ceilings, drawn):
     assert len(dashed(figure)) == len(figure.axes[0].texts) == drawn
 
 
+@pytest.mark.parametrize("values", [(5.4999, 2.29), (0.0, 0.0), (0.02, 1e-6)])
+@pytest.mark.parametrize("ceiling", [math.inf, 6.0])
+@pytest.mark.parametrize("steps", [(0,), (0, 10)])
+def test_few_points_have_axes_of_the_size_of_their_values(values, ceiling, steps):
+    almost = tuple(value + 1e-7 for value in values)
+    curves = [layer("a", values, almost, steps=steps), layer("b", almost, values, steps=steps)]
+    axes = draw(*curves, ceiling_x=ceiling, ceiling_y=ceiling).axes[0]
+    for value, (low, high) in zip(values, (axes.get_xlim(), axes.get_ylim()), strict=True):
+        highest = ceiling if math.isfinite(ceiling) else max(value, 0.1)
+        assert low < 0.75 * highest < highest < high < 1.15 * highest
+        assert -0.15 * highest < low < value < high
+        assert high - low > 0.25 * highest
+
+
+def test_steps_without_values_take_no_part():
+    """As where the first points of a run have none: the epoch of the only values is said, not that of the others."""
+    first = PlaneCurve("a", [(0, math.nan, math.nan), (10, 3.0, 0.5)])
+    figure = draw(first)
+    assert len(figure.axes) == 1
+    assert legend(figure)[1] == "epoch 1"
+    figure = draw(without_targets(first))
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["1"]
+    assert "no value" in legend(draw(PlaneCurve("a", [(0, math.nan, math.nan)])))[0][0]
+
+
 def test_noise_does_not_fill_the_plane():
     low, high = draw(layer("net.0", (11.98, 0.999), (11.99, 1.0))).axes[0].get_xlim()
     assert high - low > 0.25 * 12
@@ -189,7 +214,7 @@ def test_another_representation_in_another_unit():
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("I(X;Z) [nats]", "I(Z;Y) [nats]")
     assert axes.get_title() == "256 reference samples"
     assert axes.texts[0].get_text() == "log N = 12"
-    assert legend(figure)[1].endswith("of log N, not informative")
+    assert legend(figure)[1].endswith("grey: at log N, not informative")
 
 
 def test_long_names_are_cut_but_stay_apart():
