@@ -29,7 +29,7 @@ MANY = tuple(range(600, 620))
 """Seeds that no criterion was set on."""
 UNDER_WAY = (
     "Compression is under way: seeds 601, 602, 613 and 616 miss a criterion after 2000 steps with the full batch, and "
-    "meet both after 8000; SGD meets both after 8000 epochs (figure 1A)."
+    "meet both after 8000; SGD, in figure 1A, meets both after 8000 epochs."
 )
 DEAD = "A network with three units in a layer may begin with all of them off, and then learns nothing."
 claim = partial(Claim, unit="bits")

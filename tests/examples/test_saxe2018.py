@@ -172,10 +172,10 @@ class TestNetworks:
         assert torch.allclose(networks(x, 1), outputs[1].T, atol=1e-6)
 
 
-def briefly(seed=5):
+def briefly(seed=5, lr=0.01, epochs=10):
     x, y = patterns()[:200], labels()[:200]
-    networks = Networks([seed], WIDTHS, "tanh", lr=0.01)
-    return train("test", networks, x.T[None], y[None], 10, (x, y), 64, points=5, bins=30, bin_range="fixed")
+    networks = Networks([seed], WIDTHS, "tanh", lr=lr)
+    return train("test", networks, x.T[None], y[None], epochs, (x, y), 64, points=5, bins=30, bin_range="fixed")
 
 
 class TestInterrupted:
@@ -208,10 +208,19 @@ class TestInterrupted:
         assert torch.equal(run.networks.weights[0], whole.snapshots[40]["weights.0"])
 
     def test_other_settings_are_another_training(self, tmp_path, monkeypatch):
+        folders = []
+
+        def see(networks, loader, points, callbacks, kept):
+            folders.append(kept.name)
+            raise KeyError("seen")
+
         monkeypatch.setattr(training, "OUT", tmp_path)
-        briefly(5)
-        briefly(7)
-        assert len(list(tmp_path.glob("trainings/*/finished.pt"))) == 2
+        monkeypatch.setattr(training, "fit", see)
+        for settings in ({}, {"seed": 7}, {"lr": 0.02}, {"epochs": 20}, {}):
+            with pytest.raises(KeyError, match="seen"):
+                briefly(**settings)
+        assert len(set(folders)) == 4
+        assert folders[0] == folders[-1]
 
 
 class TestFigures:
@@ -226,7 +235,7 @@ class TestFigures:
         assert set(verdicts(figure2d.run().claims).values()) == {REPRODUCED}
 
     def test_4ab_overtraining_without_compression(self):
-        found = verdicts(figure4ab.run().claims)
+        found = verdicts(figure4ab.judged(figure4ab.trained((420, 421))))
         found.pop("information about the labels is lost: I(T;Y), last / peak")  # not of every seed
         assert len(found) == 5
         assert set(found.values()) == {REPRODUCED}
