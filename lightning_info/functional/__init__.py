@@ -41,6 +41,7 @@ from lightning_info.functional.fisher import (
     trace_estimate,
 )
 from lightning_info.functional.free_energy import free_energy, temperature
+from lightning_info.functional.gaussian_bottleneck import gaussian_bottleneck
 from lightning_info.functional.lanczos import quadrature, runs, spectra
 from lightning_info.functional.linear_gaussian import (
     gaussian_information,
@@ -104,6 +105,7 @@ __all__ = [
     "fisher_trace",
     "free_energy",
     "full_noise",
+    "gaussian_bottleneck",
     "gaussian_channel_information",
     "gaussian_information",
     "generalisation_error",
