@@ -10,12 +10,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
-import torch
 from matplotlib.figure import Figure
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from lightning_info.callbacks import arguments
+from lightning_info.callbacks import arguments, twins
 from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.clock import seconds
 from lightning_info.callbacks.faults import Refused
@@ -24,7 +23,7 @@ from lightning_info.gradients.contract import NotCovered
 from lightning_info.gradients.samples import num_samples, take
 from lightning_info.probing.batch_norm import BatchNormStatistics
 from lightning_info.probing.curvature import fisher_products
-from lightning_info.probing.plane_picture import PlanePicture, picture
+from lightning_info.probing.plane_picture import PlanePicture, picture_of_ends
 from lightning_info.probing.prediction import Adapter
 from lightning_info.probing.probe import Probe, Unavailable
 from lightning_info.probing.weight_change import (
@@ -37,7 +36,6 @@ from lightning_info.probing.weight_change import (
     weight_change,
 )
 from lightning_info.probing.weight_paths import Snapshots
-from lightning_info.probing.weight_plane import WeightPlane
 from lightning_info.reporting.layout import Chart
 from lightning_info.reporting.stability_paths import stability_paths
 from lightning_info.twin import NotSupported, OutOfStep, Twin
@@ -277,13 +275,13 @@ class StabilityCallback(InfoCallback):
         names += [] if self._no_products else ["fisher_distance", "unique_information"]
         families = ["stability"]
         if len(self.twins) > 1:
-            families += ["stability_stderr", *map(self._twin_family, range(len(self.twins)))]
+            families += ["stability_stderr", *map(twins.family_of, range(len(self.twins)))]
         self.tags = ("stability/twin_overhead", *(f"{family}/{name}" for family in families for name in names))
         rows = {
             "measures": f"{', '.join(names)} (information in nats, beta = {self.beta:g})",
             "twins": f"{len(self.twins)}, trained in lockstep with the run: each takes about the run's time once more, "
             f"and the memory of one more model and optimiser",
-            "replaced": "; ".join(map(_replaced, self.twins)),
+            "replaced": "; ".join(map(twins.replaced, self.twins)),
         }
         if self._no_products:
             rows["left out"] = f"fisher_distance, unique_information: {self._no_products}"
@@ -314,14 +312,14 @@ class StabilityCallback(InfoCallback):
         with self._faults.guard("the distance in the weights"):
             try:
                 found = [self._values_of(number, pl_module, None) for number in range(len(self.twins))]
-                values |= self._together(found)
+                values |= self._twin_overhead | twins.together(found)
             except Unavailable as error:
                 self._faults.warn_once(f"no value at step {self._step} (NaN): {error}", kind="no value")
         self._record(trainer, self._step, values, started)
 
     def _measure(self, probe: Probe, step: int, generator: Generator) -> dict[str, float]:
         found = [self._values_of(number, probe.module, probe) for number in range(len(self.twins))]
-        values = dict.fromkeys(self.tags, math.nan) | self._together(found)
+        values = dict.fromkeys(self.tags, math.nan) | self._twin_overhead | twins.together(found)
         ratios = [one["kl_ratio"] for one in found if "kl_ratio" in one]
         worst = max(ratios, key=lambda ratio: abs(math.log(max(ratio, 1e-300))), default=1.0)
         if not AGREE[0] <= worst <= AGREE[1]:
@@ -342,8 +340,8 @@ class StabilityCallback(InfoCallback):
             other = twin.weights()
         except OutOfStep as error:
             if len(self.twins) == 1:
-                raise Unavailable(self._lost(twin, error)) from error
-            self._faults.warn_once(f"twin {number + 1}: {self._lost(twin, error)}", f"lost {number}")
+                raise Unavailable(twins.lost(twin, error)) from error
+            self._faults.warn_once(f"twin {number + 1}: {twins.lost(twin, error)}", f"lost {number}")
             return {}
         change = weight_change(module, other)
         if number == 0:
@@ -385,31 +383,9 @@ class StabilityCallback(InfoCallback):
         moved = (flat_weights(module).cpu() - self._snapshots.start).norm().item()
         return distance / moved if moved else math.nan
 
-    def _together(self, found: list[dict[str, float]]) -> dict[str, float]:
-        """Tags of a point; of several twins the mean and its standard error too."""
-        share = {"stability/twin_overhead": self._twin_seconds / self._clock.elapsed}
-        if len(found) == 1:
-            return share | {f"stability/{name}": value for name, value in found[0].items()}
-        if not any(found):
-            raise Unavailable("no twin follows the run any more")
-        values = dict(share)
-        for number, one in enumerate(found):
-            values |= {f"{self._twin_family(number)}/{name}": value for name, value in one.items()}
-        for name in dict.fromkeys(name for one in found for name in one):
-            several = torch.tensor([one[name] for one in found if name in one], dtype=torch.float64)
-            values[f"stability/{name}"] = several.mean().item()
-            if len(several) > 1:
-                values[f"stability_stderr/{name}"] = several.std().item() / math.sqrt(len(several))
-        return values
-
-    def _lost(self, twin: Twin, error: Exception) -> str:
-        first = twin.first_difference_step
-        certified = "" if first is None else f" (until step {first} it was equal to the run)"
-        return f"there is no twin any more{certified}: {error}"
-
-    @staticmethod
-    def _twin_family(number: int) -> str:
-        return f"stability_twin{number + 1}"
+    @property
+    def _twin_overhead(self) -> dict[str, float]:
+        return {"stability/twin_overhead": self._twin_seconds / self._clock.elapsed}
 
     # ---- what is shown
 
@@ -432,16 +408,12 @@ class StabilityCallback(InfoCallback):
 
     def _picture(self, twin: Twin) -> PlanePicture:
         assert self._facts is not None
-        assert self._snapshots.start is not None
         probe = self._new_probe(self._run, self._run.lightning_module, self._samples.groups, private=True)
         if self.batch_norm == "reference":
             probe.use_reference_statistics()
-        ends = flat_weights(probe.module).cpu(), flat_weights(twin.weights()).cpu()
-        plane = WeightPlane.through(self._snapshots.start, *ends, seed=self.seed)
         n = self._facts.samples_or(probe.size, self._faults)
         most = max(FIGURE_SECONDS, FIGURE_SHARE * self._clock.elapsed)
-        generator = torch.Generator().manual_seed(self.seed)
-        return picture(probe, plane, self._snapshots.paths(plane), self.beta, n, generator, most)
+        return picture_of_ends(probe, twin.weights(), self._snapshots, self.beta, n, most)
 
     def _paths(self, found: PlanePicture) -> Figure:
         twin, steps = self.twins[0], found.paths.steps
@@ -449,7 +421,7 @@ class StabilityCallback(InfoCallback):
         return stability_paths(found, title=f"{title}; steps {steps[0]} to {steps[-1]}", caption=f"β = {self.beta:g}")
 
     def _closing_text(self) -> str:
-        lines = [f"stability: {_replaced(twin)}{_since(twin)}." for twin in self.twins]
+        lines = [f"stability: {twins.replaced(twin)}{twins.since(twin)}." for twin in self.twins]
         return "\n".join(lines)
 
     # ---- state
@@ -480,17 +452,3 @@ class StabilityCallback(InfoCallback):
         self._ending = False
         self._samples_alone = {}
         self._twin_seconds = 0.0
-
-
-def _replaced(twin: Twin) -> str:
-    if twin.is_null:
-        return f"nothing (sample {twin.index} by itself: the null test)"
-    return f"sample {twin.index} by sample {twin.replacement}"
-
-
-def _since(twin: Twin) -> str:
-    if twin.reason is not None:
-        return f", until the twin was lost: {twin.reason}"
-    if twin.first_difference_step is None:
-        return "; the twin was equal to the run at every step"
-    return f", first at step {twin.first_difference_step}; up to there the twin was equal to the run at every step"

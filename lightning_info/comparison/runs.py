@@ -24,7 +24,7 @@ from lightning_info.probing.curvature import fisher_products
 from lightning_info.probing.inert import Inert, StandInTrainer
 from lightning_info.probing.isolation import isolated
 from lightning_info.probing.likelihoods import NoPrediction
-from lightning_info.probing.plane_picture import PlanePicture, picture
+from lightning_info.probing.plane_picture import PlanePicture, picture_of_ends
 from lightning_info.probing.prediction import Adapter, Predictor
 from lightning_info.probing.probe import Probe, Unavailable
 from lightning_info.probing.reference import ReferenceSamples
@@ -37,7 +37,6 @@ from lightning_info.probing.weight_change import (
     weight_change,
 )
 from lightning_info.probing.weight_paths import Snapshots
-from lightning_info.probing.weight_plane import WeightPlane
 from lightning_info.reporting.stability_paths import stability_paths
 from lightning_info.reporting.table import Curve, curves_table
 
@@ -160,7 +159,7 @@ def compare_runs(
             values |= _in_predictions(here, there, change, n, beta, has_products, alone, step)
             for name, value in values.items():
                 history.setdefault(f"stability/{name}", []).append((step, value))
-        found, reason = _picture(here, there, snapshots, beta, n, torch.Generator().manual_seed(seed))
+        found, reason = _picture(here, there, snapshots, beta, n)
     return RunComparison(history, found, reason, f"N = {n}, β = {beta:g}")
 
 
@@ -246,19 +245,11 @@ def _in_predictions(
     return values
 
 
-def _picture(
-    here: Probe, there: Probe, snapshots: Snapshots, beta: float, n: int, generator: torch.Generator
-) -> tuple[PlanePicture | None, str]:
+def _picture(here: Probe, there: Probe, snapshots: Snapshots, beta: float, n: int) -> tuple[PlanePicture | None, str]:
     """At the weights of the last step; or why there is none."""
-    assert snapshots.start is not None
-    ends = flat_weights(here.module), flat_weights(there.module)
     try:
-        plane = WeightPlane.through(snapshots.start, *ends, seed=snapshots.seed)
-    except ValueError as error:
-        return None, str(error)
-    try:
-        return picture(here, plane, snapshots.paths(plane), beta, n, generator), ""
-    except Unavailable as error:
+        return picture_of_ends(here, there.module, snapshots, beta, n), ""
+    except (ValueError, Unavailable) as error:
         return None, str(error)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from lightning_info.gradients.contract import NotCovered
 from lightning_info.gradients.samples import num_samples, take
@@ -18,7 +18,8 @@ from lightning_info.probing.curvature import choose_curvature, fisher_products
 from lightning_info.probing.likelihoods import NoPrediction
 from lightning_info.probing.noisy_loss import mean_loss, moved
 from lightning_info.probing.probe import Probe
-from lightning_info.probing.weight_paths import Paths
+from lightning_info.probing.weight_change import flat_weights
+from lightning_info.probing.weight_paths import Paths, Snapshots
 from lightning_info.probing.weight_plane import WeightPlane
 
 CELLS = 15
@@ -102,6 +103,36 @@ def picture(
         some = _affordable(probe, len(x) * len(y), most_seconds)
         loss, samples = loss_grid(some, plane, x, y), some.size
     return PlanePicture(paths, ellipses, x, y, loss, samples, plane.second)
+
+
+def picture_of_ends(
+    probe: Probe,
+    twin: nn.Module,
+    snapshots: Snapshots,
+    beta: float,
+    training_samples: float,
+    most_seconds: float = 30.0,
+) -> PlanePicture:
+    """:func:`picture` of the plane through the first of the kept points and the present ends of both paths.
+
+    Args:
+        probe: With a private replica at ``w_T``, and the reference samples.
+        twin: With the weights ``w'_T``.
+        snapshots: The paths; what is drawn at random has their seed.
+        beta: See :func:`picture`.
+        training_samples: See :func:`picture`.
+        most_seconds: See :func:`picture`.
+
+    Raises:
+        ValueError: There is no plane.
+        Unavailable: Outputs or gradients are not finite.
+    """
+    if snapshots.start is None:
+        raise ValueError("no point of the paths was kept")
+    ends = flat_weights(probe.module).cpu(), flat_weights(twin).cpu()
+    plane = WeightPlane.through(snapshots.start, *ends, seed=snapshots.seed)
+    generator = torch.Generator().manual_seed(snapshots.seed)
+    return picture(probe, plane, snapshots.paths(plane), beta, training_samples, generator, most_seconds)
 
 
 def projected_fisher(probe: Probe, plane: WeightPlane, generator: Generator) -> dict[str, Tensor]:

@@ -1,0 +1,61 @@
+"""Several twins as one measurement, and what is said of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from lightning_info.probing.probe import Unavailable
+from lightning_info.twin import Twin
+
+
+def family_of(number: int) -> str:
+    """First part of the tags of one of several twins, counted from 0."""
+    return f"stability_twin{number + 1}"
+
+
+def together(found: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Tags of a point from the values of each twin by name; of several twins their mean and its standard error too.
+
+    Args:
+        found: Of each twin; nothing of one that is lost.
+
+    Raises:
+        Unavailable: Several twins, of which all are lost.
+    """
+    if len(found) == 1:
+        return {f"stability/{name}": value for name, value in found[0].items()}
+    if not any(found):
+        raise Unavailable("no twin follows the run any more")
+    values = {f"{family_of(number)}/{name}": value for number, one in enumerate(found) for name, value in one.items()}
+    for name in dict.fromkeys(name for one in found for name in one):
+        several = torch.tensor([one[name] for one in found if name in one], dtype=torch.float64)
+        values[f"stability/{name}"] = several.mean().item()
+        if len(several) > 1:
+            values[f"stability_stderr/{name}"] = several.std().item() / math.sqrt(len(several))
+    return values
+
+
+def replaced(twin: Twin) -> str:
+    """What the twin trains on instead of what."""
+    if twin.is_null:
+        return f"nothing (sample {twin.index} by itself: the null test)"
+    return f"sample {twin.index} by sample {twin.replacement}"
+
+
+def since(twin: Twin) -> str:
+    """How far it is certified, after :func:`replaced`."""
+    if twin.reason is not None:
+        return f", until the twin was lost: {twin.reason}"
+    if twin.first_difference_step is None:
+        return "; the twin was equal to the run at every step"
+    return f", first at step {twin.first_difference_step}; up to there the twin was equal to the run at every step"
+
+
+def lost(twin: Twin, error: Exception) -> str:
+    """That there is no twin, and why."""
+    first = twin.first_difference_step
+    certified = "" if first is None else f" (until step {first} it was equal to the run)"
+    return f"there is no twin any more{certified}: {error}"
