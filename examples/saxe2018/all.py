@@ -35,8 +35,8 @@ CAPTIONS = {
     "figure5": "5: with and without noise in the gradient",
     "figure6": "6: relevant and irrelevant inputs of a linear network; signal-to-noise ratio 100, of our choice",
     "figure7": "7: learning curves of the networks of figure 1",
-    "figure8": "8: activations of a tanh network",
-    "figure9": "9: activations of a ReLU network",
+    "figure8": "8: activations of one tanh network of figure 1A",
+    "figure9": "9: activations of one ReLU network of figure 1B",
     "figure10": "10: a linear network with five hidden layers; each is measured with a noise of its own",
     "same_function": "Section 2: the same function, different information",
 }

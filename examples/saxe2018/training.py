@@ -1,8 +1,8 @@
 """Training with a Trainer: snapshots of the weights, and an InfoPlaneCallback for each network.
 
-With a folder to keep things in, an interrupted training goes on from its last checkpoint, and a finished
-one is read back. Either is found again by the initial weights, the data and the settings, not by the code: whoever
-changes that deletes the folder.
+With a folder to keep things in, an interrupted training goes on from its last checkpoint, and a finished one is read
+back. Either is found again by the initial weights, the data and the settings, not by the code: whoever changes that
+deletes the folder.
 """
 
 from __future__ import annotations
