@@ -52,9 +52,10 @@ MOST_UNITS = 512
 """Wider layers become so many random combinations, of which the information is a lower bound too."""
 BINS = 30
 """Intervals that continuous targets are cut into, as in InfoPlaneCallback."""
-
-
+TRIAL_SAMPLES = 64
+"""For the forecast of what the estimates cost, which grows with their square."""
 _NOISE = {"diagonal": "the diagonal of F", "low_rank": "F, by the exact rows", "full": "all elements of F"}
+"""What the user is told of it."""
 
 
 class EffectiveInfoCallback(InfoCallback):
@@ -96,8 +97,7 @@ class EffectiveInfoCallback(InfoCallback):
         draws: Weights drawn for a half of them; ``2 · draws`` in all.
         noise: What stands for F in ``Σ*``: its ``"diagonal"``; ``"low_rank"``, F itself of as many reference samples as
             there is memory for their rows (128 of ten classes, up to 100,000 weights); or ``"full"``, that of all
-            reference samples, up to 2048 weights. The diagonal knows nothing of weights that must move together: at
-            the same distortion it allows less noise where F allows more.
+            reference samples, up to 2048 weights. The diagonal does not know that errors of weights may cancel.
         every_n_epochs: Measure at s = 0 and after epochs n, 2n, ...
         every_n_train_steps: Measure at optimiser steps 0, n, 2n, ... Without an interval: 0, 1, 2, 4, 8, ..., and the
             end of every epoch, as far as ``max_overhead`` allows.
@@ -241,7 +241,11 @@ class EffectiveInfoCallback(InfoCallback):
         curvature = seconds(lambda: measure_relative_curvature(plan, few, generator, _sizes(few)), probe.device)
         drawing = seconds(lambda: few.read(self._reader), probe.device)
         draws = len(self._targets) * (2 * self.draws + (0 if self.beta else PASSES))
-        return samples / num_samples(few.groups[0]) * (curvature + draws * drawing)
+        passes = samples / num_samples(few.groups[0]) * (curvature + draws * drawing)
+        wide = [min(layer.units, MOST_UNITS) for layer in self._reader.layers]
+        trials = [torch.randn(2 * self.draws, TRIAL_SAMPLES, units, generator=generator) for units in wide]
+        estimating = seconds(lambda: [effective_information(z) for z in trials], torch.device("cpu"))
+        return passes + len(self._targets) * (samples / TRIAL_SAMPLES) ** 2 * estimating
 
     def _choose(self, probe: Probe) -> CurvaturePlan:
         samples = len(self._samples) if self._samples.complete else self.num_samples

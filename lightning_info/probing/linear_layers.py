@@ -103,7 +103,10 @@ def find_linear_layers(probe: Probe, layers: Collection[Layer]) -> dict[str, str
     parameters, generator = trainable(probe.module), torch.Generator().manual_seed(0)
     linear = _linear(probe.module)
     # at other weights, as at its own ones two layers may both give zeros
-    noise = {name: 0.1 * torch.randn(p.shape, generator=generator) for name, p in parameters.items()}
+    noise = {
+        name: (0.1 * p.detach().abs().cpu() + 1e-3) * torch.randn(p.shape, generator=generator)
+        for name, p in parameters.items()
+    }
     calls, taken = _trial(probe, layers, linear, noise)
     found = {
         label: name
