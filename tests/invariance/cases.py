@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import torch
-from invariance import networks, optimisation, steps
-from invariance.datasets import Epochs, OwnGenerators, Stream, noisy
-from invariance.judge import Case
 from lightning.pytorch import Callback
 from lightning.pytorch import callbacks as builtin
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -14,6 +11,10 @@ from lightning.pytorch.utilities import CombinedLoader
 from models import Classifier, data, loader
 from torch import nn
 from torch.utils.data import DataLoader
+
+from invariance import networks, optimisation, steps
+from invariance.datasets import Epochs, OwnGenerators, Stream, noisy
+from invariance.judge import Case
 
 
 def dropout():

@@ -15,6 +15,7 @@ sys.path[0] = str(TESTS)
 
 import lightning  # noqa: E402
 import torch  # noqa: E402
+
 from invariance.cases import GROUPS  # noqa: E402
 from invariance.judge import Case, callbacks_under_test, judge  # noqa: E402
 

@@ -8,10 +8,11 @@ from collections import deque
 import numpy as np
 import torch
 import torch.nn.functional as F
-from invariance.networks import Everything
 from models import CLASSES, FEATURES, Classifier
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassPrecision, MulticlassRecall
+
+from invariance.networks import Everything
 
 
 class Busy(Classifier):

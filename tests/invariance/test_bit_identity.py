@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 from harness import assert_identical, run
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from models import Classifier
+
 from invariance.cases import CASES, GROUPS, IN_CI
 from invariance.datasets import NoisyData
 from invariance.judge import judge
 from invariance.networks import Closure, Everything
 from invariance.steps import Busy, EditsBatch, EditsOwnCopy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from models import Classifier
-
 from lightning_info import FisherTraceCallback
 
 

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 from harness import assert_identical, differences, run
-from invariance.datasets import OwnGenerators
-from invariance.optimisation import Manual
-from invariance.steps import WritesToTensorBoard
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from models import Classifier, loader
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric, MetricCollection
+
+from invariance.datasets import OwnGenerators
+from invariance.optimisation import Manual
+from invariance.steps import WritesToTensorBoard
 
 
 class Saboteur(Callback):
