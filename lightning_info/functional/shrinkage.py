@@ -33,6 +33,9 @@ _LEAST_INTENSITY = 1e-8
 _LEAST_VARIANCE = 1e-2
 """Of a unit at an input, where 1 is usual: the unit may be off or saturated at the input in all draws but a few."""
 
+_ROUNDING = 1e-12
+"""Deviation by size of what is taken for constant: a constant minus the mean of its copies need not be 0."""
+
 _WORKSPACE = 2**17
 """Numbers in a temporary tensor, so that it stays in the cache."""
 
@@ -52,9 +55,7 @@ def shrunk_correlation(x: Tensor) -> tuple[Tensor, Tensor]:
     if x.ndim < 2 or x.shape[-2] < 2:
         raise ValueError(f"x has the shape {tuple(x.shape)}; expected (..., draws, dimensions) with at least 2 draws")
     m = x.shape[-2]
-    centred = x.double() - x.double().mean(-2, keepdim=True)
-    deviation = centred.square().mean(-2, keepdim=True).sqrt()
-    unit = torch.where(deviation > 0, centred / deviation, 0.0)
+    unit = _standardised(x.double(), -2)
     r = unit.mT @ unit / m
     squares = unit.square()
     # x of unit variance with m - 1 in the denominator is unit · ((m - 1) / m)^½
@@ -135,9 +136,16 @@ class ShrunkGaussians(NamedTuple):
 
 def _correlation(draws: Tensor) -> Tensor:
     """Of draws ``(m, N, d)``, ``(N, d, d)``; 0 of a dimension that does not vary."""
-    centred = (draws - draws.mean(0)).transpose(0, 1)
-    unit = torch.nn.functional.normalize(centred, dim=1)
-    return unit.mT @ unit
+    unit = _standardised(draws.transpose(0, 1), 1)
+    return unit.mT @ unit / len(draws)
+
+
+def _standardised(x: Tensor, draws: int) -> Tensor:
+    """Float64 x with mean 0 and variance 1 along a dimension; 0 where it varies by no more than rounding."""
+    centred = x - x.mean(draws, keepdim=True)
+    deviation = centred.square().mean(draws, keepdim=True).sqrt()
+    varies = deviation > _ROUNDING * x.abs().amax(draws, keepdim=True)
+    return torch.where(varies, centred / deviation, 0.0)
 
 
 def _trace(matrices: Tensor) -> Tensor:

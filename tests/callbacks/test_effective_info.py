@@ -18,7 +18,7 @@ from models import CLASSES, FEATURES, Classifier, data, loader, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from lightning_info import EffectiveInfoCallback
+from lightning_info import EffectiveInfoCallback, InfoPlaneCallback
 from lightning_info.callbacks import effective_info as module_of_callback
 from lightning_info.probing import noisy_activations, noisy_loss, relative_curvature
 from lightning_info.probing.level_search import PASSES
@@ -134,28 +134,62 @@ def test_the_level_is_that_of_the_distortion():
 
 
 @pytest.mark.parametrize("noise", ["diagonal", "low_rank", "full"])
-def test_rescaling_the_layers_of_a_relu_net_changes_nothing(noise):
+def test_rescaling_the_units_of_a_relu_net_changes_nothing_but_bins(noise):
     class Rescaled(Net):
-        def __init__(self, factor):
+        def __init__(self, factors):
             super().__init__(nn.ReLU)
-            self.factor = factor
+            self.factors = factors
 
         def on_fit_start(self):
             with torch.no_grad():
-                self.net[0].weight *= self.factor
-                self.net[0].bias *= self.factor
-                self.net[2].weight /= self.factor
+                self.net[0].weight *= self.factors[:, None]
+                self.net[0].bias *= self.factors
+                self.net[2].weight /= self.factors
 
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), 0.0)
 
-    found = []
-    for factor in (1.0, 8.0):
-        callback = effective(distortion=0.02, noise=noise)
-        fit(callback, module=(torch.manual_seed(5), Rescaled(factor))[1])
-        found.append({tag: dict(curve)[16] for tag, curve in callback.history.items() if "overhead" not in tag})
-    assert all(math.isfinite(v) for v in found[0].values())
-    assert found[1] == pytest.approx(found[0], rel=1e-4, abs=1e-5)
+    def measured(factors):
+        ours = effective(distortion=0.02, noise=noise)
+        binned = InfoPlaneCallback(
+            bin_range=["fixed", "global"], bins=8, reference=(X, Y), every_n_epochs=100, summary=False, on_error="raise"
+        )
+        fit(ours, binned, module=(torch.manual_seed(5), Rescaled(factors).double())[1], precision="64-true")
+        return [
+            {tag: dict(curve)[16] for tag, curve in c.history.items() if "overhead" not in tag} for c in (ours, binned)
+        ]
+
+    (plain, bins), (again, other_bins) = (
+        measured(torch.ones(6)),
+        measured(torch.tensor([8.0, 0.3, 3.0, 0.07, 1.0, 5.0])),
+    )
+    assert all(math.isfinite(v) for v in plain.values())
+    assert again == pytest.approx(plain, rel=1e-5, abs=1e-5)
+    for family in ("info_plane", "info_plane_binning_global"):
+        assert abs(bins[f"{family}/I_XT/net.1"] - other_bins[f"{family}/I_XT/net.1"]) > 0.1
+
+
+def test_a_loss_that_is_not_finite_under_noise_is_no_level_and_no_error():
+    class Fragile(Net):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("start", self.net[0].weight.detach().clone())
+
+        def forward(self, x):
+            away = (self.net[0].weight - self.start).square().sum()
+            return super().forward(x) / (away < 1e-3)  # infinite elsewhere
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.0)
+
+    callback = effective(beta=1.0)
+    fit(callback, module=Fragile())
+    assert math.isnan(value(callback, "effective_info/noisy_loss"))
+    assert math.isfinite(value(callback, "effective_info/I_XZ/net.1"))
+    searched = effective(distortion=0.5)
+    fit(searched, module=Fragile())
+    level = value(searched, "effective_info/beta")
+    assert math.isnan(level) or math.isfinite(value(searched, "effective_info/noisy_loss"))
 
 
 def test_a_distortion_that_is_not_reached_is_nan_and_said():

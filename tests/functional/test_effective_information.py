@@ -6,8 +6,12 @@ from itertools import pairwise
 import pytest
 import torch
 from scipy import integrate, stats
+from torch import nn
 
+from lightning_info.functional.activation_covariance import diagonal_activation_covariance
+from lightning_info.functional.activation_fisher import gaussian_channel_information, layer_fisher
 from lightning_info.functional.effective_information import effective_information, running_maximum
+from lightning_info.functional.weight_noise import diagonal_noise
 
 
 def seeded(seed=0):
@@ -190,6 +194,18 @@ def test_invariant_to_order_and_scale_of_units(d):
     assert 0.1 < expected.I_XZ < expected.ceiling - 0.05
 
 
+def test_the_scale_of_units_that_are_off_at_some_inputs_does_not_matter():
+    """What a constant leaves when the mean of its copies is taken off is no noise."""
+    generator = seeded(5)
+    mean = torch.randn(24, 6, generator=generator).double() - 0.5
+    z = (mean + 0.3 * torch.randn(32, 24, 6, generator=generator).double()).relu()
+    assert ((z == 0).all(0).double().mean(0) > 0.1).all()
+    factors = torch.tensor([8.0, 0.3, 3.0, 0.07, 1.0, 5.0]).double()
+    one, other = effective_information(z), effective_information(z * factors)
+    assert other.I_XZ == pytest.approx(one.I_XZ, rel=1e-9)
+    assert other.I_XZ_stderr == pytest.approx(one.I_XZ_stderr, rel=1e-9)
+
+
 def test_more_noise_less_information():
     values = [effective_information(linear_layer(64, 64, 6, 6, noise, 0)[0]).I_XZ for noise in (0.2, 0.5, 1, 2, 4, 8)]
     assert all(a > b for a, b in pairwise(values))
@@ -309,3 +325,31 @@ def test_running_maximum_orders_the_layers():
     assert values[::2] == [2.0, 2.0]
     assert math.isnan(values[1])
     assert raised == 1.0
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_at_small_levels_the_bound_is_the_closed_form_to_first_order_and_at_large_ones_it_is_not(seed):
+    """Proposition 3.2 as a Gaussian channel, for a net of two layers under the same diagonal noise."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 2)).double().requires_grad_(False)
+    x = torch.randn(250, 2, dtype=torch.float64)
+    parameters = dict(net.named_parameters())
+    h = 0.5 + torch.rand(sum(p.numel() for p in parameters.values()), dtype=torch.float64)
+
+    def outputs(parameters, x):
+        return torch.func.functional_call(net, parameters, (x,))
+
+    def pair(beta):
+        fisher = layer_fisher(outputs, parameters, x, lambda j: diagonal_activation_covariance(j, h, beta, 1.0))
+        z = []
+        for _ in range(512):
+            noise = diagonal_noise(torch.randn(len(h)), h, beta, 1.0).split([p.numel() for p in parameters.values()])
+            z.append(outputs({k: p + n.view_as(p) for (k, p), n in zip(parameters.items(), noise, strict=True)}, x))
+        return gaussian_channel_information(fisher, x.T.cov()), effective_information(torch.stack(z))
+
+    for beta in (0.01, 0.003):
+        analytic, sampled = pair(beta)
+        assert analytic > 0.5
+        assert pytest.approx(analytic, abs=0.02 + 2 * sampled.I_XZ_stderr) == sampled.I_XZ
+    analytic, sampled = pair(0.3)
+    assert 0.9 * analytic > sampled.I_XZ
