@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -183,49 +182,35 @@ class StabilityCallback(InfoCallback):
         """Refuse what no twin can follow; have the training loader tell which samples it gives."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            with self._refusing():
-                for twin in self.twins:
-                    twin.install(trainer)
+            self._each(lambda twin: twin.install(trainer))
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the twins from the weights that training starts from."""
         super().on_train_start(trainer, pl_module)
-        if not self._active:
-            return
-        self._run = trainer
-        with self._refusing(), self._twin_time():
-            for twin in self.twins:
-                twin.start(trainer, pl_module)
+        if self._active:
+            self._run = trainer
+            self._each(lambda twin: twin.start(trainer, pl_module))
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """The twins start the epoch too."""
-        with self._twin_time():
-            for twin in self._followed():
-                twin.epoch_start(trainer)
+        self._each(lambda twin: twin.epoch_start(trainer))
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """The twins have the weights of this step; measure if a point is due."""
-        with self._twin_time():
-            for twin in self._followed():
-                twin.batch_start(trainer, pl_module, batch)
+        self._each(lambda twin: twin.batch_start(trainer, pl_module, batch))
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """The twins train on the batch."""
-        with self._twin_time():
-            for twin in self._followed():
-                twin.batch_end(trainer)
+        self._each(lambda twin: twin.batch_end(trainer))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """The twins end the epoch too."""
-        with self._twin_time():
-            for twin in self._followed():
-                twin.epoch_end(trainer)
+        self._each(lambda twin: twin.epoch_end(trainer))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure the end, and end the twins."""
-        for twin in self._followed():
-            twin.finish(trainer, pl_module)
+        self._each(lambda twin: twin.finish(trainer, pl_module))
         self._ending = True
         super().on_train_end(trainer, pl_module)
         self._stop()
@@ -243,21 +228,14 @@ class StabilityCallback(InfoCallback):
             twin.stop()
         self._run, self._ending = None, False
 
-    def _followed(self) -> Sequence[Twin]:
-        return self.twins if self._active else ()
-
-    @contextmanager
-    def _refusing(self) -> Iterator[None]:
-        try:
-            yield
-        except NotSupported as error:
-            raise Refused(f"{type(self).__name__}: {error}") from error
-
-    @contextmanager
-    def _twin_time(self) -> Iterator[None]:
+    def _each(self, act: Callable[[Twin], None]) -> None:
+        """Have every twin do its part; without one that trains it is nothing. The time counts as the twins'."""
         started = time.perf_counter()
         try:
-            yield
+            for twin in self.twins:
+                act(twin)
+        except NotSupported as error:
+            raise Refused(f"{type(self).__name__}: {error}") from error
         finally:
             self._twin_seconds += time.perf_counter() - started
 
@@ -371,17 +349,14 @@ class StabilityCallback(InfoCallback):
         return values
 
     def _relative(self, distance: float, module: Any) -> float:
-        if distance == 0:
-            return 0.0
-        if self._snapshots.start is None or self._snapshots.first_step != 0:
+        relative = self._snapshots.relative(distance, module)
+        if relative is None:
             self._faults.warn_once(
                 "no relative_distance (NaN): the weights at the start are not known, as the run goes on from a "
                 "checkpoint without them, or other parameters are trained now",
                 "start",
             )
-            return math.nan
-        moved = (flat_weights(module).cpu() - self._snapshots.start).norm().item()
-        return distance / moved if moved else math.nan
+        return math.nan if relative is None else relative
 
     @property
     def _twin_overhead(self) -> dict[str, float]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_info.callbacks import arguments
@@ -155,10 +155,12 @@ def compare_runs(
                 has_products = _look_at(here, there, step)
             snapshots.add(step, here.module, there.module)
             change = weight_change(here.module, there.module)
-            values = _in_weights(here.module, change, snapshots.start if min(pairs) == 0 else None)
+            distance = length(change)
+            values = {"param_distance": distance, "relative_distance": snapshots.relative(distance, here.module)}
             values |= _in_predictions(here, there, change, n, beta, has_products, alone, step)
             for name, value in values.items():
-                history.setdefault(f"stability/{name}", []).append((step, value))
+                if value is not None:
+                    history.setdefault(f"stability/{name}", []).append((step, value))
         found, reason = _picture(here, there, snapshots, beta, n)
     return RunComparison(history, found, reason, f"N = {n}, β = {beta:g}")
 
@@ -219,15 +221,6 @@ def _look_at(here: Probe, there: Probe, step: int) -> bool:
         _warn(f"no fisher_distance and unique_information: {error}")
         return False
     return True
-
-
-def _in_weights(run: nn.Module, change: Tensor, start: Tensor | None) -> dict[str, float]:
-    distance = length(change)
-    if start is None:
-        return {"param_distance": distance}
-    moved = (flat_weights(run) - start.to(change)).norm().item()
-    relative = distance / moved if moved else math.nan
-    return {"param_distance": distance, "relative_distance": relative if distance else 0.0}
 
 
 def _in_predictions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -72,10 +73,17 @@ class Snapshots:
         """Share of the weights that every point holds."""
         return 1.0 if self.start is None else len(self._index) / len(self.start)
 
-    @property
-    def first_step(self) -> int | None:
-        """Of the first point; None before."""
-        return self._points[0].step if self._points else None
+    def relative(self, distance: float, run: nn.Module) -> float | None:
+        """A distance by that which the run went from the start; 0 for 0, None where the first point is not step 0.
+
+        NaN where the run stands at its start and its twin does not.
+        """
+        if distance == 0:
+            return 0.0
+        if self.start is None or self._points[0].step != 0:
+            return None
+        moved = (flat_weights(run).cpu() - self.start).norm().item()
+        return distance / moved if moved else math.nan
 
     @property
     def last_step(self) -> int | None:
