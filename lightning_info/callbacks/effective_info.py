@@ -25,6 +25,7 @@ from lightning_info.functional.effective_information import (
     running_maximum,
 )
 from lightning_info.gradients.contract import trainable
+from lightning_info.gradients.real import flat
 from lightning_info.gradients.samples import num_samples, take
 from lightning_info.plane.labels import Labels, describe_targets, labels_of
 from lightning_info.plane.reader import TARGETS, ActivationReader
@@ -412,5 +413,5 @@ class EffectiveInfoCallback(InfoCallback):
 
 
 def _sizes(probe: Probe) -> Tensor:
-    """``|w|``, the standard deviations of the prior, ``(k,)`` float64."""
-    return torch.cat([p.detach().flatten() for p in trainable(probe.module).values()]).abs().double()
+    """``|w|``, the standard deviations of the prior, ``(k,)`` float64; of a complex weight that of each part."""
+    return torch.cat([flat(p.detach()) for p in trainable(probe.module).values()]).abs().double()

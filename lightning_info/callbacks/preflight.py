@@ -16,6 +16,7 @@ from lightning_info.callbacks.faults import Refused
 from lightning_info.gradients.contract import NotCovered, trainable
 from lightning_info.gradients.graph import leaf_uses
 from lightning_info.gradients.memory import is_out_of_memory
+from lightning_info.gradients.real import sizes
 from lightning_info.gradients.samples import num_samples
 from lightning_info.probing.layers import NoLayers
 from lightning_info.probing.prediction import ADAPTER_LINES, NoPrediction, Prediction
@@ -100,7 +101,7 @@ def preflight(
         raise Refused(f"{owner}: {error}") from error
     except NotCovered as error:
         raise Refused(f"{owner}: no engine gives exact per-sample gradients of {name}: {error}") from error
-    weights = sum(p.numel() for p in trainable(module).values())
+    weights = sum(sizes(trainable(module).values()))
     shape = tuple(prediction.outputs.shape[1:])
     rows["module"] = f"{name}, {weights:,} trainable weights, {prediction.likelihood} outputs {shape} a sample"
     if abs(prediction.extra_loss) > abs(prediction.loss - prediction.extra_loss) + 1e-5:

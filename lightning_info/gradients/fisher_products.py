@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lightning_info.functional.fisher import Likelihood, output_fisher_product
 from lightning_info.gradients.contract import NotCovered, first_line, trainable
 from lightning_info.gradients.memory import is_out_of_memory
+from lightning_info.gradients.real import as_real, flat, sizes
 
 PredictLikelihood = Callable[[nn.Module, Any], tuple[Tensor, Likelihood, Tensor | None]]
 """``(module, part) -> (outputs (N, ...), likelihood, mask or None)``, laid out as in :mod:`~..functional.fisher`."""
@@ -28,7 +29,7 @@ PredictLikelihood = Callable[[nn.Module, Any], tuple[Tensor, Likelihood, Tensor 
 class FisherProducts:
     """F, over all samples of all parts, as a function of vectors.
 
-    The weights are those of :func:`~.contract.trainable` one after the other, flat.
+    The weights are those of :func:`~.contract.trainable` one after the other, flat (:mod:`~.real`).
 
     Args:
         module: The module, twice differentiable; never changed. It does not mix samples.
@@ -45,7 +46,7 @@ class FisherProducts:
     @property
     def weights(self) -> int:
         """Number of them, k."""
-        return sum(p.numel() for p in self.parameters)
+        return sum(sizes(self.parameters))
 
     def __call__(self, v: Tensor) -> Tensor:
         """``F v``: ``(k,) -> (k,)``, summed in float64.
@@ -61,7 +62,7 @@ class FisherProducts:
             gradients = self._gradients(outputs, cotangent.to(outputs))
             for slot, gradient in zip(self._split(total), gradients, strict=True):
                 if gradient is not None:
-                    slot += gradient.detach().flatten()
+                    slot += flat(gradient.detach())
             samples += len(outputs)
         return total / samples
 
@@ -92,7 +93,7 @@ class FisherProducts:
         generator = torch.Generator().manual_seed(seed)
         u = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
         pairs = zip(self._gradients(outputs, u, retain_graph=True), self.parameters, strict=True)
-        gradients = [(torch.zeros_like(p) if g is None else g.detach()).double().flatten() for g, p in pairs]
+        gradients = [flat(torch.zeros_like(p) if g is None else g.detach()).double() for g, p in pairs]
         squares = [g.square().sum() for g in gradients]
         shares = 0.5 + torch.rand(len(gradients), generator=generator, dtype=torch.float64)
         scaled = [share * g / max(square, 1e-300) for share, g, square in zip(shares, gradients, squares, strict=True)]
@@ -122,7 +123,7 @@ class FisherProducts:
 
     def _tangent(self, u: Tensor, gradients: Sequence[Tensor | None], v: Tensor) -> Tensor:
         terms = [
-            (gradient * part.view_as(gradient).to(gradient)).sum()
+            (flat(gradient) * part.to(gradient.device, as_real(gradient).dtype)).sum()
             for gradient, part in zip(gradients, self._split(v), strict=True)
             if gradient is not None and gradient.requires_grad
         ]
@@ -136,4 +137,4 @@ class FisherProducts:
         return tuple(g.to_dense() if g is not None and g.is_sparse else g for g in gradients)
 
     def _split(self, v: Tensor) -> tuple[Tensor, ...]:
-        return torch.split(v, [p.numel() for p in self.parameters])
+        return torch.split(v, sizes(self.parameters))

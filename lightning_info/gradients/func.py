@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lightning_info.gradients.attributes import kept
 from lightning_info.gradients.contract import Norms, NotCovered, Predict, first_line, trainable
 from lightning_info.gradients.memory import BUDGET, is_out_of_memory
+from lightning_info.gradients.real import as_real
 from lightning_info.gradients.samples import split_samples
 
 
@@ -41,16 +42,16 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
             row: Tensor = torch.func.functional_call(caller, parameters, (single,)).squeeze(0)
             return row
 
-        pullback = torch.func.vjp(outputs, parameters)[1]
-        (gradients,) = pullback(u)
-        return {name: gradient.square().sum().double() for name, gradient in gradients.items()}
+        row, pullback = torch.func.vjp(outputs, parameters)
+        (gradients,) = pullback(u.to(row.dtype))
+        return {name: as_real(gradient).square().sum().double() for name, gradient in gradients.items()}
 
     bytes_per_sample = sum(p.numel() * p.element_size() for p in parameters.values())
     chunk = max(1, BUDGET // max(1, bytes_per_sample))
     total: dict[str, Tensor] = {}
     try:
         for u in cotangents:
-            u = u.to(leaves[0].device, _dtype(parameters))
+            u = u.to(leaves[0].device)
             # the fused attention kernels have no batching rule; where others lack one it is slower, not wrong
             with kept(module), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="There is a performance drop")
@@ -62,7 +63,3 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
         raise NotCovered(f"the module does not vmap ({first_line(error)})") from error
     total = {name.removeprefix("module."): norm for name, norm in total.items()}
     return Norms(total, dict.fromkeys(total, "torch.func"))
-
-
-def _dtype(parameters: dict[str, Tensor]) -> torch.dtype:
-    return next((p.dtype for p in parameters.values()), torch.float32)

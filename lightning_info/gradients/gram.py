@@ -26,7 +26,8 @@ from lightning_info.gradients import products, row_functions, row_pass
 from lightning_info.gradients.contract import NotCovered, Predict, trainable
 from lightning_info.gradients.graph import leaf_uses
 from lightning_info.gradients.memory import is_out_of_memory
-from lightning_info.gradients.plan import CHECK_SAMPLES, _call, _float64
+from lightning_info.gradients.plan import CHECK_SAMPLES, _call, _float64, refuse_complex
+from lightning_info.gradients.real import as_real, flat
 from lightning_info.gradients.rows import Rows
 from lightning_info.gradients.samples import split_samples, take
 from lightning_info.gradients.vmap_taps import _Passes, _take
@@ -42,7 +43,8 @@ class Gram(NamedTuple):
 
     Attributes:
         matrix: ``K = A Aᵀ``, ``(N C, N C)`` float64, the C rows of each sample in turn.
-        diagonal: The diagonal of ``AᵀA`` (N times that of F) by parameter, float64; None if it was not asked for.
+        diagonal: The diagonal of ``AᵀA`` (N times that of F) by parameter, float64, of a complex one ``(*shape)`` in
+            the form ``(*shape, 2)``; None if it was not asked for.
     """
 
     matrix: Tensor
@@ -212,7 +214,7 @@ def _run(
     split: bool = False,
 ) -> _Total:
     parameters = trainable(module)
-    shapes = {name: p.shape for name, p in parameters.items()}
+    shapes = {name: as_real(p).shape for name, p in parameters.items()}
     device = next(iter(parameters.values())).device
     squares: dict[str, Tensor] | None = {} if diagonal else None
     total = _Total(columns.shape[1], len(columns), shapes, device, squares, is_by_parameter=split)
@@ -243,6 +245,7 @@ def choose_gram_engine(module: nn.Module, predict: Predict, batch: Any, engine: 
     batch = take(batch, slice(0, CHECK_SAMPLES))
     module, batch, tolerance = _float64(module, predict, batch)
     outputs = predict(module, batch)
+    refuse_complex(outputs)
     leaf_uses(outputs)  # raises where autograd does not see all of them
     generator = torch.Generator().manual_seed(0)
     columns = torch.randn((2, *outputs.shape), generator=generator, dtype=torch.float64).to(outputs.detach())
@@ -274,9 +277,9 @@ def _definition(
         alone[n] = column[n]
         gradients = torch.autograd.grad(outputs, list(parameters.values()), alone, retain_graph=True, allow_unused=True)
         for (name, p), gradient in zip(parameters.items(), gradients, strict=True):
-            rows[name].append(torch.zeros_like(p) if gradient is None else gradient.to_dense())
+            rows[name].append(flat(torch.zeros_like(p) if gradient is None else gradient.to_dense()))
     for name, some in rows.items():
-        matrix = torch.stack(some).flatten(1).detach().double()
+        matrix = torch.stack(some).detach().double()
         yield name, matrix @ matrix.T
 
 

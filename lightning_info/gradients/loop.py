@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_info.gradients.contract import Norms, NotCovered, Predict, first_line, trainable
 from lightning_info.gradients.memory import is_out_of_memory
+from lightning_info.gradients.real import as_real
 from lightning_info.gradients.samples import num_samples, take
 
 
@@ -57,4 +58,4 @@ def _squares(outputs: Tensor, cotangent: Tensor, parameters: dict[str, nn.Parame
         outputs, list(parameters.values()), cotangent.to(outputs), retain_graph=True, allow_unused=True
     )
     zero = torch.zeros((), dtype=torch.float64, device=outputs.device)
-    return torch.stack([zero if g is None else g.square().sum().double() for g in gradients])
+    return torch.stack([zero if g is None else as_real(g).square().sum().double() for g in gradients])

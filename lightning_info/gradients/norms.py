@@ -1,8 +1,9 @@
 """Squared norms of per-sample weight gradients, one pure function per kind of operator.
 
-Each takes the operator's input ``x`` and the gradient ``g`` at its output (or a product of them), sample axis first,
-and returns ``(N,)``: the squared norm of the gradient that each sample alone sends to the weight. No gradient of all
-samples is ever kept: where a Gram matrix over positions is cheaper it is used, otherwise samples are done in chunks.
+Each takes the operator's input ``x`` (the conjugate of a complex one) and the gradient ``g`` at its output (or a
+product of them), sample axis first, and returns ``(N,)``: the squared norm of the gradient that each sample alone sends
+to the weight. No gradient of all samples is ever kept: where a Gram matrix over positions is cheaper it is used,
+otherwise samples are done in chunks.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from lightning_info.gradients.real import as_real
+
 CHUNK = 1 << 22
 """Largest number of elements of one temporary (16 MiB in float32)."""
 
 
 def squared_norm(gradient: Tensor) -> Tensor:
-    """``(N, ...) -> (N,)``."""
+    """``(N, ...) -> (N,)``, of complex numbers that of their moduli."""
+    gradient = as_real(gradient)
     if gradient.dim() == 1:
         return gradient.square()
     # one long float32 sum would lose digits
@@ -41,7 +45,7 @@ def outer(x: Tensor, g: Tensor) -> Tensor:
         return squared_norm(x) * squared_norm(g)
     if length * (i + o) <= i * o:
         pairs = chunks(x, g, 2 * length * length)
-        return torch.cat([(torch.bmm(a, a.mT) * torch.bmm(b, b.mT)).flatten(1).sum(1) for a, b in pairs]).clamp_min(0)
+        return torch.cat([(torch.bmm(a, a.mH) * torch.bmm(b, b.mH)).real.flatten(1).sum(1) for a, b in pairs]).clamp_min(0)
     return torch.cat([squared_norm(torch.bmm(b.mT, a)) for a, b in chunks(x, g, i * o)])
 
 

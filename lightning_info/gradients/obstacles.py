@@ -41,6 +41,9 @@ def obstacles(module: nn.Module, inputs: Tensor, *, kronecker: bool) -> list[str
     if not trainable(module):
         return ["none of its parameters requires a gradient"]
     found: dict[str, list[str]] = defaultdict(list)
+    complex_weights = [name for name, p in module.named_parameters() if p.is_complex()]
+    if complex_weights:
+        found["a complex weight; its rules are for real ones"] = complex_weights
     for names in _tied(module):
         found["one parameter; give each layer its own"].append(" = ".join(names))
     for name, part in module.named_modules():

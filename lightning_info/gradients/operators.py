@@ -44,14 +44,16 @@ class Operator:
 
 
 def read(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operator | None:
-    """The call of a known operator, or None."""
+    """The call of a known operator, or None. Of operators with complex weights linear layers alone have a rule."""
     reader = _READERS.get(func)
     if reader is None:
         return None
     try:
-        return reader(*args, **kwargs)
+        operator = reader(*args, **kwargs)
     except (TypeError, KeyError, AttributeError, IndexError):  # a call of a form that is not known here
         return None
+    is_complex = operator is not None and operator.weight is not None and operator.weight.is_complex()
+    return None if is_complex and operator.axes is None else operator
 
 
 def by_sample(operator: Operator, tensor: Tensor, samples: int, *, extra_axes: int = 0, rows: bool = False) -> Tensor:

@@ -15,6 +15,7 @@ from lightning_info.gradients import func, loop, taps, vmap_taps
 from lightning_info.gradients.contract import Engine, Norms, NotCovered, Predict, trainable
 from lightning_info.gradients.graph import leaf_uses, without_graph
 from lightning_info.gradients.memory import is_out_of_memory
+from lightning_info.gradients.real import in_double, sizes
 from lightning_info.gradients.samples import take
 from lightning_info.gradients.uses import listed
 
@@ -97,6 +98,7 @@ def choose_engine(module: nn.Module, predict: Predict, batch: Any, engine: Engin
     batch = take(batch, slice(0, CHECK_SAMPLES))
     module, batch, tolerance = _float64(module, predict, batch)
     outputs = predict(module, batch)
+    refuse_complex(outputs)
     leaf_uses(outputs)  # raises where autograd does not see all of them
     outputs = outputs.detach()
     generator = torch.Generator().manual_seed(0)
@@ -147,12 +149,18 @@ def _call(module: nn.Module, inputs: Any) -> Tensor:
     return outputs
 
 
+def refuse_complex(outputs: Tensor) -> None:
+    """Raise NotCovered, as a cotangent of complex outputs may mean several things."""
+    if outputs.is_complex():
+        raise NotCovered("the outputs are complex; give their real and imaginary part, torch.view_as_real(outputs)")
+
+
 def _float64(module: nn.Module, predict: Predict, batch: Any) -> tuple[nn.Module, Any, float]:
     """A float64 copy of the module and batch and the tolerance to compare with, if it runs at all."""
     if sum(p.numel() for p in module.parameters()) > CHECK_PARAMETERS:
         return module, batch, 0.05
-    precise = copy.deepcopy(module, dict(without_graph(module))).to(dtype=torch.float64)
-    precise_batch = apply_to_collection(batch, Tensor, lambda leaf: leaf.double() if leaf.is_floating_point() else leaf)
+    precise = copy.deepcopy(module, dict(without_graph(module))).double()._apply(in_double)  # the first leaves complex
+    precise_batch = apply_to_collection(batch, Tensor, in_double)
     try:
         if predict(precise, precise_batch).dtype == torch.float64:
             return precise, precise_batch, 1e-6
@@ -178,5 +186,5 @@ def _compare(found: dict[str, Tensor], truth: dict[str, Tensor], samples: int, t
 
 def coverage(module: nn.Module, norms: dict[str, Tensor]) -> float:
     """Share of the trainable elements of the module whose per-sample norms are in ``norms``."""
-    sizes = {name: p.numel() for name, p in trainable(module).items()}
-    return sum(sizes[name] for name in norms) / max(1, sum(sizes.values()))
+    parameters = trainable(module)
+    return sum(sizes(parameters[name] for name in norms)) / max(1, sum(sizes(parameters.values())))

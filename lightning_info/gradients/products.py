@@ -38,6 +38,8 @@ def add_products(total: Tensor, rows: Rows, samples: int) -> None:
 
 def squared_sums(rows: Rows, chosen: Tensor, count: int) -> Tensor:
     """Sum of squares over some of the ``count`` rows, for each column, in float64."""
+    if not rows.slices:
+        return torch.zeros(0, dtype=torch.float64, device=chosen.device)
     parts = [rows.make(first, end)[chosen].double().square().sum(0) for first, end in ranges(rows, count)]
     return torch.cat(parts)
 

@@ -12,12 +12,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_info.gradients.attributes import kept
 from lightning_info.gradients.contract import NotCovered, Predict, first_line, trainable
-from lightning_info.gradients.func import _Caller, _dtype
+from lightning_info.gradients.func import _Caller
 from lightning_info.gradients.memory import BUDGET, is_out_of_memory
+from lightning_info.gradients.real import flat
 from lightning_info.gradients.samples import split_samples, take
 
 SomeRows = Callable[[Tensor], dict[str, Tensor]]
-"""Numbers of r rows, those of each sample in turn -> ``(r, elements)`` by parameter."""
+"""Numbers of r rows, those of each sample in turn -> ``(r, real numbers)`` by parameter."""
 
 
 def at_once(module: nn.Module) -> int:
@@ -39,14 +40,14 @@ def by_func(module: nn.Module, predict: Predict, batch: Any, columns: Tensor) ->
             row: Tensor = torch.func.functional_call(caller, parameters, (single,)).squeeze(0)
             return row
 
-        pullback = torch.func.vjp(outputs, parameters)[1]
-        (gradients,) = pullback(u)
-        return {name.removeprefix("module."): gradient.flatten() for name, gradient in gradients.items()}
+        row, pullback = torch.func.vjp(outputs, parameters)
+        (gradients,) = pullback(u.to(row.dtype))
+        return {name.removeprefix("module."): flat(gradient) for name, gradient in gradients.items()}
 
     def some_rows(numbers: Tensor) -> dict[str, Tensor]:
         n, c = numbers // len(columns), numbers % len(columns)
         samples = [leaf[n.to(leaf.device)] for leaf in leaves]
-        u = columns[c.to(columns.device), n.to(columns.device)].to(leaves[0].device, _dtype(parameters))
+        u = columns[c.to(columns.device), n.to(columns.device)].to(leaves[0].device)
         try:
             with kept(module), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="There is a performance drop")
@@ -69,7 +70,7 @@ def by_loop(module: nn.Module, predict: Predict, batch: Any, columns: Tensor) ->
             outputs, list(parameters.values()), u.to(outputs), retain_graph=True, allow_unused=True
         )
         pairs = zip(parameters.values(), gradients, strict=True)
-        return [(torch.zeros_like(p) if g is None else g.to_dense()).detach().flatten() for p, g in pairs]
+        return [flat((torch.zeros_like(p) if g is None else g.to_dense()).detach()) for p, g in pairs]
 
     def some_rows(numbers: Tensor) -> dict[str, Tensor]:
         rows = []

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_info.gradients import row_functions
 from lightning_info.gradients.contract import Predict, trainable
+from lightning_info.gradients.real import sizes
 
 RowEngineName = Literal["func", "loop"]
 
@@ -27,12 +28,13 @@ def outer_products(
         engine: Makes the rows; one that :func:`~.gram.choose_gram_engine` found right.
 
     Returns:
-        ``(k, k)`` float64; the weights are those of :func:`~.contract.trainable` one after the other.
+        ``(k, k)`` float64; the weights are those of :func:`~.contract.trainable` one after the other, a complex one as
+        two (:mod:`~.real`).
 
     Raises:
         NotCovered: The engine cannot give them exactly.
     """
-    k = sum(p.numel() for p in trainable(module).values())
+    k = sum(sizes(trainable(module).values()))
     total = torch.zeros(k, k, dtype=torch.float64, device=cotangents.device)
     for rows in _some_rows(module, predict, batch, cotangents, engine):
         total.addmm_(rows.T, rows)
@@ -54,10 +56,11 @@ def _some_rows(
     functions = {"func": row_functions.by_func, "loop": row_functions.by_loop}[engine]
     some_rows = functions(module, predict, batch, cotangents)
     parameters = trainable(module)
+    widths = dict(zip(parameters, sizes(parameters.values()), strict=True))
     for numbers in torch.split(torch.arange(cotangents.shape[0] * cotangents.shape[1]), row_functions.at_once(module)):
         rows = some_rows(numbers)
         parts = [
-            rows[name] if name in rows else torch.zeros(len(numbers), p.numel(), device=cotangents.device)
-            for name, p in parameters.items()
+            rows[name] if name in rows else torch.zeros(len(numbers), width, device=cotangents.device)
+            for name, width in widths.items()
         ]
         yield torch.cat([part.double() for part in parts], 1)

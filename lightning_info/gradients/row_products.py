@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_info.gradients.contract import Predict, trainable
+from lightning_info.gradients.real import as_real, flat, sizes
 
 
 class RowProducts:
     """A ``(N C, k)``, of the rows ``J_nᵀ u_nc`` in the order (n, c), as two functions.
 
-    The weights are those of :func:`~.contract.trainable` one after the other, flat. The graph of one forward pass is
+    The weights are those of :func:`~.contract.trainable` one after the other, flat (:mod:`~.real`). The graph of one forward pass is
     kept as long as the object.
 
     Args:
@@ -36,7 +37,7 @@ class RowProducts:
     @property
     def weights(self) -> int:
         """Number of them, k."""
-        return sum(p.numel() for p in self.parameters)
+        return sum(sizes(self.parameters))
 
     def transposed(self, v: Tensor) -> Tensor:
         """``Aᵀv``: ``(N C,) -> (k,)``."""
@@ -46,9 +47,9 @@ class RowProducts:
         """``A w``: ``(k,) -> (N C,)``."""
         u = torch.zeros_like(self.outputs, requires_grad=True)
         gradients = self._gradients(u, create_graph=True)
-        parts = torch.split(w, [p.numel() for p in self.parameters])
+        parts = torch.split(w, sizes(self.parameters))
         terms = [
-            (gradient * part.view_as(gradient).to(gradient)).sum()
+            (flat(gradient) * part.to(gradient.device, as_real(gradient).dtype)).sum()
             for gradient, part in zip(gradients, parts, strict=True)
             if gradient is not None and gradient.requires_grad
         ]
@@ -71,4 +72,4 @@ class RowProducts:
 
 def _flat(gradients: tuple[Tensor | None, ...], parameters: list[nn.Parameter]) -> Tensor:
     pairs = zip(gradients, parameters, strict=True)
-    return torch.cat([(torch.zeros_like(p) if g is None else g).detach().flatten() for g, p in pairs])
+    return torch.cat([flat((torch.zeros_like(p) if g is None else g).detach()) for g, p in pairs])

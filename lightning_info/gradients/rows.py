@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lightning_info.gradients.convolution import Geometry, _fit, _patches
 from lightning_info.gradients.operators import Operator
+from lightning_info.gradients.real import as_real, sizes
 
 
 class Factors(NamedTuple):
@@ -39,7 +40,7 @@ class Factors(NamedTuple):
 
 @dataclass
 class Rows:
-    """Rows ``(R, slices * width)`` of one parameter, a range of slices at a time.
+    """Rows ``(R, slices * width)`` of one parameter, real numbers, a range of slices at a time.
 
     Attributes:
         slices: Along the parameter's axis 0, as a rule.
@@ -62,15 +63,17 @@ class Rows:
         return Rows(self.slices, self.width, lambda first, end: self.make(first, end) + other.make(first, end))
 
     def arrange(self, elements: Tensor, shape: torch.Size) -> Tensor:
-        """Put one number per column in the places of the parameter's elements."""
+        """Put one number per column in the places of the parameter's elements, of which ``shape`` is the real form."""
         if self.at is not None:
             return elements.new_zeros(shape).index_copy_(0, self.at, elements.view(-1, *shape[1:]))
-        return elements.view(shape[::-1]).T if self.is_transposed else elements.view(shape)
+        if self.is_transposed:
+            return elements.view(shape[1], shape[0], *shape[2:]).transpose(0, 1)
+        return elements.view(shape)
 
 
 def of_tensor(gradient: Tensor) -> Rows:
     """Gradients that are at hand, ``(N, C, *shape)``."""
-    flat = gradient.reshape(len(gradient) * gradient.shape[1], -1)
+    flat = as_real(gradient).reshape(len(gradient) * gradient.shape[1], sizes([gradient[0, 0]])[0])
     return Rows(flat.shape[1], 1, lambda first, end: flat[:, first:end])
 
 
@@ -91,7 +94,8 @@ def of_operator(operator: Operator, slot: str, x: Tensor, g: Tensor, whole_table
         return _table(layer, x, g, None if not whole_table else len(layer.weight))
     if isinstance(layer, nn.Linear):
         transposed = operator.key is not None and "transposed" in operator.key
-        return _matrix(x.reshape(len(x), -1, x.shape[-1]), g.reshape(*g.shape[:2], -1, g.shape[-1]), transposed)
+        rows = _matrix(x.reshape(len(x), -1, x.shape[-1]), g.reshape(*g.shape[:2], -1, g.shape[-1]), transposed)
+        return _in_real(rows, g)
     if hasattr(layer, "kernel_size"):
         if isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
             # the gradient at the output meets the kernel where the input does in a convolution
@@ -99,6 +103,16 @@ def of_operator(operator: Operator, slot: str, x: Tensor, g: Tensor, whole_table
         return _convolution(layer, x, g)
     scale = _normalised(layer, x)
     return of_tensor(torch.stack([_sum_positions(operator, (c * scale).unsqueeze(1)) for c in g.unbind(1)], 1)[:, :, 0])
+
+
+def _in_real(rows: Rows, g: Tensor) -> Rows:
+    """Complex columns as two real ones each."""
+    if not g.is_complex():
+        return rows
+    make = rows.make
+    return replace(
+        rows, width=2 * rows.width, make=lambda first, end: as_real(make(first, end)).flatten(1), factors=None
+    )
 
 
 def _sum_positions(operator: Operator, g: Tensor) -> Tensor:

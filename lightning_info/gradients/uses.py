@@ -43,7 +43,7 @@ class Tap:
 def tap(operator: Operator, names: dict[str, str], output: Tensor) -> Tap:
     """Tap a call whose output is at hand; its operator gives the input's data and the weights to the stand-in."""
     x = operator.inputs
-    operator.inputs = x.detach()
+    operator.inputs = x.detach().conj()  # the gradient at a complex weight holds the conjugate; others are their own
     for slot in ("weight", "bias"):
         source = getattr(operator, slot)
         stand_in = None if source is None else nn.Parameter(source.detach(), requires_grad=slot in names)

@@ -29,6 +29,7 @@ from lightning_info.gradients.contract import NotCovered, trainable
 from lightning_info.gradients.fisher_products import FisherProducts
 from lightning_info.gradients.gram import GramPlan, choose_gram_engine
 from lightning_info.gradients.plan import CHECK_SAMPLES
+from lightning_info.gradients.real import sizes
 from lightning_info.gradients.row_matrix import RowEngineName, outer_products
 from lightning_info.gradients.row_products import RowProducts
 from lightning_info.gradients.samples import num_samples, take
@@ -335,7 +336,7 @@ def run_plan(
 
 
 def _weights(probe: Probe) -> int:
-    return sum(p.numel() for p in trainable(probe.module).values())
+    return sum(sizes(trainable(probe.module).values()))
 
 
 def _row_engine(probe: Probe, batch: Any) -> GramPlan:

@@ -21,6 +21,7 @@ from lightning_info.functional.fisher import (
 from lightning_info.gradients import Plan
 from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.plan import coverage
+from lightning_info.gradients.real import as_real
 from lightning_info.probing.activations import Activation, Layer
 from lightning_info.probing.likelihoods import Prediction
 from lightning_info.probing.probe import Probe, Unavailable
@@ -142,7 +143,7 @@ def _by_cotangents(
             for name, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
                     total[name] += gradient
-        rows.append(torch.stack([gradient.double().square().sum() for gradient in total.values()]))
+        rows.append(torch.stack([as_real(gradient).double().square().sum() for gradient in total.values()]))
     norms = torch.stack(rows, 1).cpu()
     _check_finite(norms.sum(0), "groups")
     return PoolTrace(trace_estimate(norms.sum(0)), dict(zip(parameters, norms.mean(1).tolist(), strict=True)), 0.0)

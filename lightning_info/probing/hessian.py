@@ -12,6 +12,7 @@ from lightning_info.functional.fisher import TraceEstimate, trace_estimate
 from lightning_info.gradients.contract import NotCovered, trainable
 from lightning_info.gradients.graph import graph_of
 from lightning_info.gradients.memory import is_out_of_memory
+from lightning_info.gradients.real import as_real
 from lightning_info.gradients.samples import num_samples
 from lightning_info.probing.probe import Probe, Unavailable
 
@@ -23,7 +24,7 @@ _NO_DERIVATIVE = {"torch::autograd::Error", "torch::autograd::NotImplemented"}
 def hessian_trace(probe: Probe, draws: int | None, generator: Generator) -> TraceEstimate:
     r"""Estimate ``tr ∇² L`` of the mean training loss L over the reference samples, by Hutchinson's method.
 
-    With ``v = ±1`` for every weight, ``E[vᵀ H v] = tr H``. The samples (``draws`` of them, drawn uniformly with
+    With ``v = ±1`` for every weight (both parts of a complex one), ``E[vᵀ H v] = tr H``. The samples (``draws`` of them, drawn uniformly with
     replacement; or each once, if there are no more) form sixteen groups, each with a v of its own; the spread of the
     groups is the error. The loss is that of :class:`~.likelihoods.Prediction`: class weights and label smoothing enter,
     ignored positions do not, the scale does not. Source: Achille, Paolini & Soatto, Lemma 2.4 (H = F + a residual).
@@ -42,7 +43,7 @@ def hessian_trace(probe: Probe, draws: int | None, generator: Generator) -> Trac
     for group in groups:
         signs = [
             2.0 * torch.randint(0, 2, p.shape, generator=generator).to(p) - 1.0
-            for p in trainable(probe.module).values()
+            for p in map(as_real, trainable(probe.module).values())
         ]
         total = sum(_quadratic_form(probe, batch, signs) for batch, _ in probe.drawn(group))
         values.append(total * len(groups) / len(index))  # groups of another size count in proportion
@@ -58,7 +59,7 @@ def check_hessian(probe: Probe) -> None:
     Raises:
         NotCovered: An operator has no second derivative.
     """
-    signs = [torch.ones_like(p) for p in trainable(probe.module).values()]
+    signs = [torch.ones_like(as_real(p)) for p in trainable(probe.module).values()]
     try:
         _quadratic_form(probe, probe.first_chunk(), signs)
     except RuntimeError as error:
@@ -73,11 +74,12 @@ def _quadratic_form(probe: Probe, batch: object, signs: Sequence[Tensor]) -> flo
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
         loss = probe.predictor(probe.module, batch).summed_loss()
         gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
-        slope = torch.stack([(g * v).sum().double() for g, v in zip(gradients, signs, strict=True) if g is not None])
+        pairs = zip(gradients, signs, strict=True)
+        slope = torch.stack([(as_real(g) * v).sum().double() for g, v in pairs if g is not None])
         if not slope.requires_grad:  # linear in all parameters
             return 0.0
         missing = {node.name() for node in graph_of(slope).nodes} & _NO_DERIVATIVE
         if missing:  # autograd would pass over it, as if it were constant
             raise NotCovered("an operator of the module has no second derivative, which also='hessian' needs")
         curvature = torch.autograd.grad(slope.sum(), parameters, allow_unused=True)
-    return sum((h * v).sum().item() for h, v in zip(curvature, signs, strict=True) if h is not None)
+    return sum((as_real(h) * v).sum().item() for h, v in zip(curvature, signs, strict=True) if h is not None)

@@ -8,10 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_info.gradients.contract import trainable
+from lightning_info.gradients.real import as_real, flat
 
 
 class InitialWeights:
     """Copies on the CPU of the trainable weights at the start, by name; they travel in a checkpoint.
+
+    A complex weight counts as two numbers, its real and imaginary part.
 
     Attributes:
         std: Standard deviation over all of them, one number; NaN if they are not known.
@@ -38,7 +41,7 @@ class InitialWeights:
         parameters, kept = trainable(module), self.weights
         if kept is None or any(name not in kept or kept[name].shape != p.shape for name, p in parameters.items()):
             return None
-        moved = (p.detach().double().cpu() - kept[name].double() for name, p in parameters.items())
+        moved = (flat(p.detach()).double().cpu() - flat(kept[name]).double() for name, p in parameters.items())
         return sum(part.square().sum().item() for part in moved)
 
     def state(self) -> dict[str, Any]:
@@ -54,11 +57,11 @@ def spread(parameters: Any) -> float:
     """Standard deviation over all elements of some tensors."""
     count = total = squares = 0.0
     for p in parameters:
-        p = p.detach().double()
+        p = as_real(p.detach()).double()
         count, total, squares = count + p.numel(), total + p.sum().item(), squares + p.square().sum().item()
     return math.sqrt(max(0.0, squares / count - (total / count) ** 2)) if count else math.nan
 
 
 def squared_norm(module: nn.Module) -> float:
     """``‖w‖²`` of the trainable weights."""
-    return sum(p.detach().double().square().sum().item() for p in trainable(module).values())
+    return sum(as_real(p.detach()).double().square().sum().item() for p in trainable(module).values())

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_info.gradients.contract import trainable
+from lightning_info.gradients.real import as_real, sizes
 from lightning_info.gradients.samples import num_samples
 from lightning_info.probing.activations import Layer, LayerCapture
 from lightning_info.probing.noisy_loss import moved
@@ -66,8 +67,8 @@ class LinearNoise(NamedTuple):
 def linear_noises(module: nn.Module, names: Collection[str], deviations: Tensor) -> dict[str, LinearNoise]:
     """Of some ``nn.Linear`` by name, from the deviations ``(k,)`` of the noise on all trained weights."""
     parameters = trainable(module).values()
-    parts = torch.split(deviations.square(), [p.numel() for p in parameters])
-    variances = {id(p): part.view_as(p) for p, part in zip(parameters, parts, strict=True)}
+    parts = torch.split(deviations.square(), sizes(parameters))
+    variances = {id(p): part.view_as(as_real(p)) for p, part in zip(parameters, parts, strict=True)}
     linear = _linear(module)
     return {name: LinearNoise.of(linear[name], variances) for name in names if name in linear}
 
@@ -104,7 +105,7 @@ def find_linear_layers(probe: Probe, layers: Collection[Layer]) -> dict[str, str
     linear = _linear(probe.module)
     # at other weights, as at its own ones two layers may both give zeros
     noise = {
-        name: (0.1 * p.detach().abs().cpu() + 1e-3) * torch.randn(p.shape, generator=generator)
+        name: (0.1 * as_real(p.detach()).abs().cpu() + 1e-3) * torch.randn(as_real(p).shape, generator=generator)
         for name, p in parameters.items()
     }
     calls, taken = _trial(probe, layers, linear, noise)
@@ -142,9 +143,9 @@ def _trial(
 
 
 def _linear(module: nn.Module) -> dict[str, nn.Linear]:
-    """Those whose weights are their own parameters, and not made of others before every call."""
+    """Those whose weights are real, their own parameters, and not made of others before every call."""
     return {
         name: part
         for name, part in module.named_modules()
-        if type(part) is nn.Linear and isinstance(part.weight, nn.Parameter)
+        if type(part) is nn.Linear and isinstance(part.weight, nn.Parameter) and part.weight.is_floating_point()
     }

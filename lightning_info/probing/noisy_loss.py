@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from lightning_info.gradients.contract import trainable
+from lightning_info.gradients.real import shaped, sizes
 from lightning_info.probing.curvature import Curvature
 from lightning_info.probing.probe import Probe
 
@@ -87,14 +88,14 @@ def mean_loss(probe: Probe) -> float:
 
 @contextmanager
 def moved(probe: Probe, noise: Tensor) -> Iterator[None]:
-    """The weights of a private replica with noise ``(k,)`` on them; put back to the bit."""
+    """The weights of a private replica with noise ``(k,)`` on them, on both parts of complex ones; put back to the bit."""
     parameters = list(trainable(probe.module).values())
     saved = [p.detach().clone() for p in parameters]
-    parts = torch.split(noise, [p.numel() for p in parameters])
+    parts = torch.split(noise, sizes(parameters))
     try:
         with torch.no_grad():
             for p, change in zip(parameters, parts, strict=True):
-                p.add_(change.view_as(p).to(p))
+                p.add_(shaped(change, p))
         yield
     finally:
         with torch.no_grad():

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lightning_info.functional.output_kl import output_kl
 from lightning_info.functional.stability import unique_information
 from lightning_info.gradients.contract import trainable
+from lightning_info.gradients.real import flat
 from lightning_info.gradients.samples import num_samples
 from lightning_info.probing.curvature import fisher_products
 from lightning_info.probing.probe import Probe, Unavailable
@@ -26,8 +27,8 @@ SEEN = 1e-9
 
 
 def flat_weights(module: nn.Module) -> Tensor:
-    """The trainable weights one after the other, ``(k,)`` float64, on their device."""
-    return torch.cat([p.detach().flatten().double() for p in trainable(module).values()])
+    """The trainable weights one after the other, ``(k,)`` float64, on their device; of a complex one both parts."""
+    return torch.cat([flat(p.detach()).double() for p in trainable(module).values()])
 
 
 def weight_change(module: nn.Module, other: nn.Module) -> Tensor:
@@ -40,8 +41,9 @@ def weight_change(module: nn.Module, other: nn.Module) -> Tensor:
     pairs = zip(trainable(module).values(), trainable(other).values(), strict=True)
     parts = []
     for p, q in pairs:  # one after the other: all of them in double precision would be several times the net
-        change = (q.detach().double() - p.detach().double().to(q.device)).to(p.device)
-        parts.append(change.flatten().to(torch.promote_types(p.dtype, torch.float32)))
+        w, v = flat(p.detach()), flat(q.detach())
+        change = (v.double() - w.double().to(v.device)).to(w.device)
+        parts.append(change.to(torch.promote_types(w.dtype, torch.float32)))
     return torch.cat(parts)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_info.gradients.contract import trainable
+from lightning_info.gradients.real import as_real, flat
 from lightning_info.probing.weight_change import flat_weights
 from lightning_info.probing.weight_plane import WeightPlane
 
@@ -43,7 +44,7 @@ class Paths:
 class Snapshots:
     """Keeps pairs of weights, of a run and its twin, on the CPU: the first, the last, and some evenly between.
 
-    Weights are those of :func:`~.contract.trainable`, flat. Of a large net every point holds a fixed random sample of
+    Weights are those of :func:`~.weight_change.flat_weights`. Of a large net every point holds a fixed random sample of
     them, one out of each of m equal pieces, so that every layer has its share. The first point is kept whole
     besides. If other parameters become trainable, the paths start anew.
 
@@ -178,11 +179,11 @@ class Snapshots:
     def _some(self, module: nn.Module) -> Tensor:
         """The weights that every point holds, ``(m,)``."""
         parts, first = [], 0
-        for p in trainable(module).values():
-            ends = torch.searchsorted(self._index, torch.tensor([first, first + p.numel()]))
+        for weights in (flat(p.detach()) for p in trainable(module).values()):
+            ends = torch.searchsorted(self._index, torch.tensor([first, first + len(weights)]))
             index = self._index[int(ends[0]) : int(ends[1])] - first
-            parts.append(p.detach().flatten()[index.to(p.device)].cpu())
-            first += p.numel()
+            parts.append(weights[index.to(weights.device)].cpu())
+            first += len(weights)
         assert self.start is not None
         return torch.cat(parts).to(self.start)
 
@@ -194,7 +195,7 @@ class _Point(NamedTuple):
 
 
 def _precision(module: nn.Module) -> torch.dtype:
-    doubles = any(p.dtype == torch.float64 for p in trainable(module).values())
+    doubles = any(as_real(p).dtype == torch.float64 for p in trainable(module).values())
     return torch.float64 if doubles else torch.float32
 
 

@@ -27,7 +27,7 @@ def fingerprint(module: nn.Module) -> list[int]:
     """The sums of the bits of all parameters and buffers, which an edit of one number changes for sure."""
     sums = []
     for tensor in map(Tensor.detach, _tensors(module)):
-        numbers = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        numbers = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
         bits = numbers.contiguous().reshape(-1).view(_INTEGER_OF_SIZE[numbers.element_size()])
         sums.append(bits.sum(dtype=torch.int64))
     return torch.stack(sums).tolist() if sums else []
@@ -62,4 +62,6 @@ def _equal(one: Tensor, other: Tensor) -> bool:
         return False
     if torch.equal(one, other):
         return True
+    if one.is_complex():
+        return _equal(torch.view_as_real(one.resolve_conj()), torch.view_as_real(other.resolve_conj()))
     return one.is_floating_point() and bool(((one == other) | (one.isnan() & other.isnan())).all())
