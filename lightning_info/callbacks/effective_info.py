@@ -29,6 +29,7 @@ from lightning_info.gradients.real import flat
 from lightning_info.gradients.samples import num_samples, take
 from lightning_info.plane.labels import Labels, describe_targets, labels_of
 from lightning_info.plane.reader import TARGETS, ActivationReader
+from lightning_info.probing.activations import Layer
 from lightning_info.probing.batch_norm import BatchNormStatistics
 from lightning_info.probing.curvature import CurvaturePlan, run_plan
 from lightning_info.probing.layers import LayerNames, find_layers
@@ -197,6 +198,7 @@ class EffectiveInfoCallback(InfoCallback):
         mean_loss(probe)  # needs targets
         names: LayerNames | None = self.layers
         layers, left_out = find_layers(probe.module, probe.predictor, probe.to_device(probe.groups[0]), names)
+        layers, left_out = self._continuous(layers, left_out)
         self._reader = NoisyReader(tuple(layers), MOST_UNITS, self.seed)
         narrow = [layer for layer in layers if layer.units <= self.draws]
         self._linear = find_linear_layers(probe, narrow) if self.noise == "diagonal" else {}
@@ -233,6 +235,14 @@ class EffectiveInfoCallback(InfoCallback):
         if left_out:
             rows["left out"] = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3])
         return rows
+
+    def _continuous(self, layers: list[Layer], left_out: dict[str, str]) -> tuple[list[Layer], dict[str, str]]:
+        """Without layers that give integers, and with why; refused if they were named."""
+        why = "it gives integers, and the bounds come from Gaussians; InfoPlaneCallback measures them exactly"
+        discrete = {layer.label: why for layer in layers if layer.is_discrete}
+        if discrete and self.layers is not None:
+            raise Refused(f"{type(self).__name__}: layer {next(iter(discrete))!r} cannot be measured here: {why}")
+        return [layer for layer in layers if not layer.is_discrete], left_out | discrete
 
     def _cost(self, probe: Probe, samples: int) -> float:
         assert self._plan is not None

@@ -26,7 +26,6 @@ from lightning_info.plane.estimates import (
     Estimate,
     EstimatorName,
     Method,
-    bounds,
 )
 from lightning_info.plane.labels import Labels, describe_targets, labels_of
 from lightning_info.plane.reader import MOST_UNITS, TARGETS, ActivationReader
@@ -63,6 +62,10 @@ class InfoPlaneCallback(InfoCallback):
     and sequences are reduced to one value a channel, their mean over positions; layers with more than 12 units to
     ``directions`` random orthonormal combinations of them, the same at every point. The labels are the classes;
     continuous targets are cut into ``bins`` intervals; several labels of a sample are taken together.
+
+    Layers that give integers or booleans (codes, masks, gates) are measured exactly, whatever the estimator: T is the
+    codes of a sample at all positions together. They are not taken unless named, or activation functions. Complex units
+    count as two, real and imaginary part.
 
     Logged, per measured step s (the weights after s optimiser steps; s = 0 and the end of fit are always measured):
 
@@ -207,6 +210,9 @@ class InfoPlaneCallback(InfoCallback):
         return rows
 
     def _describe(self, layer: Layer) -> str:
+        if layer.is_discrete:
+            how = f", a hash of them, as more than {MOST_UNITS}" if layer.units > MOST_UNITS else ""
+            return f"{layer.label} ({layer.kind}, exact codes of {layer.units} integers together{how})"
         what = "channel means" if layer.positions else "units"
         reduced = f" as {self.directions} random combinations" if layer.units > MOST_UNITS else ""
         return f"{layer.label} ({f'{layer.kind}, ' if layer.kind else ''}{layer.units} {what}{reduced})"
@@ -250,8 +256,7 @@ class InfoPlaneCallback(InfoCallback):
                 seen = self._trajectory.ranges[name]
                 reading = estimate.read(t, labels, seen, self.method, generator)
                 values |= {tag: value for tag, value in estimate.tagged(reading, name).items() if tag in values}
-                ends = bounds(estimate.bin_range, t, seen) if estimate.bin_range is not None else None
-                cases.append(Case(name, estimate, t, ends, reading))
+                cases.append(Case(name, estimate, t, estimate.bounds(t, seen), reading))
         setting = Setting(self.bins, labels, generator)
         for case in cases:
             tag = f"{SHUFFLED}/I_TY/{case.layer}"

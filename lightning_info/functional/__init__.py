@@ -23,6 +23,7 @@ from lightning_info.functional.binning import (
     subset_information,
     unit_entropies,
 )
+from lightning_info.functional.codes import exact_codes
 from lightning_info.functional.distortion import DistortionLevel, distortion_level, quadratic_level
 from lightning_info.functional.effective_information import (
     EffectiveInformation,
@@ -99,6 +100,7 @@ __all__ = [
     "distortion_level",
     "draw_samples",
     "effective_information",
+    "exact_codes",
     "exact_cotangents",
     "expected_loss_rise",
     "fisher_cotangent",

@@ -9,7 +9,8 @@ code (:func:`bin_codes`), and sorting the codes with the labels in their low bit
 (:func:`code_information`).
 
 Both numbers end at a ceiling: ``I(X;T) <= log N``, and where every code is unique ``I(T;Y) = H(Y)`` whatever the layer
-knows. :attr:`CodeInformation.unique` and :func:`shuffled_information` tell.
+knows. :attr:`CodeInformation.unique` and :func:`shuffled_information` tell. Integers are binned without rounding, and
+need no bins where they are codes (:func:`~.codes.exact_codes`).
 
 Source: Saxe et al. (2018), section 2; ``bins`` counts intervals (the authors' "30 bins" are 30 edges).
 """
@@ -26,6 +27,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from lightning_info.functional.codes import hashed, integer_bins, smallest_and_largest
+
 Unit = Literal["bits", "nats"]
 Integers = NDArray[np.int64]
 BinRange = Literal["fixed", "adaptive"] | tuple[float, float]
@@ -39,7 +42,9 @@ _PRODUCT_BITS = 53
 _CHUNK = 2**19
 """Activations that are binned at a time on the CPU: what its caches hold."""
 
-_GOLDEN, _MIX_1, _MIX_2 = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # those of SplitMix64
+_FAR, _LIFT = 2.0**900, 2.0**512
+"""Values whose range is wider than the one, or narrower than its inverse, are brought nearer to 1 by the other, which
+is exact: the width of the bins, or its inverse, would have lost digits."""
 
 
 class Information(NamedTuple):
@@ -259,8 +264,10 @@ def bin_targets(y: Tensor, bins: int = 30) -> Tensor:
     if not y.is_floating_point():
         return _row_classes(rows)
     low, high = (end.double() for end in torch.aminmax(rows, dim=0))
-    width = torch.where(high > low, high - low, 1.0)
-    classes: Tensor = torch.unique(bin_codes((rows.double() - low) / width, bins, (0.0, 1.0)), return_inverse=True)[1]
+    lift = torch.where((high - low).isinf(), 0.5, 1.0)
+    width = torch.where(high > low, lift * high - lift * low, 1.0)
+    shares = (lift * rows.double() - lift * low) / width
+    classes: Tensor = torch.unique(bin_codes(shares, bins, (0.0, 1.0)), return_inverse=True)[1]
     return classes
 
 
@@ -279,9 +286,13 @@ def as_rows(values: Tensor) -> Tensor:
     """Values ``(N, d)`` of ``(N, d)`` or ``(N,)``, without their graph.
 
     Raises:
-        ValueError: Other shapes, and empty ones.
+        ValueError: Other shapes, empty ones, complex values.
     """
     shape = values.shape
+    if values.is_complex():
+        raise ValueError(
+            "complex values: give real and imaginary part as two units, for example torch.view_as_real(t).flatten(1)"
+        )
     if len(shape) not in (1, 2) or 0 in shape:
         raise ValueError(
             f"values of shape {tuple(shape)}: expected (N,) or (N, d), neither of them 0; reduce further axes first, "
@@ -292,34 +303,45 @@ def as_rows(values: Tensor) -> Tensor:
 
 def _indices(rows: Tensor, bins: int, bin_range: BinRange) -> Iterator[Tensor]:
     """The bins as whole numbers ``(n, d)``, float64, some samples at a time."""
-    low, scale = _grid(rows, bins, bin_range)
+    low, high = _ends(rows, bins, bin_range)
     n, d = rows.shape
     samples = max(1, _CHUNK // d) if rows.device.type == "cpu" else n
-    for start in range(0, n, samples):
-        chunk = rows if n <= samples else rows[start : start + samples]
-        index = chunk.sub(low) if chunk.dtype == torch.float64 else chunk.double().sub_(low)
+    chunks = [rows] if n <= samples else torch.split(rows, samples)
+    if not rows.is_floating_point():
+        yield from (integer_bins(chunk, bins, low, high).double() for chunk in chunks)
+        return
+    lift = 1 / _LIFT if high - low > _FAR else _LIFT if 0 < high - low < 1 / _FAR else 1.0
+    low, width = lift * low, lift * high - lift * low
+    scale = bins / width if width else 0.0
+    for chunk in chunks:
+        values = chunk.double() if lift == 1 else chunk.double().mul(lift)
+        index = values.sub(low) if values is chunk else values.sub_(low)
         yield index.mul_(scale).floor_().clamp_(0, bins - 1)
 
 
-def _grid(rows: Tensor, bins: int, bin_range: BinRange) -> tuple[float, float]:
-    """Lower end of the first bin, and bins per unit of activation."""
+def _ends(rows: Tensor, bins: int, bin_range: BinRange) -> tuple[float, float]:
+    """Lower end of the first bin and upper end of the last."""
     if bins < 1:
         raise ValueError(f"bins={bins}: expected the number of intervals, at least 1, for example bins=30")
-    low, high = (float(end) for end in torch.aminmax(rows))
-    if not math.isfinite(high - low):
-        raise ValueError("some values are not finite (or too far apart); leave their samples out")
+    if rows.is_floating_point():
+        low, high = (float(end) for end in torch.aminmax(rows))
+        if not math.isfinite(low) or not math.isfinite(high):
+            raise ValueError("some values are not finite; leave their samples out")
+    else:
+        low, high = smallest_and_largest(rows)
+    if bin_range == "adaptive":
+        return low, high
     if bin_range == "fixed":
-        low, high = -1.0, 1.0
-    elif bin_range != "adaptive":
-        if isinstance(bin_range, str):
-            raise ValueError(
-                f"bin_range={bin_range!r}: choose 'fixed', 'adaptive' or (low, high); for one range over the whole "
-                "training pass its ends, for example bin_range=(0.0, 8.5)"
-            )
-        low, high = bin_range
-        if not (low < high and math.isfinite(high - low)):
-            raise ValueError(f"bin_range={bin_range}: expected low < high, for example bin_range=(-1.0, 1.0)")
-    return low, bins / (high - low) if high - low > 1e-300 else 0.0
+        return -1.0, 1.0
+    if isinstance(bin_range, str):
+        raise ValueError(
+            f"bin_range={bin_range!r}: choose 'fixed', 'adaptive' or (low, high); for one range over the whole "
+            "training pass its ends, for example bin_range=(0.0, 8.5)"
+        )
+    low, high = bin_range
+    if not (low < high and math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"bin_range={bin_range}: expected low < high, for example bin_range=(-1.0, 1.0)")
+    return low, high
 
 
 def _codes(index: Tensor, bins: int) -> Tensor:
@@ -334,20 +356,12 @@ def _codes(index: Tensor, bins: int) -> Tensor:
     keys = torch.mv(padded.reshape(n * blocks, digits), radix).long().reshape(n, blocks)
     if d * math.log2(bins) <= _EXACT_BITS:
         return torch.add(keys[:, 0], keys[:, 1], alpha=bins**digits)
-    keys += _GOLDEN * torch.arange(1, blocks + 1, device=keys.device)
-    return _mix(keys).sum(1)
+    return hashed(keys)
 
 
 @lru_cache
 def _radix(bins: int, digits: int, device: torch.device) -> Tensor:
     return torch.tensor([float(bins**i) for i in range(digits)], dtype=torch.float64, device=device)
-
-
-def _mix(keys: Tensor) -> Tensor:
-    """The finalizer of SplitMix64, in place; int64 wraps, and the masks make its shifts logical ones."""
-    keys.bitwise_xor_((keys >> 30) & (1 << 34) - 1).mul_(_MIX_1)
-    keys.bitwise_xor_((keys >> 27) & (1 << 37) - 1).mul_(_MIX_2)
-    return keys.bitwise_xor_((keys >> 31) & (1 << 33) - 1)
 
 
 def class_labels(y: Tensor, n: int) -> Integers:

@@ -42,7 +42,7 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
             row: Tensor = torch.func.functional_call(caller, parameters, (single,)).squeeze(0)
             return row
 
-        row, pullback = torch.func.vjp(outputs, parameters)
+        row, pullback = torch.func.vjp(outputs, parameters)[:2]
         (gradients,) = pullback(u.to(row.dtype))
         return {name: as_real(gradient).square().sum().double() for name, gradient in gradients.items()}
 

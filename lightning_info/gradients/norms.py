@@ -45,7 +45,8 @@ def outer(x: Tensor, g: Tensor) -> Tensor:
         return squared_norm(x) * squared_norm(g)
     if length * (i + o) <= i * o:
         pairs = chunks(x, g, 2 * length * length)
-        return torch.cat([(torch.bmm(a, a.mH) * torch.bmm(b, b.mH)).real.flatten(1).sum(1) for a, b in pairs]).clamp_min(0)
+        products = (torch.bmm(a, a.mH) * torch.bmm(b, b.mH) for a, b in pairs)
+        return torch.cat([product.real.flatten(1).sum(1) for product in products]).clamp_min(0)
     return torch.cat([squared_norm(torch.bmm(b.mT, a)) for a, b in chunks(x, g, i * o)])
 
 

@@ -52,8 +52,9 @@ def read(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
         operator = reader(*args, **kwargs)
     except (TypeError, KeyError, AttributeError, IndexError):  # a call of a form that is not known here
         return None
-    is_complex = operator is not None and operator.weight is not None and operator.weight.is_complex()
-    return None if is_complex and operator.axes is None else operator
+    if operator is None or operator.weight is None or not operator.weight.is_complex():
+        return operator
+    return operator if isinstance(operator.layer, nn.Linear) else None
 
 
 def by_sample(operator: Operator, tensor: Tensor, samples: int, *, extra_axes: int = 0, rows: bool = False) -> Tensor:

@@ -159,7 +159,8 @@ def _float64(module: nn.Module, predict: Predict, batch: Any) -> tuple[nn.Module
     """A float64 copy of the module and batch and the tolerance to compare with, if it runs at all."""
     if sum(p.numel() for p in module.parameters()) > CHECK_PARAMETERS:
         return module, batch, 0.05
-    precise = copy.deepcopy(module, dict(without_graph(module))).double()._apply(in_double)  # the first leaves complex
+    precise = copy.deepcopy(module, dict(without_graph(module))).double()
+    precise._apply(in_double)  # type: ignore[no-untyped-call]  # what the line before leaves as it is: complex weights
     precise_batch = apply_to_collection(batch, Tensor, in_double)
     try:
         if predict(precise, precise_batch).dtype == torch.float64:

@@ -40,7 +40,7 @@ def by_func(module: nn.Module, predict: Predict, batch: Any, columns: Tensor) ->
             row: Tensor = torch.func.functional_call(caller, parameters, (single,)).squeeze(0)
             return row
 
-        row, pullback = torch.func.vjp(outputs, parameters)
+        row, pullback = torch.func.vjp(outputs, parameters)[:2]
         (gradients,) = pullback(u.to(row.dtype))
         return {name.removeprefix("module."): flat(gradient) for name, gradient in gradients.items()}
 

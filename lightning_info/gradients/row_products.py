@@ -19,8 +19,8 @@ from lightning_info.gradients.real import as_real, flat, sizes
 class RowProducts:
     """A ``(N C, k)``, of the rows ``J_nᵀ u_nc`` in the order (n, c), as two functions.
 
-    The weights are those of :func:`~.contract.trainable` one after the other, flat (:mod:`~.real`). The graph of one forward pass is
-    kept as long as the object.
+    The weights are those of :func:`~.contract.trainable` one after the other, flat (:mod:`~.real`). The graph of one
+    forward pass is kept as long as the object.
 
     Args:
         module: The module; never changed.

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
-from lightning_info.functional.binning import bin_codes, shuffled_information
-from lightning_info.plane.estimates import Bounds, Estimate, Reading
+from lightning_info.functional.binning import shuffled_information
+from lightning_info.plane.estimates import Bounds, Estimate, Reading, codes
 from lightning_info.plane.labels import Labels
 
 MOST_CLAMPED = 0.01
@@ -28,7 +28,7 @@ class Case:
         layer: Its label.
         estimate: The estimate.
         t: Activations ``(N, d)``, finite.
-        bounds: Ends of the bins; None without bins.
+        bounds: Ends of the bins; None without bins, and for integers.
         reading: What the estimate reads.
     """
 
@@ -68,14 +68,15 @@ def shuffled(case: Case, setting: Setting) -> float:
     """I(T;Y) in bits where there is nothing to know: with shuffled labels; NaN unless all samples have one.
 
     Args:
-        case: Of an estimate with bins.
+        case: Of an estimate with bins, or of integers.
         setting: See there.
     """
     labels = setting.labels
-    if case.bounds is None or labels is None or labels.known is not None:
+    has_codes = case.bounds is not None or not case.t.is_floating_point()
+    if not has_codes or labels is None or labels.known is not None:
         return math.nan
-    codes = bin_codes(case.t, setting.bins, case.bounds)
-    return shuffled_information(codes, labels.y, repeats=2, generator=setting.generator).mean
+    found = codes(case.t, setting.bins, case.bounds)
+    return shuffled_information(found, labels.y, repeats=2, generator=setting.generator).mean
 
 
 def _ceiling(cases: list[Case], setting: Setting) -> str | None:
@@ -160,8 +161,10 @@ ARTEFACTS: dict[str, Callable[[list[Case], Setting], str | None]] = {
 
 def _is_cut_in_two(t: Tensor, bounds: Bounds, bins: int) -> bool:
     width = (bounds[1] - bounds[0]) / bins
+    if not 0 < width < math.inf:  # beyond what float64 tells apart
+        return False
     low, high = t.min().item(), t.max().item()
-    edge = bounds[0] + width * round(((low + high) / 2 - bounds[0]) / width)
+    edge = bounds[0] + width * round((low / 2 + high / 2 - bounds[0]) / width)
     inner = bounds[0] + width / 2 < edge < bounds[1] - width / 2
     return inner and low < edge < high and max(edge - low, high - edge) < width / 2
 

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from torch import Generator, Tensor
 
 from lightning_info.functional.binning import bin_codes, code_information
+from lightning_info.functional.codes import exact_codes
 from lightning_info.functional.linear_gaussian import gaussian_information
 from lightning_info.functional.mixture import mixture_information
 from lightning_info.plane.labels import Labels
@@ -103,6 +104,15 @@ class Estimate:
         tails = ("", "_lower", "_upper", "_stderr") if self.estimator == "mixture" else ("",)
         return tuple(self.family + tail for tail in tails)
 
+    def bounds(self, t: Tensor, seen: Bounds) -> Bounds | None:
+        """Ends of the bins; None for estimators without bins and for integers, whose bins are their values.
+
+        Args:
+            t: Activations.
+            seen: See :meth:`read`.
+        """
+        return bounds(self.bin_range, t, seen) if self.bin_range is not None and t.is_floating_point() else None
+
     def tagged(self, reading: Reading, layer: str) -> dict[str, float]:
         """The values of a reading by their tags."""
         pairs = [(reading.I_XT, reading.I_TY), reading.low, reading.high, reading.stderr]
@@ -116,7 +126,7 @@ class Estimate:
     def read(
         self, t: Tensor, labels: Labels | None, seen: Bounds, method: Method, generator: Generator | None = None
     ) -> Reading:
-        """Information of a layer.
+        """Information of a layer; of one whose units are integers exactly, whatever the estimator.
 
         Args:
             t: Activations ``(N, d)``, finite.
@@ -125,12 +135,15 @@ class Estimate:
             method: Bins and noise.
             generator: Of the mixture's noise.
         """
-        ends = None if self.bin_range is None else bounds(self.bin_range, t, seen)
-        noise_variance = method.variance(t) if ends is None else 0.0
+        ends = self.bounds(t, seen)
+        has_codes = ends is not None or not t.is_floating_point()
+        noise_variance = 0.0 if has_codes else method.variance(t)
 
         def of(t: Tensor, y: Tensor | None) -> Reading:
-            if ends is not None:
-                return Reading(*code_information(bin_codes(t, method.bins, ends), y))
+            if has_codes:
+                exact = Reading(*code_information(codes(t, method.bins, ends), y))
+                pair = exact.I_XT, exact.I_TY
+                return exact if self.estimator != "mixture" else exact._replace(low=pair, high=pair, stderr=(0.0, 0.0))
             if self.estimator == "gaussian":
                 return Reading(*gaussian_information(t, y, noise_variance))
             found = mixture_information(t, y, noise_variance, generator=generator)
@@ -150,6 +163,11 @@ class Estimate:
         return reading.with_I_TY_of(of(t[labels.known], labels.y[labels.known])) if labels.known.any() else reading
 
 
+def codes(t: Tensor, bins: int, ends: Bounds | None) -> Tensor:
+    """The bins of each sample ``(N,)``; of integers what they are, without bins."""
+    return exact_codes(t) if ends is None else bin_codes(t, bins, ends)
+
+
 def bounds(bin_range: BinRange, t: Tensor, seen: Bounds) -> Bounds:
     """Ends of the bins; of equal ones the range is one bin."""
     if bin_range == "fixed":
@@ -158,7 +176,10 @@ def bounds(bin_range: BinRange, t: Tensor, seen: Bounds) -> Bounds:
         low, high = t.min().item(), t.max().item()
     else:
         low, high = seen if isinstance(bin_range, str) else bin_range
-    return (low, high) if low < high else (low, low + max(1.0, abs(low)))
+    if low < high:
+        return low, high
+    high = low + max(1.0, abs(low))
+    return (low, high) if math.isfinite(high) else (0.0, low)
 
 
 def range_words(bin_range: BinRange) -> str:

@@ -9,8 +9,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from lightning_info.functional.codes import row_hashes
 from lightning_info.plane.labels import IGNORED
-from lightning_info.probing.activations import Activation, Layer
+from lightning_info.probing.activations import Activation, Layer, is_discrete
 from lightning_info.probing.likelihoods import Prediction
 
 MOST_UNITS = 12
@@ -44,10 +45,12 @@ class ActivationReader:
         return read
 
     def project(self, units: Tensor) -> Tensor:
-        """At most :data:`MOST_UNITS` units, or orthonormal random combinations of them, ``(N, d)``."""
+        """At most :data:`MOST_UNITS` units, ``(N, d)``: orthonormal random combinations of more, a hash of integers."""
         width = units.shape[1]
         if width <= MOST_UNITS:
             return units
+        if is_discrete(units):
+            return row_hashes(units).unsqueeze(1)
         projected: Tensor = units @ _directions(width, self.directions, self.seed).to(units)
         return projected
 

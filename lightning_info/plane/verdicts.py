@@ -69,4 +69,4 @@ def _fits(trajectory: Trajectory, layer: str, bin_range: BinRange) -> bool:
         return True
     ends = bounds(bin_range, torch.zeros(1), (0.0, 0.0))
     points = [point[layer] for point in trajectory.points.values() if layer in point]
-    return all(clamped(t, ends) <= MOST_CLAMPED for t in points)
+    return all(not t.is_floating_point() or clamped(t, ends) <= MOST_CLAMPED for t in points)

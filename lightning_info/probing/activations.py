@@ -19,6 +19,7 @@ from torch.nn.modules import activation
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from lightning_info.gradients.real import as_real
 from lightning_info.probing.likelihoods import Prediction
 
 SHOWN_UNITS = 64
@@ -85,6 +86,7 @@ class Layer:
         samples: Where its samples are.
         units: Units of a sample, after the mean over positions.
         positions: A mean over positions (pixels, tokens) was taken.
+    is_discrete: Its units are integers or booleans, those at all positions together: no mean is taken of codes.
     """
 
     label: str
@@ -94,6 +96,7 @@ class Layer:
     samples: SampleAxis
     units: int
     positions: bool
+    is_discrete: bool = False
 
 
 @dataclass
@@ -101,7 +104,7 @@ class Activation:
     """What a layer gives for a batch.
 
     Attributes:
-        units: ``(N, units)``.
+        units: ``(N, units)``; of complex values real and imaginary part, integers as they are (booleans as uint8).
         shown: ``(N, at most SHOWN_UNITS)``, the values at single positions.
         before: What an invertible activation function took, like ``units``: the same information, without saturation.
             None for another layer, where a mean over positions was taken, and where the call overwrote it.
@@ -138,11 +141,16 @@ class Capture(TorchFunctionMode):
         module: A replica; None to see no modules.
         see: Takes the call, its output, and what an invertible activation function took. What it raises is kept in
             :attr:`error`, and the pass goes on.
+
+    Attributes:
+        error: What ``see`` raised first.
+        unseen: What the calls gave that have no activations to show, by name and by kind.
     """
 
     def __init__(self, module: nn.Module | None, see: See) -> None:
         super().__init__()
         self.error: Exception | None = None
+        self.unseen: dict[str, str] = {}
         self._module, self._see = module, see
         self._handles: list[RemovableHandle] = []
         self._running: list[_Running] = []
@@ -223,6 +231,8 @@ class Capture(TorchFunctionMode):
                 call = Call(name, index, kind, is_activation, has_weights, self._has_channels_first(tensor))
                 is_whole = isinstance(before, Tensor) and before.data_ptr() != tensor.data_ptr()
                 self._hand_over(call, tensor.detach(), before.detach() if is_whole else None)
+            else:
+                self.unseen[name] = self.unseen[kind] = _what(output)
 
     def _hand_over(self, call: Call, tensor: Tensor, before: Tensor | None = None) -> None:
         try:
@@ -259,9 +269,10 @@ class LayerCapture(Capture):
             rows = by_sample(tensor, self._samples, layer.samples)
             values = units(rows, call.channels_first, layer.samples)
             if values.shape == (self._samples, layer.units):  # else it has other units, of a longer sequence, say
-                same = before is not None and before.shape == tensor.shape and not layer.positions
+                alike = before is not None and (before.shape, before.dtype) == (tensor.shape, tensor.dtype)
+                same = alike and not layer.positions
                 taken = by_sample(before, self._samples, layer.samples) if before is not None and same else None
-                flat = None if taken is None else taken.reshape(values.shape).clone()
+                flat = None if taken is None else units(taken, call.channels_first, layer.samples).clone()
                 self.activations[layer.label] = Activation(values.clone(), _shown(rows), flat)
 
 
@@ -281,8 +292,27 @@ def _length(value: Any) -> int:
 
 
 def _shown_tensor(output: Any) -> Tensor | None:
-    """Recurrent layers give their outputs first, models of transformers (after a loss) logits or hidden states."""
-    return next((tensor for tensor in _tensors(output) if _is_shown(tensor)), None)
+    """Recurrent layers give their outputs first, models of transformers (after a loss) logits or hidden states.
+
+    Complex values, integers and booleans are shown where there are no real ones beside them.
+    """
+    shown = [tensor for tensor in _tensors(output) if _is_shown(tensor)]
+    kinds = (Tensor.is_floating_point, Tensor.is_complex, lambda tensor: True)
+    return next((tensor for is_kind in kinds for tensor in shown if is_kind(tensor)), None)
+
+
+def _what(output: Any) -> str:
+    """What a call gave that shows no activations."""
+    tensor = next(_tensors(output), None)
+    if tensor is None:
+        return f"no tensor ({type(output).__name__})"
+    if is_functorch_wrapped_tensor(tensor):
+        return "a tensor inside of torch.vmap or torch.func"
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.layout != torch.strided:
+        return f"a tensor with layout {tensor.layout}"
+    return f"a tensor of shape {tuple(tensor.shape)}, {tensor.dtype}"
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
@@ -303,12 +333,17 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 def _is_shown(tensor: Tensor) -> bool:
     if is_functorch_wrapped_tensor(tensor) or tensor.is_nested or tensor.layout != torch.strided:
         return False
-    return tensor.is_floating_point() and tensor.dim() > 0 and tensor.numel() > 0
+    return not tensor.is_quantized and tensor.dim() > 0 and tensor.numel() > 0
+
+
+def is_discrete(tensor: Tensor) -> bool:
+    """Whether it holds integers or booleans."""
+    return not tensor.is_floating_point() and not tensor.is_complex()
 
 
 def _shown(rows: Tensor) -> Tensor:
     """Of layers with positions always as many, whatever the length of a sequence; in no step with its axes."""
-    flat = rows.reshape(len(rows), -1)
+    flat = as_real(rows).reshape(len(rows), -1)
     width = flat.shape[1]
     if rows.dim() < 3 and width <= SHOWN_UNITS:
         return flat.clone()
@@ -340,12 +375,17 @@ def possible_axes(tensor: Tensor, samples: int) -> list[SampleAxis]:
 def units(tensor: Tensor, channels_first: bool, axis: SampleAxis) -> Tensor:
     """One row of units a sample: the mean over positions of every channel, ``(N, units)``.
 
+    Complex units become two, real and imaginary part. Integers and booleans are codes, which have no mean: the row
+    holds those at all positions.
+
     Args:
         tensor: As :func:`by_sample` gives it.
         channels_first: Channels on the axis after the samples (and folded positions), otherwise on the last one.
         axis: Where the samples were.
     """
-    if tensor.dim() < 3:
-        return tensor.reshape(len(tensor), -1)
-    channel = 1 + (axis == "folded") if channels_first else tensor.dim() - 1
-    return tensor.movedim(channel, 1).flatten(2).mean(2)
+    if is_discrete(tensor):
+        return (tensor.byte() if tensor.dtype == torch.bool else tensor).reshape(len(tensor), -1)
+    if tensor.dim() > 2:
+        channel = 1 + (axis == "folded") if channels_first else tensor.dim() - 1
+        tensor = tensor.movedim(channel, 1).flatten(2).mean(2)
+    return as_real(tensor).reshape(len(tensor), -1)

@@ -24,10 +24,11 @@ _NO_DERIVATIVE = {"torch::autograd::Error", "torch::autograd::NotImplemented"}
 def hessian_trace(probe: Probe, draws: int | None, generator: Generator) -> TraceEstimate:
     r"""Estimate ``tr ∇² L`` of the mean training loss L over the reference samples, by Hutchinson's method.
 
-    With ``v = ±1`` for every weight (both parts of a complex one), ``E[vᵀ H v] = tr H``. The samples (``draws`` of them, drawn uniformly with
-    replacement; or each once, if there are no more) form sixteen groups, each with a v of its own; the spread of the
-    groups is the error. The loss is that of :class:`~.likelihoods.Prediction`: class weights and label smoothing enter,
-    ignored positions do not, the scale does not. Source: Achille, Paolini & Soatto, Lemma 2.4 (H = F + a residual).
+    With ``v = ±1`` for every weight (both parts of a complex one), ``E[vᵀ H v] = tr H``. The samples (``draws`` of
+    them, drawn uniformly with replacement; or each once, if there are no more) form sixteen groups, each with a v of
+    its own; the spread of the groups is the error. The loss is that of :class:`~.likelihoods.Prediction`: class weights
+    and label smoothing enter, ignored positions do not, the scale does not. Source: Achille, Paolini & Soatto, Lemma
+    2.4 (H = F + a residual).
 
     Raises:
         Unavailable: A value is not finite.

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_info.gradients.real import as_real
 from lightning_info.gradients.samples import num_samples, take
 from lightning_info.probing.activations import (
     OUTPUTS_CALL,
@@ -21,6 +22,7 @@ from lightning_info.probing.activations import (
     Layer,
     SampleAxis,
     by_sample,
+    is_discrete,
     outputs_of,
     possible_axes,
     units,
@@ -49,6 +51,12 @@ class _Seen:
     units: dict[SampleAxis, Tensor]
     positions: dict[SampleAxis, bool]
     sums: tuple[int, float, float]
+    dtype: torch.dtype
+
+    @property
+    def is_discrete(self) -> bool:
+        """See :class:`~.activations.Layer`."""
+        return not (self.dtype.is_floating_point or self.dtype.is_complex)
 
 
 def find_layers(
@@ -64,8 +72,8 @@ def find_layers(
         predict: Its prediction for a batch.
         batch: A few samples, on its device; one alone cannot show its axis, and axis 0 is taken.
         named: Dotted names of modules or functions (``:index`` for one of several calls), or classes of modules (or
-            their names); None for the activation functions before the outputs (without any, the modules with weights),
-            at most eight with the outputs, evenly over depth.
+            their names); None for the activation functions before the outputs (without any, the modules with weights
+            that give real numbers), at most eight with the outputs, evenly over depth.
 
     Returns:
         The layers in the order of their calls, the outputs last where they are among them; and why others cannot be
@@ -75,8 +83,8 @@ def find_layers(
         NoLayers: A name that is not there, or a layer that did not run or has no sample axis; no names at all.
     """
     order = torch.arange(num_samples(batch)).roll(1)
-    first, outputs = _record(module, predict, batch)
-    second, _ = _record(module, predict, take(batch, order))
+    first, outputs, unseen = _record(module, predict, batch)
+    second, *_ = _record(module, predict, take(batch, order))
     counts = Counter(name for name, _ in first)
     found: dict[str, tuple[_Seen, Layer]] = {}
     refused: dict[str, tuple[_Seen, str]] = {}
@@ -86,7 +94,8 @@ def find_layers(
         axes = [axis for axis, rows in seen.units.items() if again is not None and _moved(rows, again, axis, order)]
         if axes:
             size, pooled = seen.units[axes[0]].shape[1], seen.positions[axes[0]]
-            found[label] = seen, Layer(label, name, index, seen.call.kind, axes[0], size, pooled)
+            kind, discrete = seen.call.kind, seen.is_discrete
+            found[label] = seen, Layer(label, name, index, kind, axes[0], size, pooled and not discrete, discrete)
         else:
             refused[label] = seen, f"its shape {seen.shape} has no axis along which its values move as the samples do"
     final = _final(found, outputs)
@@ -95,13 +104,14 @@ def find_layers(
         found.pop(OUTPUTS, None)  # a module of that name
         layer = Layer(OUTPUTS, "", 0, "", "first", rows.shape[1], outputs.dim() > 2)
         found[OUTPUTS] = _seen(OUTPUTS_CALL, outputs, len(outputs)), layer
-    chosen = _evenly(found, final) if named is None else _named(module, found, final, refused, named)
-    return [found[label][1] for label in chosen], {label: reason for label, (_, reason) in refused.items()}
+    chosen = _evenly(found, final) if named is None else _named(module, found, final, refused, unseen, named)
+    left_out = {label: reason for label, (seen, reason) in refused.items() if not seen.is_discrete}
+    return [found[label][1] for label in chosen], left_out
 
 
 def _record(
     module: nn.Module, predict: Callable[[nn.Module, Any], Prediction], batch: Any
-) -> tuple[dict[tuple[str, int], _Seen], Tensor]:
+) -> tuple[dict[tuple[str, int], _Seen], Tensor, dict[str, str]]:
     samples, seen = num_samples(batch), {}
 
     def see(call: Call, tensor: Tensor, before: Tensor | None) -> None:
@@ -111,7 +121,7 @@ def _record(
         outputs = outputs_of(predict(module, batch))
     if capture.error is not None:
         raise capture.error
-    return seen, outputs
+    return seen, outputs, capture.unseen
 
 
 def _seen(call: Call, tensor: Tensor, samples: int) -> _Seen:
@@ -123,6 +133,7 @@ def _seen(call: Call, tensor: Tensor, samples: int) -> _Seen:
         {axis: units(rows[axis], call.channels_first, axis).clone() for axis in axes},
         {axis: rows[axis].dim() > 2 for axis in axes},
         _sums(tensor),
+        tensor.dtype,
     )
 
 
@@ -131,13 +142,15 @@ def _moved(rows: Tensor, again: _Seen, axis: SampleAxis, order: Tensor) -> bool:
     if other is None or other.shape != rows.shape:
         return False
     moved = rows[order.to(rows.device)]
+    if is_discrete(rows) or is_discrete(other):
+        return torch.equal(moved, other)
     scale = moved[moved.isfinite()].abs().amax().item() if moved.isfinite().any() else 0.0
     return torch.allclose(moved, other, rtol=1e-3, atol=1e-4 * scale, equal_nan=True)
 
 
 def _sums(tensor: Tensor) -> tuple[int, float, float]:
-    values = tensor.double()
-    return tensor.numel(), values.sum().item(), values.square().sum().item()
+    values = as_real(tensor).double()
+    return values.numel(), values.sum().item(), values.square().sum().item()
 
 
 def _is_like(sums: tuple[int, float, float], outputs: tuple[int, float, float]) -> bool:
@@ -148,7 +161,8 @@ def _is_like(sums: tuple[int, float, float], outputs: tuple[int, float, float]) 
 def _final(found: dict[str, tuple[_Seen, Layer]], outputs: Tensor) -> str | None:
     """The call that gives the outputs: the innermost, and of several (all zero, say) the last one with weights."""
     sums = _sums(outputs)
-    alike = {label: layer.name for label, (seen, layer) in found.items() if _is_like(seen.sums, sums)}
+    real = {label: pair for label, pair in found.items() if not pair[1].is_discrete}
+    alike = {label: layer.name for label, (seen, layer) in real.items() if _is_like(seen.sums, sums)}
     holds_another = {name for name in alike.values() for other in alike.values() if other.startswith(f"{name}.")}
     inner = [label for label, name in alike.items() if name not in holds_another]
     weighted = [label for label in inner if found[label][0].call.has_weights]
@@ -159,7 +173,7 @@ def _evenly(found: dict[str, tuple[_Seen, Layer]], final: str) -> list[str]:
     labels = list(found)
     inner = labels[: labels.index(final)]
     candidates = [label for label in inner if found[label][0].call.is_activation] or [
-        label for label in inner if found[label][0].call.has_weights
+        label for label in inner if found[label][0].call.has_weights and found[label][0].dtype.is_floating_point
     ]
     places = torch.linspace(0, len(candidates) - 1, min(len(candidates), MOST - 1)).round().int().tolist()
     return [*(candidates[i] for i in places), final]
@@ -170,6 +184,7 @@ def _named(
     found: dict[str, tuple[_Seen, Layer]],
     final: str,
     refused: dict[str, tuple[_Seen, str]],
+    unseen: dict[str, str],
     named: LayerNames,
 ) -> list[str]:
     names = [named] if isinstance(named, (str, type)) else list(named)
@@ -187,7 +202,7 @@ def _named(
         if name == OUTPUTS and not hits:
             hits = {final}
         if not hits:
-            raise NoLayers(_why_not(module, name if isinstance(name, str) else name.__name__, found, refused))
+            raise NoLayers(_why_not(module, name if isinstance(name, str) else name.__name__, found, refused, unseen))
         chosen |= hits
     return sorted((label for label in found if label in chosen), key=lambda label: label == final)
 
@@ -199,12 +214,18 @@ def _class(name: str) -> Any:
 
 
 def _why_not(
-    module: nn.Module, name: str, found: dict[str, tuple[_Seen, Layer]], refused: dict[str, tuple[_Seen, str]]
+    module: nn.Module,
+    name: str,
+    found: dict[str, tuple[_Seen, Layer]],
+    refused: dict[str, tuple[_Seen, str]],
+    unseen: dict[str, str],
 ) -> str:
     there = list(found)
     for label, (seen, reason) in refused.items():
         if name in (label, seen.call.name, seen.call.kind):
             return f"layer {label!r} cannot be measured: {reason}"
+    if name in unseen:
+        return f"layer {name!r} cannot be measured: it ran, and gave {unseen[name]}; those that can: {_listed(there)}"
     part = dict(module.named_modules()).get(name)
     if isinstance(part, torch.jit.ScriptModule):
         return f"layer {name!r} belongs to TorchScript, which shows no activations"

@@ -88,7 +88,7 @@ def mean_loss(probe: Probe) -> float:
 
 @contextmanager
 def moved(probe: Probe, noise: Tensor) -> Iterator[None]:
-    """The weights of a private replica with noise ``(k,)`` on them, on both parts of complex ones; put back to the bit."""
+    """A private replica with noise ``(k,)`` on its weights, laid out as in :mod:`~..gradients.real`; then put back."""
     parameters = list(trainable(probe.module).values())
     saved = [p.detach().clone() for p in parameters]
     parts = torch.split(noise, sizes(parameters))
