@@ -54,10 +54,10 @@ def information_plane(
 ) -> Figure:
     """I(T;Y) against I(X;T): colour = epoch, a marker for each layer, layers of one epoch joined, last points outlined.
 
-    Where no layer has an I(T;Y), I(X;T) is drawn against the epoch.
+    Where no layer has an I(T;Y), I(X;T) is drawn against the epoch. A plane without any value says so.
 
     Args:
-        curves: The layers, at least one, in the order of depth.
+        curves: The layers, in the order of depth.
         title: What was measured how: estimator and range.
         ceiling_x: The highest possible I(X;T), log N; infinite for none.
         ceiling_y: The highest possible I(T;Y), H(Y); infinite for none.
@@ -84,7 +84,11 @@ def information_plane(
     axes = figure.add_subplot()
     axes.set_title(fill(caption, 100), fontsize=7, color="0.3", pad=8)
     axes.margins(0.07, 0.1)
-    if np.isfinite(values[1]).any():
+    if not np.isfinite(values).any():
+        paths = values
+        axes.set(xlabel=i_x, ylabel=i_y, xticks=[], yticks=[])
+        axes.text(0.5, 0.5, "no layer has a value at any step", ha="center", transform=axes.transAxes)
+    elif np.isfinite(values[1]).any():
         paths, alpha = values, max(0.2, min(0.5, 20 / len(steps)))
         axes.add_collection(LineCollection(list(paths.T), colors=colours, linewidths=0.5, alpha=alpha, zorder=1))
         axes.set(xlabel=i_x, ylabel=i_y)
@@ -101,7 +105,7 @@ def information_plane(
         _ceiling(axes, "y", ceiling_x, log_n, values[0])
 
     handles = _layers(axes, curves, paths, colours)
-    notes = ["outlined: last point" if len(ticks) > 1 else f"epoch {ticks[0.0]}"]
+    notes = ["outlined: last point"] if len(ticks) > 1 else [f"epoch {epoch}" for epoch in ticks.values()]
     if any(curve.saturated for curve in curves):
         notes.append(f"grey: {'within 1 bit of' if unit == 'bits' else 'at'} {log_n}, not informative")
     _legend(figure, handles, "; ".join(notes))
@@ -129,7 +133,7 @@ def _ceiling(axes: Axes, axis: Literal["x", "y"], value: float, name: str, value
 
     Without one the largest value stands for it, or 0.1, so that few points have no axis of the width of their rounding.
     """
-    highest = value if isfinite(value) else max(0.1, *values[np.isfinite(values)].tolist())
+    highest = value if isfinite(value) else values[np.isfinite(values)].max(initial=0.1)
     for end in (0.75 * highest, highest):
         axes.update_datalim([(end, end)], updatex=axis == "x", updatey=axis == "y")
     if not isfinite(value):
@@ -152,6 +156,8 @@ def _ceiling(axes: Axes, axis: Literal["x", "y"], value: float, name: str, value
 
 
 def _legend(figure: Figure, handles: Sequence[Line2D], note: str) -> None:
+    if not handles:
+        return
     longest = max(len(str(handle.get_label())) for handle in handles)
     rows = ceil(len(handles) * (longest + 5) / 95)  # in letters: a marker takes 5, the figure 95
     columns = ceil(len(handles) / rows)
@@ -172,6 +178,8 @@ def _epoch_scale(epochs: Sequence[float]) -> tuple[Array, dict[float, str]]:
     Half of the scale goes by the logarithm, which spreads the first steps, half by the count of points, which spreads
     the ends of epochs; either alone makes the others one colour.
     """
+    if not epochs:
+        return np.empty(0), {}
     knots = np.unique(epochs)
     places = np.zeros(len(knots))
     if len(knots) > 1:
@@ -188,7 +196,7 @@ def _epoch_scale(epochs: Sequence[float]) -> tuple[Array, dict[float, str]]:
 
 def _shortened(names: Sequence[str], width: int = 24) -> list[str]:
     """The ends of names, as short as keeps them apart, but no shorter than the width."""
-    for length in range(width, max(map(len, names))):
+    for length in range(width, max(map(len, names), default=0)):
         short = [name if len(name) <= length else f"…{name[1 - length :]}" for name in names]
         if len(set(short)) == len(set(names)):
             return short
