@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn.metrics import mutual_info_score
 
 from lightning_info.functional import (
@@ -13,10 +16,12 @@ from lightning_info.functional import (
     binned_information,
     binning,
     code_information,
+    exact_codes,
     shuffled_information,
     subset_information,
     unit_entropies,
 )
+from lightning_info.functional.codes import row_hashes
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
@@ -301,3 +306,88 @@ def test_nothing_is_differentiated_and_nothing_is_changed():
 def test_what_makes_no_sense_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.randn(8, 2), torch.arange(8) % 2)
+
+
+# ---- integers and numbers at the ends of their types
+
+INTEGERS = {
+    torch.bool: (0, 1),
+    torch.uint8: (0, 255),
+    torch.int8: (-128, 127),
+    torch.int32: (-(2**31), 2**31 - 1),
+    torch.int64: (-(2**63), 2**63 - 1),
+    torch.uint64: (0, 2**64 - 1),
+}
+
+
+def exact_bin(value, bins, low, high):
+    """By fractions."""
+    place = (Fraction(value) - Fraction(low)) * bins / (Fraction(high) - Fraction(low)) if high > low else 0
+    return min(max(math.floor(place), 0), bins - 1)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_bins_of_integers_are_those_of_exact_arithmetic(dtype):
+    random, (least, most) = np.random.default_rng(0), INTEGERS[dtype]
+    for width in (0, 1, 5, 98, 2**40, 2**53 + 1, most - least):
+        low = least + int(random.integers(0, 2**62)) % max(1, most - least - width)
+        high = min(most, low + width)
+        values = [low, high, *(low + int(random.integers(0, 2**63)) * 3 % (high - low + 1) for _ in range(20))]
+        t = torch.from_numpy(np.array(values, dtype=str(dtype).removeprefix("torch.")))
+        for bins, bin_range in itertools.product((1, 2, 30, 49), ("adaptive", "fixed", (-0.3, 7.7))):
+            ends = {"adaptive": (low, high), "fixed": (-1.0, 1.0)}.get(bin_range, bin_range)
+            assert bin_codes(t, bins, bin_range).tolist() == [exact_bin(v, bins, *ends) for v in values], (low, high)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint64])
+def test_neighbours_beyond_two_to_the_53_stay_apart(dtype):
+    t = torch.from_numpy(np.array([2**60, 2**60 + 1, 2**60 + 1, 2**60 + 3], dtype=str(dtype).removeprefix("torch.")))
+    assert bin_codes(t, 4).tolist() == [0, 1, 1, 3]
+    assert pytest.approx(1.5) == binned_information(t, None, 4).I_XT
+    assert exact_codes(t).tolist() == [0, 1, 1, 2]
+    rows = torch.stack([t.view(torch.int64)] * 40, 1)
+    assert partition(row_hashes(rows)) == [0, 1, 1, 3]
+
+
+ENDS = [
+    [0.0, 5e-324, 1e-323],
+    [1e-310, 2e-310, 4e-310],
+    [1e-301, 1.5e-301, 1e-300],
+    [-1e300, 0.0, 1e300],
+    [-1.7e308, 0.0, 1.7e308],
+    [1e308, 1.2e308, 1.7e308],
+    [1e300, 1e300, 1e300],
+    [0.0, 0.0, 1e-310],
+]
+
+
+@pytest.mark.parametrize("bins", [2, 3, 30])
+@pytest.mark.parametrize("values", ENDS, ids=str)
+def test_bins_of_the_smallest_and_the_largest_numbers_are_those_of_exact_arithmetic(values, bins):
+    t = torch.tensor(values, dtype=torch.float64)
+    ends = min(values), max(values)
+    expected = [exact_bin(value, bins, *ends) for value in values]
+    assert bin_codes(t, bins).tolist() == expected
+    if ends[0] < ends[1]:
+        assert bin_codes(t, bins, ends).tolist() == expected
+    assert partition(bin_targets(t, bins)) == partition(expected)
+    counts = np.unique(expected, return_counts=True)[1]
+    assert unit_entropies(t, bins).item() == pytest.approx(stats.entropy(counts, base=2), abs=1e-12)
+
+
+def test_bins_of_the_ends_of_single_precision():
+    assert bin_codes(torch.tensor([-3.4e38, 0.0, 3.4e38]), 3).tolist() == [0, 1, 2]
+    assert bin_codes(torch.tensor([0.0, 1.4e-45, 2.8e-45, 5.6e-45]), 4).tolist() == [0, 1, 2, 3]
+    far = torch.tensor([-1e300, 0.5e-310, 1e300], dtype=torch.float64)
+    assert bin_codes(far, 2, (0.0, 1e-310)).tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("function", [bin_codes, exact_codes, bin_targets])
+def test_complex_values_are_refused_by_name(function):
+    with pytest.raises(ValueError, match="complex"):
+        function(torch.randn(4, dtype=torch.cfloat))
+
+
+def test_codes_are_of_integers():
+    with pytest.raises(ValueError, match="expected integers"):
+        exact_codes(torch.randn(4))

@@ -186,3 +186,34 @@ def test_estimates_say_what_they_are():
 def test_only_the_mixture_has_families_of_bounds():
     assert Estimate("a", "binning", "fixed").families == Estimate("a", "gaussian", None).families == ("a",)
     assert Estimate("a", "mixture", None).families == ("a", "a_lower", "a_upper", "a_stderr")
+
+
+# ---- layers of integers
+
+
+@pytest.mark.parametrize("estimate", [binning("fixed"), binning("global"), MIXTURE, GAUSSIAN], ids=str)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_of_integers_information_is_exact_under_every_estimator(estimate, dtype):
+    codes = torch.randint(0, 4, (N, 2)).to(dtype)
+    codes = codes + (2**60 if dtype == torch.int64 else 0)
+    rows, y = [tuple(row) for row in codes.tolist()], Y
+    counts = np.unique([rows.index(row) for row in rows], return_counts=True)[1]
+    found = read(estimate, codes, y)
+    assert pytest.approx(stats.entropy(counts, base=2)) == found.I_XT
+    assert pytest.approx(mutual_info_score([rows.index(row) for row in rows], y) / math.log(2)) == found.I_TY
+    tags = estimate.tagged(found, "net")
+    assert len(tags) == 2 * len(estimate.families)
+    assert all(math.isfinite(value) for value in tags.values())
+
+
+def test_of_integers_some_of_which_have_no_label_those_with_one_tell_of_y():
+    codes, y = torch.arange(6).unsqueeze(1) // 2, torch.tensor([0, 0, 1, 1, IGNORED, IGNORED])
+    found = read(MIXTURE, codes, y)
+    assert pytest.approx((math.log2(3), 1.0)) == (found.I_XT, found.I_TY)
+
+
+@pytest.mark.parametrize("value", [1.7e308, -1.7e308, 5e-324, 0.0])
+def test_the_range_of_equal_values_is_one_of_finite_numbers(value):
+    low, high = bounds("adaptive", torch.tensor([value], dtype=torch.float64), SEEN)
+    assert low <= value <= high
+    assert low < high < math.inf

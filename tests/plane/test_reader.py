@@ -173,3 +173,15 @@ def test_activations_of_the_layers_that_ran_are_given_by_label():
 
 def test_readers_are_equal_by_what_they_read():
     assert len({ActivationReader((), 2, 0), ActivationReader((), 2, 0), ActivationReader((), 3, 0)}) == 2
+
+
+@pytest.mark.parametrize("width", [1, MOST_UNITS, MOST_UNITS + 1, 300])
+def test_integers_are_kept_apart_row_by_row_whatever_their_number(width):
+    rows = torch.randint(-3, 3, (50, width)) * 2**60
+    rows[25:] = rows[:25]
+    rows[7, -1] += 1
+    found = ActivationReader((), 2, 0).project(rows)
+    assert found.shape == (50, width if width <= MOST_UNITS else 1)
+    assert not found.is_floating_point()
+    same, truth = (torch.unique(t, dim=0, return_inverse=True)[1] for t in (found, rows))
+    assert torch.equal(same[:, None] == same, truth[:, None] == truth)

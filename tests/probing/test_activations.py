@@ -255,7 +255,6 @@ def test_the_first_activations_of_an_output_in_any_form_are_its_own(form):
 
 
 NOTHING = {
-    "integers": lambda x: x.argmax(1),
     "a loss": lambda x: x.sum(),
     "None": lambda x: None,
     "text": lambda x: "text",
@@ -273,6 +272,39 @@ def test_outputs_without_activations_are_passed_over(what):
 
     net = nn.ModuleList([Other()])
     assert calls(net, torch.randn(N, 6), call=net[0]) == []
+
+
+OTHER_NUMBERS = {
+    "integers": (lambda x: x.argmax(1), lambda x: x.argmax(1, keepdim=True)),
+    "booleans": (lambda x: x > 0, lambda x: (x > 0).byte()),
+    "codes at positions": (lambda x: x.view(N, 3, 2).argmax(2), lambda x: x.view(N, 3, 2).argmax(2)),
+    "a map of codes": (lambda x: (x > 0).long().view(N, 2, 1, 3), lambda x: (x > 0).long()),
+    "complex numbers": (torch.fft.rfft, lambda x: torch.view_as_real(torch.fft.rfft(x)).flatten(1)),
+    "real numbers behind integers": (lambda x: (x.argmax(1), x + 1j, 2 * x), lambda x: 2 * x),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_NUMBERS)
+def test_integers_are_kept_as_they_are_and_complex_units_are_two(what):
+    class Other(nn.Module):
+        def forward(self, x):
+            return OTHER_NUMBERS[what][0](x)
+
+    x = torch.randn(N, 6)
+    expected = OTHER_NUMBERS[what][1](x)
+    found = units(nn.Sequential(Other()), x, Layer("0", "0", 0, "", "first", expected.shape[1], False))["0"]
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)
+
+
+def test_complex_channels_are_averaged_over_positions():
+    class Spectrum(nn.Module):
+        def forward(self, x):
+            return torch.fft.fft(x)
+
+    x = torch.randn(N, 2, 8)  # channels on the last axis
+    found = units(nn.Sequential(Spectrum()), x, Layer("0", "0", 0, "", "first", 16, True))["0"]
+    torch.testing.assert_close(found, torch.view_as_real(torch.fft.fft(x).mean(1)).flatten(1))
 
 
 def test_calls_under_vmap_are_passed_over():

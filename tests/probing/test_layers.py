@@ -449,3 +449,100 @@ def test_logits_for_each_position_are_averaged_over_them():
     tokens = torch.randint(7, (N, 4))
     found, _ = find_layers(net, Predictor(StandInTrainer(None), adapter), (tokens, tokens), None)
     assert [(layer.label, layer.units, layer.positions) for layer in found] == [("1", 5, True), ("2", 7, True)]
+
+
+# ---- integers, booleans, complex numbers
+
+
+class Act(nn.Module):
+    """One function as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class Codebook(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.codes = nn.Parameter(torch.randn(5, 4))
+
+    def forward(self, h):
+        return torch.cdist(h, self.codes).argmin(-1)
+
+
+class Coded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(FEATURES, 12), nn.Linear(12, CLASSES)
+        self.book, self.folded, self.mask = Codebook(), Codebook(), Act(lambda h: h > 0)
+        self.gate, self.spectrum = Act(lambda h: torch.relu(h) > 0.5), Act(torch.fft.rfft)
+        self.complex = nn.Linear(7, 2, dtype=torch.cfloat)
+        self.nothing, self.scalar, self.sparse = Act(lambda h: None), Act(torch.mean), Act(torch.Tensor.to_sparse)
+
+    def forward(self, x):
+        h = self.body(x)
+        for part in (self.mask, self.nothing, self.scalar, self.sparse):
+            part(h)
+        patches = h.view(len(h), 3, 4)
+        codes = self.book(patches), self.folded(patches.flatten(0, 1))
+        noise = self.complex(self.spectrum(h)).abs().sum(1) + sum(c.view(len(h), -1).sum(1) for c in codes)
+        return self.head(h * self.gate(h)) + 0 * noise[:, None]
+
+
+@pytest.mark.parametrize(
+    ("named", "units", "samples", "is_discrete"),
+    [
+        ("book", 3, "first", True),
+        ("folded", 3, "folded", True),
+        ("mask", 12, "first", True),
+        ("gate", 12, "first", True),
+        ("spectrum", 14, "first", False),
+        ("complex", 4, "first", False),
+    ],
+)
+def test_layers_of_integers_and_complex_numbers_are_found_and_kept(named, units, samples, is_discrete):
+    net = Coded()
+    layer = find(net, named=named)[0][named]
+    assert (layer.units, layer.samples, layer.is_discrete, layer.positions) == (units, samples, is_discrete, False)
+    with LayerCapture(net, [layer], N) as seen:
+        net(X)
+    assert seen.error is None
+    found = seen.activations[named].units
+    assert found.is_floating_point() != is_discrete
+    h = net.body(X)
+    truth = {
+        "book": lambda: net.book(h.view(N, 3, 4)),
+        "folded": lambda: net.folded(h.view(N, 3, 4)),
+        "mask": lambda: (h > 0).byte(),
+        "gate": lambda: (h > 0.5).byte(),
+        "spectrum": lambda: torch.view_as_real(torch.fft.rfft(h)).flatten(1),
+        "complex": lambda: torch.view_as_real(net.complex(torch.fft.rfft(h))).flatten(1),
+    }[named]()
+    assert torch.equal(found, truth)
+
+
+def test_integers_are_chosen_as_activation_functions_only_and_are_not_said_to_be_left_out():
+    found, refused = find(Coded())
+    assert list(found) == ["gate", "head"]
+    assert not refused.keys() & {"mask", "book", "folded"}
+    net = nn.Sequential(
+        nn.Linear(FEATURES, 4), Act(lambda h: h + 0j), nn.Linear(4, CLASSES, dtype=torch.cfloat), Act(torch.abs)
+    )
+    assert labels(net) == ["0", "3"]
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("nothing", r"layer 'nothing' cannot be measured: it ran, and gave no tensor \(NoneType\); those that can: "),
+        ("scalar", r"'scalar' cannot be measured: it ran, and gave a tensor of shape \(\), torch.float32"),
+        ("sparse", "'sparse' cannot be measured: it ran, and gave a tensor with layout torch.sparse_coo"),
+    ],
+)
+def test_what_ran_without_activations_is_told_so(named, message):
+    with pytest.raises(NoLayers, match=message):
+        find(Coded(), named=named)

@@ -245,3 +245,29 @@ def test_nothing_is_cut_and_nothing_overlaps(name, title):
     for boxes in (parts, entries, (*markers, *ceilings)):
         assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     assert axes.get_window_extent(renderer).height > 0.4 * figure.bbox.height
+
+
+# ---- planes without points
+
+EMPTY = {
+    "no layers": [],
+    "no points": [PlaneCurve("a", []), PlaneCurve("b", [])],
+    "no value": [PlaneCurve("a", [(0, math.nan, math.nan), (1, math.nan, math.inf)])],
+}
+
+
+@pytest.mark.parametrize("curves", EMPTY.values(), ids=EMPTY)
+@pytest.mark.parametrize("ceiling", [math.inf, 2.0])
+def test_a_plane_without_a_value_says_so(curves, ceiling):
+    figure = draw(*curves, ceiling_x=ceiling, ceiling_y=ceiling)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["no layer has a value at any step"]
+
+
+@pytest.mark.parametrize("pair", [(1.0, 0.5), (1.0, math.nan), (math.nan, 0.5), (0.0, 0.0), (1e300, 1e-310)])
+@pytest.mark.parametrize("ceiling", [math.inf, 2.0])
+def test_one_point_is_drawn_or_passed_over(pair, ceiling):
+    figure = draw(PlaneCurve("a", [(0, *pair)]), PlaneCurve("b", []), ceiling_x=ceiling, ceiling_y=ceiling)
+    drawn = [pair] if all(map(math.isfinite, pair)) else [] if math.isnan(pair[0]) else [(0.0, pair[0])]
+    (first, _), (second, _) = points(figure)
+    assert [tuple(offset) for offset in offsets(first)] == drawn
+    assert len(offsets(second)) == 0

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 
-from lightning_info.reporting.table import summary_table, verdict_table
+from lightning_info.reporting.table import curves_table, summary_table, verdict_table
 
 
 def test_start_peak_end_and_error():
@@ -39,3 +39,9 @@ def test_verdicts_by_layer_and_policy():
         header.index("verdict")
     }
     assert "(nats)" in verdict_table({"a": {"fixed": 1.0}}, {}, "nats")
+
+
+def test_tables_of_nothing():
+    assert verdict_table({}, {}).split("  ") == ["fall from peak to end (bits)", "verdict"]
+    assert curves_table({}) == "step"
+    assert summary_table({"a": []}, [("a", None)]).splitlines()[1].split() == ["a", "-", "-", "-", "-", "0"]
