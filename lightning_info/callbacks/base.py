@@ -99,9 +99,9 @@ class InfoCallback(Resuming):
         refuse_sharding(type(self).__name__, type(trainer.strategy).__name__)
         alike = [c for c in self._ours(trainer) if c.family == self.family and c.prefix == self.prefix]
         if len(alike) > 1:
-            names = ", ".join(type(c).__name__ for c in alike)
+            names = ", ".join(sorted({type(c).__name__ for c in alike}))
             raise Refused(
-                f"{type(self).__name__}: {len(alike)} callbacks write the same tags ({names}); "
+                f"{type(self).__name__}: {len(alike)} of them write the same tags ({names}); "
                 f"give each a prefix, for example {type(alike[-1]).__name__}(prefix='second')"
             )
 
@@ -120,8 +120,6 @@ class InfoCallback(Resuming):
             finite = [value for _, value in curve if math.isfinite(value)]
             if finite and self._is_logged(tag):
                 trainer.callback_metrics[tag] = torch.tensor(finite[-1] if tag in monitors(trainer) else curve[-1][1])
-        if self._changes:
-            self._end_curves(trainer)
         self._decision = None
         ours = self._ours(trainer)
         self._is_last = self is ours[-1]
@@ -194,7 +192,9 @@ class InfoCallback(Resuming):
         if in_any_process(trainer, refusal is not None):  # all processes end, or none
             raise refusal or Refused(f"{type(self).__name__}: refused by another process")
         self._collector.agree(trainer)
-        if self._resumed and not self._changes:
+        if self._changes:
+            self._end_curves(trainer)
+        elif self._resumed:
             if not self.history:
                 self._left_out.append(0)
             elif not self._collector.same:

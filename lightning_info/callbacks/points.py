@@ -95,15 +95,13 @@ class Points(Instrument):
     ) -> None:
         self._clock.wait_for(pl_module.device)
         started = self._clock.elapsed
-        self._record(trainer, step, self._values(trainer, pl_module, step, due, initial), started)
+        values = self._values(trainer, pl_module, step, due, initial)
+        lost = sorted(self._known - values.keys())  # its parameters are frozen now, say
+        self._record(trainer, step, dict.fromkeys(lost, math.nan) | values, started)
 
     def _record(self, trainer: Any, step: int, values: dict[str, float], started: float) -> None:
-        """Keep and report a point's values; what it took began at ``started`` on the clock.
-
-        A curve without a value at this point, as its parameters are frozen now, say, has a NaN.
-        """
+        """Keep and report a point's values; what it took began at ``started`` on the clock."""
         is_gap = not any(map(math.isfinite, values.values()))
-        values = dict.fromkeys(sorted(self._known - values.keys()), math.nan) | values
         values[f"{self.family}/overhead"] = self._clock.overhead
         values = of_rank_zero(trainer, {self._tag(tag): value for tag, value in values.items()})
         for tag, value in values.items():

@@ -120,12 +120,11 @@ def _layers(
         x, y = path[:, seen]
         c = np.full((len(x), 4), to_rgba(_GREY)) if curve.saturated else colours[seen]
         axes.scatter(x, y, s=22, c=c, marker=marker, edgecolors="white", linewidths=0.3, zorder=2)
-        label = name if len(x) else f"{name} (no value)"
         lost = [step for step, *_ in curve.points if len(x) and step > steps[np.flatnonzero(seen)[-1]]]
-        if lost:
-            label = f"{name} (lost since step {lost[0]})"
-        else:
-            axes.scatter(x[-1:], y[-1:], s=60, c=c[-1:], marker=marker, edgecolors="black", linewidths=1.2, zorder=3)
+        end = slice(0, 0) if lost else slice(-1, None)
+        axes.scatter(x[end], y[end], s=60, c=c[end], marker=marker, edgecolors="black", linewidths=1.2, zorder=3)
+        label = name if len(x) else f"{name} (no value)"
+        label = f"{name} (lost since step {lost[0]})" if lost else label
         colour = _GREY if curve.saturated else "0.3"
         handles.append(Line2D([], [], linestyle="none", marker=marker, color=colour, label=label))
     return handles
