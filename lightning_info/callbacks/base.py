@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from lightning.pytorch import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -18,9 +17,10 @@ from lightning_info.callbacks.bench import Bench
 from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.collector import Collector
 from lightning_info.callbacks.faults import Faults, Refused
-from lightning_info.callbacks.points import Points
+from lightning_info.callbacks.monitors import monitors
 from lightning_info.callbacks.preflight import STATISTICS, cost_row, preflight, refuse_sharding, summary_text
 from lightning_info.callbacks.processes import in_any_process, of_rank_zero
+from lightning_info.callbacks.resuming import Resuming, steps_taken
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.samples import take
@@ -32,7 +32,7 @@ from lightning_info.reporting.layout import write_layout
 from lightning_info.reporting.table import summary_table
 
 
-class InfoCallback(Points, Callback):
+class InfoCallback(Resuming):
     """What all callbacks of this package share; see the concrete ones for use.
 
     A point at step s describes the weights after s optimiser steps. It is measured in ``on_train_batch_start`` of the
@@ -46,9 +46,6 @@ class InfoCallback(Points, Callback):
 
     _prepared: bool  # the check before the first step is done
     _initial: Probe | None  # the module at s = 0, until the reference samples are complete
-    _resumed: bool  # a state was taken up, and no batch seen yet
-    _saved: list[dict[str, Any]] | None  # the reference samples of that state
-    _step: int | None  # of the last decision
     _decision: tuple[tuple[int, int], bool] | None  # epoch and batch of the last decision, and whether a point is due
 
     def __init__(
@@ -95,54 +92,17 @@ class InfoCallback(Points, Callback):
 
     # ---- hooks
 
-    @property
-    def state_key(self) -> str:
-        """Keeps two instances with different prefixes apart in a checkpoint."""
-        return self._generate_state_key(prefix=self.prefix)
-
-    def state_dict(self) -> dict[str, Any]:
-        """History, position, clock and reference samples, as plain Python values and tensors."""
-        return {
-            "history": {tag: [list(point) for point in curve] for tag, curve in self.history.items()},
-            "step": self._step,
-            "elapsed": self._clock.elapsed,
-            "spent": self._clock.spent,
-            "point": self._point_seconds,
-            "points": self._points,
-            "finished": sorted(self._finished),
-            "epochs": dict(self._epochs),
-            "samples": self._samples.state(),
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
-        self._restart()
-        with self._faults.guard("taking up the state of the checkpoint"):
-            history = {tag: [(int(s), float(v)) for s, v in curve] for tag, curve in state_dict["history"].items()}
-            clock = Clock(float(state_dict["elapsed"]), float(state_dict["spent"]))
-            position = (
-                state_dict["step"],
-                int(state_dict["points"]),
-                float(state_dict["point"]),
-                state_dict["samples"] or None,
-            )
-            self.history, self._clock = history, clock
-            self._step, self._points, self._point_seconds, self._saved = position
-            self._finished.update(state_dict.get("finished", ()))
-            self._epochs.update(state_dict.get("epochs", {}))
-            self._measured = max((step for curve in history.values() for step, _ in curve), default=None)
-            self._resumed = True
-
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse what cannot work, before anything is trained."""
         if stage != "fit":
             return
         refuse_sharding(type(self).__name__, type(trainer.strategy).__name__)
-        twins = [c for c in trainer.callbacks if type(c) is type(self) and c.prefix == self.prefix]
-        if len(twins) > 1:
+        alike = [c for c in self._ours(trainer) if c.family == self.family and c.prefix == self.prefix]
+        if len(alike) > 1:
+            names = ", ".join(sorted({type(c).__name__ for c in alike}))
             raise Refused(
-                f"{type(self).__name__}: {len(twins)} of them write the same tags; "
-                f"give each a prefix, for example {type(self).__name__}(prefix='second')"
+                f"{type(self).__name__}: {len(alike)} of them write the same tags ({names}); "
+                f"give each a prefix, for example {type(alike[-1]).__name__}(prefix='second')"
             )
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -150,19 +110,21 @@ class InfoCallback(Points, Callback):
         self._active = not trainer.barebones
         if not self._active:
             return
-        goes_on = self._resumed or (self._trainer == id(trainer) and _steps_taken(trainer) > 0)
+        goes_on = self._resumed or (self._trainer == id(trainer) and steps_taken(trainer) > 0)
         if not goes_on:
             self.history.clear()
             self._restart()
         self._trainer = id(trainer)
         self._clock = Clock(self._clock.elapsed_before, self._clock.spent) if self._resumed else Clock()
-        for tag, curve in self.history.items():  # whoever monitors them need not wait for the next point
+        for tag, curve in {**self._ended, **self.history}.items():  # monitors need not wait for the next point
             finite = [value for _, value in curve if math.isfinite(value)]
             if finite and self._is_logged(tag):
-                trainer.callback_metrics[tag] = torch.tensor(finite[-1])
+                trainer.callback_metrics[tag] = torch.tensor(finite[-1] if tag in monitors(trainer) else curve[-1][1])
         self._decision = None
         ours = self._ours(trainer)
         self._is_last = self is ours[-1]
+        if self._is_last and self._prepared:  # another fit of the same trainer
+            self._write_layout(trainer)
         if self is not ours[0]:  # the first speaks for all
             return
         bench = Bench()
@@ -197,7 +159,7 @@ class InfoCallback(Points, Callback):
                 if not in_any_process(trainer, bool(self._samples.groups)):
                     return
                 self._close_samples(trainer, pl_module)
-            step = self._step = _steps_taken(trainer)
+            step = self._step = steps_taken(trainer)
             if step != self._measured and not trainer.fast_dev_run:
                 due = [c for c in self._ours(trainer) if c._can_measure and c._measured != step]
                 self._point(trainer, pl_module, step, due)
@@ -230,13 +192,16 @@ class InfoCallback(Points, Callback):
         if in_any_process(trainer, refusal is not None):  # all processes end, or none
             raise refusal or Refused(f"{type(self).__name__}: refused by another process")
         self._collector.agree(trainer)
-        if self._resumed and not self.history:
-            self._left_out.append(0)
-        elif self._resumed and not self._collector.same:
-            self._faults.warn_once("the curve goes on with other reference samples than before", "samples")
-        self._resumed, self._saved = False, None
+        if self._changes:
+            self._end_curves(trainer)
+        elif self._resumed:
+            if not self.history:
+                self._left_out.append(0)
+            elif not self._collector.same:
+                self._faults.warn_once("the curve goes on with other reference samples than before", "samples")
+        self._resumed, self._saved, self._changes = False, None, {}
         if self._schedule.budget is not None:
-            warning = messages.monitored(trainer.callbacks, map(self._tag, self.tags), self._schedule.budget)
+            warning = messages.monitored(monitors(trainer), map(self._tag, self.tags), self._schedule.budget)
             if warning:
                 self._faults.warn_once(warning, "monitor")
         if self._is_last:
@@ -297,7 +262,7 @@ class InfoCallback(Points, Callback):
         """Whether a point falls on this batch; decided once, by whichever of our callbacks asks first."""
         now = (trainer.current_epoch, batch_idx)
         if self._decision is None or self._decision[0] != now:
-            step = _steps_taken(trainer)
+            step = steps_taken(trainer)
             epochs = trainer.current_epoch if batch_idx == 0 and trainer.current_epoch > 0 else None
             # an epoch that was ended early has its last step twice: again as the first of the next epoch
             if step == self._measured or (step == self._step and epochs is None):
@@ -350,8 +315,10 @@ class InfoCallback(Points, Callback):
         self._initial = None
         self._finished = set()
         self._epochs = {}
+        self._known = set()
         self._resumed = False
         self._saved = None
+        self._changes, self._ended = {}, {}
         self._left_out: list[int] = []
         self._step = None
         self._measured = None
@@ -377,8 +344,3 @@ class InfoCallback(Points, Callback):
             print(messages.time_taken(c._tag(c.family), c._points, c._clock.overhead, c._clock.elapsed))
             if text := c._closing_text():
                 print(text)
-
-
-def _steps_taken(trainer: Any) -> int:
-    """Batches after which the optimisers stepped; two optimisers count once, accumulated batches do not."""
-    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)

@@ -47,6 +47,7 @@ from lightning_info.probing.relative_curvature import (
 )
 from lightning_info.reporting.information_plane import PlaneCurve, information_plane
 from lightning_info.reporting.layout import Chart
+from lightning_info.reporting.table import lost_since
 
 FURTHEST_START = 8
 """Factor between the level of a quadratic loss and the first that is tried, at most."""
@@ -389,6 +390,8 @@ class EffectiveInfoCallback(InfoCallback):
     def _closing_text(self) -> str:
         lines = []
         for family, found in self._last.items():
+            if lost_since(self.history[self._tag(f"{family}/beta")]) is not None:
+                continue
             for what, names in (
                 (
                     "at their ceiling log N, so that how much more they hold is not seen (more samples show it)",
@@ -405,15 +408,25 @@ class EffectiveInfoCallback(InfoCallback):
 
     # ---- state
 
-    def state_dict(self) -> dict[str, Any]:
-        """What every callback keeps, and the levels that the search goes on from."""
-        return {**super().state_dict(), "levels": dict(self._levels)}
+    def _defining(self) -> Mapping[str, object]:
+        return {
+            "beta": self.beta and float(self.beta),
+            "distortion": float(self.distortion[0]),
+            "draws": self.draws,
+            "noise": self.noise,
+            "seed": self.seed,
+        }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
-        super().load_state_dict(state_dict)
+    def _state(self) -> dict[str, Any]:
+        """What every callback keeps, and the levels that the search goes on from."""
+        return {**super()._state(), "levels": dict(self._levels)}
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`_state` gave."""
+        super()._take_up(state)
         with self._faults.guard("taking up the levels of the checkpoint"):
-            self._levels = {str(family): float(beta) for family, beta in state_dict["levels"].items()}
+            if not self._changes:
+                self._levels = {str(family): float(beta) for family, beta in state["levels"].items()}
 
     def _restart(self) -> None:
         super()._restart()

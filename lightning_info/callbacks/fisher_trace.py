@@ -257,6 +257,9 @@ class FisherTraceCallback(InfoCallback):
             self.plan = self._choose(probe)
             return pool_trace(probe, self.plan, estimator, self.draws, generator)
 
+    def _defining(self) -> Mapping[str, object]:
+        return {"estimator": self.estimator}
+
     def _is_logged(self, tag: str) -> bool:
         return self.per_layer or not tag.startswith(self._tag("fisher_layers/"))
 

@@ -39,7 +39,7 @@ from lightning_info.probing.probe import Probe
 from lightning_info.reporting.figures import Curve
 from lightning_info.reporting.information_plane import PlaneCurve, information_plane
 from lightning_info.reporting.layout import Chart
-from lightning_info.reporting.table import verdict_table
+from lightning_info.reporting.table import lost_since, verdict_table
 
 SHUFFLED = "info_plane_shuffled"
 """First part of the tags of I(T;Y) with shuffled labels."""
@@ -321,6 +321,11 @@ class InfoPlaneCallback(InfoCallback):
     def _finish(self) -> Mapping[str, Curve]:
         measured = {e: self._measured_curves(e) for e in self.estimates if e.bin_range is None}
         self.verdicts = judge(self._trajectory, self.estimates, self.method, measured)
+        for name, judgement in self.verdicts.items():
+            since = lost_since(self.history.get(self._tag(f"{self.estimates[0].family}/I_XT/{name}"), ()))
+            if since is not None:  # a fall to the end is not known
+                falls = dict.fromkeys(judgement.falls, math.nan)
+                self.verdicts[name] = Judgement(falls, f"lost since step {since}")
         torn = [repr(name) for name, judgement in self.verdicts.items() if judgement.verdict.startswith("depends")]
         if torn:
             self._faults.warn_once(
@@ -366,6 +371,9 @@ class InfoPlaneCallback(InfoCallback):
     def _plane(self, estimate: Estimate) -> Figure:
         is_global, samples, labels = estimate.bin_range == "global", self._trajectory.samples, self._trajectory.labels
         plane = self.curves("global") if is_global else self._measured_curves(estimate)
+        for points in plane.values():  # of points without a value no activations are kept
+            last = points[-1][0] if points else -1
+            points += [(step, math.nan, math.nan) for step in sorted(self._epochs) if step > last]
         how = "binning, global range (over training)" if is_global else str(estimate)
         bins = f", {self.bins} bins" if estimate.bin_range is not None else ""
         bounded = estimate.has_ceiling and samples > 0
@@ -385,16 +393,27 @@ class InfoPlaneCallback(InfoCallback):
 
     # ---- state
 
-    def state_dict(self) -> dict[str, Any]:
-        """What every callback keeps, and the activations of the points."""
-        return {**super().state_dict(), "trajectory": self._trajectory.state(), "first_width": dict(self._first_width)}
+    def _defining(self) -> Mapping[str, object]:
+        first = self.estimates[0]  # tags of further ones have their names
+        settings = {"estimator": str(first), "directions": self.directions, "seed": self.seed}
+        ranges = {estimate.bin_range for estimate in self.estimates}
+        if ranges != {None}:
+            settings["bins"] = self.bins
+        if None in ranges:
+            settings |= {"noise": self.method.noise, "noise_variance": self.method.noise_variance}
+        return settings
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
-        super().load_state_dict(state_dict)
+    def _state(self) -> dict[str, Any]:
+        """What every callback keeps, and the activations of the points."""
+        return {**super()._state(), "trajectory": self._trajectory.state(), "first_width": dict(self._first_width)}
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`_state` gave."""
+        super()._take_up(state)
         with self._faults.guard("taking up the activations of the checkpoint"):
-            self._trajectory = Trajectory.restored(state_dict["trajectory"])
-            self._first_width = dict(state_dict["first_width"])
+            if not self._changes:
+                self._trajectory = Trajectory.restored(state["trajectory"])
+                self._first_width = dict(state["first_width"])
 
     def _restart(self) -> None:
         super()._restart()

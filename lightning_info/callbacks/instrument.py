@@ -86,6 +86,10 @@ class Instrument(ABC):
         """Figures by tag without prefix, drawn from the history."""
         return {}
 
+    def _defining(self) -> Mapping[str, object]:
+        """Own arguments that decide what the values mean: with others a curve of a checkpoint does not go on."""
+        return {}
+
     def _is_logged(self, tag: str) -> bool:
         """Whether a value goes to the loggers, or only to the history."""
         return True

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from lightning_info.callbacks.monitors import name_of
 
 
 def left_out(steps: Sequence[int], samples: int) -> str:
@@ -19,16 +21,33 @@ def left_out(steps: Sequence[int], samples: int) -> str:
     )
 
 
-def monitored(callbacks: Iterable[Any], tags: Iterable[str], budget: float) -> str | None:
+def monitored(monitors: Mapping[str, Sequence[Any]], tags: Iterable[str], budget: float) -> str | None:
     """A callback that acts on values which the clock may leave out takes the last one again and again."""
-    names = {c.monitor: type(c).__name__ for c in callbacks if isinstance(getattr(c, "monitor", None), str)}
     for tag in tags:
-        if tag in names:
+        if tag in monitors:
             return (
-                f"{names[tag]} monitors {tag!r}, whose points are left out where they would take more than "
-                f"{budget:.2g} of the time; with every_n_epochs=1 there is one for every epoch"
+                f"{name_of(monitors[tag][0])} monitors {tag!r}, whose points are left out where they would take more "
+                f"than {budget:.2g} of the time; with every_n_epochs=1 there is one for every epoch"
             )
     return None
+
+
+def monitored_gap(monitors: Sequence[Any], tag: str, step: int, last: int) -> str:
+    """A callback that acts on values goes on with one that is not of this step."""
+    return (
+        f"{' and '.join(map(name_of, monitors))} monitor{'s' if len(monitors) == 1 else ''} {tag!r}, which has no "
+        f"value at step {step} (NaN); callback_metrics keeps that of step {last} until there is one again, as NaN "
+        f"would end the run"
+    )
+
+
+def starts_anew(changes: Mapping[str, tuple[str, str]], step: int) -> str:
+    """Settings are others than in the checkpoint."""
+    what = "; ".join(f"{name} was {old} in the checkpoint and is {new} now" for name, (old, new) in changes.items())
+    return (
+        f"{what}: values of the two are not comparable, so that the curves start anew at step {step}; those of the "
+        f"checkpoint end there (NaN in the loggers) and are not in callback.history"
+    )
 
 
 def time_taken(tag: str, points: int, overhead: float, elapsed: float) -> str:

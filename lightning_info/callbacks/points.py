@@ -14,6 +14,8 @@ from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.collector import Collector
 from lightning_info.callbacks.faults import Faults
 from lightning_info.callbacks.instrument import Instrument
+from lightning_info.callbacks.messages import monitored_gap
+from lightning_info.callbacks.monitors import is_tolerant, monitors
 from lightning_info.callbacks.processes import of_rank_zero
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.samples import num_samples
@@ -50,6 +52,7 @@ class Points(Instrument):
     _drawing: float  # seconds spent on figures
     _epochs: dict[int, float]  # passed at the measured steps
     _finished: set[str]  # tags of :meth:`_finish`, without prefix
+    _known: set[str]  # tags of the points of this run, without prefix
 
     # ---- replicas
 
@@ -92,19 +95,23 @@ class Points(Instrument):
     ) -> None:
         self._clock.wait_for(pl_module.device)
         started = self._clock.elapsed
-        self._record(trainer, step, self._values(trainer, pl_module, step, due, initial), started)
+        values = self._values(trainer, pl_module, step, due, initial)
+        lost = sorted(self._known - values.keys())  # its parameters are frozen now, say
+        self._record(trainer, step, dict.fromkeys(lost, math.nan) | values, started)
 
     def _record(self, trainer: Any, step: int, values: dict[str, float], started: float) -> None:
         """Keep and report a point's values; what it took began at ``started`` on the clock."""
+        is_gap = not any(map(math.isfinite, values.values()))
         values[f"{self.family}/overhead"] = self._clock.overhead
         values = of_rank_zero(trainer, {self._tag(tag): value for tag, value in values.items()})
         for tag, value in values.items():
             self.history.setdefault(tag, []).append((step, value))
+        self._known.update(map(self._untagged, values))
         self._measured = step
         self._points += 1
         self._epochs[step] = _epoch(trainer, step)
         self._report_values(trainer, values, step)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not is_gap:  # what is kept for them is of the last point that had values
             for tag, shown in self._histograms().items():
                 for refusal in report_histogram(trainer, self._tag(tag), shown, step):
                     self._faults.report(refusal, "writing a histogram to a logger", step)
@@ -153,8 +160,23 @@ class Points(Instrument):
 
     def _report_values(self, trainer: Any, values: Mapping[str, float], step: int) -> None:
         logged = {tag: value for tag, value in values.items() if self._is_logged(tag)}
-        for refusal in report_scalars(trainer, logged, step):
+        kept = self._kept_for_monitors(trainer, logged, step)
+        for refusal in report_scalars(trainer, logged, step, kept):
             self._faults.report(refusal, "writing to a logger", step)
+
+    def _kept_for_monitors(self, trainer: Any, values: Mapping[str, float], step: int) -> set[str]:
+        """Tags of which ``callback_metrics`` keeps what it has, if anything, as a NaN would end or change the run."""
+        kept = set()
+        for tag, who in monitors(trainer).items():
+            if math.isfinite(values.get(tag, 0.0)):
+                continue
+            finite = [s for s, value in self.history.get(tag, ()) if math.isfinite(value) and s < step]
+            if finite and tag in trainer.callback_metrics:
+                kept.add(tag)
+                self._faults.warn_once(monitored_gap(who, tag, step, finite[-1]), f"gap of {tag}")
+            elif all(map(is_tolerant, who)) or tag in trainer.callback_metrics:
+                kept.add(tag)
+        return kept
 
     def _report_end(self, trainer: Any) -> None:
         """What is known only at the end of fit."""
@@ -166,7 +188,9 @@ class Points(Instrument):
         self._finished.update(curves)
         by_step: dict[int, dict[str, float]] = {}
         for tag, curve in curves.items():
-            self.history[self._tag(tag)] = list(curve)
+            last = max((step for step, _ in curve), default=-1)  # of the points that have values
+            curve = [*curve, *((step, math.nan) for step in sorted(self._epochs) if step > last)]
+            self.history[self._tag(tag)] = curve
             for step, value in curve:
                 by_step.setdefault(step, {})[self._tag(tag)] = value
         for step in sorted(by_step):

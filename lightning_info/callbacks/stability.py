@@ -401,23 +401,27 @@ class StabilityCallback(InfoCallback):
 
     # ---- state
 
-    def state_dict(self) -> dict[str, Any]:
+    def _defining(self) -> Mapping[str, object]:
+        settings = {"index": self.index, "replacement": self.replacement, "num_twins": len(self.twins)}
+        return {**settings, "beta": float(self.beta)}
+
+    def _state(self) -> dict[str, Any]:
         """What every callback keeps, points of the paths, and the twins."""
         return {
-            **super().state_dict(),
+            **super()._state(),
             "snapshots": self._snapshots.state_dict(),
             "twin_seconds": self._twin_seconds,
             "twins": [twin.state_dict() for twin in self.twins],
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
-        super().load_state_dict(state_dict)
+    def _take_up(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`_state` gave."""
+        super()._take_up(state)
         with self._faults.guard("taking up the twins of the checkpoint"):
-            self._snapshots.load_state_dict(state_dict["snapshots"])
-            self._twin_seconds = float(state_dict["twin_seconds"])
-            for twin, state in zip(self.twins, state_dict["twins"], strict=False):
-                twin.load_state_dict(state)
+            self._snapshots.load_state_dict(state["snapshots"])
+            self._twin_seconds = float(state["twin_seconds"])
+            for twin, kept in zip(self.twins, state["twins"], strict=False):
+                twin.load_state_dict(kept)
 
     def _restart(self) -> None:
         super()._restart()

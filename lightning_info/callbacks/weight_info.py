@@ -339,7 +339,7 @@ class WeightInfoCallback(InfoCallback):
         return {"weight_info/rate_distortion": partial(rate_distortion, curves, self.beta, how)}
 
     def _closing_text(self) -> str:
-        if not self._curves:
+        if not self._curves or max(self._curves) != self._measured:  # none of the end
             return ""
         curve = self._curves[max(self._curves)]
         first, ends = parting(curve), f"beta = {curve[0].beta:g} to {curve[-1].beta:g}"
@@ -358,17 +358,27 @@ class WeightInfoCallback(InfoCallback):
 
     # ---- state
 
-    def state_dict(self) -> dict[str, Any]:
+    def _defining(self) -> Mapping[str, object]:
+        return {
+            "beta": float(self.beta),
+            "prior": self.prior,
+            "lambda_": self.lambda_ if isinstance(self.lambda_, str) else float(self.lambda_),
+            "curvature": self.curvature,
+            "max_rows": self.max_rows,
+        }
+
+    def _state(self) -> dict[str, Any]:
         """What every callback keeps, the weights at the start, and the curves of the figure."""
         curves = {step: [list(point) for point in curve] for step, curve in self._curves.items()}
-        return {**super().state_dict(), "start": self._start.state(), "curves": curves}
+        return {**super()._state(), "start": self._start.state(), "curves": curves}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
-        super().load_state_dict(state_dict)
+    def _take_up(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`_state` gave."""
+        super()._take_up(state)
         with self._faults.guard("taking up the weights at the start"):
-            self._start.restore(state_dict["start"])
-            self._curves = {int(s): [RatePoint(*point) for point in c] for s, c in state_dict["curves"].items()}
+            self._start.restore(state["start"])
+            if not self._changes:
+                self._curves = {int(s): [RatePoint(*point) for point in c] for s, c in state["curves"].items()}
 
     def _restart(self) -> None:
         super()._restart()

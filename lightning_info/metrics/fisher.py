@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import weakref
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -10,7 +13,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_info.functional.fisher import CotangentEstimator, Likelihood, exact_cotangents, fisher_cotangent
-from lightning_info.gradients import EngineName, NotCovered, Plan, choose_engine
+from lightning_info.gradients import EngineName, Plan, choose_engine
+from lightning_info.gradients.samples import tensors
 from lightning_info.probing.isolation import isolated
 
 
@@ -62,6 +66,7 @@ class FisherTrace(Metric):
         self.likelihood, self.estimator, self.engine, self.seed = likelihood, estimator, engine, seed
         self.stderr: Tensor | None = None
         self._plan: Plan | None = None
+        self._made_for: tuple[Any, ...] = ()
         for name in ("total", "squares", "count"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -86,13 +91,13 @@ class FisherTrace(Metric):
                 cotangents = list(exact_cotangents(outputs, self.likelihood))
             else:
                 cotangents = [fisher_cotangent(outputs, self.likelihood, self.estimator, generator=self._generator())]
-            try:
-                plan = self._plan or choose_engine(module, _call, inputs, self.engine)
-                norms = plan.squared_norms(module, _call, inputs, cotangents)
-            except NotCovered:  # another module than before
-                plan = choose_engine(module, _call, inputs, self.engine)
-                norms = plan.squared_norms(module, _call, inputs, cotangents)
-        self._plan = plan if plan.checked > 1 else None
+            made_for = (weakref.ref(module), *_structure(module, inputs))
+            if self._plan is None or self._made_for != made_for:
+                self._plan = choose_engine(module, _call, inputs, self.engine)
+            plan, self._plan = self._plan, None
+            norms = plan.squared_norms(module, _call, inputs, cotangents)
+        if plan.checked > 1:
+            self._plan, self._made_for = plan, made_for
         values = torch.stack(list(norms.values())).sum(0)
         self.total += values.sum()
         self.squares += values.square().sum()
@@ -105,6 +110,15 @@ class FisherTrace(Metric):
         self.stderr = torch.zeros_like(trace) if self.estimator == "exact" else variance.sqrt()
         return trace
 
+    def reset(self) -> None:
+        """Forget the samples, and how their gradients were computed."""
+        super().reset()
+        self._plan = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what holds of the modules of this process."""
+        return {**super().__getstate__(), "_plan": None, "_made_for": ()}
+
     def _generator(self) -> torch.Generator:
         """Other draws for every batch and process."""
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -115,3 +129,24 @@ class FisherTrace(Metric):
 def _call(module: nn.Module, inputs: Any) -> Tensor:
     outputs: Tensor = module(inputs)
     return outputs
+
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def _structure(module: nn.Module, inputs: Any) -> Iterator[Any]:
+    """What decides which engine is exact: layers, their switches, what is trained, the form of the inputs."""
+    for name, layer in module.named_modules(remove_duplicate=False):
+        if isinstance(layer, Metric):  # counts its updates
+            continue
+        yield name, type(layer), type(layer).forward
+        for key, value in vars(layer).items():
+            items = value if isinstance(value, tuple) else (value,)
+            if all(isinstance(item, (*_PLAIN, type)) or inspect.isroutine(item) for item in items):
+                yield key, value
+            elif key.endswith("_hooks"):
+                yield key, tuple(value)
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        yield name, id(parameter), parameter.shape, parameter.dtype, parameter.requires_grad
+    for leaf in tensors(inputs):
+        yield leaf.shape[1:], leaf.dtype

@@ -50,6 +50,7 @@ class InformationPlane(Metric):
     full_state_update = False
     seen: list[Tensor]
     labels: list[Tensor]
+    widths: list[Tensor]
 
     def __init__(
         self,
@@ -77,6 +78,7 @@ class InformationPlane(Metric):
         self.noise_variance, self.seed, self.unit = noise_variance, seed, unit
         self.add_state("seen", [], dist_reduce_fx="cat")
         self.add_state("labels", [], dist_reduce_fx="cat")
+        self.add_state("widths", [], dist_reduce_fx="cat")
 
     def update(self, t: Tensor, y: Tensor | None = None) -> None:
         """Add the samples of a batch.
@@ -86,13 +88,16 @@ class InformationPlane(Metric):
             y: Classes ``(N,)``, integer or bool; for ``"gaussian"`` also continuous targets; None if there are none.
 
         Raises:
-            ValueError: Shapes, activations that are not finite, ``y`` in some batches only.
+            ValueError: Shapes, activations that are not finite, ``y`` in some batches only, another layer's width.
         """
         if self.seen and bool(self.labels) != (y is not None):
             raise ValueError("InformationPlane: y came with some batches only; give it with each of them or with none")
         rows = as_rows(t)
         if y is not None and len(y) != len(rows):
             raise ValueError(f"y of shape {tuple(y.shape)}: expected N = {len(rows)} rows")
+        width = torch.tensor([rows.shape[1]], device=self.device)
+        self._one_width([*self.widths, width])
+        self.widths.append(width)
         if self._codes_only:
             self.seen.append(bin_codes(rows, self.bins, self.bin_range))
         else:
@@ -104,6 +109,7 @@ class InformationPlane(Metric):
         """I(X;T) and I(T;Y) over all samples of all processes."""
         if not len(self.seen):
             return self._scalar(math.nan), self._scalar(math.nan)
+        self._one_width(self.widths)
         t, y = dim_zero_cat(self.seen), dim_zero_cat(self.labels) if len(self.labels) else None
         if y is not None and not y.numel():  # gathered from processes that have none
             y = None
@@ -116,6 +122,14 @@ class InformationPlane(Metric):
             generator = torch.Generator().manual_seed(self.seed)
             found = mixture_information(t, y, self.noise_variance, generator=generator, unit=self.unit)[:2]
         return self._scalar(found[0]), self._scalar(found[1])
+
+    def _one_width(self, widths: list[Tensor]) -> None:
+        """Codes of the bins do not tell whether they are of one layer."""
+        found = sorted(set(dim_zero_cat(widths).tolist()))
+        if len(found) > 1:
+            raise ValueError(
+                f"InformationPlane: batches of {' and '.join(map(str, found))} units; take one metric for each layer"
+            )
 
     @property
     def _codes_only(self) -> bool:

@@ -54,7 +54,8 @@ def information_plane(
 ) -> Figure:
     """I(T;Y) against I(X;T): colour = epoch, a marker for each layer, layers of one epoch joined, last points outlined.
 
-    Where no layer has an I(T;Y), I(X;T) is drawn against the epoch. A plane without any value says so.
+    Where no layer has an I(T;Y), I(X;T) is drawn against the epoch. A plane without any value says so. A layer whose
+    last points have no value has no outlined one; the legend says since which step.
 
     Args:
         curves: The layers, in the order of depth.
@@ -104,7 +105,7 @@ def information_plane(
         axes.set_xticks(list(ticks), list(ticks.values()))
         _ceiling(axes, "y", ceiling_x, log_n, values[0])
 
-    handles = _layers(axes, curves, paths, colours)
+    handles = _layers(axes, curves, paths, colours, steps)
     notes = ["outlined: last point"] if len(ticks) > 1 else [f"epoch {epoch}" for epoch in ticks.values()]
     if any(curve.saturated for curve in curves):
         notes.append(f"grey: {'within 1 bit of' if unit == 'bits' else 'at'} {log_n}, not informative")
@@ -112,7 +113,9 @@ def information_plane(
     return figure
 
 
-def _layers(axes: Axes, curves: Sequence[PlaneCurve], paths: Array, colours: Array) -> list[Line2D]:
+def _layers(
+    axes: Axes, curves: Sequence[PlaneCurve], paths: Array, colours: Array, steps: Sequence[int]
+) -> list[Line2D]:
     """Draw the points of all layers, ``paths (2, layers, steps)``; entries of the legend."""
     handles = []
     names = _shortened([curve.layer for curve in curves])
@@ -121,8 +124,11 @@ def _layers(axes: Axes, curves: Sequence[PlaneCurve], paths: Array, colours: Arr
         x, y = path[:, seen]
         c = np.full((len(x), 4), to_rgba(_GREY)) if curve.saturated else colours[seen]
         axes.scatter(x, y, s=22, c=c, marker=marker, edgecolors="white", linewidths=0.3, zorder=2)
-        axes.scatter(x[-1:], y[-1:], s=60, c=c[-1:], marker=marker, edgecolors="black", linewidths=1.2, zorder=3)
+        lost = [step for step, *_ in curve.points if len(x) and step > steps[np.flatnonzero(seen)[-1]]]
+        end = slice(0, 0) if lost else slice(-1, None)
+        axes.scatter(x[end], y[end], s=60, c=c[end], marker=marker, edgecolors="black", linewidths=1.2, zorder=3)
         label = name if len(x) else f"{name} (no value)"
+        label = f"{name} (lost since step {lost[0]})" if lost else label
         colour = _GREY if curve.saturated else "0.3"
         handles.append(Line2D([], [], linestyle="none", marker=marker, color=colour, label=label))
     return handles

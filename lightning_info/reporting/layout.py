@@ -1,4 +1,4 @@
-"""The one custom-scalar layout: charts of several curves in TensorBoard's "Custom scalars" tab."""
+"""Charts of several curves in TensorBoard's "Custom scalars" tab, beside those that the user lays out."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from lightning_info.reporting.shared_layout import SharedLayout
 from lightning_info.reporting.sinks import Sink, serve
 
 Chart = tuple[Literal["Margin", "Multiline"], Sequence[str]]
 """``("Margin", (value, low, high))`` draws a band, ``("Multiline", tags)`` several curves; tags are literal names."""
 
+CATEGORY = "lightning_info"
+
 
 def write_layout(trainer: Any, charts: Mapping[str, Chart]) -> list[Exception]:
     """Hand the charts of all callbacks to every logger whose experiment takes a layout (TensorBoard).
 
-    TensorBoard keeps one layout per run, so that a second call would replace the first.
+    TensorBoard keeps one layout per run. What the user wrote before stays in it, and until the writer is closed, at the
+    end of fit, our charts stay in what the user writes later; see :class:`.SharedLayout`.
 
     Returns:
         What loggers raised; the others still got the layout.
     """
     layout = {title: [kind, [_matching(kind, tag) for tag in tags]] for title, (kind, tags) in charts.items()}
-    return serve(trainer, _SINKS, {"lightning_info": layout})
+    return serve(trainer, _SINKS, {CATEGORY: layout}) if charts else []
 
 
 def _matching(kind: str, tag: str) -> str:
@@ -31,7 +35,11 @@ def _matching(kind: str, tag: str) -> str:
 
 
 def _to_tensorboard(logger: Any, layout: Mapping[str, Any]) -> None:
-    logger.experiment.add_custom_scalars(layout)
+    directory = getattr(logger, "log_dir", None)
+    if isinstance(directory, str):
+        SharedLayout.of(logger.experiment, directory, CATEGORY).add(layout)
+    else:  # a stand-in without event files
+        logger.experiment.add_custom_scalars(layout)
 
 
 _SINKS: Sequence[Sink] = ((("experiment.add_custom_scalars",), _to_tensorboard),)

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
 
 
-def report_scalars(trainer: Any, values: Mapping[str, float], step: int) -> list[Exception]:
+def report_scalars(trainer: Any, values: Mapping[str, float], step: int, kept: Container[str] = ()) -> list[Exception]:
     """Write values at a step; directly, as ``LightningModule.log`` would repeat a sparse value at later steps.
 
     Args:
         trainer: The trainer.
-        values: By tag; NaN goes to the loggers only, ``callback_metrics`` keeps the last finite value because
-            ``EarlyStopping`` ends a run on NaN.
+        values: By tag.
         step: Optimiser steps taken.
+        kept: Tags of which a value that is not finite goes to the loggers only, and ``callback_metrics`` keeps what it
+            has: somebody monitors them, and ``EarlyStopping`` ends a run on NaN.
 
     Returns:
         What loggers raised; the others still got the values.
     """
-    trainer.callback_metrics.update({tag: torch.tensor(v) for tag, v in values.items() if math.isfinite(v)})
+    trainer.callback_metrics.update(
+        {tag: torch.tensor(v) for tag, v in values.items() if math.isfinite(v) or tag not in kept}
+    )
     errors: list[Exception] = []
     for logger in trainer.loggers:
         try:

@@ -8,6 +8,16 @@ from collections.abc import Collection, Mapping, Sequence
 Curve = Sequence[tuple[int, float]]
 
 
+def lost_since(curve: Curve) -> int | None:
+    """Step of the first of the points without a value with which a curve ends; None if its end has one."""
+    since = None
+    for step, value in reversed(curve):
+        if math.isfinite(value):
+            break
+        since = step
+    return since
+
+
 def summary_table(history: Mapping[str, Curve], rows: Sequence[tuple[str, str | None]]) -> str:
     """Start, peak and end of curves, with the error of the end.
 
@@ -16,7 +26,7 @@ def summary_table(history: Mapping[str, Curve], rows: Sequence[tuple[str, str | 
         rows: Pairs of a tag and the tag of its standard error, None if it has none.
 
     Returns:
-        A table of fixed width; points without a value are passed over.
+        A table of fixed width; a curve whose last points have no value ends as lost, with its last value and step.
     """
     lines = [("", "start", "peak (step)", "end", "± stderr", "points")]
     for tag, error_tag in rows:
@@ -26,12 +36,13 @@ def summary_table(history: Mapping[str, Curve], rows: Sequence[tuple[str, str | 
             continue
         peak_step, peak = max(curve, key=lambda point: point[1])
         end_step, end = curve[-1]
-        error = dict(history.get(error_tag, ())).get(end_step) if error_tag else None
+        since = lost_since(history[tag])
+        error = dict(history.get(error_tag, ())).get(end_step) if error_tag and since is None else None
         lines.append((
             tag,
             f"{curve[0][1]:.4g}",
             f"{peak:.4g} ({peak_step})",
-            f"{end:.4g}",
+            f"{end:.4g}" if since is None else f"lost since {since} ({end:.4g} at {end_step})",
             "-" if error is None else f"{error:.2g}",
             str(len(curve)),
         ))  # fmt: skip

@@ -20,7 +20,7 @@ from models import Classifier, curves, data, loader, trainer
 from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from lightning_info import FisherTraceCallback
+from lightning_info import FisherTraceCallback, InfoPlaneCallback
 
 STEPS = 10  # batches of 8 in the 80 training samples
 X, Y = data(80).tensors
@@ -99,21 +99,35 @@ def test_sensible_argument_is_not_refused(arguments):
 # ---- set-up
 
 
-@pytest.mark.parametrize("prefixes", [(None, None), ("a", "a"), ("a", "b", "a")])
-def test_callbacks_that_write_the_same_tags_are_refused_by_the_trainer(prefixes):
-    callbacks = [FisherTraceCallback(prefix=prefix) for prefix in prefixes]
-    with pytest.raises((MisconfigurationException, RuntimeError), match="FisherTraceCallback"):
-        trainer(*callbacks).fit(Classifier(), loader(80))
+class OwnTrace(FisherTraceCallback):
+    """A user's subclass, which writes the tags of its parent."""
 
 
-@pytest.mark.parametrize("prefixes", [(None, None), ("a", "a"), ("a", "b", "a"), (None, "")])
-def test_callbacks_that_write_the_same_tags_are_refused_with_the_fix(prefixes):
+@pytest.mark.parametrize("configured", [False, True])
+@pytest.mark.parametrize(
+    ("prefixes", "kinds"),
+    [
+        ((None, None), [FisherTraceCallback, FisherTraceCallback]),
+        (("a", "b", "a"), [FisherTraceCallback] * 3),
+        ((None, ""), [FisherTraceCallback, OwnTrace]),
+        (("a", "a"), [OwnTrace, FisherTraceCallback]),
+        ((None, None), [InfoPlaneCallback, InfoPlaneCallback]),
+    ],
+)
+def test_callbacks_that_write_the_same_tags_are_refused_with_the_fix(prefixes, kinds, configured):
+    ours = [kind(prefix=prefix) for prefix, kind in zip(prefixes, kinds, strict=True)]
+
     class Configured(Classifier):
         def configure_callbacks(self):  # passes by the Trainer's own check of callbacks
-            return [FisherTraceCallback(prefix=prefix) for prefix in prefixes]
+            return ours if configured else []
 
-    message = assert_refused("^FisherTraceCallback: 2 of them write the same tags", Configured())
-    assert "FisherTraceCallback(prefix='second')" in message
+    for _ in range(2):  # those of a Trainer that was refused are no others
+        run = trainer(*([] if configured else ours))
+        with pytest.raises(MisconfigurationException) as refused:
+            run.fit(Configured(), loader(80))
+        assert str(refused.value).startswith(f"{kinds[0].__name__}: 2 of them write the same tags")
+        assert f"give each a prefix, for example {kinds[-1].__name__}(prefix='second')" in str(refused.value)
+        assert run.global_step == 0
 
 
 def stub_trainer(strategy: str, callback: Callback) -> SimpleNamespace:

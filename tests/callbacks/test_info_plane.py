@@ -506,3 +506,29 @@ def test_a_fault_in_one_costs_the_other_nothing(monkeypatch):
     torch.manual_seed(0)
     fit(info_plane(on_error="warn", reference=None, num_samples=24, every_n_train_steps=1), again)
     assert again.history["fisher/trace"] == fisher.history["fisher/trace"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("fails", ["weights", "measurement"])
+def test_a_lost_plane_says_so_in_curves_table_verdicts_and_legend(tmp_path, capsys, monkeypatch, fails):
+    class Break(Callback):
+        def on_train_batch_end(self, trainer, module, *args):
+            if trainer.global_step == 5 and fails == "weights":
+                module.act.forward = lambda x: x * math.nan
+            elif trainer.global_step == 5:
+                monkeypatch.setattr(ours, "_measure", lambda *args: 1 / 0)
+
+    ours, board = info_plane(summary=True, on_error="warn", layers=["act", "last"]), TensorBoardLogger(tmp_path)
+    trainer(Break(), ours, max_epochs=1, logger=board).fit(Net(), loader(64))
+    for family in ("info_plane", "info_plane_final"):
+        for layer in ("act", "last"):
+            curve = ours.history[f"{family}/I_XT/{layer}"]
+            assert [(step, math.isnan(x)) for step, x in curve] == [(s, s > 4) for s in (0, 2, 4, 6, 8)]
+    printed = capsys.readouterr().out
+    assert printed.count("lost since 6 (") == 2  # in the table
+    assert printed.count("lost since step 6") == 2  # in the verdicts
+    assert all(math.isnan(fall) for judgement in ours.verdicts.values() for fall in judgement.falls.values())
+    legend = ours._figures()["info_plane/plane"]().legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == [f"{n} (lost since step 6)" for n in ("act", "last")]
+    events = EventAccumulator(board.log_dir, size_guidance={"histograms": 0}).Reload()
+    assert [event.step for event in events.Histograms("activations/last")] == [0, 2, 4]  # none of before at 6

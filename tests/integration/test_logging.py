@@ -6,6 +6,7 @@ import csv
 import itertools
 import math
 import warnings
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_info import FisherTraceCallback
+from lightning_info.probing.probe import Unavailable
 
 EPOCH = 10  # batches of 8 in the 80 training samples
 X, Y = data(80).tensors
@@ -315,17 +317,94 @@ def test_checkpoint_is_saved_on_the_trace(tmp_path):
     assert [path.name for path in tmp_path.glob("*.ckpt")] == [f"epoch={seen.index(max(seen))}.ckpt"]
 
 
-def test_callback_metrics_keep_the_last_finite_value(tmp_path):
+class Plateau(Classifier):
+    """Its learning rate falls where the trace does not."""
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), 0.1)
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "fisher/trace"}}
+
+
+@pytest.mark.parametrize("who", [None, "EarlyStopping", "ModelCheckpoint", "ReduceLROnPlateau"])
+def test_callback_metrics_say_that_a_curve_is_lost_to_all_but_who_would_act_on_it(tmp_path, who):
     board, callback = TensorBoardLogger(tmp_path), fisher(every_n_train_steps=4)
-    stopping = EarlyStopping("fisher/trace", patience=100, check_finite=True)
-    run = fit(callback, Poison(14), stopping, logger=board, max_epochs=2)
+    others = {
+        "EarlyStopping": EarlyStopping("fisher/trace", patience=100, check_finite=True),
+        "ModelCheckpoint": ModelCheckpoint(tmp_path, monitor="fisher/trace"),
+    }
+    monitors = [others[who]] if who in others else []
+    model = Plateau() if who == "ReduceLROnPlateau" else None
+    options = {"enable_checkpointing": who == "ModelCheckpoint", "logger": board, "max_epochs": 2}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run = fit(callback, Poison(14), *monitors, model=model, **options)
     assert run.global_step == 20
     values = dict(callback.history["fisher/trace"])
     assert [step for step in values if math.isfinite(values[step])] == [0, 4, 8, 12]
     assert list(values) == [0, 4, 8, 12, 16, 20]
-    assert run.callback_metrics["fisher/trace"].item() == float(np.float32(values[12]))
+    kept = run.callback_metrics["fisher/trace"].item()
+    said = [str(w.message) for w in caught if "callback_metrics keeps" in str(w.message)]
+    if who is None:
+        assert math.isnan(kept)
+        assert said == []
+    else:
+        assert kept == float(np.float32(values[12]))
+        (message,) = said
+        assert f"{who} monitors 'fisher/trace', which has no value at step 16 (NaN)" in message
+        assert "keeps that of step 12" in message
+    assert all(math.isnan(run.callback_metrics[tag]) for tag in callback.tags if tag != "fisher/trace")
     logged = read_scalars(board)["fisher/trace"]
     assert [step for step, value in logged if math.isnan(value)] == [16, 20]
+
+
+@pytest.mark.parametrize(
+    "monitor",
+    [
+        ModelCheckpoint(monitor="fisher/trace"),
+        EarlyStopping("fisher/trace", strict=False),
+        EarlyStopping("fisher/trace", check_finite=False, patience=9),
+    ],
+    ids=["ModelCheckpoint", "tolerant", "indifferent"],
+)
+def test_a_trace_without_any_value_does_not_end_the_run_of_who_monitors_it(tmp_path, monkeypatch, monitor):
+    monkeypatch.setattr(FisherTraceCallback, "_measure", Mock(side_effect=Unavailable("none")))
+    saving = {"enable_checkpointing": isinstance(monitor, ModelCheckpoint), "default_root_dir": tmp_path}
+    run = trainer(fisher(every_n_train_steps=4), monitor, max_epochs=2, **saving)
+    run.fit(Classifier(), loader(80), loader(8))
+    assert run.global_step == 20
+
+
+def test_going_on_fills_in_no_value_that_is_lost():
+    callback = fisher(every_n_train_steps=100)
+    run = fit(callback, Poison(4), max_epochs=1)
+
+    class Look(Callback):
+        def on_train_start(self, trainer, module):
+            self.found = trainer.callback_metrics["fisher/trace"].item()
+
+    look = Look()
+    run.callbacks.append(look)
+    run.fit_loop.max_epochs = 2
+    run.fit(Classifier(), loader(80))
+    assert math.isnan(look.found)
+
+
+class Freezing(Classifier):
+    """Trains its last layer only from step 5 on, and Lightning's Adam does not mind."""
+
+    def on_train_batch_start(self, batch, batch_idx):
+        if self.global_step == 5:
+            self.net[0].requires_grad_(False)
+
+
+def test_the_curve_of_a_layer_that_is_frozen_ends_in_nan():
+    callback = fisher(every_n_train_steps=4, per_layer=True)
+    run = fit(callback, model=Freezing(), max_epochs=1)
+    frozen = callback.history["fisher_layers/net.0"]
+    assert [(step, math.isnan(value)) for step, value in frozen] == [(0, False), (4, False), (8, True), (10, True)]
+    assert math.isnan(run.callback_metrics["fisher_layers/net.0"])
+    assert math.isfinite(run.callback_metrics["fisher_layers/net.4"])
 
 
 # ---- kinds of runs
@@ -552,3 +631,21 @@ def test_table_is_printed_once_for_all_that_want_it(capsys, summaries):
         assert row[1] == f"{curve[0]:.4g}"
         assert row[4] == f"{curve[10]:.4g}"
         assert row[-1] == "3"
+
+
+class Switches(Classifier):
+    """Its loss is none that is known from epoch 1 on."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) if self.current_epoch < 1 else self(batch[0]).square().mean()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_table_tells_since_when_a_curve_is_lost(capsys):
+    callback = fisher(every_n_epochs=1, summary=True, on_error="warn")
+    run = fit(callback, model=Switches(), max_epochs=3)
+    first = callback.history["fisher/trace"][0][1]
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fisher/trace")]
+    assert f"lost since 10 ({first:.4g} at 0)" in row
+    assert row.split()[-2:] == ["-", "1"]
+    assert math.isnan(run.callback_metrics["fisher/trace"])

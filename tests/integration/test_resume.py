@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 import math
+import re
 import warnings
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from models import FEATURES, Classifier, data, loader, trainer
 
-from lightning_info import FisherTraceCallback, InfoPlaneCallback
+from lightning_info import (
+    EffectiveInfoCallback,
+    FisherTraceCallback,
+    InfoPlaneCallback,
+    StabilityCallback,
+    WeightInfoCallback,
+)
 
 
 def callbacks():
@@ -203,22 +212,131 @@ def plane():
     return InfoPlaneCallback(bins=6, every_n_train_steps=2, num_samples=12, on_error="raise", summary=False)
 
 
-@pytest.mark.parametrize("anew", [False, True])
-def test_the_final_curves_of_the_information_plane_hold_the_points_before_a_resume(tmp_path, monkeypatch, anew):
+@pytest.mark.parametrize("samples", ["the same", "others", "more"])
+def test_the_final_curves_of_the_information_plane_hold_the_points_before_a_resume(tmp_path, samples):
     saving = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_last=True, save_top_k=0)
     torch.manual_seed(0)
     with pytest.raises(RuntimeError, match="power cut"):
         trainer(plane(), saving, Stop(5), enable_checkpointing=True, max_steps=10).fit(Classifier(), loader())
     torch.load(tmp_path / "last.ckpt", weights_only=True)
     ours = plane()
-    if anew:  # other samples: what was kept of those before says nothing of them
+    if samples != "the same":  # what was kept of those before says nothing of them
+        given, number = [part[30:] for part in data(64).tensors], 20 if samples == "more" else 12
         ours = InfoPlaneCallback(
-            bins=6, every_n_train_steps=2, reference=loader(64).dataset, num_samples=20, on_error="raise", summary=False
+            bins=6, every_n_train_steps=2, reference=given, num_samples=number, on_error="raise", summary=False
         )
     run = trainer(ours, enable_checkpointing=True, default_root_dir=tmp_path, max_steps=10)
     run.fit(Classifier(), loader(), ckpt_path=tmp_path / "last.ckpt")
     live, final = (ours.history[f"{family}/I_XT/net.4"] for family in ("info_plane", "info_plane_final"))
-    assert [step for step, _ in live] == [0, 2, 4, 6, 8, 10]
-    assert [step for step, _ in final] == ([4, 6, 8, 10] if anew else [0, 2, 4, 6, 8, 10])
+    whole, anew = [0, 2, 4, 6, 8, 10], [4, 6, 8, 10]
+    assert [step for step, _ in live] == (anew if samples == "more" else whole)
+    assert [step for step, _ in final] == (whole if samples == "the same" else anew)
     assert final[-1] == live[-1]
-    assert set(ours._epochs) == {0, 2, 4, 6, 8, 10}
+    assert list(ours._epochs) == [step for step, _ in live]
+
+
+# ---- other settings
+
+
+DEFAULTS = {"num_samples": 12, "every_n_train_steps": 2, "on_error": "raise", "summary": False}
+
+
+def resumed(tmp_path, kind, before, after, *others, **options):
+    """A callback that went on from step 8 to 12 with other arguments, the run, and what was said of the arguments."""
+    path = saved(tmp_path, kind(**{**DEFAULTS, **before}))
+    callback = kind(**{**DEFAULTS, **after})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run = trainer(callback, *others, max_steps=12, max_epochs=-1, val_check_interval=2, **options)
+        run.fit(Classifier(), loader(), loader(8), ckpt_path=path)
+    return callback, run, [str(w.message) for w in caught if "in the checkpoint" in str(w.message)]
+
+
+def double(module, batch):
+    return 2 * module(batch[0]), batch[1], "categorical"
+
+
+PLANE, WEIGHTS, EFFECTIVE, STABILITY = InfoPlaneCallback, WeightInfoCallback, EffectiveInfoCallback, StabilityCallback
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "after", "said"),
+    [
+        (
+            FisherTraceCallback,
+            {},
+            {"estimator": "exact"},
+            "estimator was 'importance' in the checkpoint and is 'exact'",
+        ),
+        (FisherTraceCallback, {}, {"num_samples": 16}, "num_samples was 12 in the checkpoint and is 16 now"),
+        (PLANE, {}, {"bins": 8}, "bins was 30 in the checkpoint and is 8 now"),
+        (WEIGHTS, {"draws": 2}, {"draws": 2, "beta": 0.5}, "beta was 1.0 in the checkpoint and is 0.5 now"),
+    ],
+)
+def test_with_another_setting_the_curves_start_anew_and_this_is_said(tmp_path, kind, before, after, said):
+    callback, _, (message,) = resumed(tmp_path, kind, before, after)
+    assert re.match(f"{kind.__name__}: {said}.* start anew at step 8", message)
+    steps = [10, 12] if "num_samples" in after else [8, 10, 12]  # a larger set has not passed at 8
+    assert {tuple(step for step, _ in curve) for curve in callback.history.values()} == {tuple(steps)}
+    assert len(callback._samples) == callback.num_samples
+    assert set(callback._epochs) == set(steps)
+    assert math.isfinite(callback.history[callback.tags[0]][0][1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "after", "changes"),
+    [
+        (FisherTraceCallback, {}, {"draws": 7, "engine": "loop", "also": ["exact"], "seed": 3, "per_layer": True}, ""),
+        (FisherTraceCallback, {}, {"every_n_train_steps": 5, "max_overhead": 9.0, "reference": data(8).tensors}, ""),
+        (FisherTraceCallback, {}, {"adapter": double, "batch_norm": "reference"}, "adapter batch_norm"),
+        (PLANE, {}, {"bin_range": ["global", "fixed"], "noise": 0.2}, ""),
+        (PLANE, {}, {"bin_range": "fixed"}, "estimator"),
+        (PLANE, {"estimator": "mixture"}, {"estimator": "mixture", "noise": 0.2, "bins": 8}, "noise"),
+        (PLANE, {}, {"seed": 1, "directions": 3}, "directions seed"),  # which combinations of the units are looked at
+        (WEIGHTS, {"beta": 1}, {"beta": 1.0, "draws": 4}, ""),
+        (WEIGHTS, {}, {"prior": "zero", "lambda_": 1, "max_rows": 64}, "prior lambda_ max_rows"),
+        (EFFECTIVE, {"distortion": 1}, {"distortion": (1.0, 2.0)}, ""),
+        (EFFECTIVE, {}, {"distortion": 0.1, "noise": "full", "draws": 32}, "distortion draws noise"),
+        (STABILITY, {}, {"num_twins": 2, "beta": 2}, "num_twins beta"),
+    ],
+)
+def test_only_settings_that_change_what_values_mean_end_a_curve(kind, before, after, changes):
+    state = kind(**before)._state()
+    state["history"] = {"a/tag": [[0, 1.0]]}
+    callback = kind(**after)
+    callback._take_up(state)
+    assert set(callback._changes) == set(changes.split())
+    assert callback.history == ({} if changes else {"a/tag": [(0, 1.0)]})
+
+
+def test_loggers_and_monitors_are_told_where_the_old_curve_ends(tmp_path):
+    logger, stopping = CSVLogger(tmp_path), EarlyStopping("fisher/trace", patience=100)
+    after = {"estimator": "exact", "every_n_train_steps": 3}
+    callback, run, _ = resumed(tmp_path, FisherTraceCallback, {}, after, stopping, logger=logger)
+    with open(f"{logger.log_dir}/metrics.csv") as file:
+        rows = [(int(row["step"]), float(row["fisher/trace"])) for row in csv.DictReader(file) if row["fisher/trace"]]
+    assert rows[0][0] == 8
+    assert math.isnan(rows[0][1])
+    assert rows[1:] == callback.history["fisher/trace"]
+    assert run.global_step == 12  # EarlyStopping saw no NaN
+
+
+def test_a_checkpoint_from_before_settings_were_kept_goes_on(tmp_path):
+    path = saved(tmp_path, fisher())
+    checkpoint = torch.load(path, weights_only=True)
+    (state,) = (value for key, value in checkpoint["callbacks"].items() if key.startswith("FisherTrace"))
+    assert state.pop("settings")["estimator"] == "'exact'"
+    torch.save(checkpoint, path)
+    ours = fisher(num_samples=16)
+    trainer(ours, max_epochs=2).fit(Classifier(), loader(), ckpt_path=path)
+    assert measured(ours) == [0, 2, 4, 6, 8, 10, 12, 14, 16]
+
+
+def test_another_class_does_not_go_on_with_a_curve(tmp_path):
+    class Mine(FisherTraceCallback):
+        pass
+
+    path = saved(tmp_path, fisher())
+    ours = Mine(**DEFAULTS)
+    trainer(ours, max_epochs=2).fit(Classifier(), loader(), ckpt_path=path)
+    assert measured(ours) == [10, 12, 14, 16]

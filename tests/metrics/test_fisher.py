@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from models import Classifier, data, loader, trainer
 from oracle import fisher_trace_by_definition
 from torch import nn
 
+from lightning_info.gradients import NotCovered, choose_engine
 from lightning_info.metrics import FisherTrace
 
 X, Y = data(30).tensors
@@ -78,6 +80,72 @@ def test_another_module_is_checked_again():
     metric.update(other, X)
     truth = sum(fisher_trace_by_definition(other, X, "categorical").values())
     assert metric.compute().item() == pytest.approx(truth, rel=1e-5)
+
+
+class Mixed(nn.Module):
+    """Outputs depend on the other samples of the batch: no engine is exact, and BackPACK's rules do not notice."""
+
+    def __init__(self, mixes=True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.mixes = nn.Linear(6, 3), mixes
+
+    def forward(self, x):
+        return self.layer(x - x.mean(0) * self.layer.weight.sum() if self.mixes else x)
+
+
+def hook_a_layer(module):
+    module[0].register_forward_hook(lambda layer, args, output: output - output.mean(0))
+
+
+def forward_of_its_own(module):
+    module[2].forward = lambda x: nn.functional.linear(x - x.mean(0), module[2].weight, module[2].bias)
+
+
+@pytest.mark.parametrize("between", [lambda metric: metric, FisherTrace.clone, copy.deepcopy, lambda m: m.reset() or m])
+@pytest.mark.parametrize("seen", [net, lambda: Mixed(mixes=False).eval()])
+def test_another_module_never_has_the_plan_of_the_first(seen, between):
+    metric = FisherTrace(estimator="exact")
+    metric.update(seen(), X)
+    metric = between(metric)
+    with pytest.raises(NotCovered, match="other samples of the batch"):
+        metric.update(Mixed().eval(), X)
+
+
+@pytest.mark.parametrize("change", [hook_a_layer, forward_of_its_own])
+def test_a_module_that_has_changed_is_checked_again(change):
+    module, metric = net(), FisherTrace(estimator="exact")
+    metric.update(module, X)
+    change(module)
+    with pytest.raises(NotCovered):
+        metric.update(module, X)
+
+
+def test_a_switch_of_a_layer_is_a_change():
+    module, metric = Mixed(mixes=False).eval(), FisherTrace(estimator="exact")
+    metric.update(module, X)
+    module.mixes = True
+    with pytest.raises(NotCovered):
+        metric.update(module, X)
+
+
+def test_parameters_that_are_frozen_between_two_accumulations_are_left_out():
+    module, metric = net(), FisherTrace(estimator="exact")
+    metric.update(module, X)
+    metric.reset()
+    module[0].requires_grad_(False)
+    metric.update(module, X)
+    truth = sum(v for name, v in fisher_trace_by_definition(module, X, "categorical").items() if name[0] == "2")
+    assert metric.compute().item() == pytest.approx(truth, rel=1e-5)
+
+
+def test_the_same_module_is_checked_once(monkeypatch):
+    counted = Mock(wraps=choose_engine)
+    monkeypatch.setattr("lightning_info.metrics.fisher.choose_engine", counted)
+    module, metric = net(), FisherTrace(estimator="exact")
+    for x in X.split(10):
+        metric.update(module, x)
+    assert counted.call_count == 1
 
 
 def test_a_module_in_train_mode_is_refused():

@@ -198,10 +198,10 @@ def test_missing_values_are_gaps():
     late = PlaneCurve("net.4", SECOND.points[4:])
     figure = draw(FIRST, gappy, never, late)
     drawn = [(offsets(path), offsets(last)) for path, last in points(figure)]
-    assert drawn[1] == ([[4.0, 0.1], [3.0, 0.5]], [[3.0, 0.5]])
+    assert drawn[1] == ([[4.0, 0.1], [3.0, 0.5]], [])  # its last point is none
     assert drawn[2] == ([], [])
     assert len(drawn[3][0]) == 4
-    assert legend(figure)[0] == ["net.0", "net.2", "net.3 (no value)", "net.4"]
+    assert legend(figure)[0] == ["net.0", "net.2 (lost since step 20)", "net.3 (no value)", "net.4"]
     joined = np.array(segments(figure)[0])
     assert joined.shape == (len(STEPS), 4, 2)
     assert np.isnan(joined[1, 1]).all()

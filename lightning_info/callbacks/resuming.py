@@ -1,0 +1,108 @@
+"""What a callback keeps in a checkpoint, and how a run goes on from it."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+from lightning.pytorch import Callback
+
+from lightning_info.callbacks import messages
+from lightning_info.callbacks.clock import Clock
+from lightning_info.callbacks.points import Points
+
+
+class Resuming(Points, Callback):
+    """Goes on with the curves of a checkpoint, or starts them anew where a setting decides what their values mean."""
+
+    num_samples: int
+
+    _step: int | None  # of the last decision
+    _resumed: bool  # a state was taken up, and no batch seen yet
+    _changes: dict[str, tuple[str, str]]  # settings that are others than in that state: then and now
+    _ended: dict[str, list[tuple[int, float]]]  # the curves of that state if such settings are
+    _saved: list[dict[str, Any]] | None  # the reference samples of that state
+
+    @property
+    def state_key(self) -> str:
+        """Keeps two instances with different prefixes apart in a checkpoint."""
+        return self._generate_state_key(prefix=self.prefix)
+
+    # not state_dict and load_state_dict: of two callbacks that override these under one state_key Lightning refuses to
+    # make a Trainer, before setup can say which argument is missing
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Put the state where Lightning puts those of callbacks."""
+        checkpoint.setdefault("callbacks", {})[self.state_key] = self._state()
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Take up the state of a callback of this class and prefix."""
+        state = checkpoint["callbacks"].get(self.state_key)
+        if state:
+            self._take_up(state)
+
+    def _state(self) -> dict[str, Any]:
+        """Settings, history, position, clock and reference samples, as plain Python values and tensors."""
+        return {
+            "settings": self._settings(),
+            "history": {tag: [list(point) for point in curve] for tag, curve in self.history.items()},
+            "step": self._step,
+            "elapsed": self._clock.elapsed,
+            "spent": self._clock.spent,
+            "point": self._point_seconds,
+            "points": self._points,
+            "finished": sorted(self._finished),
+            "epochs": dict(self._epochs),
+            "samples": self._samples.state(),
+        }
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`_state` gave; with other settings the curves start anew."""
+        self._restart()
+        with self._faults.guard("taking up the state of the checkpoint"):
+            history = {tag: [(int(s), float(v)) for s, v in curve] for tag, curve in state["history"].items()}
+            clock = Clock(float(state["elapsed"]), float(state["spent"]))
+            position = (
+                state["step"],
+                int(state["points"]),
+                float(state["point"]),
+                state["samples"] or None,
+            )
+            now = self._settings()
+            changes = {
+                name: (old, now[name]) for name, old in state.get("settings", {}).items() if now.get(name, old) != old
+            }
+            self._clock, self._changes = clock, changes
+            self._step, self._points, self._point_seconds, self._saved = position
+            self._resumed = True
+            if changes:
+                self.history, self._ended = {}, history
+                self._saved = None if "num_samples" in changes else self._saved
+                return
+            self.history = history
+            self._finished.update(state.get("finished", ()))
+            self._epochs.update(state.get("epochs", {}))
+            self._measured = max((step for curve in history.values() for step, _ in curve), default=None)
+
+    @abstractmethod
+    def _restart(self) -> None:
+        """Be as at the start of a run."""
+
+    def _settings(self) -> dict[str, str]:
+        """The arguments without which values cannot be compared, in Python's notation."""
+        adapter = getattr(self.adapter, "__qualname__", type(self.adapter).__qualname__) if self.adapter else None
+        settings = {"num_samples": self.num_samples, "adapter": adapter, "batch_norm": self.batch_norm}
+        return {name: repr(value) for name, value in (settings | dict(self._defining())).items()}
+
+    def _end_curves(self, trainer: Any) -> None:
+        """The curves of a checkpoint with other settings end here."""
+        step = steps_taken(trainer)
+        self._faults.warn_once(messages.starts_anew(self._changes, step), "settings")
+        self._report_values(trainer, dict.fromkeys(self._ended, math.nan), step)
+        self._ended = {}
+
+
+def steps_taken(trainer: Any) -> int:
+    """Batches after which the optimisers stepped; two optimisers count once, accumulated batches do not."""
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
