@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 
 from lightning_info.gradients import func, loop, taps, vmap_taps
 from lightning_info.gradients.contract import Engine, Norms, NotCovered, Predict, trainable
-from lightning_info.gradients.graph import leaf_uses, without_graph
+from lightning_info.gradients.copies import deep_copy
+from lightning_info.gradients.graph import leaf_uses
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.samples import take
 from lightning_info.gradients.uses import listed
@@ -151,7 +151,7 @@ def _float64(module: nn.Module, predict: Predict, batch: Any) -> tuple[nn.Module
     """A float64 copy of the module and batch and the tolerance to compare with, if it runs at all."""
     if sum(p.numel() for p in module.parameters()) > CHECK_PARAMETERS:
         return module, batch, 0.05
-    precise = copy.deepcopy(module, dict(without_graph(module))).to(dtype=torch.float64)
+    precise = deep_copy(module).to(dtype=torch.float64)
     precise_batch = apply_to_collection(batch, Tensor, lambda leaf: leaf.double() if leaf.is_floating_point() else leaf)
     try:
         if predict(precise, precise_batch).dtype == torch.float64:
