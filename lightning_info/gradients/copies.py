@@ -253,7 +253,7 @@ def _attributes(value: Any) -> dict[str, Any]:
     """An object's own, but for what leads from a LightningModule to all of the run."""
     attributes: dict[str, Any] = getattr(value, "__dict__", {})
     if isinstance(value, nn.Module) and type(value).__module__.startswith("torch._dynamo"):
-        return value._modules  # type: ignore[return-value]  # the rest leads through the compiler
+        return value._modules  # the rest leads through the compiler
     if isinstance(value, nn.Module):
         return {name: item for name, item in attributes.items() if name not in ("_trainer", "_fabric")}
     return attributes
