@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, cast, get_args
 
 import torch
@@ -89,10 +90,15 @@ class Predictor:
                 return _training_step(module, batch)
             except (NoPrediction, KeyboardInterrupt):
                 raise
-            except BaseException:
+            except BaseException as error:
                 if not watch.diverged:
                     raise
-                return None  # a guard of the user's against what is measured here: the loss is not finite
+                _warn_once(
+                    f"{type(module).__name__}.training_step ended with {type(error).__name__}({error}) at weights that "
+                    f"a measurement has put noise on, as its loss there is not finite; it counts as it is, and "
+                    f"training goes on"
+                )
+                return None
 
     def outputs(self, module: nn.Module, batch: Any) -> Tensor:
         """Only the outputs, ``(N, ...)``: the form that the gradient engines take."""
@@ -174,6 +180,11 @@ def _storage(tensor: Tensor) -> int | None:
         return tensor.untyped_storage().data_ptr()
     except (RuntimeError, NotImplementedError):  # wrapped by torch.func
         return None
+
+
+@cache
+def _warn_once(message: str) -> None:
+    rank_zero_warn(message)
 
 
 def _training_step(module: nn.Module, batch: Any) -> Any:
