@@ -22,6 +22,8 @@ from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 T = TypeVar("T")
 
 _LEAVES = (str, bytes, int, float, complex, type(None), type, ModuleType, CodeType, np.ndarray, torch.Generator)
+_LOOKED_INTO = (Tensor, nn.Module, functools._lru_cache_wrapper)
+"""What has a ``__deepcopy__`` and still leads on."""
 _COMPILED = "_torchdynamo_orig_callable"
 """Attribute of a function that ``torch.compile`` made: the one it was made of."""
 
@@ -216,7 +218,7 @@ def held(value: Any) -> Iterable[Any]:
         yield from (*value.keys(), *value.values())
     elif isinstance(value, (list, tuple, set, frozenset, deque, weakref.WeakSet)):
         yield from list(value)
-    elif not isinstance(value, (Tensor, nn.Module)) and hasattr(type(value), "__deepcopy__"):
+    elif not isinstance(value, _LOOKED_INTO) and hasattr(type(value), "__deepcopy__"):
         return  # it takes care of itself
     yield from _attributes(value).values()
     yield from (getattr(value, name) for name in _slots(value))

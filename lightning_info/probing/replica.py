@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from typing import Any
 
@@ -15,6 +16,7 @@ __all__ = ["NotCopyable", "replicate"]
 
 STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_step")
 _MEMBERS = ("_parameters", "_buffers", "_modules", "_trainer", "_fabric")
+_HALF = (torch.float16, torch.bfloat16)
 
 
 def replicate(module: nn.Module, *, private: bool = False, trainer: Any = None, stand_in: Any = None) -> nn.Module:
@@ -43,12 +45,12 @@ def replicate(module: nn.Module, *, private: bool = False, trainer: Any = None, 
         for parameter in module.parameters():
             if isinstance(parameter, nn.UninitializedParameter):
                 raise NotCopyable("a lazy parameter is not initialised; run one batch through the module first")
-            data = _at_least_float32(parameter.detach())
-            if private and data.data_ptr() == parameter.data_ptr():
-                data = data.clone()
+            is_half = parameter.dtype in _HALF
+            data = parameter.detach().float() if is_half else _by_storage(parameter.detach(), memo, private)
             memo[id(parameter)] = nn.Parameter(data, requires_grad=parameter.requires_grad)
         for buffer in module.buffers():
-            memo[id(buffer)] = _at_least_float32(buffer.detach().clone())
+            data = _by_storage(buffer.detach(), memo, private=True)
+            memo[id(buffer)] = data.float() if buffer.dtype in _HALF else data
         copier = Copier(memo)
         copier.detach_graphs(module)
         copier.memo.give(_no_hooks(module))
@@ -71,8 +73,15 @@ def replicate(module: nn.Module, *, private: bool = False, trainer: Any = None, 
     return replica
 
 
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+def _by_storage(tensor: Tensor, memo: dict[Any, Any], private: bool) -> Tensor:
+    """The tensor, or a copy; other tensors on its memory, as ``p.data``, will be on the same memory as this one."""
+    if tensor.is_inference() or tensor.layout != torch.strided or tensor.device.type == "meta":
+        return tensor.clone() if private else tensor
+    if private:
+        return copy.deepcopy(tensor, memo)
+    storage = tensor.untyped_storage()
+    memo.setdefault("torch", {})[storage._cdata] = storage
+    return tensor
 
 
 def _no_hooks(module: nn.Module) -> dict[int, Any]:
