@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from lightning_info.callbacks.faults import Faults, Refused
 from lightning_info.callbacks.processes import in_all_processes
 from lightning_info.gradients.samples import num_samples
+from lightning_info.probing.isolation import exits_are_errors
 from lightning_info.probing.reference import ReferenceSamples
 
 
@@ -80,7 +81,8 @@ class Collector:
         assert self.reference is not None
         self.origin = "those given as reference"
         try:
-            self.samples.fill(self.reference)
+            with exits_are_errors("drawing reference samples"):
+                self.samples.fill(self.reference)
             self.samples.groups = [trainer.precision_plugin.convert_input(group) for group in self.samples.groups]
         except Exception as error:
             raise Refused(

@@ -10,6 +10,8 @@ from typing import Literal
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from lightning_info.probing.isolation import exits_are_errors
+
 
 class Refused(MisconfigurationException):
     """What cannot be measured, found before the first step; the message tells what to write."""
@@ -43,7 +45,8 @@ class Faults:
     def guard(self, what: str) -> Iterator[None]:
         """Report what fails inside; a refusal always passes."""
         try:
-            yield
+            with exits_are_errors(what):
+                yield
         except Refused:
             raise
         except Exception as error:

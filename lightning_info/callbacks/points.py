@@ -20,6 +20,7 @@ from lightning_info.callbacks.processes import of_rank_zero
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.samples import num_samples
 from lightning_info.probing.batch_norm import BatchNormStatistics
+from lightning_info.probing.isolation import exits_are_errors
 from lightning_info.probing.likelihoods import WritesParameters
 from lightning_info.probing.prediction import Adapter
 from lightning_info.probing.probe import Probe, Unavailable
@@ -128,13 +129,14 @@ class Points(Instrument):
             generator = torch.Generator().manual_seed((1_000_003 * self.seed + step) % 2**63)
             probe = initial
             try:
-                if probe is None:
-                    probe = self._probe(trainer, pl_module, due)
-                else:
-                    probe.chunk = self._chunk
-                    if self.batch_norm == "reference":
-                        probe.use_reference_statistics()
-                return self._measure(probe, step, generator)
+                with exits_are_errors("the measurement"):
+                    if probe is None:
+                        probe = self._probe(trainer, pl_module, due)
+                    else:
+                        probe.chunk = self._chunk
+                        if self.batch_norm == "reference":
+                            probe.use_reference_statistics()
+                    return self._measure(probe, step, generator)
             except Unavailable as error:
                 self._faults.warn_once(f"no value at step {step} (NaN): {error}", kind="no value")
                 break

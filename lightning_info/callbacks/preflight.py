@@ -173,7 +173,7 @@ def _refuse_freed_graph(prediction: Prediction, module: str) -> None:
 def _predict(probe: Probe, module: str) -> Prediction:
     try:
         return probe.predictor(probe.module, probe.to_device(probe.groups[0]))
-    except NoPrediction:
+    except (NoPrediction, NotCopyable):
         raise
     except Exception as error:
         if is_out_of_memory(error):

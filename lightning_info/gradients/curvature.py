@@ -14,7 +14,6 @@ BackPACK's second-order rules are silently wrong or partial in places. What is k
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,8 +28,9 @@ from torch import Tensor, nn
 
 from lightning_info.functional.fisher import CotangentEstimator, Likelihood, exact_cotangents, fisher_cotangent
 from lightning_info.gradients.contract import NotCovered, first_line, trainable
+from lightning_info.gradients.copies import deep_copy
 from lightning_info.gradients.curvature_check import check_diagonal, check_factors
-from lightning_info.gradients.graph import leaf_uses, without_graph
+from lightning_info.gradients.graph import leaf_uses
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.obstacles import POOLS, obstacles
 from lightning_info.gradients.plan import CHECK_SAMPLES
@@ -241,7 +241,7 @@ def _copy(module: nn.Module, inputs: Tensor, dtype: torch.dtype) -> tuple[nn.Mod
     """Private ones, of at least this precision."""
     for p in module.parameters():
         dtype = torch.promote_types(dtype, p.dtype)
-    copied = copy.deepcopy(module, dict(without_graph(module))).to(dtype=dtype)
+    copied = deep_copy(module).to(dtype=dtype)
     inputs = inputs.detach()
     return copied, inputs.to(dtype) if inputs.is_floating_point() else inputs
 

@@ -123,6 +123,8 @@ def _call(layer: nn.Module, node: fx.Node, times: int, kronecker: bool) -> str:
         return f"no rule for {kind}" + (f"; use {base} itself, not a subclass" if base else "")
     if kronecker and type(layer) not in KRONECKER:
         return f"no rule with Kronecker factors for {kind}"
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return "no rule for what a forward hook makes of its input or output; write that into a forward method"
     if times > 1 and list(layer.parameters()):
         return f"called {times} times; use as many layers"
     if (len(node.args) != 1 or node.kwargs) and not isinstance(layer, SumModule):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 
 from lightning_info.gradients import func, loop, taps, vmap_taps
 from lightning_info.gradients.contract import Engine, Norms, NotCovered, Predict, trainable
-from lightning_info.gradients.graph import leaf_uses, without_graph
+from lightning_info.gradients.copies import deep_copy
+from lightning_info.gradients.graph import leaf_uses
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.real import in_double, sizes
 from lightning_info.gradients.samples import take
@@ -159,7 +159,7 @@ def _float64(module: nn.Module, predict: Predict, batch: Any) -> tuple[nn.Module
     """A float64 copy of the module and batch and the tolerance to compare with, if it runs at all."""
     if sum(p.numel() for p in module.parameters()) > CHECK_PARAMETERS:
         return module, batch, 0.05
-    precise = copy.deepcopy(module, dict(without_graph(module))).double()
+    precise = deep_copy(module).double()
     precise._apply(in_double)  # type: ignore[no-untyped-call]  # what the line before leaves as it is: complex weights
     precise_batch = apply_to_collection(batch, Tensor, in_double)
     try:

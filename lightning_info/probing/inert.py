@@ -16,19 +16,19 @@ _PLACES = ("log_dir", "name", "root_dir", "save_dir", "version")
 """Where a logger writes, which is harmless to know."""
 
 
-class Inert(float):
-    """Swallows every call, attribute, item and ``with``; as a number it is 0.0, as a container empty."""
+class Silent:
+    """Swallows every call, attribute, item and ``with``; as a container it is empty."""
 
-    def __getattr__(self, name: str) -> Inert:
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
         return self
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Inert:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Does nothing."""
         return self
 
-    def __getitem__(self, key: Any) -> Inert:
+    def __getitem__(self, key: Any) -> Any:
         return self
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -43,14 +43,18 @@ class Inert(float):
     def __len__(self) -> int:
         return 0
 
-    def __enter__(self) -> Inert:
+    def __enter__(self) -> Any:
         return self
 
     def __exit__(self, *exception: Any) -> None:
         pass
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Inert:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return self
+
+
+class Inert(Silent, float):
+    """A silent object that is 0.0 as a number."""
 
 
 class _InertLogger(Inert):

@@ -30,3 +30,25 @@ def isolated(device: torch.device) -> Iterator[None]:
             stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
+
+
+class Exited(RuntimeError):
+    """Code of the user tried to end the program in a measurement, by ``sys.exit()`` for example."""
+
+
+@contextmanager
+def exits_are_errors(what: str) -> Iterator[None]:
+    """Make errors of exceptions that would end the program, as ``SystemExit``; but not of Ctrl-C.
+
+    Args:
+        what: What is called, for the message.
+
+    Raises:
+        Exited: In the place of such an exception.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise Exited(f"{what} ended with {type(error).__name__}({error})") from error

@@ -102,7 +102,8 @@ def find_linear_layers(probe: Probe, layers: Collection[Layer]) -> dict[str, str
         layers: The layers.
     """
     parameters, generator = trainable(probe.module), torch.Generator().manual_seed(0)
-    linear = _linear(probe.module)
+    # a hook of the user's can make something else of the output
+    linear = {name: part for name, part in _linear(probe.module).items() if not part._forward_hooks}
     # at other weights, as at its own ones two layers may both give zeros
     noise = {
         name: (0.1 * as_real(p.detach()).abs().cpu() + 1e-3) * torch.randn(as_real(p).shape, generator=generator)

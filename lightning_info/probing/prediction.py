@@ -11,17 +11,21 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, cast, get_args
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 
 from lightning_info.functional.fisher import Likelihood
 from lightning_info.gradients.samples import num_samples
 from lightning_info.probing.inert import StandInTrainer, detach_from_trainer
+from lightning_info.probing.isolation import exits_are_errors
 from lightning_info.probing.likelihoods import (
     LIKELIHOODS,
     NoPrediction,
@@ -31,6 +35,7 @@ from lightning_info.probing.likelihoods import (
     categorical,
     gaussian,
 )
+from lightning_info.probing.writes import written
 
 Adapter = Callable[[Any, Any], Any]
 """``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)``."""
@@ -69,13 +74,31 @@ class Predictor:
         samples = num_samples(batch)
         batch = apply_to_collection(batch, Tensor, torch.clone)  # a training_step may edit its batch in place
         with _default_dtype(module), _Watch(module, self.shared) as watch:
-            returned = self.adapter(module, batch) if self.adapter is not None else _training_step(module, batch)
+            returned = self._called(module, batch, watch)
         if self.adapter is not None:
             prediction = _from_adapter(returned, samples)
         else:
             prediction = _from_calls(watch.calls, returned, samples, type(module).__name__)
         prediction.writes = watch.writes
         return prediction
+
+    def _called(self, module: nn.Module, batch: Any, watch: _Watch) -> Any:
+        with exits_are_errors("the adapter" if self.adapter else f"{type(module).__name__}.training_step"):
+            if self.adapter is not None:
+                return self.adapter(module, batch)
+            try:
+                return _training_step(module, batch)
+            except (NoPrediction, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                if not watch.diverged:
+                    raise
+                _warn_once(
+                    f"{type(module).__name__}.training_step ended with {type(error).__name__}({error}) at weights that "
+                    f"a measurement has put noise on, as its loss there is not finite; it counts as it is, and "
+                    f"training goes on"
+                )
+                return None
 
     def outputs(self, module: nn.Module, batch: Any) -> Tensor:
         """Only the outputs, ``(N, ...)``: the form that the gradient engines take."""
@@ -97,7 +120,27 @@ class _Watch(TorchFunctionMode):
         self.calls: list[_Call] = []
         self.writes = False
         self.shared = shared
-        self.storages = {_storage(p) for p in module.parameters()} - {None}
+        self.parameters = [p for p in module.parameters() if not p.is_inference()]
+        self.storages = {_storage(p) for p in self.parameters} - {None}
+        self.versions = [p._version for p in self.parameters]
+
+    @property
+    def diverged(self) -> bool:
+        """There was one likelihood, which is not finite."""
+        values = [call.value.detach() for call in self.calls]
+        return len(values) == 1 and not _is_wrapped(values[0]) and not bool(values[0].isfinite().all())
+
+    def __exit__(self, *exception: Any) -> None:
+        """Notice what was written in ways that are not seen; a shared replica shares the counters of writes."""
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        if not self.writes and [p._version for p in self.parameters] != self.versions:
+            self.writes = True
+            if self.shared:
+                rank_zero_warn(
+                    "a measurement has changed the weights of the training run, once, by an operation of the module "
+                    "that PyTorch does not show; from now on it is measured on a private copy"
+                )
+                raise WritesParameters("it changes the module's parameters in a way that is not seen")
 
     def __torch_function__(
         self,
@@ -118,24 +161,18 @@ class _Watch(TorchFunctionMode):
         return result
 
     def _note_writes(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        target = _written(func, args, kwargs)
-        for tensor in target if isinstance(target, (list, tuple)) else (target,):
-            if isinstance(tensor, Tensor) and _storage(tensor) in self.storages:
+        for tensor in written(func, args, kwargs):
+            if _storage(_unwrapped(tensor)) in self.storages:
                 self.writes = True
                 if self.shared:  # it would change the user's weights
-                    raise WritesParameters(f"it changes the module's parameters while it runs ({func.__name__})")
+                    name = getattr(func, "__qualname__", None) or func.__name__
+                    raise WritesParameters(f"it changes the module's parameters while it runs ({name})")
 
 
-def _written(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a call writes to, as far as that can be told from the call."""
-    name = getattr(func, "__name__", "")
-    if func in (F.embedding, F.embedding_bag):  # renormalises the rows that it reads
-        arguments = inspect.signature(func).bind(*args, **kwargs).arguments
-        return arguments["weight"] if arguments.get("max_norm") is not None else None
-    if getattr(func, "__module__", "") == "torch.nn.init":
-        return args[0] if args else kwargs.get("tensor")
-    in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__") and name != "requires_grad_")
-    return args[0] if args and (in_place or kwargs.get("inplace")) else kwargs.get("out")
+def _unwrapped(tensor: Tensor) -> Tensor:
+    while is_functorch_wrapped_tensor(tensor):
+        tensor = get_unwrapped(tensor)
+    return tensor
 
 
 def _storage(tensor: Tensor) -> int | None:
@@ -143,6 +180,11 @@ def _storage(tensor: Tensor) -> int | None:
         return tensor.untyped_storage().data_ptr()
     except (RuntimeError, NotImplementedError):  # wrapped by torch.func
         return None
+
+
+@cache
+def _warn_once(message: str) -> None:
+    rank_zero_warn(message)
 
 
 def _training_step(module: nn.Module, batch: Any) -> Any:

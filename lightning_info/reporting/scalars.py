@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from lightning_info.probing.isolation import exits_are_errors
+
 
 def report_scalars(trainer: Any, values: Mapping[str, float], step: int, kept: Container[str] = ()) -> list[Exception]:
     """Write values at a step; directly, as ``LightningModule.log`` would repeat a sparse value at later steps.
@@ -28,7 +30,8 @@ def report_scalars(trainer: Any, values: Mapping[str, float], step: int, kept: C
     errors: list[Exception] = []
     for logger in trainer.loggers:
         try:
-            logger.log_metrics(dict(values), step=step)
+            with exits_are_errors(f"the logger {type(logger).__name__}"):
+                logger.log_metrics(dict(values), step=step)
         except Exception as error:
             errors.append(error)
     return errors

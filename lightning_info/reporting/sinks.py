@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
+from lightning_info.probing.isolation import exits_are_errors
+
 Sink = tuple[Sequence[str], Callable[..., None]]
 """What a logger must offer (dotted attributes), and what is then called with the logger and the goods."""
 
@@ -19,10 +21,11 @@ def serve(trainer: Any, sinks: Sequence[Sink], *goods: Any) -> list[Exception]:
     errors: list[Exception] = []
     for logger in trainer.loggers if trainer.is_global_zero else ():
         try:
-            for needs, hand_over in sinks:
-                if all(_offers(logger, name) for name in needs):
-                    hand_over(logger, *goods)
-                    break
+            with exits_are_errors(f"the logger {type(logger).__name__}"):
+                for needs, hand_over in sinks:
+                    if all(_offers(logger, name) for name in needs):
+                        hand_over(logger, *goods)
+                        break
         except Exception as error:
             errors.append(error)
     return errors

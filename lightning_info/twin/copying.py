@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from lightning_info.gradients.graph import without_graph
-from lightning_info.probing.replica import _STEPS, NotCopyable, _name_culprit, _refuse_closures
+from lightning_info.gradients.copies import Copier
+from lightning_info.probing.replica import STEPS, NotCopyable, name_culprit, refuse_what_leads_back
 
 LARGE = 1 << 20
 """Bytes from which on an array of a data set is shared: it is data, not the state of a generator or a counter."""
@@ -37,18 +37,20 @@ def copy_module(module: Any, trainer: Any) -> Any:
         if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
             raise NotCopyable(f"parameter {path!r} has a hook, which no copy keeps; do in training_step what it does")
     compiled = [getattr(part, "_compiler_ctx", None) for part in module.modules()]
-    memo: dict[int, Any] = {id(trainer): None, **without_graph(module)}
+    memo: dict[int, Any] = {id(trainer): None}
     memo.update({id(context): None for context in compiled if context is not None})
+    copier = Copier(memo, eager=False)
+    copier.detach_graphs(module)
     try:
-        twin = copy.deepcopy(module, dict(memo))
+        twin = copier.copy(module)
     except Exception as error:
-        raise NotCopyable(_name_culprit(module, memo, error)) from error
+        raise NotCopyable(name_culprit(module, dict(copier.memo), error)) from error
     for part, context in zip(twin.modules(), compiled, strict=True):
         if context is not None:  # its compiled steps lead to the original
-            for name in _STEPS:
+            for name in STEPS:
                 vars(part).pop(name, None)
                 vars(part)[name] = context["dynamo_ctx"](getattr(part, name))
-    _refuse_closures(module, twin)
+    refuse_what_leads_back(module, twin)
     return twin
 
 

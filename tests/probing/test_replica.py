@@ -1,7 +1,10 @@
+import functools
 import threading
 import types
 import weakref
+from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -166,7 +169,7 @@ def test_a_forward_pass_in_train_mode_leaves_the_originals_buffers_alone(private
     assert not torch.equal(replica.net[0][1].running_mean, module.net[0][1].running_mean)
 
 
-def test_the_users_hooks_are_left_out_and_stay_on_the_original():
+def test_the_users_hooks_do_nothing_to_him_and_stay_on_the_original():
     calls = []
     module = Classifier()
     module.register_forward_hook(lambda *_: calls.append("forward"))
@@ -240,11 +243,20 @@ def test_an_attribute_that_cannot_be_copied_is_named(path):
         replicate(module)
 
 
-def test_an_object_that_holds_what_cannot_be_copied_is_named():
+@pytest.mark.parametrize("form", ["object", "closure"])
+def test_what_holds_something_that_cannot_be_copied_is_named(form):
+    module, lock = Classifier(), threading.Lock()
+    module.cache = types.SimpleNamespace(lock=lock) if form == "object" else lambda: lock
+    with pytest.raises(NotCopyable, match=r"attribute 'cache' of Classifier .*lock"):
+        replicate(module)
+
+
+def test_an_object_that_holds_tensors_with_a_graph_has_detached_copies():
     module = Classifier()
     module.cache = types.SimpleNamespace(logits=module(X))
-    with pytest.raises(NotCopyable, match=r"attribute 'cache' of Classifier"):
-        replicate(module)
+    kept = replicate(module).cache.logits
+    assert torch.equal(kept, module.cache.logits)
+    assert not kept.requires_grad
 
 
 def test_a_lazy_layer_that_saw_no_batch_is_named():
@@ -288,21 +300,118 @@ def test_a_scripted_net_keeps_what_is_trained():
     assert [p.requires_grad for p in replica.parameters()] == [False, False, True, True]
 
 
-@pytest.mark.parametrize("form", ["closure", "default", "in a list", "weak reference"])
+class Holder:
+    def __init__(self, function):
+        self.function = function
+
+
+def pairs_of(module):
+    """An update of one layer by the other, over a list of their parameters."""
+    pairs = list(zip(module[0].parameters(), module[1].parameters(), strict=True))
+
+    @torch.no_grad()
+    def update():
+        for one, other in pairs:
+            one.lerp_(other, 0.5)
+
+    return update
+
+
+FORMS = {
+    "a module": lambda module: lambda: module[0].weight.data.zero_(),
+    "a list": pairs_of,
+    "a dict": lambda module: (lambda by: lambda: by["w"].data.zero_())({"w": module[0].weight}),
+    "a set of tuples": lambda module: (lambda some: lambda: [p.data.zero_() for (p,) in some])({(module[0].weight,)}),
+    "an object": lambda module: (lambda some: lambda: some.function.zero_())(Holder(module[0].weight.data)),
+    "a default": lambda module: lambda to=module[0]: to.weight.data.zero_(),
+    "a keyword": lambda module: lambda *, to=[module[0]]: to[0].weight.data.zero_(),
+    "a partial": lambda module: functools.partial(lambda w: w.data.zero_(), module[0].weight),
+    "a bound method": lambda module: functools.partial(module[0].weight.data.mul_, 0.0),
+    "a nested function": lambda module: (lambda inner: lambda: inner())(lambda: module[0].weight.data.zero_()),
+    "another function's default": lambda module: lambda f=lambda w=module[0].weight: w.data.zero_(): f(),
+    "an attribute": lambda module: Holder(lambda: module[0].weight.data.zero_()).function,
+    "a decorator": lambda module: torch.no_grad()(lambda: module[0].weight.zero_()),
+    "a compiled function": lambda module: torch.compile(lambda: module[0].weight.data.zero_(), backend="eager"),
+}
+PLACES = {
+    "attribute": (lambda f: f, lambda own: own),
+    "list": (lambda f: [f], lambda own: own[0]),
+    "tuple in a dict": (lambda f: {"f": (f, 1)}, lambda own: own["f"][0]),
+    "object": (Holder, lambda own: own.function),
+    "patched method": (lambda f: types.MethodType(lambda held: held.function(), Holder(f)), lambda own: own),
+}
+
+
+def assert_acts_on_the_copies(form, place="attribute"):
+    put, get = PLACES[place]
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    module.own = put(FORMS[form](module))
+    before = deepcopy(module.state_dict())
+    replica = replicate(module, private=True)
+    get(replica.own)()
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert not torch.equal(replica[0].weight, module[0].weight)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_function_acts_on_the_replica_whatever_it_holds_the_module_in(form):
+    assert_acts_on_the_copies(form)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_function_acts_on_the_replica_wherever_it_is_held(place):
+    assert_acts_on_the_copies("a list", place)
+
+
+def test_functions_share_what_they_close_over_with_each_other_and_with_the_module():
+    module, seen, count = nn.Sequential(nn.Linear(2, 2)), torch.zeros(2), 0
+
+    def add(x):
+        nonlocal count
+        count += 1
+        seen.add_(x)
+
+    module.functions, module.seen = [add, lambda: (count, seen)], seen
+    replica = replicate(module)
+    replica.functions[0](torch.ones(2))
+    assert replica.functions[1]()[0] == 1
+    assert replica.functions[1]()[1] is replica.seen
+    assert replica.seen.tolist() == [1.0, 1.0]
+    assert (count, seen.tolist()) == (0, [0.0, 0.0])
+
+
+def test_a_function_that_calls_itself_and_a_generator_of_numbers_are_the_replicas_own():
+    module, rng = nn.Sequential(nn.Linear(2, 2)), np.random.default_rng(0)
+
+    def total(module, depth=3):
+        return sum(total(part) for part in module.children()) if depth else 0
+
+    module.total, module.draw = lambda: total(module), rng.normal
+    state = rng.bit_generator.state
+    replica = replicate(module)
+    assert replica.total() == 0
+    replica.draw()
+    assert rng.bit_generator.state == state
+
+
+def test_functions_without_a_state_are_the_same():
+    module = nn.Sequential(nn.Linear(2, 2))
+    module.loss, module.activation = F.cross_entropy, [torch.tanh, F.relu]
+    replica = replicate(module)
+    assert replica.loss is F.cross_entropy
+    assert replica.activation == [torch.tanh, F.relu]
+
+
+REFUSED = {
+    "weak reference": weakref.ref,
+    "weak dictionary": lambda module: weakref.WeakValueDictionary(module=module),
+    "cached function": lambda module: functools.lru_cache(lambda: module),
+}
+
+
+@pytest.mark.parametrize("form", REFUSED)
 def test_what_leads_back_to_the_original_is_refused(form):
     module = nn.Sequential(nn.Linear(2, 2))
-    module.own = {
-        "closure": lambda x: module(x),
-        "default": lambda x, to=module[0]: to(x),
-        "in a list": [lambda x: module(x)],
-        "weak reference": weakref.ref(module),
-    }[form]
+    module.own = REFUSED[form](module)
     with pytest.raises(NotCopyable, match="'own' of Sequential is a function"):
         replicate(module)
-
-
-def test_functions_that_hold_nothing_of_the_module_are_fine():
-    module, scale = nn.Sequential(nn.Linear(2, 2)), torch.ones(2)
-    module.own = lambda x: x * scale
-    module.bound = module[0].forward
-    assert replicate(module).own is module.own
