@@ -14,6 +14,7 @@ from lightning_info.probing.inert import StandInTrainer
 from lightning_info.probing.prediction import Adapter, Predictor
 from lightning_info.probing.probe import Probe
 from lightning_info.probing.replica import replicate
+from lightning_info.probing.sample_axis import Layouts
 
 
 def new_probe(
@@ -46,6 +47,8 @@ class Bench:
         self._probes: list[tuple[Hashable, Probe]] = []
         self._initial: dict[Hashable, Probe] = {}
         self._begins: dict[tuple[int, int], bool] = {}
+        self.layouts: Layouts = {}
+        """Where the samples are, by what must agree for two callbacks to find the same."""
 
     def initial(self, key: Hashable, make: Callable[[], Probe]) -> Probe:
         """A probe without samples whose replica keeps the weights of this step; one replica for all with this key."""

@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.memory import is_out_of_memory
-from lightning_info.gradients.samples import num_samples, take
+from lightning_info.gradients.samples import map_tensors, num_samples, take
 from lightning_info.probing.activations import Activation, Layer, LayerCapture
 from lightning_info.probing.batch_norm import use_statistics_of
 from lightning_info.probing.likelihoods import Prediction
@@ -130,9 +130,8 @@ class Probe:
 
     def to_device(self, batch: Any) -> Any:
         """The batch as the replica takes it: on its device, half precision upcast as the replica's weights are."""
-        return apply_to_collection(
+        return map_tensors(
             batch,
-            Tensor,
             lambda leaf: (
                 leaf.to(self.device, torch.float32)
                 if leaf.dtype in (torch.float16, torch.bfloat16)
@@ -177,6 +176,8 @@ class Probe:
         for group in self.groups:
             size = num_samples(group)
             places = ((numbers >= offset) & (numbers < offset + size)).nonzero().squeeze(1)
+            if isinstance(group, Batch) and group.layout.ordered:
+                places = places[numbers[places].argsort(stable=True)]
             for some in torch.split(places, self.chunk) if len(places) else ():
                 yield self.to_device(take(group, numbers[some] - offset)), some
             offset += size
