@@ -12,9 +12,12 @@ from lightning_info.gradients.samples import num_samples, take, tensors, without
 from lightning_info.probing.batch_norm import on_batch_statistics
 from lightning_info.probing.inert import StandInTrainer
 from lightning_info.probing.prediction import Adapter, Predictor
-from lightning_info.probing.probe import Probe
+from lightning_info.probing.probe import Audit, Probe
 from lightning_info.probing.replica import replicate
 from lightning_info.probing.sample_axis import Layouts
+
+GOLDEN = (5**0.5 - 1) / 2
+"""Its multiples spread evenly, so that other samples are looked at from point to point."""
 
 
 def new_probe(
@@ -37,7 +40,8 @@ def new_probe(
         device = torch.device("cpu")
         replica = replica.to(device)
     batch_norms: list[Any] = [replica.get_submodule(name) for name in on_batch_statistics(pl_module)]
-    return Probe(replica, Predictor(stand_in, adapter, shared=not private), groups, chunk, device, batch_norms)
+    predictor, audit = Predictor(stand_in, adapter, shared=not private), Audit((trainer.global_step + 1) * GOLDEN % 1)
+    return Probe(replica, predictor, groups, chunk, device, batch_norms, audit=audit)
 
 
 class Bench:

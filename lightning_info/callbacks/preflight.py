@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -15,8 +16,8 @@ from lightning_info.callbacks.clock import seconds
 from lightning_info.callbacks.faults import Refused
 from lightning_info.gradients.contract import NotCovered, trainable
 from lightning_info.gradients.graph import leaf_uses
-from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.layout import Batch, Layout
+from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.samples import num_samples, spread, take
 from lightning_info.probing.layers import NoLayers
@@ -91,14 +92,13 @@ def preflight(
     name = type(module).__name__
     try:
         probe = make_probe()
-        whole = _with_samples(probe, name, layouts, key)
+        whole = _with_samples(probe, module, layouts, key)
         probe.groups = [spread(whole, CHECK_SAMPLES)]
         prediction = _predict(probe, name)
         originals = {id(p) for p in module.parameters()}
         if any(id(leaf) in originals for leaf in leaf_uses(prediction.outputs)):
             raise NotCopyable(f"a copy of {name} still computes with the original's parameters (a closure over it?)")
-        pairs = zip(probe.module.parameters(), module.parameters(), strict=True)
-        writes = prediction.writes or any(not torch.equal(p, q.to(p)) for p, q in pairs)
+        writes = _writes(prediction, probe, module)
         _refuse_noise(prediction, _predict(probe, name), name, writes)
         _refuse_freed_graph(prediction, name)
         rows = dict(prepare(probe))
@@ -110,11 +110,11 @@ def preflight(
         lines = ADAPTER_LINES.format(callback=owner)
         raise Refused(
             f"{owner}: what {source} predicts for a sample must not depend on the others of its batch; give an adapter "
-            f"(below), or reference=(x, y) with one. What was seen: {error}. The cause may be that samples are compared "
-            f"with one another (negatives or statistics of the batch, two views joined), that samples of different "
-            f"length lie in one tensor (offsets), that rows are picked by a mask, or that the size or a maximum of the "
-            f"batch is read. An adapter that predicts every sample by itself, from leaves whose first axis counts the "
-            f"samples:\n\n{lines}"
+            f"(below), or reference=(x, y) with one. What was seen: {error}. The cause may be that samples are "
+            f"compared with one another (negatives or statistics of the batch, two views joined), that samples of "
+            f"different length lie in one tensor (offsets), that rows are picked by a mask, or that the size or a "
+            f"maximum of the batch is read. An adapter predicts every sample by itself, from tensors whose first axis "
+            f"counts the samples:\n\n{lines}"
         ) from error
     except NotCopyable as error:
         raise Refused(f"{owner} measures on a copy of the module, but {error}") from error
@@ -191,7 +191,7 @@ def _refuse_freed_graph(prediction: Prediction, module: str) -> None:
         ) from error
 
 
-def _with_samples(probe: Probe, module: str, layouts: Layouts, key: Hashable) -> Batch:
+def _with_samples(probe: Probe, module: nn.Module, layouts: Layouts, key: Hashable) -> Batch:
     """The batch of a probe with the places of its samples, found by experiment unless they are known."""
     (batch,) = probe.groups
     known = layouts.get(key)
@@ -206,19 +206,24 @@ def _with_samples(probe: Probe, module: str, layouts: Layouts, key: Hashable) ->
     return Batch(batch.bare, known) if isinstance(batch, Batch) else known.wrap(batch)
 
 
-def _find_samples(probe: Probe, batch: Any, module: str) -> Layout:
+def _find_samples(probe: Probe, batch: Any, module: nn.Module) -> Layout:
+    name = type(module).__name__
     while True:
         try:
-            some = probe.to_device(batch)
-            predictions = [_guarded(probe, module, lambda: first_predictions(probe.predictor, probe.module, some))]
-            whole, first = predictions.pop()
-            _refuse_noise(first, probe.predictor(probe.module, whole), module, first.writes)
-            del first
+            look = partial(first_predictions, probe.predictor, probe.module, probe.to_device(batch))
+            whole, prediction = _guarded(probe, name, look)
+            _refuse_noise(prediction, probe.predictor(probe.module, whole), name, _writes(prediction, probe, module))
+            del prediction  # its graph is large
             return sample_layout(probe.module, probe.predictor, whole, isinstance(batch, Batch))
         except Exception as error:
             if not is_out_of_memory(error) or num_samples(batch) <= CHECK_SAMPLES:
                 raise
             batch = take(batch, slice(0, num_samples(batch) // 2))
+
+
+def _writes(prediction: Prediction, probe: Probe, module: nn.Module) -> bool:
+    pairs = zip(probe.module.parameters(), module.parameters(), strict=True)
+    return prediction.writes or any(not torch.equal(p, q.to(p)) for p, q in pairs)
 
 
 def _refuse_noise(first: Prediction, second: Prediction, module: str, writes: bool) -> None:
@@ -230,7 +235,7 @@ def _refuse_noise(first: Prediction, second: Prediction, module: str, writes: bo
 
 
 def _predict(probe: Probe, module: str) -> Prediction:
-    return _guarded(probe, module, lambda: probe.predictor(probe.module, probe.to_device(probe.groups[0])))
+    return _guarded(probe, module, partial(probe.predictor, probe.module, probe.to_device(probe.groups[0])))
 
 
 def _guarded(probe: Probe, module: str, predict: Callable[[], T]) -> T:

@@ -14,8 +14,8 @@ come from pairs of chunks of samples. Modules that do not vmap have their rows c
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -26,10 +26,11 @@ from lightning_info.gradients import products, row_functions, row_pass
 from lightning_info.gradients.contract import NotCovered, Predict, trainable
 from lightning_info.gradients.definition import Definition
 from lightning_info.gradients.layout import Batch
+from lightning_info.gradients.loop import alone, fitted, squares_of
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.plan import CHECK_SAMPLES, _call, in_float64
 from lightning_info.gradients.rows import Rows
-from lightning_info.gradients.samples import shuffled, split_samples, spread, take
+from lightning_info.gradients.samples import shuffled, split_samples, spread, spread_around, take
 from lightning_info.gradients.vmap_taps import _Passes, _take
 
 BUDGET = 1 << 31
@@ -37,6 +38,9 @@ BUDGET = 1 << 31
 
 CHECK_WEIGHTS = 1 << 25
 """Of modules with more than an eighth of them fewer samples are compared, whose gradients take too much memory."""
+
+GOLDEN = (5**0.5 - 1) / 2
+"""Its multiples spread evenly, so that other samples are compared from call to call."""
 
 GramEngineName = Literal["auto", "taps", "func", "loop"]
 
@@ -179,6 +183,7 @@ class GramPlan:
     engine: str
     checked: int
     reasons: dict[str, str] = field(default_factory=dict)
+    _calls: int = 0
 
     def gram(
         self,
@@ -191,6 +196,9 @@ class GramPlan:
     ) -> Gram:
         """Gram matrix of the rows ``J_nᵀ u_nc`` of N samples and C cotangents.
 
+        The block of one sample, another one at each call, is compared with the sample's gradient alone; where they
+        differ an engine is chosen anew, on these samples.
+
         Args:
             module: The module; never changed.
             predict: Gives the outputs ``(N, ...)``.
@@ -201,8 +209,32 @@ class GramPlan:
         Raises:
             NotCovered: The engine cannot give it exactly.
         """
-        total = _run(self.engine, module, predict, batch, torch.stack(list(cotangents)), diagonal=diagonal)
+        columns = torch.stack(list(cotangents))
+        total = _run(self.engine, module, predict, batch, columns, diagonal=diagonal)
+        self._calls += 1
+        sample = int(self._calls * GOLDEN % 1 * columns.shape[1])
+        if not _is_own(module, predict, batch, columns, total.matrix(""), sample):
+            some = spread_around(columns.shape[1], CHECK_SAMPLES, sample)
+            self.engine = choose_gram_engine(module, predict, take(batch, some)).engine
+            total = _run(self.engine, module, predict, batch, columns, diagonal=diagonal)
+            if not _is_own(module, predict, batch, columns, total.matrix(""), sample):
+                raise NotCovered("the gradient of a sample alone is another one than in its batch")
         return Gram(total.matrix(""), total.diagonal)
+
+
+def _is_own(module: nn.Module, predict: Predict, batch: Any, columns: Tensor, gram: Tensor, sample: int) -> bool:
+    """Whether the block of a sample is that of its gradient alone, by one random combination of its rows."""
+    if columns.shape[1] == 1:
+        return True
+    count, parameters = len(columns), trainable(module)
+    signs = 2.0 * torch.randint(0, 2, (count,), generator=torch.Generator().manual_seed(sample)) - 1
+    row = alone(module, predict, batch, sample)
+    u = torch.einsum("c,c...->...", signs.to(columns), columns[:, sample])
+    own = squares_of(row, fitted(u, row), parameters).sum().item()
+    block = gram[sample * count : (sample + 1) * count, sample * count : (sample + 1) * count]
+    found = (signs.to(block) @ block @ signs.to(block)).item()
+    typical = gram.diagonal().mean().item() * count
+    return not math.isfinite(own) or abs(found - own) <= 0.05 * own + 1e-5 * typical
 
 
 def _run(
@@ -297,7 +329,7 @@ def _compare(found: _Total, truth: dict[str, Tensor], tolerance: float) -> None:
         error = (found.matrix(name) - expected).abs().max().item() / scale
         if not error <= tolerance:  # also where it is NaN
             raise NotCovered(
-                f"{name} gives products of the samples' gradients that are off by {error:.2g} of the largest one's square"
+                f"{name} gives products of the samples' gradients that are off by {error:.2g} of the largest square"
             )
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_info.gradients.contract import Norms, NotCovered, Predict, first_line, trainable
-from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.layout import Batch
+from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.samples import company, num_samples, take
 
 
@@ -21,7 +21,7 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
     rows = []
     for n in range(num_samples(batch)):
         row = alone(module, predict, batch, n)
-        rows.append(torch.stack([_squares(row, fitted(u[n], row), parameters) for u in columns]).sum(0))
+        rows.append(torch.stack([squares_of(row, fitted(u[n], row), parameters) for u in columns]).sum(0))
     norms = dict(zip(parameters, torch.stack(rows, dim=1), strict=True))
     return Norms(norms, dict.fromkeys(norms, "loop"))
 
@@ -73,12 +73,12 @@ def whole_batch(
     for n in samples:
         alone = torch.zeros_like(cotangent)
         alone[n] = cotangent[n]
-        rows.append(_squares(outputs, alone, parameters))
+        rows.append(squares_of(outputs, alone, parameters))
     return dict(zip(parameters, torch.stack(rows, dim=1), strict=True))
 
 
-def _squares(outputs: Tensor, cotangent: Tensor, parameters: dict[str, nn.Parameter]) -> Tensor:
-    """``(parameters,)`` float64."""
+def squares_of(outputs: Tensor, cotangent: Tensor, parameters: dict[str, nn.Parameter]) -> Tensor:
+    """Squared norms of the gradients for one cotangent, ``(parameters,)`` float64."""
     gradients = torch.autograd.grad(
         outputs, list(parameters.values()), cotangent.to(outputs), retain_graph=True, allow_unused=True
     )

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from lightning_info.gradients import func, loop, taps, vmap_taps
 from lightning_info.gradients.contract import Engine, Norms, NotCovered, Predict, trainable
 from lightning_info.gradients.definition import Definition
-from lightning_info.gradients.graph import leaf_uses, without_graph
-from lightning_info.gradients.memory import is_out_of_memory
+from lightning_info.gradients.graph import without_graph
 from lightning_info.gradients.layout import Batch
+from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.samples import map_tensors, shuffled, spread, take
 from lightning_info.gradients.uses import listed
 
@@ -103,13 +103,12 @@ def choose_engine(module: nn.Module, predict: Predict, batch: Any, engine: Engin
     if not (isinstance(batch, Batch) and batch.layout.ordered) and definition.samples > 1:
         orders.append(shuffled(definition.samples))
     reasons: dict[str, str] = {}
+    cotangent = definition.columns[0]
     for name in candidates:
         try:
             for order in orders:
                 some = batch if order is orders[0] else take(batch, order)
-                found = ENGINES[name](
-                    module, predict, some, [definition.columns[0][order.to(definition.outputs.device)]]
-                )
+                found = ENGINES[name](module, predict, some, [cotangent[order.to(cotangent.device)]])
                 if order is orders[0] and isinstance(found, Norms):
                     routes = found.routes
                 if truth is not None:

@@ -59,6 +59,11 @@ def spread_index(size: int, most: int) -> Tensor:
     return torch.linspace(0, size - 1, min(size, most), dtype=torch.float64).round().long()
 
 
+def spread_around(size: int, most: int, sample: int) -> Tensor:
+    """The same, a given number among them."""
+    return torch.tensor(sorted({sample, *spread_index(size, most - 1).tolist()}))
+
+
 def company(sample: int, size: int, fewest: int) -> Tensor:
     """The samples with which one goes forward, in order: alone, or with others where the module needs as many."""
     if fewest == 1:

@@ -78,10 +78,9 @@ def find_layers(
     """
     samples, layout = num_samples(batch), batch.layout if isinstance(batch, Batch) else None
     order = torch.arange(0, samples, 2) if layout is not None and layout.ordered else shuffled(samples)
-    orders = [
-        order,
-        *(company(n, samples, layout.fewest) for n in range(samples) if layout is not None and samples > 1),
-    ]
+    orders = [order]
+    if layout is not None and samples > 1:
+        orders += [company(n, samples, layout.fewest) for n in range(samples)]
     first, outputs = _record(module, predict, batch)
     others = [(_record(module, predict, take(batch, some))[0], some) for some in orders]
     counts = Counter(name for name, _ in first)
@@ -95,10 +94,7 @@ def find_layers(
             size, pooled = seen.units[axes[0]].shape[1], seen.positions[axes[0]]
             found[label] = seen, Layer(label, name, index, seen.call.kind, axes[0], size, pooled)
         else:
-            refused[label] = (
-                seen,
-                f"its shape {seen.shape} has no axis along which its values move as the samples do, each as it is alone",
-            )
+            refused[label] = seen, f"its shape {seen.shape} has no axis along which its values move as the samples do"
     final = _final(found, outputs)
     if final is None:
         final, rows = OUTPUTS, units(outputs, False, "first")

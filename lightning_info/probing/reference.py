@@ -170,7 +170,7 @@ def _laid(batch: Any, saved: dict[str, Any]) -> Batch:
     if "axes" not in saved:  # of an earlier version
         return Batch(batch, known)
     axes = iter(saved["axes"])
-    places = {path: 0 for path in known.axes}  # lists and arrays, which have to be the same in every batch
+    places = dict.fromkeys(known.axes, 0)  # lists and arrays, which have to be the same in every batch
     shared = set(known.shared)
 
     def visit(path: Path, value: Any) -> Any:

@@ -287,7 +287,7 @@ def _layouts(batch: Any, size: int) -> Iterator[Layout]:
         first, second, shared = _leaves(batch, size, whole_lists)
         if whole_lists and not any(_is_list_of_tensors(leaf) for leaf in first.values()):
             return
-        beside = [(), tuple(second)] if second else [()]
+        beside: list[tuple[Path, ...]] = [(), tuple(second)] if second else [()]
         if 1 < len(second) < 4:
             beside += [(path,) for path in second]
         for left_out in range(len(first) + 1):
