@@ -284,7 +284,7 @@ def _layouts(batch: Any, size: int) -> Iterator[Layout]:
     """Leaves that may carry so many samples: all whose axis 0 has the length, then fewer, and axis 1 beside them."""
     count = 0
     for whole_lists in (False, True):
-        first, second, shared = _leaves(batch, size, whole_lists)
+        first, second, others = _leaves(batch, size, whole_lists)
         if whole_lists and not any(_is_list_of_tensors(leaf) for leaf in first.values()):
             return
         beside: list[tuple[Path, ...]] = [(), tuple(second)] if second else [()]
@@ -292,15 +292,17 @@ def _layouts(batch: Any, size: int) -> Iterator[Layout]:
             beside += [(path,) for path in second]
         for left_out in range(len(first) + 1):
             for dropped, turned in itertools.product(itertools.combinations(first, left_out), beside):
+                if any(path in turned for path in dropped):
+                    continue
                 axes = {path: 0 for path in first if path not in dropped} | dict.fromkeys(turned, 1)
-                rest = [path for path in (*second, *shared) if path not in turned]
+                rest = (path for path in (*dropped, *second, *others) if path not in axes)
                 if axes and count < MOST_TRIALS:
                     count += 1
-                    yield Layout(axes, frozenset((*dropped, *rest)))
+                    yield Layout(axes, frozenset(rest))
 
 
 def _leaves(batch: Any, size: int, whole_lists: bool) -> tuple[dict[Path, Any], list[Path], list[Path]]:
-    """Leaves with so many entries on axis 0, and on axis 1 (where not on axis 0); and the other ones."""
+    """Leaves with so many entries on axis 0, and on axis 1; and the other ones."""
     first: dict[Path, Any] = {}
     second: list[Path] = []
     rest: list[Path] = []
@@ -309,8 +311,10 @@ def _leaves(batch: Any, size: int, whole_lists: bool) -> tuple[dict[Path, Any], 
         if isinstance(value, (Tensor, np.ndarray)):
             if value.ndim > 0 and len(value) == size:
                 first[path] = value
-            else:
-                (second if value.ndim > 1 and value.shape[1] == size else rest).append(path)
+            if value.ndim > 1 and value.shape[1] == size:
+                second.append(path)
+            if path not in first and path not in second:
+                rest.append(path)
             return value
         if path and is_plain_list(value) and len(value) == size and (whole_lists or not _is_list_of_tensors(value)):
             first[path] = value
