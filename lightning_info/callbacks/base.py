@@ -266,7 +266,7 @@ class InfoCallback(Points, Callback):
         """Refuse, before the first step, a module that cannot be measured; say how another one will be."""
         owner = type(self).__name__
         with self._faults.guard("the check before the first step"):
-            key = self.adapter, id(self.reference), self._samples.complete
+            key = id(self.adapter), id(self.reference), self._samples.complete
             make_probe = partial(self._new_probe, trainer, pl_module, [batch], private=True)
             found = preflight(owner, pl_module, make_probe, self._prepare, self._bench.layouts, key)
             self._collector.lay(found.whole.layout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import pickle
@@ -63,6 +64,12 @@ class ReferenceSamples:
             Batch(group.bare, replace(group.layout, ordered=layout.ordered, fewest=layout.fewest))
             for group in self.groups
         ]
+
+    def laid(self, batch: Any) -> Any:
+        """A training batch with the places of its samples, as far as they are known."""
+        with contextlib.suppress(ValueError):  # the samples were given, in another form
+            return batch if self.layout is None else self.layout.wrap(batch)
+        return batch
 
     def map(self, function: Callable[[Any], Any]) -> None:
         """Put what a function gives for each batch in its place."""
