@@ -54,7 +54,7 @@ class Collector:
         """
         try:
             self.chunk = max(1, num_samples(batch))
-        except ValueError as error:
+        except Exception as error:  # also of containers that cannot be built anew, such as a PackedSequence
             if self.reference is None:
                 raise Refused(
                     f"{self.faults.owner}: {error}; a batch must hold tensors whose axis 0 is the sample axis. "

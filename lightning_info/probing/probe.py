@@ -217,6 +217,9 @@ class Probe:
             places = ((numbers >= offset) & (numbers < offset + size)).nonzero().squeeze(1)
             if isinstance(group, Batch) and group.layout.ordered:
                 places = places[numbers[places].argsort(stable=True)]
-            for some in torch.split(places, self.chunk) if len(places) else ():
+            chunks = torch.split(places, self.chunk)
+            if isinstance(group, Batch) and group.layout.fewest > 1:  # of equal size: none of one
+                chunks = torch.tensor_split(places, max(1, math.ceil(len(places) / self.chunk)))
+            for some in chunks if len(places) else ():
                 yield self.to_device(take(group, numbers[some] - offset)), some
             offset += size

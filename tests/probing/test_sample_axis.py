@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from models import trainer
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import DataLoader
 
 from lightning_info import FisherTraceCallback, InfoPlaneCallback
@@ -51,6 +52,10 @@ X, Y = torch.randn(N, SIZE, generator=torch.Generator().manual_seed(0)), torch.a
 WORDS = torch.randn(N, T, 4, generator=torch.Generator().manual_seed(1))
 MEAN, TABLE = torch.linspace(-1, 1, SIZE), torch.linspace(-1, 1, T * 4).reshape(T, 4)
 PROTOTYPES = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(2))
+
+
+def pair(i):
+    return X[i], Y[i]
 
 
 def run(step, collate, *, net=None, size=SIZE, callback=None, **options):
@@ -222,6 +227,39 @@ def test_two_loaders_of_different_batch_sizes_in_either_order(first):
     assert trace(callback) == pytest.approx(truth(net, lambda m, n: m(X[n].double()), 16), rel=1e-5)
 
 
+class Picky(nn.Module):
+    """A batch of one loses its axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.head = nn.Linear(SIZE, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        h = torch.tanh(self.inner(x)).unsqueeze(1).squeeze()
+        if h.dim() < 2:
+            raise RuntimeError("no batch")
+        return self.head(h)
+
+
+def test_a_module_to_which_only_a_batch_of_one_is_special():
+    net = Picky()
+    found = run(lambda m, b: F.cross_entropy(m(b[0]), b[1]), pair, net=net)
+    plain = nn.Sequential(net.inner, nn.Tanh(), net.head)
+    assert trace(found) == pytest.approx(truth(plain, lambda m, n: m(X[n].double())), rel=1e-5)
+    drawn = FisherTraceCallback(num_samples=N, draws=9, every_n_train_steps=100, on_error="raise", summary=False)
+    run(lambda m, b: F.cross_entropy(m(b[0]), b[1]), pair, net=net, callback=drawn)
+    assert len(drawn.history["fisher/trace"]) > 1
+
+
+@pytest.mark.parametrize("owner", [FisherTraceCallback, InfoPlaneCallback])
+def test_a_batch_that_cannot_be_taken_apart_is_refused(owner):
+    def collate(i):
+        return pack_padded_sequence(WORDS[i], torch.full((len(i),), T), batch_first=True), Y[i]
+
+    with pytest.raises(MisconfigurationException, match="Otherwise give the samples to measure"):
+        run(lambda m, b: F.cross_entropy(m(b[0].data), b[1]), collate, callback=owner(num_samples=N))
+
+
 # ---- samples that are mixed
 
 
@@ -245,21 +283,20 @@ def queue(net, batch):
     return F.cross_entropy(q @ q.detach().T, torch.arange(len(q)))
 
 
-PAIR = lambda i: (X[i], Y[i])  # noqa: E731
 MIXED = {
-    "detached negatives": (queue, PAIR),
-    "minus the mean": (lambda m, b: F.cross_entropy(m(b[0] - b[0].mean(0)), b[1]), PAIR),
-    "all but two": (skips_two, PAIR),
-    "gradients alone": (only_gradients_mix, PAIR),
-    "two views": (lambda m, b: F.cross_entropy(m(torch.cat([b[0], -b[0]])), torch.cat([b[1], b[1]])), PAIR),
-    "the maximum of the batch": (lambda m, b: F.cross_entropy(m(b[0] / b[0].max()), b[1]), PAIR),
-    "the size of the batch": (lambda m, b: F.cross_entropy(m(b[0]) / len(b[0]), b[1]), PAIR),
-    "its size in a view": (lambda m, b: F.cross_entropy(m(b[0].view(SIZE, -1)), b[1]), PAIR),
+    "detached negatives": (queue, pair),
+    "minus the mean": (lambda m, b: F.cross_entropy(m(b[0] - b[0].mean(0)), b[1]), pair),
+    "all but two": (skips_two, pair),
+    "gradients alone": (only_gradients_mix, pair),
+    "two views": (lambda m, b: F.cross_entropy(m(torch.cat([b[0], -b[0]])), torch.cat([b[1], b[1]])), pair),
+    "the maximum of the batch": (lambda m, b: F.cross_entropy(m(b[0] / b[0].max()), b[1]), pair),
+    "the size of the batch": (lambda m, b: F.cross_entropy(m(b[0]) / len(b[0]), b[1]), pair),
+    "its size in a view": (lambda m, b: F.cross_entropy(m(b[0].view(SIZE, -1)), b[1]), pair),
     "rows picked by a mask that are as many": (
         lambda m, b: F.cross_entropy(
             m(torch.cat([b[0], b[0]]))[torch.arange(2 * len(b[0])) % 3 > 0][: len(b[0])], b[1]
         ),
-        PAIR,
+        pair,
     ),
     "offsets": (bag, lambda i: (Y[i], torch.arange(3 * len(i)) % SIZE, 3 * torch.arange(len(i)))),
 }
