@@ -22,7 +22,6 @@ from lightning_info.callbacks.preflight import STATISTICS, cost_row, preflight, 
 from lightning_info.callbacks.processes import in_any_process, of_rank_zero
 from lightning_info.callbacks.resuming import Resuming, steps_taken
 from lightning_info.callbacks.schedule import Schedule
-from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.samples import take
 from lightning_info.probing.batch_norm import BatchNormStatistics, on_batch_statistics
 from lightning_info.probing.isolation import isolated
@@ -210,7 +209,7 @@ class InfoCallback(Resuming):
     def _look(self, trainer: Any, pl_module: Any, batch: Any) -> None:
         if self._samples.complete:
             try:
-                return self._preflight(trainer, pl_module, self._samples.groups[0])
+                return self._preflight(trainer, pl_module, take(self._samples.groups[0], slice(0, self._chunk)))
             except Refused:
                 if not self._collector.same or self.reference is not None:
                     raise
@@ -232,10 +231,12 @@ class InfoCallback(Resuming):
         """Refuse, before the first step, a module that cannot be measured; say how another one will be."""
         owner = type(self).__name__
         with self._faults.guard("the check before the first step"):
-            few = [take(batch, slice(0, CHECK_SAMPLES))]
-            found = preflight(
-                owner, pl_module, lambda: self._new_probe(trainer, pl_module, few, private=True), self._prepare
-            )
+            key = id(self.adapter), id(self.reference), self._samples.complete
+            make_probe = partial(self._new_probe, trainer, pl_module, [batch], private=True)
+            found = preflight(owner, pl_module, make_probe, self._prepare, self._bench.layouts, key)
+            self._collector.lay(found.whole.layout)
+            if not self._samples.complete:
+                self._chunk = self._collector.chunk = len(found.whole)
             self._private = self.moves_weights or found.writes
             size = len(self._samples) if self._samples.complete else self.num_samples
             rows = {
@@ -246,7 +247,7 @@ class InfoCallback(Resuming):
             }
             if on_batch_statistics(pl_module):
                 rows["BatchNorm"] = STATISTICS[self.batch_norm]
-            found.probe.groups = [batch]
+            found.probe.groups = [found.whole]
             copying = partial(self._new_probe, trainer, pl_module, [])
             rows["cost"] = cost_row(found.probe, copying, partial(self._cost, found.probe, size))
             self._summary = summary_text(f"{owner}{f'(prefix={self.prefix!r})' if self.prefix else ''}", rows)

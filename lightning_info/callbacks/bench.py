@@ -12,8 +12,12 @@ from lightning_info.gradients.samples import num_samples, take, tensors, without
 from lightning_info.probing.batch_norm import on_batch_statistics
 from lightning_info.probing.inert import StandInTrainer
 from lightning_info.probing.prediction import Adapter, Predictor
-from lightning_info.probing.probe import Probe
+from lightning_info.probing.probe import Audit, Probe
 from lightning_info.probing.replica import replicate
+from lightning_info.probing.sample_axis import Layouts
+
+GOLDEN = (5**0.5 - 1) / 2
+"""Its multiples spread evenly, so that other samples are looked at from point to point."""
 
 
 def new_probe(
@@ -36,7 +40,8 @@ def new_probe(
         device = torch.device("cpu")
         replica = replica.to(device)
     batch_norms: list[Any] = [replica.get_submodule(name) for name in on_batch_statistics(pl_module)]
-    return Probe(replica, Predictor(stand_in, adapter, shared=not private), groups, chunk, device, batch_norms)
+    predictor, audit = Predictor(stand_in, adapter, shared=not private), Audit((trainer.global_step + 1) * GOLDEN % 1)
+    return Probe(replica, predictor, groups, chunk, device, batch_norms, audit=audit)
 
 
 class Bench:
@@ -46,6 +51,8 @@ class Bench:
         self._probes: list[tuple[Hashable, Probe]] = []
         self._initial: dict[Hashable, Probe] = {}
         self._begins: dict[tuple[int, int], bool] = {}
+        self.layouts: Layouts = {}
+        """Where the samples are, by what must agree for two callbacks to find the same."""
 
     def initial(self, key: Hashable, make: Callable[[], Probe]) -> Probe:
         """A probe without samples whose replica keeps the weights of this step; one replica for all with this key."""

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from lightning_info.callbacks.faults import Faults, Refused
 from lightning_info.callbacks.processes import in_all_processes
+from lightning_info.gradients.layout import Layout
 from lightning_info.gradients.samples import num_samples
 from lightning_info.probing.isolation import exits_are_errors
 from lightning_info.probing.reference import ReferenceSamples
@@ -54,7 +55,7 @@ class Collector:
         """
         try:
             self.chunk = max(1, num_samples(batch))
-        except ValueError as error:
+        except Exception as error:  # also of containers that cannot be built anew, such as a PackedSequence
             if self.reference is None:
                 raise Refused(
                     f"{self.faults.owner}: {error}; a batch must hold tensors whose axis 0 is the sample axis. "
@@ -83,7 +84,7 @@ class Collector:
         try:
             with exits_are_errors("drawing reference samples"):
                 self.samples.fill(self.reference)
-            self.samples.groups = [trainer.precision_plugin.convert_input(group) for group in self.samples.groups]
+            self.samples.map(trainer.precision_plugin.convert_input)
         except Exception as error:
             raise Refused(
                 f"{self.faults.owner}: no samples can be taken from reference={type(self.reference).__name__}(...): "
@@ -100,10 +101,26 @@ class Collector:
         if batch_idx == 0 and self.samples.groups:  # an epoch that ended early: its samples come again
             return in_all_processes(trainer, True)
         with self.faults.guard("keeping reference samples"):
-            self.samples.add(batch)
-            self.chunk = max(self.chunk, num_samples(batch))
+            self._keep(batch)
         last_of_epoch = trainer.is_last_batch or batch_idx + 1 >= trainer.num_training_batches
         return in_all_processes(trainer, self.samples.full or last_of_epoch or bool(trainer.fast_dev_run))
+
+    def lay(self, layout: Layout) -> None:
+        """Say where the samples are."""
+        self.samples.lay(layout)
+
+    def _keep(self, batch: Any) -> None:
+        layout = self.samples.layout
+        try:
+            laid = batch if layout is None else layout.wrap(batch)
+        except ValueError as error:
+            self.faults.warn_once(
+                f"a batch does not look like the first one ({error}); such batches are not among the reference samples",
+                "another form",
+            )
+            return
+        self.samples.add(laid)
+        self.chunk = max(self.chunk, num_samples(laid))
 
 
 def _equal(saved: list[dict[str, Any]], state: list[dict[str, Any]] | None) -> bool:

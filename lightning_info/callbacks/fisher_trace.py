@@ -17,12 +17,13 @@ from lightning_info.callbacks.clock import seconds
 from lightning_info.callbacks.preflight import training_pass
 from lightning_info.gradients import EngineName, NotCovered, Plan, choose_engine
 from lightning_info.gradients.plan import CHECK_SAMPLES
-from lightning_info.gradients.samples import num_samples, take
+from lightning_info.gradients.samples import num_samples, spread, take
+from lightning_info.probing.alone import Misattributed
 from lightning_info.probing.batch_norm import BatchNormStatistics
 from lightning_info.probing.fisher import COTANGENT, GROUPS, Estimator, PoolTrace, ScoreReader, pool_trace, scores_of
 from lightning_info.probing.hessian import check_hessian, hessian_trace
 from lightning_info.probing.prediction import Adapter
-from lightning_info.probing.probe import Probe, Reader
+from lightning_info.probing.probe import Probe, Reader, Unavailable
 from lightning_info.reporting.figures import layer_heat_map
 from lightning_info.reporting.layout import Chart
 
@@ -182,7 +183,11 @@ class FisherTraceCallback(InfoCallback):
         if self.plan.engine == COTANGENT:
             engine = f"{COTANGENT!r}: no per-sample gradients (coverage 0), unbiased with a larger error"
         else:
-            checked = "two samples agree with plain autograd" if self.plan.checked else "not yet compared with autograd"
+            checked = (
+                f"{self.plan.checked} samples agree with plain autograd"
+                if self.plan.checked
+                else "not yet compared with autograd"
+            )
             skipped = "".join(f"; not {name!r}: {reason}" for name, reason in self.plan.reasons.items())
             engine = f"{self.plan.engine!r}, exact for all trainable weights ({checked}); {self.plan.describe()}"
             engine += skipped
@@ -218,8 +223,10 @@ class FisherTraceCallback(InfoCallback):
                 cost += (samples - drawn) * first + samples * (outputs[0].numel() - 1) * further
         return cost
 
-    def _choose(self, probe: Probe) -> Plan:
-        few = probe.to_device(take(probe.groups[0], slice(0, min(CHECK_SAMPLES, probe.chunk))))
+    def _choose(self, probe: Probe, samples: Any = None) -> Plan:
+        few = samples
+        if few is None:
+            few = probe.to_device(spread(probe.groups[0], min(CHECK_SAMPLES, probe.chunk)))
         if self.engine == "cotangent":  # no per-sample gradients, but samples must be independent: one alone tells
             return Plan(COTANGENT, choose_engine(probe.module, probe.outputs, few, "loop").checked)
         return choose_engine(probe.module, probe.outputs, few, self.engine)
@@ -229,7 +236,10 @@ class FisherTraceCallback(InfoCallback):
 
     def _measure(self, probe: Probe, step: int, generator: Generator) -> dict[str, float]:
         if self.plan is None or self.plan.checked < min(2, probe.chunk):
-            self.plan = self._choose(probe)
+            try:
+                self.plan = self._choose(probe)
+            except NotCovered as error:
+                raise Unavailable(f"no engine gives exact per-sample gradients here: {error}") from error
         main = self._trace(probe, self.estimator, generator)
         values = {
             "fisher/trace": main.estimate.trace,
@@ -253,9 +263,12 @@ class FisherTraceCallback(InfoCallback):
         assert self.plan is not None
         try:
             return pool_trace(probe, self.plan, estimator, self.draws, generator)
-        except NotCovered:  # the module changed its structure: choose again, once
-            self.plan = self._choose(probe)
-            return pool_trace(probe, self.plan, estimator, self.draws, generator)
+        except NotCovered as error:  # the module changed its structure, or reads these samples in another way
+            try:
+                self.plan = self._choose(probe, error.samples if isinstance(error, Misattributed) else None)
+                return pool_trace(probe, self.plan, estimator, self.draws, generator)
+            except NotCovered as again:
+                raise Unavailable(f"no engine gives exact per-sample gradients here: {again}") from again
 
     def _defining(self) -> Mapping[str, object]:
         return {"estimator": self.estimator}

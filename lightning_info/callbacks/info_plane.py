@@ -245,11 +245,11 @@ class InfoPlaneCallback(InfoCallback):
         for layer in self._reader.layers:
             name, t = layer.label, activations.get(layer.label)
             if t is None or not t.isfinite().all():
-                what = (
-                    "did not run for all samples as at the start"
-                    if t is None
-                    else "has activations that are not finite"
-                )
+                what = "has activations that are not finite"
+                if t is None:
+                    what = "did not run for all samples as at the start"
+                if name in probe.audit.mixed:
+                    what = "gives a sample other activations beside others than alone, or those of another sample,"
                 self._faults.warn_once(f"layer {name!r} {what} at step {step} (NaN)", f"{what} {name}")
                 continue
             for estimate in self.estimates:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -15,13 +16,16 @@ from lightning_info.callbacks.clock import seconds
 from lightning_info.callbacks.faults import Refused
 from lightning_info.gradients.contract import NotCovered, trainable
 from lightning_info.gradients.graph import leaf_uses
+from lightning_info.gradients.layout import Batch, Layout
 from lightning_info.gradients.memory import is_out_of_memory
+from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.real import sizes
-from lightning_info.gradients.samples import num_samples
+from lightning_info.gradients.samples import num_samples, spread, take
 from lightning_info.probing.layers import NoLayers
 from lightning_info.probing.prediction import ADAPTER_LINES, NoPrediction, Prediction
 from lightning_info.probing.probe import Probe
 from lightning_info.probing.replica import NotCopyable
+from lightning_info.probing.sample_axis import Layouts, SamplesMixed, first_predictions, sample_layout
 
 STATISTICS = {
     "running": "running statistics, which lag behind the weights in the first steps; batch_norm='reference' takes "
@@ -29,6 +33,8 @@ STATISTICS = {
     "reference": "statistics of the reference samples at the measured weights",
 }
 """What is said about BatchNorm."""
+
+T = TypeVar("T")
 
 _SHARDED = ("FSDP", "DeepSpeed", "ModelParallel", "XLAFSDP")
 
@@ -54,23 +60,32 @@ class Findings:
         probe: With a private replica and a few samples.
         rows: Of the summary, title and text.
         writes: The module writes to its parameters when it runs, so that a replica must not share them.
+        whole: The batch that was looked at, with the places of its samples.
     """
 
     probe: Probe
     rows: dict[str, str]
     writes: bool
+    whole: Batch
 
 
 def preflight(
-    owner: str, module: nn.Module, make_probe: Callable[[], Probe], prepare: Callable[[Probe], Mapping[str, str]]
+    owner: str,
+    module: nn.Module,
+    make_probe: Callable[[], Probe],
+    prepare: Callable[[Probe], Mapping[str, str]],
+    layouts: Layouts,
+    key: Hashable,
 ) -> Findings:
-    """Look at a few samples through a replica as a measurement will.
+    """Find the samples in a batch, and look at a few of them through a replica as a measurement will.
 
     Args:
         owner: Name of the callback's class.
         module: The user's module.
-        make_probe: Builds a probe with a private replica and a few samples as its only group.
+        make_probe: Builds a probe with a private replica and a batch as its only group.
         prepare: The callback's own check; gives rows of the summary that say how it will measure.
+        layouts: What is known of the places of samples.
+        key: By which it is known.
 
     Raises:
         Refused: The module cannot be measured; the message tells what to write.
@@ -78,23 +93,30 @@ def preflight(
     name = type(module).__name__
     try:
         probe = make_probe()
+        whole = _with_samples(probe, module, layouts, key)
+        probe.groups = [spread(whole, CHECK_SAMPLES)]
         prediction = _predict(probe, name)
         originals = {id(p) for p in module.parameters()}
         if any(id(leaf) in originals for leaf in leaf_uses(prediction.outputs)):
             raise NotCopyable(f"a copy of {name} still computes with the original's parameters (a closure over it?)")
-        pairs = zip(probe.module.parameters(), module.parameters(), strict=True)
-        writes = prediction.writes or any(not torch.equal(p, q.to(p)) for p, q in pairs)
-        again = _predict(probe, name).outputs
-        if not torch.allclose(prediction.outputs, again, rtol=1e-3, atol=1e-4, equal_nan=True):
-            cause = "it changes its parameters while it runs" if writes else "noise belongs under `if self.training`"
-            raise NoPrediction(
-                f"{name} gives other outputs in a second pass over the same samples in eval mode; {cause}"
-            )
+        writes = _writes(prediction, probe, module)
+        _refuse_noise(prediction, _predict(probe, name), name, writes)
         _refuse_freed_graph(prediction, name)
         rows = dict(prepare(probe))
     except NoPrediction as error:
         lines = ADAPTER_LINES.format(callback=owner)
         raise Refused(f"{owner}: {error}. Tell it what the module predicts:\n\n{lines}") from error
+    except SamplesMixed as error:
+        source = f"{name}.training_step" if probe.predictor.adapter is None else "the adapter"
+        lines = ADAPTER_LINES.format(callback=owner)
+        raise Refused(
+            f"{owner}: what {source} predicts for a sample must not depend on the others of its batch; give an adapter "
+            f"(below), or reference=(x, y) with one. What was seen: {error}. The cause may be that samples are "
+            f"compared with one another (negatives or statistics of the batch, two views joined), that samples of "
+            f"different length lie in one tensor (offsets), that rows are picked by a mask, or that the size or a "
+            f"maximum of the batch is read. An adapter predicts every sample by itself, from tensors whose first axis "
+            f"counts the samples:\n\n{lines}"
+        ) from error
     except NotCopyable as error:
         raise Refused(f"{owner} measures on a copy of the module, but {error}") from error
     except NoLayers as error:
@@ -115,7 +137,7 @@ def preflight(
             f"{prediction.extra_loss:.4g} of the loss of {name}.training_step, which is beyond the likelihood "
             f"(penalties, a scale); only the predictive distribution is measured"
         )
-    return Findings(probe, rows, writes)
+    return Findings(probe, rows, writes, whole)
 
 
 def training_pass(probe: Probe, batch: Any) -> float:
@@ -170,9 +192,56 @@ def _refuse_freed_graph(prediction: Prediction, module: str) -> None:
         ) from error
 
 
+def _with_samples(probe: Probe, module: nn.Module, layouts: Layouts, key: Hashable) -> Batch:
+    """The batch of a probe with the places of its samples, found by experiment unless they are known."""
+    (batch,) = probe.groups
+    known = layouts.get(key)
+    if known is None:
+        try:
+            known = _find_samples(probe, batch, module)
+        except SamplesMixed as error:
+            known = error
+        layouts[key] = known
+    if isinstance(known, SamplesMixed):
+        raise known
+    return Batch(batch.bare, known) if isinstance(batch, Batch) else known.wrap(batch)
+
+
+def _find_samples(probe: Probe, batch: Any, module: nn.Module) -> Layout:
+    name = type(module).__name__
+    while True:
+        try:
+            look = partial(first_predictions, probe.predictor, probe.module, probe.to_device(batch))
+            whole, prediction = _guarded(probe, name, look)
+            _refuse_noise(prediction, probe.predictor(probe.module, whole), name, _writes(prediction, probe, module))
+            del prediction  # its graph is large
+            return sample_layout(probe.module, probe.predictor, whole, isinstance(batch, Batch))
+        except Exception as error:
+            if not is_out_of_memory(error) or num_samples(batch) <= CHECK_SAMPLES:
+                raise
+            batch = take(batch, slice(0, num_samples(batch) // 2))
+
+
+def _writes(prediction: Prediction, probe: Probe, module: nn.Module) -> bool:
+    pairs = zip(probe.module.parameters(), module.parameters(), strict=True)
+    return prediction.writes or any(not torch.equal(p, q.to(p)) for p, q in pairs)
+
+
+def _refuse_noise(first: Prediction, second: Prediction, module: str, writes: bool) -> None:
+    if first.outputs.shape != second.outputs.shape or not torch.allclose(
+        first.outputs, second.outputs, rtol=1e-3, atol=1e-4, equal_nan=True
+    ):
+        cause = "it changes its parameters while it runs" if writes else "noise belongs under `if self.training`"
+        raise NoPrediction(f"{module} gives other outputs in a second pass over the same samples in eval mode; {cause}")
+
+
 def _predict(probe: Probe, module: str) -> Prediction:
+    return _guarded(probe, module, partial(probe.predictor, probe.module, probe.to_device(probe.groups[0])))
+
+
+def _guarded(probe: Probe, module: str, predict: Callable[[], T]) -> T:
     try:
-        return probe.predictor(probe.module, probe.to_device(probe.groups[0]))
+        return predict()
     except (NoPrediction, NotCopyable):
         raise
     except Exception as error:

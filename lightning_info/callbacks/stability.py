@@ -343,7 +343,7 @@ class StabilityCallback(InfoCallback):
         values = prediction_change(probe, other, change, n, self.beta, has_products=not self._no_products)
         if self._has_targets:
             if number not in self._samples_alone:
-                self._samples_alone[number] = self.twins[number].replaced_sample(self._run)
+                self._samples_alone[number] = self._samples.laid(self.twins[number].replaced_sample(self._run))
             sample = self._samples_alone[number]
             values["loss_gap"] = sample_loss(other, sample) - sample_loss(probe, sample)
         return values

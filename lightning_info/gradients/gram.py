@@ -14,8 +14,8 @@ come from pairs of chunks of samples. Modules that do not vmap have their rows c
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -24,16 +24,24 @@ from torch import Tensor, nn
 
 from lightning_info.gradients import products, row_functions, row_pass
 from lightning_info.gradients.contract import NotCovered, Predict, trainable
-from lightning_info.gradients.graph import leaf_uses
+from lightning_info.gradients.definition import Definition
+from lightning_info.gradients.layout import Batch
+from lightning_info.gradients.loop import alone, fitted, squares_of
 from lightning_info.gradients.memory import is_out_of_memory
-from lightning_info.gradients.plan import CHECK_SAMPLES, _call, _float64, refuse_complex
+from lightning_info.gradients.plan import CHECK_SAMPLES, _call, in_float64
 from lightning_info.gradients.real import as_real, flat
 from lightning_info.gradients.rows import Rows
-from lightning_info.gradients.samples import split_samples, take
+from lightning_info.gradients.samples import shuffled, split_samples, spread, spread_around, take
 from lightning_info.gradients.vmap_taps import _Passes, _take
 
 BUDGET = 1 << 31
 """Bytes that a chunk of samples may take, as estimated from the operators' inputs (2 GiB); K comes on top."""
+
+CHECK_WEIGHTS = 1 << 25
+"""Of modules with more than an eighth of them fewer samples are compared, whose gradients take too much memory."""
+
+GOLDEN = (5**0.5 - 1) / 2
+"""Its multiples spread evenly, so that other samples are compared from call to call."""
 
 GramEngineName = Literal["auto", "taps", "func", "loop"]
 
@@ -170,13 +178,14 @@ class GramPlan:
 
     Attributes:
         engine: Its name.
-        checked: Samples in the batch on which two were compared with plain autograd; 0 if nothing could be compared.
+        checked: Samples that were compared with plain autograd; 0 if nothing could be compared.
         reasons: Why engines that come before it were not taken, by name.
     """
 
     engine: str
     checked: int
     reasons: dict[str, str] = field(default_factory=dict)
+    _calls: int = 0
 
     def gram(
         self,
@@ -189,6 +198,9 @@ class GramPlan:
     ) -> Gram:
         """Gram matrix of the rows ``J_nᵀ u_nc`` of N samples and C cotangents.
 
+        The block of one sample, another one at each call, is compared with the sample's gradient alone; where they
+        differ an engine is chosen anew, on these samples.
+
         Args:
             module: The module; never changed.
             predict: Gives the outputs ``(N, ...)``.
@@ -199,8 +211,32 @@ class GramPlan:
         Raises:
             NotCovered: The engine cannot give it exactly.
         """
-        total = _run(self.engine, module, predict, batch, torch.stack(list(cotangents)), diagonal=diagonal)
+        columns = torch.stack(list(cotangents))
+        total = _run(self.engine, module, predict, batch, columns, diagonal=diagonal)
+        self._calls += 1
+        sample = int(self._calls * GOLDEN % 1 * columns.shape[1])
+        if not _is_own(module, predict, batch, columns, total.matrix(""), sample):
+            some = spread_around(columns.shape[1], CHECK_SAMPLES, sample)
+            self.engine = choose_gram_engine(module, predict, take(batch, some)).engine
+            total = _run(self.engine, module, predict, batch, columns, diagonal=diagonal)
+            if not _is_own(module, predict, batch, columns, total.matrix(""), sample):
+                raise NotCovered("the gradient of a sample alone is another one than in its batch")
         return Gram(total.matrix(""), total.diagonal)
+
+
+def _is_own(module: nn.Module, predict: Predict, batch: Any, columns: Tensor, gram: Tensor, sample: int) -> bool:
+    """Whether the block of a sample is that of its gradient alone, by one random combination of its rows."""
+    if columns.shape[1] == 1:
+        return True
+    count, parameters = len(columns), trainable(module)
+    signs = 2.0 * torch.randint(0, 2, (count,), generator=torch.Generator().manual_seed(sample)) - 1
+    row = alone(module, predict, batch, sample)
+    u = torch.einsum("c,c...->...", signs.to(columns), columns[:, sample])
+    own = squares_of(row, fitted(u, row), parameters).sum().item()
+    block = gram[sample * count : (sample + 1) * count, sample * count : (sample + 1) * count]
+    found = (signs.to(block) @ block @ signs.to(block)).item()
+    typical = gram.diagonal().mean().item() * count
+    return not math.isfinite(own) or abs(found - own) <= 0.05 * own + 1e-5 * typical
 
 
 def _run(
@@ -226,10 +262,10 @@ def _run(
 
 
 def choose_gram_engine(module: nn.Module, predict: Predict, batch: Any, engine: GramEngineName = "auto") -> GramPlan:
-    """Take the first engine whose matrix agrees with plain autograd, parameter by parameter, on two samples.
+    """Take the first engine whose matrix agrees with plain autograd, parameter by parameter, on a few samples.
 
-    As :func:`~.plan.choose_engine`: in float64 on a copy of the module, on at most eight samples, with two random
-    cotangents; all samples go forward together in the reference.
+    As :func:`~.plan.choose_engine`: in float64 on a copy of the module, on at most eight samples spread over the batch
+    and in another order too, with two random cotangents; the truth is each sample's gradient alone.
 
     Args:
         module: The module.
@@ -242,57 +278,60 @@ def choose_gram_engine(module: nn.Module, predict: Predict, batch: Any, engine: 
     """
     if not trainable(module):
         raise NotCovered("none of its parameters requires a gradient")
-    batch = take(batch, slice(0, CHECK_SAMPLES))
-    module, batch, tolerance = _float64(module, predict, batch)
-    outputs = predict(module, batch)
-    refuse_complex(outputs)
-    leaf_uses(outputs)  # raises where autograd does not see all of them
-    generator = torch.Generator().manual_seed(0)
-    columns = torch.randn((2, *outputs.shape), generator=generator, dtype=torch.float64).to(outputs.detach())
-    truth = dict(_definition(module, outputs, columns, range(min(2, len(outputs)))))
-    comparable = bool(outputs.isfinite().all()) and all(matrix.isfinite().all() for matrix in truth.values())
+    weights = sum(p.numel() for p in trainable(module).values())
+    batch = spread(batch, min(CHECK_SAMPLES, max(2, CHECK_WEIGHTS // weights)))
+    module, batch, tolerance = in_float64(module, predict, batch)
+    definition = Definition(module, predict, batch, columns=2)
+    truth = _products(definition, tolerance)
+    orders = [torch.arange(definition.samples)]
+    if not (isinstance(batch, Batch) and batch.layout.ordered) and definition.samples > 1:
+        orders.append(shuffled(definition.samples))
     reasons: dict[str, str] = {}
     for name in ENGINES if engine == "auto" else [engine]:
         try:
-            total = _run(name, module, predict, batch, columns, diagonal=False, split=True)
-            if comparable:
-                _compare(total, truth, tolerance)
+            for order in orders:
+                some = batch if order is orders[0] else take(batch, order)
+                columns = definition.columns[:, order.to(definition.outputs.device)]
+                total = _run(name, module, predict, some, columns, diagonal=False, split=True)
+                if truth is not None:
+                    rows = (2 * order.unsqueeze(1) + torch.arange(2)).flatten().to(definition.outputs.device)
+                    _compare(total, {key: matrix[rows][:, rows] for key, matrix in truth.items()}, tolerance)
         except (NotCovered, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise
             reasons[name] = str(error)
         else:
-            return GramPlan(name, len(outputs) if comparable else 0, reasons)
+            return GramPlan(name, definition.samples if truth is not None else 0, reasons)
     raise NotCovered("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
 
 
-def _definition(
-    module: nn.Module, outputs: Tensor, columns: Tensor, samples: Iterable[int]
-) -> Iterator[tuple[str, Tensor]]:
-    """The products by parameter, one cotangent of one sample at a time being not zero."""
-    parameters = trainable(module)
-    rows: dict[str, list[Tensor]] = defaultdict(list)
-    for n, column in itertools.product(samples, columns):
-        alone = torch.zeros_like(column)
-        alone[n] = column[n]
-        gradients = torch.autograd.grad(outputs, list(parameters.values()), alone, retain_graph=True, allow_unused=True)
-        for (name, p), gradient in zip(parameters.items(), gradients, strict=True):
-            rows[name].append(flat(torch.zeros_like(p) if gradient is None else gradient.to_dense()))
-    for name, some in rows.items():
-        matrix = torch.stack(some).detach().double()
-        yield name, matrix @ matrix.T
+def _products(definition: Definition, tolerance: float) -> dict[str, Tensor] | None:
+    """The products by parameter of all samples' rows alone; None where they are not finite.
+
+    Raises:
+        NotCovered: The samples are mixed.
+    """
+    rows = [definition.gradients(n) for n in range(definition.samples)]
+    total = [torch.stack(parts).sum(0) for parts in zip(*(row[0] for row in rows), strict=True)]
+    squares = torch.stack([torch.stack([g.abs().square().sum().double() for g in row[0]]) for row in rows]).sum(0)
+    if not (definition.outputs.isfinite().all() and squares.isfinite().all()):
+        return None
+    definition.compare(total, squares, tolerance)
+    truth = {}
+    for i, name in enumerate(definition.parameters):
+        matrix = torch.stack([flat(row[c][i]).double() for row in rows for c in range(len(row))])
+        truth[name] = matrix @ matrix.T
+    return truth if all(matrix.isfinite().all() for matrix in truth.values()) else None
 
 
 def _compare(found: _Total, truth: dict[str, Tensor], tolerance: float) -> None:
     largest = max(matrix.diagonal().max().item() for matrix in truth.values())
     for name, expected in truth.items():
-        some = found.matrix(name)[: len(expected), : len(expected)]
         scale = max(expected.diagonal().max().item(), 1e-6 * largest, 1e-300)
-        error = (some - expected).abs().max().item() / scale
+        error = (found.matrix(name) - expected).abs().max().item() / scale
         if not error <= tolerance:  # also where it is NaN
             raise NotCovered(
-                f"{name} gives products of two samples' gradients that are off by {error:.2g} of the largest one's "
-                "square (do outputs depend on the other samples of the batch?)"
+                f"{name} gives products of the samples' gradients that are off by {error:.2g} of the largest square"
             )
 
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_info.gradients.contract import Norms, NotCovered, Predict, first_line, trainable
+from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.real import as_real
-from lightning_info.gradients.samples import num_samples, take
+from lightning_info.gradients.samples import company, num_samples, take
 
 
 def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> Norms:
@@ -20,19 +21,44 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
     columns = list(cotangents)
     rows = []
     for n in range(num_samples(batch)):
-        try:
-            outputs = predict(module, take(batch, slice(n, n + 1)))
-        except (RuntimeError, ValueError) as error:
-            if is_out_of_memory(error):
-                raise
-            raise NotCovered(f"one sample alone fails ({first_line(error)})") from error
-        if outputs.shape != columns[0][n : n + 1].shape:
-            raise NotCovered(
-                f"one sample alone gives outputs {tuple(outputs.shape)}, in a batch {tuple(columns[0].shape)}"
-            )
-        rows.append(torch.stack([_squares(outputs, u[n : n + 1], parameters) for u in columns]).sum(0))
+        row = alone(module, predict, batch, n)
+        rows.append(torch.stack([squares_of(row, fitted(u[n], row), parameters) for u in columns]).sum(0))
     norms = dict(zip(parameters, torch.stack(rows, dim=1), strict=True))
     return Norms(norms, dict.fromkeys(norms, "loop"))
+
+
+def alone(module: nn.Module, predict: Predict, batch: Any, n: int) -> Tensor:
+    """The outputs of sample n by itself, or beside as few others as the module takes.
+
+    Raises:
+        NotCovered: It fails.
+    """
+    size = num_samples(batch)
+    some = company(n, size, batch.layout.fewest if isinstance(batch, Batch) else 1)
+    try:
+        outputs = predict(module, take(batch, some))
+    except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise NotCovered(f"one sample alone fails ({first_line(error)})") from error
+    if len(outputs) != len(some):
+        raise NotCovered(f"one sample alone gives outputs {tuple(outputs.shape)}")
+    return outputs[int((some == n).nonzero()[0])]
+
+
+def fitted(u: Tensor, row: Tensor) -> Tensor:
+    """A sample's cotangent at the positions that it has alone, where padding in its batch is longer.
+
+    Raises:
+        NotCovered: It is not zero at the others, or the outputs have other axes.
+    """
+    if u.shape == row.shape:
+        return u
+    if u.dim() == row.dim() and all(a <= b for a, b in zip(row.shape, u.shape, strict=True)):
+        inside = u[tuple(slice(0, length) for length in row.shape)]
+        if torch.count_nonzero(inside) == torch.count_nonzero(u):
+            return inside
+    raise NotCovered(f"one sample alone gives outputs {tuple(row.shape)}, in a batch {tuple(u.shape)}")
 
 
 def whole_batch(
@@ -40,7 +66,7 @@ def whole_batch(
 ) -> dict[str, Tensor]:
     """The same for some samples, by definition: all samples go forward together, one cotangent at a time is not zero.
 
-    Slow and free of assumptions; the two-sample check compares every engine with it.
+    Slow and free of assumptions.
     """
     parameters = trainable(module)
     outputs = predict(module, batch)
@@ -48,12 +74,12 @@ def whole_batch(
     for n in samples:
         alone = torch.zeros_like(cotangent)
         alone[n] = cotangent[n]
-        rows.append(_squares(outputs, alone, parameters))
+        rows.append(squares_of(outputs, alone, parameters))
     return dict(zip(parameters, torch.stack(rows, dim=1), strict=True))
 
 
-def _squares(outputs: Tensor, cotangent: Tensor, parameters: dict[str, nn.Parameter]) -> Tensor:
-    """``(parameters,)`` float64."""
+def squares_of(outputs: Tensor, cotangent: Tensor, parameters: dict[str, nn.Parameter]) -> Tensor:
+    """Squared norms of the gradients for one cotangent, ``(parameters,)`` float64."""
     gradients = torch.autograd.grad(
         outputs, list(parameters.values()), cotangent.to(outputs), retain_graph=True, allow_unused=True
     )

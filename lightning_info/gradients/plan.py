@@ -1,4 +1,4 @@
-"""Which engine computes the per-sample gradients of a module, why, and the proof on two samples."""
+"""Which engine computes the per-sample gradients of a module, why, and the proof on a few samples."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from lightning_info.gradients import func, loop, taps, vmap_taps
 from lightning_info.gradients.contract import Engine, Norms, NotCovered, Predict, trainable
 from lightning_info.gradients.copies import deep_copy
-from lightning_info.gradients.graph import leaf_uses
+from lightning_info.gradients.definition import Definition
+from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.real import in_double, sizes
-from lightning_info.gradients.samples import take
+from lightning_info.gradients.samples import map_tensors, shuffled, spread, take
 from lightning_info.gradients.uses import listed
 
 EngineName = Literal["auto", "backpack", "backpack_vmap", "func", "loop"]
@@ -37,7 +37,7 @@ class Plan:
 
     Attributes:
         engine: Its name.
-        checked: Samples in the batch on which two were compared with plain autograd; 0 if nothing could be compared.
+        checked: Samples that were compared with plain autograd; 0 if nothing could be compared.
         reasons: Why engines that come before it were not taken, by name.
         routes: Who computes each trainable parameter's gradient: ``"rule: linear"`` and so on, the operator that uses
             it; ``"copied per sample: ..."``, with why no rule fits; ``"torch.func"``; ``"loop"``; ``"unused"``.
@@ -73,11 +73,12 @@ class Plan:
 
 
 def choose_engine(module: nn.Module, predict: Predict, batch: Any, engine: EngineName = "auto") -> Plan:
-    """Take the first engine that covers every trainable parameter and agrees with plain autograd on two samples.
+    """Take the first engine that covers every trainable parameter and agrees with plain autograd on a few samples.
 
-    The comparison runs in float64 on a copy of the module, on at most eight samples of ``batch``, with random
-    cotangents; all samples go forward together in the reference, so layouts that fold or swap the sample axis and
-    modules that mix samples are caught. Where float64 does not run (hard-coded types, modules of more than
+    The comparison runs in float64 on a copy of the module, on at most eight samples spread over ``batch``, with random
+    cotangents, in their order and in another one. The truth is each sample's gradient alone, and these must add up to
+    the gradient of all samples together (:class:`~.definition.Definition`), so that modules that mix samples are caught
+    as well as engines that misread a layout. Where float64 does not run (hard-coded types, modules of more than
     :data:`CHECK_PARAMETERS`) it is done in the module's own precision to 5 %.
 
     Args:
@@ -90,35 +91,34 @@ def choose_engine(module: nn.Module, predict: Predict, batch: Any, engine: Engin
         The plan; ``checked`` is 0 if outputs or gradients are not finite, so that nothing could be compared.
 
     Raises:
-        NotCovered: No engine is exact; the message has every reason.
+        NotCovered: No engine is exact; the message has every reason, or says that samples are mixed.
     """
     if not trainable(module):
         raise NotCovered("none of its parameters requires a gradient")
     candidates = list(ENGINES) if engine == "auto" else [engine]
-    batch = take(batch, slice(0, CHECK_SAMPLES))
-    module, batch, tolerance = _float64(module, predict, batch)
-    outputs = predict(module, batch)
-    refuse_complex(outputs)
-    leaf_uses(outputs)  # raises where autograd does not see all of them
-    outputs = outputs.detach()
-    generator = torch.Generator().manual_seed(0)
-    cotangent = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
+    module, batch, tolerance = in_float64(module, predict, spread(batch, CHECK_SAMPLES))
+    definition = Definition(module, predict, batch)
+    truth = definition.squared_norms(tolerance)
+    orders = [torch.arange(definition.samples)]
+    if not (isinstance(batch, Batch) and batch.layout.ordered) and definition.samples > 1:
+        orders.append(shuffled(definition.samples))
     reasons: dict[str, str] = {}
-    samples = range(min(2, len(outputs)))
-    truth = loop.whole_batch(module, predict, batch, cotangent, samples)
-    comparable = bool(outputs.isfinite().all()) and all(values.isfinite().all() for values in truth.values())
+    cotangent = definition.columns[0]
     for name in candidates:
         try:
-            found = ENGINES[name](module, predict, batch, [cotangent])
-            if comparable:
-                _compare(found, truth, len(samples), tolerance)
+            for order in orders:
+                some = batch if order is orders[0] else take(batch, order)
+                found = ENGINES[name](module, predict, some, [cotangent[order.to(cotangent.device)]])
+                if order is orders[0] and isinstance(found, Norms):
+                    routes = found.routes
+                if truth is not None:
+                    _compare(found, {key: values[order.to(values.device)] for key, values in truth.items()}, tolerance)
         except (NotCovered, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise
             reasons[name] = str(error)
         else:
-            routes = found.routes if isinstance(found, Norms) else {}
-            return Plan(name, len(outputs) if comparable else 0, reasons, routes)
+            return Plan(name, definition.samples if truth is not None else 0, reasons, routes)
     raise NotCovered("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
 
 
@@ -149,39 +149,45 @@ def _call(module: nn.Module, inputs: Any) -> Tensor:
     return outputs
 
 
-def refuse_complex(outputs: Tensor) -> None:
-    """Raise NotCovered, as a cotangent of complex outputs may mean several things."""
-    if outputs.is_complex():
-        raise NotCovered("the outputs are complex; give their real and imaginary part, torch.view_as_real(outputs)")
-
-
-def _float64(module: nn.Module, predict: Predict, batch: Any) -> tuple[nn.Module, Any, float]:
+def in_float64(module: nn.Module, predict: Predict, batch: Any) -> tuple[nn.Module, Any, float]:
     """A float64 copy of the module and batch and the tolerance to compare with, if it runs at all."""
-    if sum(p.numel() for p in module.parameters()) > CHECK_PARAMETERS:
-        return module, batch, 0.05
-    precise = deep_copy(module).double()
-    precise._apply(in_double)  # type: ignore[no-untyped-call]  # what the line before leaves as it is: complex weights
-    precise_batch = apply_to_collection(batch, Tensor, in_double)
-    try:
-        if predict(precise, precise_batch).dtype == torch.float64:
-            return precise, precise_batch, 1e-6
-    except (RuntimeError, ValueError, TypeError) as error:
-        if is_out_of_memory(error):
-            raise
+    precise = float64_copy(module)
+    if precise is not None:
+        doubled = float64_tensors(batch)
+        try:
+            if predict(precise, doubled).dtype == torch.float64:
+                return precise, doubled, 1e-6
+        except (RuntimeError, ValueError, TypeError) as error:
+            if is_out_of_memory(error):
+                raise
     return module, batch, 0.05
 
 
-def _compare(found: dict[str, Tensor], truth: dict[str, Tensor], samples: int, tolerance: float) -> None:
+def float64_copy(module: nn.Module) -> nn.Module | None:
+    """None where it would be too large."""
+    if sum(p.numel() for p in module.parameters()) > CHECK_PARAMETERS:
+        return None
+    precise = deep_copy(module).double()
+    precise._apply(in_double)  # type: ignore[no-untyped-call]  # what the line before leaves as it is: complex weights
+    return precise
+
+
+def float64_tensors(batch: Any) -> Any:
+    """The batch with its floating-point tensors in float64."""
+    return map_tensors(batch, in_double)
+
+
+def _compare(found: dict[str, Tensor], truth: dict[str, Tensor], tolerance: float) -> None:
     total = torch.stack(list(truth.values())).sum(0)
     for name, expected in truth.items():
-        if len(found[name]) < samples:
-            raise NotCovered(f"{name} has values for {len(found[name])} samples only")
-        error = (found[name][:samples] - expected).abs() / torch.maximum(expected, 1e-6 * total).clamp_min(1e-300)
+        if len(found[name]) != len(expected):
+            raise NotCovered(f"{name} has values for {len(found[name])} samples instead of {len(expected)}")
+        error = (found[name] - expected).abs() / torch.maximum(expected, 1e-6 * total).clamp_min(1e-300)
         if not (error <= tolerance).all():  # also where it is NaN
             worst = int(error.nan_to_num(torch.inf).argmax())
             raise NotCovered(
-                f"{name} gives {found[name][worst].item():.4g} for a sample where plain autograd on the whole batch "
-                f"gives {expected[worst].item():.4g} (do outputs depend on the other samples of the batch?)"
+                f"{name} gives {found[name][worst].item():.4g} for a sample where plain autograd gives "
+                f"{expected[worst].item():.4g}"
             )
 
 

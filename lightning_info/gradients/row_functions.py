@@ -13,9 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lightning_info.gradients.attributes import kept
 from lightning_info.gradients.contract import NotCovered, Predict, first_line, trainable
 from lightning_info.gradients.func import _Caller
+from lightning_info.gradients.loop import alone, fitted
 from lightning_info.gradients.memory import BUDGET, is_out_of_memory
 from lightning_info.gradients.real import flat
-from lightning_info.gradients.samples import split_samples, take
+from lightning_info.gradients.samples import split_samples
 
 SomeRows = Callable[[Tensor], dict[str, Tensor]]
 """Numbers of r rows, those of each sample in turn -> ``(r, real numbers)`` by parameter."""
@@ -77,17 +78,8 @@ def by_loop(module: nn.Module, predict: Predict, batch: Any, columns: Tensor) ->
         last, outputs = -1, torch.empty(0)
         for n, c in zip((numbers // len(columns)).tolist(), (numbers % len(columns)).tolist(), strict=True):
             if n != last:
-                try:
-                    outputs = predict(module, take(batch, slice(n, n + 1)))
-                except (RuntimeError, ValueError) as error:
-                    if is_out_of_memory(error):
-                        raise
-                    raise NotCovered(f"one sample alone fails ({first_line(error)})") from error
-                last = n
-            u = columns[c, n : n + 1]
-            if outputs.shape != u.shape:
-                raise NotCovered(f"one sample alone gives outputs {tuple(outputs.shape)}, in a batch {tuple(u.shape)}")
-            rows.append(one_row(outputs, u))
+                last, outputs = n, alone(module, predict, batch, n)
+            rows.append(one_row(outputs, fitted(columns[c, n], outputs)))
         return {name: torch.stack(column) for name, column in zip(parameters, zip(*rows, strict=True), strict=True)}
 
     return some_rows

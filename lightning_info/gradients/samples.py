@@ -1,9 +1,12 @@
-"""The sample axis of a batch: any nesting of tuples, lists, dicts and dataclasses whose tensors share axis 0."""
+"""The samples of a batch: counted, taken, joined and replaced along the sample axis.
+
+A batch is any nesting of tuples, lists, dicts and dataclasses. Where its sample axes are known it is a
+:class:`~.layout.Batch`; of another one every leaf carries the samples whose axis 0 has the commonest length.
+"""
 
 from __future__ import annotations
 
 import pickle
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -12,56 +15,83 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
+from lightning_info.gradients.contract import NotCovered
+from lightning_info.gradients.layout import GO_ON, Batch, Path, bare, by_length, lengths, rebuilt
+
 
 def num_samples(batch: Any) -> int:
-    """The commonest length of axis 0 among the tensors; that of the first of them where several are as common.
+    """Samples of a batch.
 
     Raises:
         ValueError: No tensor with an axis in the batch.
     """
-    sizes = Counter(len(leaf) for leaf in tensors(batch) if leaf.dim() > 0)
-    if not sizes:
-        raise ValueError(f"no tensor with a sample axis in a batch of type {type(batch).__name__}")
-    return sizes.most_common(1)[0][0]
+    return len(batch) if isinstance(batch, Batch) else lengths(batch)[0]
 
 
 def take(batch: Any, index: Tensor | slice) -> Any:
     """The batch restricted to some samples; what has no sample axis is kept whole.
 
-    Tensors, arrays, and lists of anything but tensors (file names, say) are restricted.
+    Tensors, arrays, and lists of one object for each sample are restricted.
     """
-    size = num_samples(batch)
-    numbers = range(size)[index] if isinstance(index, slice) else index.tolist()
+    layout = _known(batch).layout
+    numbers: list[int] | None = None if isinstance(index, slice) else index.tolist()
 
-    def select(value: Any) -> Any:
-        if isinstance(value, (Tensor, np.ndarray)):
-            if value.ndim == 0 or len(value) != size:
-                return value
-            if isinstance(index, slice):
-                return value[index]
-            return value[index.to(value.device) if isinstance(value, Tensor) else numbers]
-        if len(value) == size and not tensors(value):
-            return type(value)(value[i] for i in numbers)
-        parts = [apply_to_collection(part, _SPLIT, select) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    def visit(path: Path, value: Any) -> Any:
+        axis = layout.axes.get(path)
+        if axis is None:
+            return GO_ON
+        if isinstance(value, Tensor):
+            return value[(slice(None),) * axis + (index if isinstance(index, slice) else index.to(value.device),)]
+        if isinstance(value, np.ndarray):
+            return value[(slice(None),) * axis + (index if isinstance(index, slice) else numbers,)]
+        return type(value)(value[index] if isinstance(index, slice) else [value[i] for i in numbers or ()])
 
-    return apply_to_collection(batch, _SPLIT, select)
+    return _like(batch, rebuilt(bare(batch), visit))
 
 
-_SPLIT = (Tensor, np.ndarray, list, tuple)
+def spread(batch: Any, most: int) -> Any:
+    """At most so many samples, evenly over the batch and in its order."""
+    return take(batch, spread_index(num_samples(batch), most))
+
+
+def spread_index(size: int, most: int) -> Tensor:
+    """At most so many of the numbers below ``size``, the first and the last among them."""
+    return torch.linspace(0, size - 1, min(size, most), dtype=torch.float64).round().long()
+
+
+def spread_around(size: int, most: int, sample: int) -> Tensor:
+    """The same, a given number among them."""
+    return torch.tensor(sorted({sample, *spread_index(size, most - 1).tolist()}))
+
+
+def company(sample: int, size: int, fewest: int) -> Tensor:
+    """The samples with which one goes forward, in order: alone, or with others where the module needs as many."""
+    if fewest == 1:
+        return torch.tensor([sample])
+    if size == 2:  # other than the whole batch
+        return torch.tensor([0, sample, 1])
+    if size == 1:
+        return torch.tensor([0, 0])
+    return torch.tensor([sample, sample + 1] if sample + 1 < size else [sample - 1, sample])
+
+
+def shuffled(size: int) -> Tensor:
+    """A fixed order of so many samples that is not the given one."""
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(1))
+    return order if size < 2 or (order.diff() < 0).any() else order.flip(0)
 
 
 def concatenate(batches: list[Any]) -> list[Any]:
     """Join consecutive batches along the sample axis as far as they agree in everything else.
 
     Returns:
-        One batch if all agree, more if samples differ in shape (padded text, images of several sizes) or batches in
-        what is not a tensor of samples (a scale, file names).
+        One batch if all agree, more if samples differ in shape (padded text, images of several sizes), batches in what
+        belongs to all their samples (a scale, a table), or if samples must stay in the order of their batch.
     """
     joined: list[list[Any]] = []
     last = None
     for batch in batches:
-        rest = without_samples(batch)
+        rest = None if isinstance(batch, Batch) and batch.layout.ordered else without_samples(batch)
         if joined and rest is not None and rest == last:
             joined[-1].append(batch)
         else:
@@ -73,46 +103,100 @@ def concatenate(batches: list[Any]) -> list[Any]:
 def tensors(batch: Any) -> list[Tensor]:
     """All tensors of a batch, in a fixed order."""
     leaves: list[Tensor] = []
-    apply_to_collection(batch, Tensor, leaves.append)
+    apply_to_collection(bare(batch), Tensor, leaves.append)
     return leaves
 
 
 def with_tensors(batch: Any, leaves: list[Tensor]) -> Any:
     """A batch of the same form with other tensors, in the order of :func:`tensors`."""
     replacements = iter(leaves)
-    return apply_to_collection(batch, Tensor, lambda _: next(replacements))
+    return map_tensors(batch, lambda _: next(replacements))
+
+
+def map_tensors(batch: Any, function: Callable[[Tensor], Any]) -> Any:
+    """A batch of the same form with what a function gives for each of its tensors."""
+    return _like(batch, apply_to_collection(bare(batch), Tensor, function))
 
 
 def split_samples(batch: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:
-    """Tensors of the batch that carry the sample axis, and a function that puts others in their place."""
-    size = num_samples(batch)
-    leaves = tensors(batch)
-    places = [i for i, leaf in enumerate(leaves) if leaf.dim() > 0 and len(leaf) == size]
+    """Tensors of the batch that carry samples, these on axis 0, and a function that puts others in their place.
 
-    def rebuild(carried: list[Tensor]) -> Any:
-        placed = dict(zip(places, carried, strict=True))
-        return with_tensors(batch, [placed.get(i, leaf) for i, leaf in enumerate(leaves)])
+    Raises:
+        NotCovered: No tensor carries them.
+    """
+    layout = _known(batch).layout
+    carried: dict[Path, Tensor] = {}
 
-    return [leaves[i] for i in places], rebuild
+    def collect(path: Path, value: Any) -> Any:
+        axis = layout.axes.get(path)
+        if isinstance(value, Tensor) and axis is not None:
+            carried[path] = value.movedim(axis, 0) if axis else value
+        return GO_ON if axis is None else value
+
+    rebuilt(bare(batch), collect)
+    if not carried:
+        raise NotCovered("its samples are no tensors")
+
+    def rebuild(others: list[Tensor]) -> Any:
+        placed = dict(zip(carried, others, strict=True))
+
+        def put(path: Path, value: Any) -> Any:
+            if path not in placed:
+                return GO_ON
+            return placed[path].movedim(0, layout.axes[path]) if layout.axes[path] else placed[path]
+
+        return _like(batch, rebuilt(bare(batch), put))
+
+    return list(carried.values()), rebuild
 
 
 def without_samples(batch: Any) -> bytes | None:
-    """All of a batch but its sample-axis tensors, comparable; None if it cannot be."""
-    size = num_samples(batch)
+    """All of a batch but its samples, comparable; None if it cannot be."""
+    layout = _known(batch).layout
 
-    def shape(leaf: Tensor) -> Any:
-        carried = leaf.dim() > 0 and len(leaf) == size
-        if carried:
-            return leaf.dtype, tuple(leaf.shape[1:])
-        return leaf.dtype, tuple(leaf.shape), leaf.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+    def visit(path: Path, value: Any) -> Any:
+        axis = layout.axes.get(path)
+        if isinstance(value, (Tensor, np.ndarray)) and axis is not None:
+            return str(value.dtype), tuple(value.shape[:axis]), tuple(value.shape[axis + 1 :])
+        if isinstance(value, Tensor):
+            content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            return str(value.dtype), tuple(value.shape), content
+        return GO_ON if axis is None else type(value).__name__
 
     try:
-        return pickle.dumps(apply_to_collection(batch, Tensor, shape))
+        return pickle.dumps((sorted(map(repr, layout.axes.items())), rebuilt(bare(batch), visit)))
     except Exception:  # of whatever the user keeps in a batch
         return None
 
 
+def _known(batch: Any) -> Batch:
+    return batch if isinstance(batch, Batch) else Batch(batch, by_length(batch))
+
+
+def _like(batch: Any, other: Any) -> Any:
+    return Batch(other, batch.layout) if isinstance(batch, Batch) else other
+
+
 def _join(batches: list[Any]) -> Any:
-    columns = [split_samples(batch)[0] for batch in batches]
-    _, rebuild = split_samples(batches[0])
-    return rebuild([torch.cat(column) for column in zip(*columns, strict=True)])
+    axes = _known(batches[0]).layout.axes
+    columns: dict[Path, list[Any]] = {path: [] for path in axes}
+
+    def collect(path: Path, value: Any) -> Any:
+        if path not in columns:
+            return GO_ON
+        columns[path].append(value)
+        return value
+
+    for batch in batches:
+        rebuilt(bare(batch), collect)
+
+    def put(path: Path, value: Any) -> Any:
+        if path not in axes:
+            return GO_ON
+        if isinstance(value, Tensor):
+            return torch.cat(columns[path], axes[path])
+        if isinstance(value, np.ndarray):
+            return np.concatenate(columns[path], axes[path])
+        return type(value)(item for part in columns[path] for item in part)
+
+    return _like(batches[0], rebuilt(bare(batches[0]), put))

@@ -23,6 +23,7 @@ from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.plan import coverage
 from lightning_info.gradients.real import as_real
 from lightning_info.probing.activations import Activation, Layer
+from lightning_info.probing.alone import Alone, NotItsOwn
 from lightning_info.probing.likelihoods import Prediction
 from lightning_info.probing.probe import Probe, Unavailable
 
@@ -61,7 +62,8 @@ def pool_trace(probe: Probe, plan: Plan, estimator: Estimator, draws: int | None
 
     Raises:
         Unavailable: Outputs or gradients are not finite.
-        NotCovered: The plan's engine does not fit the replica any more.
+        NotCovered: The plan's engine does not fit the replica any more, or (:class:`~.alone.Misattributed`) these
+            samples: one of those drawn goes through the replica alone, with whose norms the engine's are compared.
     """
     scores = _all_scores(probe, estimator)
     size = len(scores)
@@ -76,9 +78,18 @@ def pool_trace(probe: Probe, plan: Plan, estimator: Estimator, draws: int | None
 
     columns: list[dict[str, Tensor]] = []
     order: list[Tensor] = []
+    looked_at = int(probe.audit.spot * len(index))
     for batch, places in probe.drawn(index):
-        cotangents = _cotangents(probe.predictor(probe.module, batch), estimator, generator)
-        columns.append(plan.squared_norms(probe.module, probe.outputs, batch, cotangents))
+        prediction = probe.predictor(probe.module, batch)
+        cotangents = _cotangents(prediction, estimator, generator)
+        found = (places == looked_at).nonzero().flatten().tolist()
+        one = Alone(batch, found[0]) if found and len(places) > 1 else None
+        norms_here = plan.squared_norms(
+            probe.module, probe.outputs, batch, cotangents if one is None else one.noting(cotangents)
+        )
+        if one is not None:
+            _compare_alone(probe, one, prediction, norms_here)
+        columns.append(norms_here)
         order.append(places)
     norms = {name: torch.cat([column[name] for column in columns]).cpu() for name in columns[0]}
 
@@ -90,6 +101,15 @@ def pool_trace(probe: Probe, plan: Plan, estimator: Estimator, draws: int | None
         estimate = TraceEstimate(estimate.trace, 0.0)
     per_parameter = {name: trace_estimate(norm, probabilities, size).trace for name, norm in norms.items()}
     return PoolTrace(estimate, per_parameter, coverage(probe.module, norms))
+
+
+def _compare_alone(probe: Probe, one: Alone, whole: Prediction, norms: dict[str, Tensor]) -> None:
+    alone = probe.predictor(probe.module, one.part)
+    try:
+        one.compare_outputs(alone, whole)
+    except NotItsOwn as error:
+        raise Unavailable(str(error)) from error
+    one.compare_norms(probe.module, alone, norms)
 
 
 @dataclass(frozen=True)

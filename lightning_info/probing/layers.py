@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.real import as_real
-from lightning_info.gradients.samples import num_samples, take
+from lightning_info.gradients.samples import company, num_samples, shuffled, take
 from lightning_info.probing.activations import (
     OUTPUTS_CALL,
     Call,
@@ -62,15 +63,16 @@ class _Seen:
 def find_layers(
     module: nn.Module, predict: Callable[[nn.Module, Any], Prediction], batch: Any, named: LayerNames | None
 ) -> tuple[list[Layer], dict[str, str]]:
-    """Look at two passes over a few samples, the second in another order, and choose the layers.
+    """Look at passes over a few samples, in another order and alone, and choose the layers.
 
     Where the samples are in a layer's activations (axis 0, axis 1, folded into axis 0 with positions) is told by what
-    moves as the samples do.
+    moves as the samples do, and is the same for a sample alone.
 
     Args:
         module: A replica.
         predict: Its prediction for a batch.
-        batch: A few samples, on its device; one alone cannot show its axis, and axis 0 is taken.
+        batch: A few samples, on its device; one alone cannot show its axis, and axis 0 is taken. Of ordered samples
+            (see :class:`~.layout.Layout`) every other one, in their order, stands for another order.
         named: Dotted names of modules or functions (``:index`` for one of several calls), or classes of modules (or
             their names); None for the activation functions before the outputs (without any, the modules with weights
             that give real numbers), at most eight with the outputs, evenly over depth.
@@ -82,16 +84,20 @@ def find_layers(
     Raises:
         NoLayers: A name that is not there, or a layer that did not run or has no sample axis; no names at all.
     """
-    order = torch.arange(num_samples(batch)).roll(1)
+    samples, layout = num_samples(batch), batch.layout if isinstance(batch, Batch) else None
+    order = torch.arange(0, samples, 2) if layout is not None and layout.ordered else shuffled(samples)
+    orders = [order]
+    if layout is not None and samples > 1:
+        orders += [company(n, samples, layout.fewest) for n in range(samples)]
     first, outputs, unseen = _record(module, predict, batch)
-    second, *_ = _record(module, predict, take(batch, order))
+    others = [(_record(module, predict, take(batch, some))[0], some) for some in orders]
     counts = Counter(name for name, _ in first)
     found: dict[str, tuple[_Seen, Layer]] = {}
     refused: dict[str, tuple[_Seen, str]] = {}
     for (name, index), seen in first.items():
         label = name if counts[name] == 1 else f"{name}:{index}"
-        again = second.get((name, index))
-        axes = [axis for axis, rows in seen.units.items() if again is not None and _moved(rows, again, axis, order)]
+        again = [(other.get((name, index)), some) for other, some in others]
+        axes = [axis for axis, rows in seen.units.items() if all(_moved(rows, one, axis, some) for one, some in again)]
         if axes:
             size, pooled = seen.units[axes[0]].shape[1], seen.positions[axes[0]]
             kind, discrete = seen.call.kind, seen.is_discrete
@@ -137,15 +143,20 @@ def _seen(call: Call, tensor: Tensor, samples: int) -> _Seen:
     )
 
 
-def _moved(rows: Tensor, again: _Seen, axis: SampleAxis, order: Tensor) -> bool:
-    other = again.units.get(axis)
-    if other is None or other.shape != rows.shape:
-        return False
+def _moved(rows: Tensor, again: _Seen | None, axis: SampleAxis, order: Tensor) -> bool:
+    other = None if again is None else again.units.get(_only(axis, again, len(order)))
     moved = rows[order.to(rows.device)]
+    if other is None or other.shape != moved.shape:
+        return False
     if is_discrete(rows) or is_discrete(other):
         return torch.equal(moved, other)
     scale = moved[moved.isfinite()].abs().amax().item() if moved.isfinite().any() else 0.0
     return torch.allclose(moved, other, rtol=1e-3, atol=1e-4 * scale, equal_nan=True)
+
+
+def _only(axis: SampleAxis, seen: _Seen, samples: int) -> SampleAxis:
+    """Rows folded with one position each have the samples on axis 0."""
+    return "first" if axis == "folded" and samples == seen.shape[0] else axis
 
 
 def _sums(tensor: Tensor) -> tuple[int, float, float]:

@@ -82,9 +82,10 @@ def noisy_activations(
     rows: dict[str, list[Tensor]] = {}
     linear, given = linear or {}, _Given(linear or {})
     draws = 0
+    audit = replace(probe.audit, done=True)  # another pass would be taken for one of the draw
     for noise in noises:
         with moved(probe, noise), watched(probe.module, linear, given.see):
-            read = replace(probe, readers=[], whole=None, _read={}).read(reader)
+            read = replace(probe, readers=[], whole=None, audit=audit, _read={}).read(reader)
         given.end_draw()
         draws += 1
         for name, values in read.items():

@@ -23,6 +23,7 @@ from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 
 from lightning_info.functional.fisher import Likelihood
+from lightning_info.gradients.layout import bare
 from lightning_info.gradients.samples import num_samples
 from lightning_info.probing.inert import StandInTrainer, detach_from_trainer
 from lightning_info.probing.isolation import exits_are_errors
@@ -72,7 +73,7 @@ class Predictor:
         """
         detach_from_trainer(module, self.stand_in)
         samples = num_samples(batch)
-        batch = apply_to_collection(batch, Tensor, torch.clone)  # a training_step may edit its batch in place
+        batch = apply_to_collection(bare(batch), Tensor, torch.clone)  # a training_step may edit its batch in place
         with _default_dtype(module), _Watch(module, self.shared) as watch:
             returned = self._called(module, batch, watch)
         if self.adapter is not None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.memory import is_out_of_memory
-from lightning_info.gradients.samples import num_samples, take
+from lightning_info.gradients.samples import map_tensors, num_samples, take
 from lightning_info.probing.activations import Activation, Layer, LayerCapture
+from lightning_info.probing.alone import Alone, NotItsOwn
 from lightning_info.probing.batch_norm import use_statistics_of
 from lightning_info.probing.likelihoods import Prediction
 from lightning_info.probing.prediction import Predictor
@@ -46,6 +47,21 @@ class Reader(Protocol):
 
 
 @dataclass
+class Audit:
+    """One reference sample goes through the replica alone as well, to see that what is read for it is its own.
+
+    Attributes:
+        spot: Which one, as a share of the pool; another one at every point.
+        done: Once is enough.
+        mixed: Labels of layers that gave it another sample's activations, or some that depend on the others.
+    """
+
+    spot: float = 0.0
+    done: bool = False
+    mixed: set[str] = field(default_factory=set)
+
+
+@dataclass
 class Probe:
     """What a measurement works with.
 
@@ -58,6 +74,7 @@ class Probe:
         batch_norms: The replica's layers that training uses with batch statistics.
         readers: What measurements at this step will read; one pass serves all.
         whole: The probe of a larger pool that begins with these samples, if its pass serves this one too.
+        audit: What is looked at besides.
     """
 
     module: nn.Module
@@ -68,6 +85,7 @@ class Probe:
     batch_norms: list[_BatchNorm] = field(default_factory=list)
     readers: list[Reader] = field(default_factory=list)
     whole: Probe | None = None
+    audit: Audit = field(default_factory=Audit)
     _read: dict[Reader, dict[str, Tensor] | Exception] = field(default_factory=dict)
 
     @property
@@ -118,21 +136,41 @@ class Probe:
             whole = {name: torch.cat(parts) for name, parts in rows[reader].items()}
             self._read[reader] = {name: found for name, found in whole.items() if len(found) == self.size}
 
+        looked_at = -1 if self.audit.done or not layers else int(self.audit.spot * self.size)
         for batch in self.parts():
             with LayerCapture(self.module, layers, num_samples(batch)) as seen:
                 prediction = self.predictor(self.module, batch)
             seen.take_outputs(prediction)
+            if 0 <= looked_at < num_samples(batch):
+                self._look_alone(Alone(batch, looked_at), prediction, seen.activations, layers)
+            looked_at -= num_samples(batch)
+            for label in self.audit.mixed:
+                seen.activations.pop(label, None)
             for reader in readers:
                 guarded(reader, partial(keep, reader, prediction, seen))
         for reader in readers:
             guarded(reader, partial(join, reader))
         self._read.update(failed)
 
+    def _look_alone(
+        self, one: Alone, whole: Prediction, activations: Mapping[str, Activation], layers: Collection[Layer]
+    ) -> None:
+        if num_samples(one.batch) == 1:
+            return
+        self.audit.done = True
+        with LayerCapture(self.module, layers, len(one.index)) as seen:
+            prediction = self.predictor(self.module, one.part)
+        seen.take_outputs(prediction)
+        try:
+            one.compare_outputs(prediction, whole)
+        except NotItsOwn as error:
+            raise Unavailable(str(error)) from error
+        self.audit.mixed |= one.others(seen.activations, activations)
+
     def to_device(self, batch: Any) -> Any:
         """The batch as the replica takes it: on its device, half precision upcast as the replica's weights are."""
-        return apply_to_collection(
+        return map_tensors(
             batch,
-            Tensor,
             lambda leaf: (
                 leaf.to(self.device, torch.float32)
                 if leaf.dtype in (torch.float16, torch.bfloat16)
@@ -177,6 +215,11 @@ class Probe:
         for group in self.groups:
             size = num_samples(group)
             places = ((numbers >= offset) & (numbers < offset + size)).nonzero().squeeze(1)
-            for some in torch.split(places, self.chunk) if len(places) else ():
+            if isinstance(group, Batch) and group.layout.ordered:
+                places = places[numbers[places].argsort(stable=True)]
+            chunks = torch.split(places, self.chunk)
+            if isinstance(group, Batch) and group.layout.fewest > 1:  # of equal size: none of one
+                chunks = torch.tensor_split(places, max(1, math.ceil(len(places) / self.chunk)))
+            for some in chunks if len(places) else ():
                 yield self.to_device(take(group, numbers[some] - offset)), some
             offset += size

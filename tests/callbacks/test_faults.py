@@ -28,6 +28,7 @@ from lightning_info import (
     WeightInfoCallback,
 )
 from lightning_info.gradients import plan
+from lightning_info.gradients.samples import num_samples
 
 EVERY = 2  # steps; an epoch has three
 
@@ -224,7 +225,7 @@ class Limited:
         self.engine, self.most, self.refused = engine, most, 0
 
     def __call__(self, module, predict, batch, cotangents):
-        if len(batch[0]) > self.most:
+        if num_samples(batch) > self.most:
             self.refused += 1
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return self.engine(module, predict, batch, cotangents)
