@@ -13,7 +13,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_info.callbacks import arguments, messages
+from lightning_info import validation as arguments
+from lightning_info.callbacks import messages
 from lightning_info.callbacks.bench import Bench
 from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.collector import Collector

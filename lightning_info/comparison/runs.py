@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_info.callbacks import arguments
+from lightning_info import validation as arguments
 from lightning_info.comparison.checkpoints import OWNER, PathLike, load_weights, matched
 from lightning_info.gradients.contract import NotCovered, first_line
 from lightning_info.probing.curvature import fisher_products

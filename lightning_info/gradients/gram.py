@@ -17,7 +17,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from lightning_info.gradients.plan import CHECK_SAMPLES, _call, _float64
 from lightning_info.gradients.rows import Rows
 from lightning_info.gradients.samples import split_samples, take
 from lightning_info.gradients.vmap_taps import _Passes, _take
+from lightning_info.validation import one_of
 
 BUDGET = 1 << 31
 """Bytes that a chunk of samples may take, as estimated from the operators' inputs (2 GiB); K comes on top."""
@@ -237,7 +238,9 @@ def choose_gram_engine(module: nn.Module, predict: Predict, batch: Any, engine: 
 
     Raises:
         NotCovered: No engine is exact; the message has every reason.
+        ValueError: There is no engine of that name.
     """
+    one_of("gram_matrix", "engine", engine, get_args(GramEngineName))
     if not trainable(module):
         raise NotCovered("none of its parameters requires a gradient")
     batch = take(batch, slice(0, CHECK_SAMPLES))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
@@ -17,6 +17,7 @@ from lightning_info.gradients.graph import leaf_uses, without_graph
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.samples import take
 from lightning_info.gradients.uses import listed
+from lightning_info.validation import one_of
 
 EngineName = Literal["auto", "backpack", "backpack_vmap", "func", "loop"]
 ENGINES: dict[str, Engine] = {
@@ -90,9 +91,11 @@ def choose_engine(module: nn.Module, predict: Predict, batch: Any, engine: Engin
 
     Raises:
         NotCovered: No engine is exact; the message has every reason.
+        ValueError: There is no engine of that name.
     """
     if not trainable(module):
         raise NotCovered("none of its parameters requires a gradient")
+    one_of("choose_engine", "engine", engine, get_args(EngineName))
     candidates = list(ENGINES) if engine == "auto" else [engine]
     batch = take(batch, slice(0, CHECK_SAMPLES))
     module, batch, tolerance = _float64(module, predict, batch)

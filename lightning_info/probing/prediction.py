@@ -19,7 +19,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lightning_info.functional.fisher import Likelihood
+from lightning_info.functional.likelihoods import LikelihoodName
 from lightning_info.gradients.samples import num_samples
 from lightning_info.probing.inert import StandInTrainer, detach_from_trainer
 from lightning_info.probing.likelihoods import (
@@ -212,7 +212,7 @@ def _from_adapter(returned: Any, samples: int) -> Prediction:
     if not isinstance(targets, (Tensor, type(None))):
         raise NoPrediction(f"the adapter's targets are {_describe(targets)}; they must be a tensor or None")
     if len(returned) == 3:
-        likelihood, known = returned[2], get_args(Likelihood)
+        likelihood, known = returned[2], get_args(LikelihoodName)
         if likelihood not in known:
             raise NoPrediction(f"the adapter named the likelihood {likelihood!r}; choose one of {', '.join(known)}")
     elif targets is not None and not targets.is_floating_point() and outputs.dim() == targets.dim() + 1:
