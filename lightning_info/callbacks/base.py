@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -208,6 +209,51 @@ class InfoCallback(Points, Callback):
             self._print_table(trainer)
         if self._is_last:
             self._bench.clear()
+
+    # ---- without a Trainer: what ``lightning_info.measure`` calls in the place of the hooks
+
+    @property
+    def has_samples(self) -> bool:
+        """The reference samples are complete."""
+        return self._samples.complete
+
+    def start_anew(self) -> None:
+        """Forget everything measured."""
+        self.history = {}
+        self._restart()
+
+    def take_samples(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> bool:
+        """Look at a batch, check the module at the first one; whether the reference samples are complete."""
+        if not self._samples.complete or not self._prepared:
+            self._collect(trainer, pl_module, batch, batch_idx)
+        return self._samples.complete
+
+    def take_point(self, trainer: Any, pl_module: Any, due: Sequence[InfoCallback]) -> None:
+        """Measure at the present step, whatever the schedule says.
+
+        Args:
+            trainer: What stands for one.
+            pl_module: The module.
+            due: All callbacks that are measured at this step; they share a replica and a pass.
+        """
+        self._step = _steps_taken(trainer)
+        self._point(trainer, pl_module, self._step, due)
+
+    def let_go(self) -> None:
+        """Keep nothing of the present step."""
+        self._bench.clear()
+
+    def look_back(self, trainer: Any) -> None:
+        """Add to the history what is known only when the last point is."""
+        self._write_end(trainer)
+
+    def drawings(self) -> dict[str, Callable[[], Figure]]:
+        """The figures of what was measured, by tag; each is drawn when it is called."""
+        return {self._tag(tag): draw for tag, draw in self._figures().items()}
+
+    def tagged(self, tag: str) -> str:
+        """A tag with this callback's prefix."""
+        return self._tag(tag)
 
     # ---- reference samples
 
