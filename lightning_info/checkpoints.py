@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import pickle
 import re
@@ -61,7 +62,7 @@ class Reader:
             ValueError: There are none, two of one step, or what is no checkpoint.
         """
         found = sorted((self._described(name, path) for path in self._paths(name, given)), key=lambda one: one.step)
-        for one, other in zip(found, found[1:], strict=False):
+        for one, other in itertools.pairwise(found):
             if one.step == other.step:
                 raise ValueError(
                     f"{self.owner}: {one.path} and {other.path} are both of step {one.step}; give one of them, or the "
@@ -136,8 +137,8 @@ class Reader:
             told = re.findall(r"step[=_-]?(\d+)|checkpoint[=_-](\d+)", str(path))
             if not told:
                 raise ValueError(
-                    f"{self.owner}: {path} has no 'global_step', and its name tells no step either; call it step=100.pt, "
-                    f"or save torch.save({{'state_dict': model.state_dict(), 'global_step': 100}}, path)"
+                    f"{self.owner}: {path} has no 'global_step', and its name tells no step either; call it "
+                    f"step=100.pt, or save torch.save({{'state_dict': model.state_dict(), 'global_step': 100}}, path)"
                 )
             step = next(filter(None, told[-1]))
         epoch = content.get("epoch", 0)

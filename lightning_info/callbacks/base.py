@@ -213,20 +213,19 @@ class InfoCallback(Points, Callback):
     # ---- without a Trainer: what ``lightning_info.measure`` calls in the place of the hooks
 
     @property
-    def has_samples(self) -> bool:
-        """The reference samples are complete."""
-        return self._samples.complete
+    def is_ready(self) -> bool:
+        """The module is checked and the reference samples are complete."""
+        return self._can_measure
 
     def start_anew(self) -> None:
         """Forget everything measured."""
         self.history = {}
         self._restart()
 
-    def take_samples(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> bool:
-        """Look at a batch, check the module at the first one; whether the reference samples are complete."""
-        if not self._samples.complete or not self._prepared:
+    def take_samples(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Keep reference samples of a batch until they are complete; check the module at the first one."""
+        if not self._can_measure:
             self._collect(trainer, pl_module, batch, batch_idx)
-        return self._samples.complete
 
     def take_point(self, trainer: Any, pl_module: Any, due: Sequence[InfoCallback]) -> None:
         """Measure at the present step, whatever the schedule says.

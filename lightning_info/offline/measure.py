@@ -6,7 +6,7 @@ import copy
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from inspect import isclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,38 +87,39 @@ def measure(
     if not ours:
         raise ValueError(f"{OWNER}: no callback is given; for example measure(module, data, FisherTraceCallback())")
     reader, device = Reader(OWNER, weights_only), torch.device(device)
-    points = [] if checkpoints is None else reader.checkpoints("checkpoints", checkpoints)
-    if isclass(module):
-        if not points:
-            raise ValueError(f"{OWNER}: module={module.__name__} is a class; give an instance, or checkpoints too")
-        module = reader.made(module, points[-1].path)
-    adapter = _adapter(module, likelihood, adapter)
+    files = [] if checkpoints is None else reader.checkpoints("checkpoints", checkpoints)
+    whole = _made(reader, module, files)
+    adapter = _adapter(whole, likelihood, adapter)
     for callback in ours:
         callback.adapter = callback.adapter or adapter
     with isolated(device):
-        target = _copy(module).to(device)
-        run = OfflineRun(target, loader_of(OWNER, data, batch_size), list(ours), device)
-        knows_start = _load_initial(reader, target, initial, points)
+        target = _copy(whole).to(device)
+        points = [(one.step, one.epoch, partial(reader.load, target, one.path)) for one in files]
         if not points:
-            points = [Checkpoint(Path(), step, 0)]
-            weights = dict(module.state_dict())
-        run.global_step = 0 if knows_start else max(1, points[0].step)
+            points = [(step, 0, partial(target.load_state_dict, target.state_dict() | {}))]
+        run = OfflineRun(target, loader_of(OWNER, data, batch_size), list(ours), device)
+        run.global_step = 0 if _load_initial(reader, target, initial, files) else -1
         for callback in ours:
             callback.setup(run, target, "fit")
             callback.on_train_start(run, target)
-        if checkpoints is None:
-            target.load_state_dict(weights)
-        _collect(run, target, ours, device)
-        for point in points:
-            if checkpoints is not None:
-                reader.load(target, point.path)
-            run.global_step, run.current_epoch = point.step, point.epoch
+        for run.global_step, run.current_epoch, load in points:
+            load()
+            _collect(run, target, ours, device)
             for callback in ours:
                 callback.take_point(run, target, ours)
             ours[0].let_go()
         for callback in ours:
             callback.look_back(run)
     return _result(ours)
+
+
+def _made(reader: Reader, module: nn.Module | type[nn.Module], files: Sequence[Checkpoint]) -> nn.Module:
+    if isinstance(module, nn.Module):
+        return module
+    if not files:
+        raise ValueError(f"{OWNER}: module={module.__name__} is a class; give an instance, or checkpoints too")
+    made: nn.Module = reader.made(module, files[-1].path)
+    return made
 
 
 def _fresh(callback: InfoCallback) -> InfoCallback:
@@ -129,8 +130,8 @@ def _fresh(callback: InfoCallback) -> InfoCallback:
         )
     if isinstance(callback, StabilityCallback):
         raise ValueError(
-            f"{OWNER}: StabilityCallback trains a twin, which takes a training; lightning_info.compare_runs compares the "
-            f"checkpoints of two runs"
+            f"{OWNER}: StabilityCallback trains a twin, which takes a training; lightning_info.compare_runs "
+            f"compares the checkpoints of two runs"
         )
     reference = callback.reference
     fresh = copy.deepcopy(callback, {id(reference): reference})
@@ -175,7 +176,7 @@ def _copy(module: nn.Module) -> Any:
     for part, original in zip(target.modules(), module.modules(), strict=True):
         part.training = original.training if trains else True
     if not isinstance(target, LightningModule) and not hasattr(target, "device"):
-        target.device = next((p.device for p in target.parameters()), torch.device("cpu"))
+        vars(target)["device"] = next((p.device for p in target.parameters()), torch.device("cpu"))
     return target
 
 
@@ -199,12 +200,15 @@ def _load_initial(reader: Reader, target: Any, initial: Any, points: Sequence[Ch
 
 
 def _collect(run: OfflineRun, target: Any, ours: Sequence[InfoCallback], device: torch.device) -> None:
+    """Once: the reference samples, and the check of the module with the first weights that are measured."""
+    if all(callback.is_ready for callback in ours):
+        return
     for place, batch in enumerate(batches_of(run.train_dataloader, target, device)):
-        wanting = [callback for callback in ours if not callback.take_samples(run, target, batch, place)]
-        if not wanting:
+        for callback in ours:
+            callback.take_samples(run, target, batch, place)
+        if all(callback.is_ready for callback in ours):
             return
-    if any(not callback.has_samples for callback in ours):
-        raise ValueError(f"{OWNER}: data holds no batch")
+    raise ValueError(f"{OWNER}: data holds no batch")
 
 
 def _result(ours: Sequence[InfoCallback]) -> MeasureResult:
