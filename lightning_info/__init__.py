@@ -6,6 +6,7 @@ from lightning_info.callbacks.info_plane import InfoPlaneCallback
 from lightning_info.callbacks.stability import StabilityCallback
 from lightning_info.callbacks.weight_info import WeightInfoCallback
 from lightning_info.comparison import RunComparison, compare_runs
+from lightning_info.offline import MeasureResult, measure
 
 __version__ = "0.1.0.dev0"
 
@@ -13,9 +14,11 @@ __all__ = [
     "EffectiveInfoCallback",
     "FisherTraceCallback",
     "InfoPlaneCallback",
+    "MeasureResult",
     "RunComparison",
     "StabilityCallback",
     "WeightInfoCallback",
     "__version__",
     "compare_runs",
+    "measure",
 ]

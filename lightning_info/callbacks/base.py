@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_info.callbacks import arguments, messages
+from lightning_info import validation as arguments
+from lightning_info.callbacks import messages
 from lightning_info.callbacks.bench import Bench
 from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.collector import Collector
@@ -168,6 +170,50 @@ class InfoCallback(Resuming):
             self._print_table(trainer)
         if self._is_last:
             self._bench.clear()
+
+    # ---- without a Trainer: what ``lightning_info.measure`` calls in the place of the hooks
+
+    @property
+    def is_ready(self) -> bool:
+        """The module is checked and the reference samples are complete."""
+        return self._can_measure
+
+    def start_anew(self) -> None:
+        """Forget everything measured."""
+        self.history = {}
+        self._restart()
+
+    def take_samples(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Keep reference samples of a batch until they are complete; check the module at the first one."""
+        if not self._can_measure:
+            self._collect(trainer, pl_module, batch, batch_idx)
+
+    def take_point(self, trainer: Any, pl_module: Any, due: Sequence[InfoCallback]) -> None:
+        """Measure at the present step, whatever the schedule says.
+
+        Args:
+            trainer: What stands for one.
+            pl_module: The module.
+            due: All callbacks that are measured at this step; they share a replica and a pass.
+        """
+        self._step = _steps_taken(trainer)
+        self._point(trainer, pl_module, self._step, due)
+
+    def let_go(self) -> None:
+        """Keep nothing of the present step."""
+        self._bench.clear()
+
+    def look_back(self, trainer: Any) -> None:
+        """Add to the history what is known only when the last point is."""
+        self._write_end(trainer)
+
+    def drawings(self) -> dict[str, Callable[[], Figure]]:
+        """The figures of what was measured, by tag; each is drawn when it is called."""
+        return {self._tag(tag): draw for tag, draw in self._figures().items()}
+
+    def tagged(self, tag: str) -> str:
+        """A tag with this callback's prefix."""
+        return self._tag(tag)
 
     # ---- reference samples
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import cast, get_args
 
-from lightning_info.callbacks import arguments
+from lightning_info import validation as arguments
 from lightning_info.plane.estimates import BinRange, Estimate, EstimatorName, range_name
 
 

@@ -183,6 +183,10 @@ class Points(Instrument):
     def _report_end(self, trainer: Any) -> None:
         """What is known only at the end of fit."""
         assert self._measured is not None
+        self._write_end(trainer)
+        self._draw(trainer, self._measured)
+
+    def _write_end(self, trainer: Any) -> None:
         curves: Mapping[str, Curve] = {}
         with self._faults.guard("looking back at the end"):
             curves = self._finish()
@@ -197,7 +201,6 @@ class Points(Instrument):
                 by_step.setdefault(step, {})[self._tag(tag)] = value
         for step in sorted(by_step):
             self._report_values(trainer, by_step[step], step)
-        self._draw(trainer, self._measured)
 
     def _draw(self, trainer: Any, step: int) -> None:
         if not trainer.is_global_zero:

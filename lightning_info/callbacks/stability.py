@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from lightning_info.callbacks import arguments, twins
+from lightning_info import validation as arguments
+from lightning_info.callbacks import twins
 from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.clock import seconds
 from lightning_info.callbacks.faults import Refused

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from inspect import isclass, signature
+from inspect import isclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_info.callbacks import arguments
-from lightning_info.comparison.checkpoints import OWNER, PathLike, load_weights, matched
-from lightning_info.gradients.contract import NotCovered, first_line
+from lightning_info import validation
+from lightning_info.checkpoints import Checkpoint, PathLike, Reader, few
+from lightning_info.gradients.contract import NotCovered
 from lightning_info.probing.curvature import fisher_products
 from lightning_info.probing.inert import Inert, StandInTrainer
 from lightning_info.probing.isolation import isolated
@@ -39,6 +39,8 @@ from lightning_info.probing.weight_change import (
 from lightning_info.probing.weight_paths import Snapshots
 from lightning_info.reporting.stability_paths import stability_paths
 from lightning_info.reporting.table import Curve, curves_table
+
+OWNER = "compare_runs"
 
 
 @dataclass(frozen=True)
@@ -136,21 +138,22 @@ def compare_runs(
         print(found.table())
         found.figure().savefig("paths.png")
     """
-    arguments.positive_number(OWNER, "beta", beta, 1.0)
-    arguments.positive_integer(OWNER, "num_samples", num_samples, 256)
-    arguments.positive_integer(OWNER, "batch_size", batch_size, 64)
-    pairs, device = matched(run, twin, weights_only), torch.device(device)
+    validation.positive_number(OWNER, "beta", beta, 1.0)
+    validation.positive_integer(OWNER, "num_samples", num_samples, 256)
+    validation.positive_integer(OWNER, "batch_size", batch_size, 64)
+    reader, device = Reader(OWNER, weights_only), torch.device(device)
+    pairs = matched(reader.checkpoints("run", run), reader.checkpoints("twin", twin))
     samples = _samples(reference, num_samples)
     alone = None if replaced is None else _samples(replaced, sys.maxsize)[0]
     if isclass(module):
-        module = _made(module, pairs[max(pairs)][0], weights_only)
+        module = reader.made(module, pairs[max(pairs)][0])
     with isolated(device):
         here, there = (_probe(module, samples, batch_size, adapter, device) for _ in range(2))
         n, snapshots = _training_samples(training_samples, here.size), Snapshots(seed)
         history: dict[str, list[tuple[int, float]]] = {}
         for step, (ours, theirs) in pairs.items():
-            load_weights(here.module, ours, weights_only)
-            load_weights(there.module, theirs, weights_only)
+            reader.load(here.module, ours)
+            reader.load(there.module, theirs)
             if not history:
                 has_products = _look_at(here, there, step)
             snapshots.add(step, here.module, there.module)
@@ -165,24 +168,29 @@ def compare_runs(
     return RunComparison(history, found, reason, f"N = {n}, β = {beta:g}")
 
 
+def matched(run: Sequence[Checkpoint], twin: Sequence[Checkpoint]) -> dict[int, tuple[Path, Path]]:
+    """The pairs of checkpoints of one optimiser step, by it, rising.
+
+    Raises:
+        ValueError: There are none.
+    """
+    ours, theirs = ({one.step: one.path for one in checkpoints} for checkpoints in (run, twin))
+    steps = sorted(ours.keys() & theirs.keys())
+    if not steps:
+        raise ValueError(
+            f"{OWNER}: no global_step has a checkpoint of both runs: run has {few(sorted(ours))}, twin has "
+            f"{few(sorted(theirs))}; save both at the same steps, for example ModelCheckpoint("
+            f"every_n_train_steps=100, save_top_k=-1)"
+        )
+    return {step: (ours[step], theirs[step]) for step in steps}
+
+
 def _samples(given: Dataset[Any] | Sequence[Tensor], most: int) -> list[Any]:
     if isinstance(given, Tensor):
         raise ValueError(f"{OWNER}: samples are a Dataset or several tensors, for example (x, y); got one tensor")
     samples = ReferenceSamples(most)
     samples.fill(given)
     return samples.groups
-
-
-def _made(cls: Any, path: Path, weights_only: bool) -> Any:
-    takes = signature(cls.load_from_checkpoint).parameters  # before Lightning 2.6 it knows no weights_only
-    options = {"weights_only": weights_only} if "weights_only" in takes else {}
-    try:
-        return cls.load_from_checkpoint(path, map_location="cpu", **options)
-    except Exception as error:
-        raise ValueError(
-            f"{OWNER}: {cls.__name__} cannot be made from {path} ({first_line(error)}); give an instance, "
-            f"module={cls.__name__}(...), or call self.save_hyperparameters() in its __init__ before training"
-        ) from error
 
 
 def _probe(module: Any, samples: list[Any], chunk: int, adapter: Adapter | None, device: torch.device) -> Probe:
@@ -195,7 +203,7 @@ def _training_samples(given: int | None, measured: int) -> int:
     if given is None:
         _warn(f"training_samples is not given; N = {measured}, the reference samples, stands for it")
         return measured
-    arguments.positive_integer(OWNER, "training_samples", given, 50_000)
+    validation.positive_integer(OWNER, "training_samples", given, 50_000)
     return given
 
 

@@ -19,13 +19,14 @@ Source: Achille, Paolini & Soatto, sections 1.2 and 4; the corrected readings ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Generator, Tensor
 
-Likelihood = Literal["categorical", "bernoulli", "gaussian"]
-CotangentEstimator = Literal["importance", "rademacher", "sampled"]
+from lightning_info.functional import draws as random
+from lightning_info.functional.likelihoods import CotangentEstimator, LikelihoodName, likelihood_named
+from lightning_info.validation import one_of
 
 
 class TraceEstimate(NamedTuple):
@@ -45,7 +46,7 @@ class TraceEstimate(NamedTuple):
         return self.trace + 1.96 * self.stderr
 
 
-def output_fisher_trace(outputs: Tensor, likelihood: Likelihood, mask: Tensor | None = None) -> Tensor:
+def output_fisher_trace(outputs: Tensor, likelihood: LikelihoodName, mask: Tensor | None = None) -> Tensor:
     """Trace of the output Fisher information, ``tr H(z_n)``, of each sample.
 
     Args:
@@ -55,15 +56,11 @@ def output_fisher_trace(outputs: Tensor, likelihood: Likelihood, mask: Tensor | 
 
     Returns:
         ``(N,)``, float64: ``sum p (1 - p)`` for categorical and Bernoulli, the number of outputs for Gaussian.
+
+    Raises:
+        ValueError: There is no likelihood of that name.
     """
-    if likelihood == "categorical":
-        log_p = outputs.detach().double().log_softmax(-1)
-        per_output = -(log_p.exp() * torch.expm1(log_p)).sum(-1)
-    elif likelihood == "bernoulli":
-        z = outputs.detach().double()
-        per_output = z.sigmoid() * (-z).sigmoid()
-    else:
-        per_output = torch.ones_like(outputs.detach(), dtype=torch.float64)
+    per_output = likelihood_named(likelihood, "output_fisher_trace").fisher_trace(outputs.detach().double())
     if mask is not None:
         per_output = per_output * mask
     return per_output.flatten(1).sum(1) if per_output.dim() > 1 else per_output
@@ -71,7 +68,7 @@ def output_fisher_trace(outputs: Tensor, likelihood: Likelihood, mask: Tensor | 
 
 def fisher_cotangent(
     outputs: Tensor,
-    likelihood: Likelihood,
+    likelihood: LikelihoodName,
     estimator: CotangentEstimator = "importance",
     *,
     generator: Generator | None = None,
@@ -97,46 +94,16 @@ def fisher_cotangent(
 
     Returns:
         Tensor of the shape of ``outputs``, float64, on their device.
+
+    Raises:
+        ValueError: There is no likelihood or estimator of that name.
     """
-    z = outputs.detach().double()
-    if likelihood == "categorical":
-        u = _categorical_cotangent(z, estimator, generator)
-    elif likelihood == "bernoulli":
-        p = z.sigmoid()
-        if estimator == "sampled":
-            u = p - (_uniform(z.shape, z, generator) < p).double()
-        else:
-            u = _signs(z.shape, z, generator) * (p * (-z).sigmoid()).sqrt()
-    elif estimator == "sampled":
-        u = torch.randn(z.shape, generator=generator, device=_device(generator), dtype=z.dtype).to(z.device)
-    else:
-        u = _signs(z.shape, z, generator)
-    return _masked(u, mask)
+    one_of("fisher_cotangent", "estimator", estimator, get_args(CotangentEstimator))
+    distribution = likelihood_named(likelihood, "fisher_cotangent")
+    return _masked(distribution.cotangent(outputs.detach().double(), estimator, generator), mask)
 
 
-def _categorical_cotangent(z: Tensor, estimator: CotangentEstimator, generator: Generator | None) -> Tensor:
-    log_p = z.log_softmax(-1)
-    p = log_p.exp()
-    if estimator == "rademacher":
-        weighted = p.sqrt() * _signs(z.shape, z, generator)
-        return weighted - p * weighted.sum(-1, keepdim=True)
-    one_minus_p = -torch.expm1(log_p)
-    if estimator == "sampled":
-        label = _draw(p, generator)
-        return p.scatter(-1, label, -one_minus_p.gather(-1, label))
-    # ‖e_c - p‖² = (1 - p_c)² + sum over the other classes of p²
-    others = (p.square().sum(-1, keepdim=True) - p.square()).clamp_min(0)
-    distance = one_minus_p.square() + others
-    curvature = (p * one_minus_p).sum(-1, keepdim=True)
-    label = _draw(p * distance, generator)
-    direction = (-p).scatter(-1, label, one_minus_p.gather(-1, label))
-    length = direction.norm(dim=-1, keepdim=True)
-    scale = torch.where(length > 0, curvature.sqrt() / length.clamp_min(torch.finfo(z.dtype).tiny), 0)
-    u = direction * scale
-    return u if z.dim() <= 2 else u * _signs((*z.shape[:-1], 1), z, generator)
-
-
-def exact_cotangents(outputs: Tensor, likelihood: Likelihood, mask: Tensor | None = None) -> Iterator[Tensor]:
+def exact_cotangents(outputs: Tensor, likelihood: LikelihoodName, mask: Tensor | None = None) -> Iterator[Tensor]:
     """All columns of a square root of ``H(z)``: the sum of ``‖Jᵀu‖²`` over them is ``tr JᵀHJ`` without error.
 
     Args:
@@ -144,30 +111,19 @@ def exact_cotangents(outputs: Tensor, likelihood: Likelihood, mask: Tensor | Non
         likelihood: The predictive distribution.
         mask: Optional boolean ``(N, *positions)``; positions that are False count zero.
 
-    Yields:
-        As many tensors of the shape of ``outputs`` (float64) as one sample has outputs: C for a classifier, C times
-        the number of positions where there are several.
+    Returns:
+        An iterator over as many tensors of the shape of ``outputs`` (float64) as one sample has outputs: C for a
+        classifier, C times the number of positions where there are several.
+
+    Raises:
+        ValueError: There is no likelihood of that name.
     """
-    z = outputs.detach().double()
-    if likelihood == "categorical":
-        p = z.softmax(-1).reshape(len(z), -1, z.shape[-1])
-        for position in range(p.shape[1]):
-            for c in range(p.shape[2]):  # column c of the root: sqrt(p_c) (e_c - p)
-                u = torch.zeros_like(p)
-                u[:, position] = -p[:, position] * p[:, position, c : c + 1].sqrt()
-                u[:, position, c] += p[:, position, c].sqrt()
-                yield _masked(u.reshape(z.shape), mask)
-        return
-    root = (z.sigmoid() * (-z).sigmoid()).sqrt() if likelihood == "bernoulli" else torch.ones_like(z)
-    root = root.reshape(len(z), -1)
-    for index in range(root.shape[1]):
-        u = torch.zeros_like(root)
-        u[:, index] = root[:, index]
-        yield _masked(u.reshape(z.shape), mask)
+    distribution = likelihood_named(likelihood, "exact_cotangents")
+    return (_masked(u, mask) for u in distribution.fisher_root(outputs.detach().double()))
 
 
 def output_fisher_product(
-    outputs: Tensor, likelihood: Likelihood, tangent: Tensor, mask: Tensor | None = None
+    outputs: Tensor, likelihood: LikelihoodName, tangent: Tensor, mask: Tensor | None = None
 ) -> Tensor:
     """``H(z_n) t_n`` of each sample, and never H.
 
@@ -179,14 +135,12 @@ def output_fisher_product(
 
     Returns:
         Like ``outputs``, float64: ``p∘t - p (pᵀt)`` at each position; Bernoulli ``p (1 - p) t``; Gaussian ``t``.
+
+    Raises:
+        ValueError: There is no likelihood of that name.
     """
-    z, t = outputs.detach().double(), tangent.detach().double()
-    if likelihood == "categorical":
-        p = z.softmax(-1)
-        t = p * (t - (p * t).sum(-1, keepdim=True))
-    elif likelihood == "bernoulli":
-        t = z.sigmoid() * (-z).sigmoid() * t
-    return _masked(t, mask)
+    distribution = likelihood_named(likelihood, "output_fisher_product")
+    return _masked(distribution.fisher_product(outputs.detach().double(), tangent.detach().double()), mask)
 
 
 def sampling_probabilities(scores: Tensor, admixture: float = 0.1) -> Tensor:
@@ -196,13 +150,23 @@ def sampling_probabilities(scores: Tensor, admixture: float = 0.1) -> Tensor:
     ``tr H(z_n)`` keeps the error small, the uniform part keeps it bounded where the score is misleading.
 
     Args:
-        scores: ``(P,)``, non-negative.
-        admixture: Share of the uniform distribution.
+        scores: ``(P,)``, finite and not negative.
+        admixture: Share of the uniform distribution, from 0 to 1.
 
     Returns:
         ``(P,)``, float64, summing to one; uniform if all scores are zero.
+
+    Raises:
+        ValueError: A score is negative or not finite; ``admixture`` is not between 0 and 1.
     """
     scores = scores.double()
+    if not (scores.isfinite() & (scores >= 0)).all():
+        raise ValueError(
+            f"sampling_probabilities: scores must be finite and not negative, got {scores.min().item():.4g} to "
+            f"{scores.max().item():.4g}; for example scores=output_fisher_trace(outputs, 'categorical')"
+        )
+    if not 0 <= admixture <= 1:
+        raise ValueError(f"sampling_probabilities: admixture={admixture} is a share; for example admixture=0.1")
     uniform = torch.full_like(scores, 1 / len(scores))
     total = scores.sum()
     return uniform if total <= 0 else (1 - admixture) * scores / total + admixture * uniform
@@ -219,7 +183,7 @@ def draw_samples(probabilities: Tensor, draws: int, *, generator: Generator | No
     Returns:
         ``(draws,)`` int64.
     """
-    return _draw(probabilities.double().expand(draws, -1), generator).squeeze(-1)
+    return random.index(probabilities.double().expand(draws, -1), generator).squeeze(-1)
 
 
 def trace_estimate(values: Tensor, probabilities: Tensor | None = None, pool: int | None = None) -> TraceEstimate:
@@ -253,7 +217,7 @@ def trace_estimate(values: Tensor, probabilities: Tensor | None = None, pool: in
 def fisher_trace(
     outputs: Tensor,
     squared_norms: Callable[[Tensor], Tensor],
-    likelihood: Likelihood,
+    likelihood: LikelihoodName,
     estimator: CotangentEstimator | Literal["exact"] = "importance",
     *,
     generator: Generator | None = None,
@@ -270,31 +234,15 @@ def fisher_trace(
 
     Returns:
         The trace of F (mean over the batch) and its standard error: 0 for ``"exact"``, otherwise an upper bound.
+
+    Raises:
+        ValueError: There is no likelihood or estimator of that name.
     """
+    one_of("fisher_trace", "estimator", estimator, (*get_args(CotangentEstimator), "exact"))
     if estimator == "exact":
         values = torch.stack([squared_norms(u).double() for u in exact_cotangents(outputs, likelihood)]).sum(0)
         return TraceEstimate(values.mean().item(), 0.0)
     return trace_estimate(squared_norms(fisher_cotangent(outputs, likelihood, estimator, generator=generator)))
-
-
-def _device(generator: Generator | None) -> torch.device:
-    return torch.device("cpu") if generator is None else generator.device
-
-
-def _uniform(shape: tuple[int, ...] | torch.Size, like: Tensor, generator: Generator | None) -> Tensor:
-    return torch.rand(shape, generator=generator, device=_device(generator), dtype=torch.float64).to(like.device)
-
-
-def _signs(shape: tuple[int, ...] | torch.Size, like: Tensor, generator: Generator | None) -> Tensor:
-    bits = torch.randint(0, 2, shape, generator=generator, device=_device(generator))
-    return (2 * bits - 1).to(like.device, like.dtype)
-
-
-def _draw(weights: Tensor, generator: Generator | None) -> Tensor:
-    """Index drawn with probability proportional to ``weights`` along the last axis, ``(..., 1)``."""
-    cdf = weights.cumsum(-1)
-    point = _uniform((*weights.shape[:-1], 1), weights, generator) * cdf[..., -1:]
-    return torch.searchsorted(cdf, point, right=True).clamp_max(weights.shape[-1] - 1)
 
 
 def _masked(u: Tensor, mask: Tensor | None) -> Tensor:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_info.functional.fisher import Likelihood
+from lightning_info.functional.likelihoods import LikelihoodName, likelihood_named
 
 
 def output_kl(
     outputs: Tensor,
     others: Tensor,
-    likelihood: Likelihood,
+    likelihood: LikelihoodName,
     mask: Tensor | None = None,
     variances: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
@@ -31,22 +31,13 @@ def output_kl(
         ``(N,)`` float64, not negative but for rounding.
 
     Raises:
-        ValueError: Shapes that differ.
+        ValueError: Shapes that differ; there is no likelihood of that name.
     """
     if outputs.shape != others.shape:
         raise ValueError(f"output_kl: outputs of shapes {tuple(outputs.shape)} and {tuple(others.shape)}; one is meant")
-    z, y = outputs.detach().double(), others.detach().double()
-    if likelihood == "categorical":
-        p, q = z.log_softmax(-1), y.log_softmax(-1)
-        kl = (p.exp() * (p - q)).sum(-1)
-    elif likelihood == "bernoulli":
-        logsigmoid = torch.nn.functional.logsigmoid
-        kl = z.sigmoid() * (logsigmoid(z) - logsigmoid(y)) + (-z).sigmoid() * (logsigmoid(-z) - logsigmoid(-y))
-    elif variances is None:
-        kl = 0.5 * (z - y).square()
-    else:
-        v, u = (variance.detach().double() for variance in variances)
-        kl = 0.5 * ((v / u - 1) - (v / u).log() + (z - y).square() / u)
+    of_both = None if variances is None else (variances[0].detach().double(), variances[1].detach().double())
+    distribution = likelihood_named(likelihood, "output_kl")
+    kl = distribution.kl(outputs.detach().double(), others.detach().double(), of_both)
     if mask is not None:
         kl = torch.where(mask, kl, 0.0)
     return kl.reshape(len(kl), -1).sum(1)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from backpack import backpack, extend
@@ -26,7 +26,8 @@ from backpack.extensions import KFAC, DiagGGNExact
 from backpack.extensions.module_extension import ModuleExtension
 from torch import Tensor, nn
 
-from lightning_info.functional.fisher import CotangentEstimator, Likelihood, exact_cotangents, fisher_cotangent
+from lightning_info.functional.fisher import exact_cotangents, fisher_cotangent
+from lightning_info.functional.likelihoods import CotangentEstimator, LikelihoodName, likelihood_named
 from lightning_info.gradients.contract import NotCovered, first_line, trainable
 from lightning_info.gradients.copies import deep_copy
 from lightning_info.gradients.curvature_check import check_diagonal, check_factors
@@ -35,6 +36,7 @@ from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.obstacles import POOLS, obstacles
 from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.uses import listed
+from lightning_info.validation import one_of
 
 CurvatureEstimator = CotangentEstimator | Literal["exact"]
 
@@ -42,7 +44,7 @@ CurvatureEstimator = CotangentEstimator | Literal["exact"]
 def ggn_diagonal(
     module: nn.Module,
     inputs: Tensor,
-    likelihood: Likelihood = "categorical",
+    likelihood: LikelihoodName = "categorical",
     estimator: CurvatureEstimator = "exact",
     *,
     draws: int = 1,
@@ -79,7 +81,7 @@ def ggn_diagonal(
 def kfac(
     module: nn.Module,
     inputs: Tensor,
-    likelihood: Likelihood = "categorical",
+    likelihood: LikelihoodName = "categorical",
     estimator: CurvatureEstimator = "exact",
     *,
     draws: int = 1,
@@ -122,11 +124,12 @@ def _by_backpack(
     kind: type[Any],
     module: nn.Module,
     inputs: Tensor,
-    likelihood: Likelihood,
+    likelihood: LikelihoodName,
     estimator: CurvatureEstimator,
     draws: int,
     seed: int,
 ) -> dict[str, Any]:
+    one_of("BackPACK's second-order rules", "estimator", estimator, (*get_args(CotangentEstimator), "exact"))
     with _apart(inputs.device):
         _guard(kind, module, inputs[:CHECK_SAMPLES], likelihood)
         net, inputs = _copy(module, inputs, torch.float32)
@@ -140,7 +143,7 @@ def _by_backpack(
         return _run(kind(), net, inputs, outputs, torch.stack(columns) / len(outputs) ** 0.5)
 
 
-def _guard(kind: type[Any], module: nn.Module, inputs: Tensor, likelihood: Likelihood) -> None:
+def _guard(kind: type[Any], module: nn.Module, inputs: Tensor, likelihood: LikelihoodName) -> None:
     """Refuse what is known to be wrong, and compare the rest with plain autograd: the rules are those of any columns.
 
     Raises:
@@ -154,8 +157,9 @@ def _guard(kind: type[Any], module: nn.Module, inputs: Tensor, likelihood: Likel
     unused = {name for name, p in trainable(net).items() if id(p) not in used}
     if unused and kind is KFAC:
         reasons.append(f"{listed(sorted(unused))}: no part in the outputs; call .requires_grad_(False)")
-    if len(outputs) != len(inputs) or (likelihood == "categorical" and (outputs.dim() < 2 or outputs.shape[-1] < 2)):
-        layout = "(N, ..., classes)" if likelihood == "categorical" else "(N, ...)"
+    has_classes = likelihood_named(likelihood, "BackPACK's second-order rules").has_class_axis
+    if len(outputs) != len(inputs) or (has_classes and (outputs.dim() < 2 or outputs.shape[-1] < 2)):
+        layout = "(N, ..., classes)" if has_classes else "(N, ...)"
         reasons.append(f"outputs: {tuple(outputs.shape)} for {len(inputs)} samples; {likelihood} ones are {layout}")
     if reasons:
         raise NotCovered(f"BackPACK's second-order rules do not fit {owner} (docs/fisher.md). {'. '.join(reasons)}")

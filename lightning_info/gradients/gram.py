@@ -17,7 +17,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from lightning_info.gradients.real import as_real, flat
 from lightning_info.gradients.rows import Rows
 from lightning_info.gradients.samples import shuffled, split_samples, spread, spread_around, take
 from lightning_info.gradients.vmap_taps import _Passes, _take
+from lightning_info.validation import one_of
 
 BUDGET = 1 << 31
 """Bytes that a chunk of samples may take, as estimated from the operators' inputs (2 GiB); K comes on top."""
@@ -275,7 +276,9 @@ def choose_gram_engine(module: nn.Module, predict: Predict, batch: Any, engine: 
 
     Raises:
         NotCovered: No engine is exact; the message has every reason.
+        ValueError: There is no engine of that name.
     """
+    one_of("gram_matrix", "engine", engine, get_args(GramEngineName))
     if not trainable(module):
         raise NotCovered("none of its parameters requires a gradient")
     weights = sum(p.numel() for p in trainable(module).values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.real import in_double, sizes
 from lightning_info.gradients.samples import map_tensors, shuffled, spread, take
 from lightning_info.gradients.uses import listed
+from lightning_info.validation import one_of
 
 EngineName = Literal["auto", "backpack", "backpack_vmap", "func", "loop"]
 ENGINES: dict[str, Engine] = {
@@ -92,9 +93,11 @@ def choose_engine(module: nn.Module, predict: Predict, batch: Any, engine: Engin
 
     Raises:
         NotCovered: No engine is exact; the message has every reason, or says that samples are mixed.
+        ValueError: There is no engine of that name.
     """
     if not trainable(module):
         raise NotCovered("none of its parameters requires a gradient")
+    one_of("choose_engine", "engine", engine, get_args(EngineName))
     candidates = list(ENGINES) if engine == "auto" else [engine]
     module, batch, tolerance = in_float64(module, predict, spread(batch, CHECK_SAMPLES))
     definition = Definition(module, predict, batch)

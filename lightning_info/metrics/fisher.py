@@ -5,17 +5,19 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_info.functional.fisher import CotangentEstimator, Likelihood, exact_cotangents, fisher_cotangent
+from lightning_info.functional.fisher import exact_cotangents, fisher_cotangent
+from lightning_info.functional.likelihoods import LIKELIHOODS, CotangentEstimator, LikelihoodName
 from lightning_info.gradients import EngineName, Plan, choose_engine
 from lightning_info.gradients.samples import tensors
 from lightning_info.probing.isolation import isolated
+from lightning_info.validation import one_of
 
 
 class FisherTrace(Metric):
@@ -35,6 +37,9 @@ class FisherTrace(Metric):
         engine: Who computes the per-sample gradients; see :func:`lightning_info.gradients.choose_engine`.
         seed: Of the cotangents; global random numbers are never touched.
         kwargs: Of :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: An argument names nothing that is known.
 
     Attributes:
         stderr: Standard error of the last ``compute()``; an upper bound, 0 for ``"exact"``.
@@ -56,13 +61,16 @@ class FisherTrace(Metric):
 
     def __init__(
         self,
-        likelihood: Likelihood = "categorical",
+        likelihood: LikelihoodName = "categorical",
         estimator: CotangentEstimator | Literal["exact"] = "importance",
         engine: EngineName = "auto",
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        one_of("FisherTrace", "likelihood", likelihood, tuple(LIKELIHOODS))
+        one_of("FisherTrace", "estimator", estimator, (*get_args(CotangentEstimator), "exact"))
+        one_of("FisherTrace", "engine", engine, get_args(EngineName))
         self.likelihood, self.estimator, self.engine, self.seed = likelihood, estimator, engine, seed
         self.stderr: Tensor | None = None
         self._plan: Plan | None = None

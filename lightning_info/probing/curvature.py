@@ -21,8 +21,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lightning_info.functional.fisher import Likelihood, exact_cotangents, fisher_cotangent
+from lightning_info.functional.fisher import exact_cotangents, fisher_cotangent
 from lightning_info.functional.lanczos import Eigenpairs, converged, lanczos, quadrature, runs
+from lightning_info.functional.likelihoods import LikelihoodName
 from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.weight_noise import diagonal_noise, full_noise, lanczos_noise, low_rank_noise
 from lightning_info.gradients.contract import NotCovered, trainable
@@ -349,7 +350,7 @@ def _row_engine(probe: Probe, batch: Any) -> GramPlan:
 def fisher_products(probe: Probe) -> FisherProducts:
     """Products with F over all reference samples; they raise Unavailable where outputs are not finite."""
 
-    def predict(module: nn.Module, batch: Any) -> tuple[Tensor, Likelihood, Tensor | None]:
+    def predict(module: nn.Module, batch: Any) -> tuple[Tensor, LikelihoodName, Tensor | None]:
         prediction = _finite(probe.predictor(module, batch))
         return prediction.outputs, prediction.likelihood, prediction.mask
 

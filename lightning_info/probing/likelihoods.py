@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_info.functional.fisher import Likelihood
+from lightning_info.functional.likelihoods import LikelihoodName
 
 _EXCLUDED = -1e4
 """Logit in the place of minus infinity, with which a class is excluded: its probability and its gradient are 0."""
@@ -56,7 +56,7 @@ class Prediction:
     """
 
     outputs: Tensor
-    likelihood: Likelihood
+    likelihood: LikelihoodName
     mask: Tensor | None
     targets: Tensor | None
     loss_gradient: Callable[[], Tensor]
@@ -202,7 +202,7 @@ def _unfold(rows: Tensor, samples: int) -> Tensor:
     return rows if len(rows) == samples else rows.reshape(samples, -1, *rows.shape[1:])
 
 
-def _targets_by_sample(targets: Tensor | None, likelihood: Likelihood, samples: int) -> Tensor | None:
+def _targets_by_sample(targets: Tensor | None, likelihood: LikelihoodName, samples: int) -> Tensor | None:
     if targets is None or targets.dim() == 0 or len(targets) == 0 or len(targets) % samples:
         return None
     probabilities = likelihood == "categorical" and targets.is_floating_point() and targets.dim() > 1
@@ -216,7 +216,7 @@ def _options(arguments: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def _prediction(
     outputs: Tensor,
-    likelihood: Likelihood,
+    likelihood: LikelihoodName,
     targets: Tensor | None,
     loss: Callable[[Tensor, Tensor], Tensor],
     mask: Tensor | None = None,

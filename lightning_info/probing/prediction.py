@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 
-from lightning_info.functional.fisher import Likelihood
+from lightning_info.functional.likelihoods import LikelihoodName
 from lightning_info.gradients.layout import bare
 from lightning_info.gradients.samples import num_samples
 from lightning_info.probing.inert import StandInTrainer, detach_from_trainer
@@ -255,7 +255,7 @@ def _from_adapter(returned: Any, samples: int) -> Prediction:
     if not isinstance(targets, (Tensor, type(None))):
         raise NoPrediction(f"the adapter's targets are {_describe(targets)}; they must be a tensor or None")
     if len(returned) == 3:
-        likelihood, known = returned[2], get_args(Likelihood)
+        likelihood, known = returned[2], get_args(LikelihoodName)
         if likelihood not in known:
             raise NoPrediction(f"the adapter named the likelihood {likelihood!r}; choose one of {', '.join(known)}")
     elif targets is not None and not targets.is_floating_point() and outputs.dim() == targets.dim() + 1:

@@ -4,9 +4,8 @@ from argparse import Namespace
 
 import pytest
 import torch
-from torch import nn
-
 from lightning_info.comparison.checkpoints import load_weights, matched
+from torch import nn
 
 
 def saved(path, state=None, **more):

@@ -1,0 +1,35 @@
+"""Random draws in float64 from a generator that may live on another device than the values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+Shape = tuple[int, ...] | torch.Size
+
+
+def uniform(shape: Shape, like: Tensor, generator: Generator | None) -> Tensor:
+    """Uniform on [0, 1), float64, on the device of ``like``; of the CPU's global generator if None is given."""
+    return torch.rand(shape, generator=generator, device=_device(generator), dtype=torch.float64).to(like.device)
+
+
+def normal(shape: Shape, like: Tensor, generator: Generator | None) -> Tensor:
+    """Standard normal, otherwise as :func:`uniform`."""
+    return torch.randn(shape, generator=generator, device=_device(generator), dtype=torch.float64).to(like.device)
+
+
+def signs(shape: Shape, like: Tensor, generator: Generator | None) -> Tensor:
+    """-1 or 1 with equal probability, in the precision and on the device of ``like``."""
+    bits = torch.randint(0, 2, shape, generator=generator, device=_device(generator))
+    return (2 * bits - 1).to(like.device, like.dtype)
+
+
+def index(weights: Tensor, generator: Generator | None) -> Tensor:
+    """Index drawn with probability proportional to ``weights`` along the last axis, ``(..., 1)``."""
+    cdf = weights.cumsum(-1)
+    point = uniform((*weights.shape[:-1], 1), weights, generator) * cdf[..., -1:]
+    return torch.searchsorted(cdf, point, right=True).clamp_max(weights.shape[-1] - 1)
+
+
+def _device(generator: Generator | None) -> torch.device:
+    return torch.device("cpu") if generator is None else generator.device

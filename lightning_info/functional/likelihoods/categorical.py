@@ -1,0 +1,74 @@
+"""Classes: logits with the classes on the last axis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from lightning_info.functional import draws
+from lightning_info.functional.likelihoods.base import CotangentEstimator, Likelihood
+
+
+class Categorical(Likelihood):
+    """``p = softmax(z)`` over the last axis, and ``H = diag(p) - p pᵀ``; everything from log-probabilities."""
+
+    name: ClassVar[str] = "categorical"
+    has_class_axis: ClassVar[bool] = True
+
+    def fisher_trace(self, z: Tensor) -> Tensor:
+        """``sum p (1 - p)``."""
+        log_p = z.log_softmax(-1)
+        return -(log_p.exp() * torch.expm1(log_p)).sum(-1)
+
+    def fisher_product(self, z: Tensor, t: Tensor) -> Tensor:
+        """``p∘t - p (pᵀt)``."""
+        p = z.softmax(-1)
+        return p * (t - (p * t).sum(-1, keepdim=True))
+
+    def fisher_root(self, z: Tensor) -> Iterator[Tensor]:
+        """Column c at each position: ``sqrt(p_c) (e_c - p)``."""
+        p = z.softmax(-1).reshape(len(z), -1, z.shape[-1])
+        for position in range(p.shape[1]):
+            for c in range(p.shape[2]):
+                u = torch.zeros_like(p)
+                u[:, position] = -p[:, position] * p[:, position, c : c + 1].sqrt()
+                u[:, position, c] += p[:, position, c].sqrt()
+                yield u.reshape(z.shape)
+
+    def cotangent(self, z: Tensor, estimator: CotangentEstimator, generator: Generator | None) -> Tensor:
+        """See :func:`~lightning_info.functional.fisher_cotangent`."""
+        if estimator == "sampled":
+            return self.score(z, self.sample(z, generator))
+        log_p = z.log_softmax(-1)
+        p = log_p.exp()
+        if estimator == "rademacher":
+            weighted = p.sqrt() * draws.signs(z.shape, z, generator)
+            return weighted - p * weighted.sum(-1, keepdim=True)
+        one_minus_p = -torch.expm1(log_p)
+        # ‖e_c - p‖² = (1 - p_c)² + sum over the other classes of p²
+        others = (p.square().sum(-1, keepdim=True) - p.square()).clamp_min(0)
+        distance = one_minus_p.square() + others
+        curvature = (p * one_minus_p).sum(-1, keepdim=True)
+        label = draws.index(p * distance, generator)
+        direction = (-p).scatter(-1, label, one_minus_p.gather(-1, label))
+        length = direction.norm(dim=-1, keepdim=True)
+        scale = torch.where(length > 0, curvature.sqrt() / length.clamp_min(torch.finfo(z.dtype).tiny), 0)
+        u = direction * scale
+        return u if z.dim() <= 2 else u * draws.signs((*z.shape[:-1], 1), z, generator)
+
+    def sample(self, z: Tensor, generator: Generator | None) -> Tensor:
+        """Classes, int64."""
+        return draws.index(z.log_softmax(-1).exp(), generator).squeeze(-1)
+
+    def score(self, z: Tensor, y: Tensor) -> Tensor:
+        """``p - e_y``."""
+        log_p, label = z.log_softmax(-1), y.unsqueeze(-1)
+        return log_p.exp().scatter(-1, label, torch.expm1(log_p).gather(-1, label))
+
+    def kl(self, z: Tensor, other: Tensor, variances: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """``sum p (log p - log q)``."""
+        p, q = z.log_softmax(-1), other.log_softmax(-1)
+        return (p.exp() * (p - q)).sum(-1)

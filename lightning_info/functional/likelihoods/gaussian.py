@@ -1,0 +1,53 @@
+"""Real numbers: means in units of the standard deviation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from lightning_info.functional import draws
+from lightning_info.functional.likelihoods.base import CotangentEstimator, Likelihood, columns_of
+
+
+class Gaussian(Likelihood):
+    """Mean z and unit variance, so that ``H = I``.
+
+    A predicted variance v comes as a second output ``v / (sqrt(2) v0)`` beside ``mean / sqrt(v0)``, with v0 the present
+    value of v: the Fisher information ``diag(1/v, 1/(2v²))`` of mean and variance is the identity in these units.
+    """
+
+    name: ClassVar[str] = "gaussian"
+
+    def fisher_trace(self, z: Tensor) -> Tensor:
+        """One for every output."""
+        return torch.ones_like(z)
+
+    def fisher_product(self, z: Tensor, t: Tensor) -> Tensor:
+        """T itself."""
+        return t
+
+    def fisher_root(self, z: Tensor) -> Iterator[Tensor]:
+        """One output at a time."""
+        return columns_of(torch.ones_like(z))
+
+    def cotangent(self, z: Tensor, estimator: CotangentEstimator, generator: Generator | None) -> Tensor:
+        """``"sampled"``: standard normal; else ``± 1``."""
+        return draws.normal(z.shape, z, generator) if estimator == "sampled" else draws.signs(z.shape, z, generator)
+
+    def sample(self, z: Tensor, generator: Generator | None) -> Tensor:
+        """``z`` plus standard normal noise."""
+        return z + draws.normal(z.shape, z, generator)
+
+    def score(self, z: Tensor, y: Tensor) -> Tensor:
+        """``z - y``."""
+        return z - y
+
+    def kl(self, z: Tensor, other: Tensor, variances: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """``½ (z - y)²``; with variances v, u and means in their own unit ``½ (v/u - 1 - log(v/u) + (z - y)²/u)``."""
+        if variances is None:
+            return 0.5 * (z - other).square()
+        v, u = variances
+        return 0.5 * ((v / u - 1) - (v / u).log() + (z - other).square() / u)

@@ -1,0 +1,221 @@
+"""``measure``: what the callbacks measure in a training, of weights that nobody trains."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from lightning_info import validation
+from lightning_info.callbacks.base import InfoCallback
+from lightning_info.callbacks.stability import StabilityCallback
+from lightning_info.checkpoints import Checkpoint, PathLike, Reader
+from lightning_info.functional.likelihoods import LikelihoodName, likelihood_named
+from lightning_info.offline.result import MeasureResult
+from lightning_info.offline.run import OfflineRun
+from lightning_info.offline.samples import batches_of, loader_of
+from lightning_info.probing.isolation import isolated
+from lightning_info.probing.prediction import Adapter
+from lightning_info.probing.replica import replicate
+
+OWNER = "measure"
+
+
+def measure(
+    module: nn.Module | type[nn.Module],
+    data: Any,
+    *callbacks: InfoCallback,
+    checkpoints: PathLike | Sequence[PathLike] | None = None,
+    likelihood: LikelihoodName | None = None,
+    adapter: Adapter | None = None,
+    initial: nn.Module | Mapping[str, Tensor] | PathLike | None = None,
+    step: int = 0,
+    batch_size: int = 64,
+    device: str | torch.device = "cpu",
+    weights_only: bool = True,
+) -> MeasureResult:
+    """Measure what callbacks measure, without a Trainer: of a module as it is, or over the checkpoints of a run.
+
+    With the same weights, samples, batch size, step and options the values are those that the callbacks log in a
+    training, bit by bit. Neither the module, nor random numbers, nor the callbacks are changed; the callbacks' schedule
+    (intervals, ``max_overhead``) has no meaning here.
+
+    Args:
+        module: A LightningModule, measured through its ``training_step``; or any other ``nn.Module`` with a
+            ``likelihood`` or an ``adapter``. Or the class of a LightningModule, made from the last checkpoint.
+        data: What stands for the training set: tensors such as ``(x, y)``, a Dataset, a DataLoader or a
+            LightningDataModule. The reference samples are the first ``num_samples`` of a callback; the length is N.
+        callbacks: Any but :class:`~.StabilityCallback`, which needs a training (see :func:`~.compare_runs`).
+        checkpoints: Files of one run, a folder, or a pattern such as ``"run/checkpoints/*.ckpt"``: of a Trainer, or
+            plain state dicts whose name tells the step (``step=100.pt``). None: the weights that the module has.
+        likelihood: What ``module(x)`` predicts for batches ``(x, y)``: ``"categorical"`` logits ``(N, C, *)`` of
+            classes ``(N, *)``, ``"bernoulli"`` logits, ``"gaussian"`` means.
+        adapter: ``(module, batch) -> (outputs, targets, likelihood)``, for anything else; a callback's own comes first.
+        initial: The weights that training started from (a module, a state dict or a file), which
+            :class:`~.WeightInfoCallback` measures from with ``prior="init"``. None: those of the first checkpoint if
+            there are several.
+        step: Step at which the values stand where there are no checkpoints. It also seeds their draws.
+        batch_size: Samples that go through the module at once, where ``data`` does not tell.
+        device: Where to measure.
+        weights_only: See :func:`torch.load`; False runs code that a checkpoint holds.
+
+    Returns:
+        The values with steps and errors, see :class:`~.MeasureResult`.
+
+    Raises:
+        ValueError: An argument makes no sense, or a checkpoint does not fit; the message tells what to type.
+        MisconfigurationException: A callback cannot measure the module.
+
+    Example::
+
+        from lightning_info import FisherTraceCallback, measure
+
+        result = measure(resnet, (images, classes), FisherTraceCallback(), likelihood="categorical")
+        print(result)  # fisher/trace  12.3 ± 0.4
+    """
+    validation.positive_integer(OWNER, "batch_size", batch_size, 64)
+    validation.integer(OWNER, "step", step, 0)
+    ours = [_fresh(callback) for callback in callbacks]
+    if not ours:
+        raise ValueError(f"{OWNER}: no callback is given; for example measure(module, data, FisherTraceCallback())")
+    reader, device = Reader(OWNER, weights_only), torch.device(device)
+    files = [] if checkpoints is None else reader.checkpoints("checkpoints", checkpoints)
+    whole = _made(reader, module, files)
+    adapter = _adapter(whole, likelihood, adapter)
+    for callback in ours:
+        callback.adapter = callback.adapter or adapter
+    with isolated(device):
+        target = _copy(whole).to(device)
+        points = [(one.step, one.epoch, partial(reader.load, target, one.path)) for one in files]
+        if not points:
+            points = [(step, 0, partial(target.load_state_dict, target.state_dict() | {}))]
+        run = OfflineRun(target, loader_of(OWNER, data, batch_size), list(ours), device)
+        run.global_step = 0 if _load_initial(reader, target, initial, files) else -1
+        for callback in ours:
+            callback.setup(run, target, "fit")
+            callback.on_train_start(run, target)
+        for run.global_step, run.current_epoch, load in points:
+            load()
+            _collect(run, target, ours, device)
+            for callback in ours:
+                callback.take_point(run, target, ours)
+            ours[0].let_go()
+        for callback in ours:
+            callback.look_back(run)
+    return _result(ours)
+
+
+def _made(reader: Reader, module: nn.Module | type[nn.Module], files: Sequence[Checkpoint]) -> nn.Module:
+    if isinstance(module, nn.Module):
+        return module
+    if not files:
+        raise ValueError(f"{OWNER}: module={module.__name__} is a class; give an instance, or checkpoints too")
+    made: nn.Module = reader.made(module, files[-1].path)
+    return made
+
+
+def _fresh(callback: InfoCallback) -> InfoCallback:
+    """A copy with the same options and without what it has measured."""
+    if not isinstance(callback, InfoCallback):
+        raise ValueError(
+            f"{OWNER}: {callback!r} is none of this package's callbacks; for example FisherTraceCallback()"
+        )
+    if isinstance(callback, StabilityCallback):
+        raise ValueError(
+            f"{OWNER}: StabilityCallback trains a twin, which takes a training; lightning_info.compare_runs "
+            f"compares the checkpoints of two runs"
+        )
+    reference = callback.reference
+    fresh = copy.deepcopy(callback, {id(reference): reference})
+    fresh.start_anew()
+    return fresh
+
+
+def _adapter(module: nn.Module, likelihood: LikelihoodName | None, adapter: Adapter | None) -> Adapter | None:
+    if likelihood is not None:
+        if adapter is not None:
+            raise ValueError(f"{OWNER}: likelihood and adapter exclude each other; the adapter may return a likelihood")
+        likelihood_named(likelihood, OWNER)
+        return _Predicts(likelihood)
+    if adapter is None and not hasattr(module, "training_step"):
+        raise ValueError(
+            f"{OWNER}: what {type(module).__name__} predicts is not known; give likelihood='categorical' (or "
+            f"'bernoulli', 'gaussian') for batches (x, y), or adapter=lambda module, batch: (outputs, targets, "
+            f"likelihood)"
+        )
+    return adapter
+
+
+class _Predicts:
+    """The adapter of a module that maps the x of batches ``(x, y)`` to outputs of a likelihood."""
+
+    def __init__(self, likelihood: LikelihoodName) -> None:
+        self.likelihood = likelihood
+
+    def __call__(self, module: Any, batch: Any) -> tuple[Any, Any, LikelihoodName]:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise ValueError(
+                f"with likelihood={self.likelihood!r} a batch is (x, y), and not {type(batch).__name__}; give an "
+                f"adapter instead"
+            )
+        return module(batch[0]), batch[1], self.likelihood
+
+
+def _copy(module: nn.Module) -> Any:
+    """A private copy that has what the callbacks ask of a module in training."""
+    target = replicate(module, private=True, trainer=getattr(module, "_trainer", None), stand_in=None)
+    trains = any(part.training for part in module.modules())
+    for part, original in zip(target.modules(), module.modules(), strict=True):
+        part.training = original.training if trains else True
+    if not isinstance(target, LightningModule) and not hasattr(target, "device"):
+        vars(target)["device"] = next((p.device for p in target.parameters()), torch.device("cpu"))
+    return target
+
+
+def _load_initial(reader: Reader, target: Any, initial: Any, points: Sequence[Checkpoint]) -> bool:
+    """Give the target the weights at initialisation, as far as they are known; whether they are."""
+    if isinstance(initial, (str, os.PathLike)):
+        reader.load(target, Path(initial))
+    elif initial is not None:
+        state = initial.state_dict() if isinstance(initial, nn.Module) else initial
+        target.load_state_dict(dict(state))
+    elif points:
+        reader.load(target, points[0].path)
+        if points[0].step > 0 and len(points) > 1:
+            warnings.warn(
+                f"{OWNER}: the first checkpoint is of step {points[0].step} and stands for the initialisation; give "
+                f"initial=... if the weights at the start are known",
+                stacklevel=3,
+            )
+        return points[0].step == 0 or len(points) > 1
+    return initial is not None
+
+
+def _collect(run: OfflineRun, target: Any, ours: Sequence[InfoCallback], device: torch.device) -> None:
+    """Once: the reference samples, and the check of the module with the first weights that are measured."""
+    if all(callback.is_ready for callback in ours):
+        return
+    for place, batch in enumerate(batches_of(run.train_dataloader, target, device)):
+        for callback in ours:
+            callback.take_samples(run, target, batch, place)
+        if all(callback.is_ready for callback in ours):
+            return
+    raise ValueError(f"{OWNER}: data holds no batch")
+
+
+def _result(ours: Sequence[InfoCallback]) -> MeasureResult:
+    history: dict[str, Any] = {}
+    drawings: dict[str, Callable[[], Any]] = {}
+    for callback in ours:
+        overhead = callback.tagged(f"{callback.family}/overhead")
+        history |= {tag: curve for tag, curve in callback.history.items() if tag != overhead}
+        drawings |= callback.drawings()
+    return MeasureResult(history, drawings, "\n\n".join(callback.report() for callback in ours))

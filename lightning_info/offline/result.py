@@ -1,0 +1,109 @@
+"""What :func:`~.measure` found: values with their errors, as numbers, tables and figures."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from lightning_info.reporting.curves import curve_panels
+from lightning_info.reporting.table import Curve, curves_table
+
+
+@dataclass(frozen=True)
+class MeasureResult:
+    """Quantities over the steps at which they were measured.
+
+    Attributes:
+        history: ``tag -> [(step, value), ...]``, with the tags of the callbacks; NaN where a point has no value.
+        drawings: The callbacks' own figures, by tag; each is drawn when it is called.
+        report: How it was measured: what the callbacks say before the first step.
+    """
+
+    history: Mapping[str, Curve]
+    drawings: Mapping[str, Callable[[], Figure]] = field(default_factory=dict, repr=False)
+    report: str = field(default="", repr=False)
+
+    def __getitem__(self, tag: str) -> float:
+        """The last value of a tag, for example ``result["fisher/trace"]``.
+
+        Raises:
+            KeyError: There is no such tag; the message has those that there are.
+        """
+        if tag not in self.history:
+            raise KeyError(f"no tag {tag!r}; there are {', '.join(self.history)}")
+        return self.history[tag][-1][1]
+
+    def __add__(self, other: MeasureResult) -> MeasureResult:
+        """Both together, a curve over the steps of both: what a loop adds up; figures are those of the later one."""
+        joined = {tag: dict(curve) for tag, curve in self.history.items()}
+        for tag, curve in other.history.items():
+            joined.setdefault(tag, {}).update(curve)
+        history = {tag: sorted(points.items()) for tag, points in joined.items()}
+        return MeasureResult(history, {**self.drawings, **other.drawings}, other.report or self.report)
+
+    def __repr__(self) -> str:
+        """One row a step; with a single step one row a tag, with its standard error."""
+        steps = {step for curve in self.history.values() for step, _ in curve}
+        if len(steps) > 1:
+            return self.table()
+        width = max(map(len, self.history), default=0)
+        rows = []
+        for tag in self._values():
+            step, value = self.history[tag][-1]
+            error = self.error(tag, step)
+            rows.append(f"{tag:<{width}}  {value:.5g}" + ("" if math.isnan(error) else f" ± {error:.2g}"))
+        return "\n".join(rows)
+
+    def table(self) -> str:
+        """A row for each step, a column for each tag but the errors."""
+        return curves_table({tag: self.history[tag] for tag in self._values()})
+
+    def error(self, tag: str, step: int) -> float:
+        """Standard error of a tag at a step; NaN if none is known."""
+        family, _, rest = tag.partition("/")
+        for name in (f"{tag}_stderr", f"{family}_stderr/{rest}"):
+            if name in self.history:
+                return dict(self.history[name]).get(step, math.nan)
+        return math.nan
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with the columns tag, step, value, stderr (NaN where none is known).
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        import pandas as pd
+
+        rows = [(tag, step, v, self.error(tag, step)) for tag in self._values() for step, v in self.history[tag]]
+        return pd.DataFrame(rows, columns=["tag", "step", "value", "stderr"])
+
+    def plot(self) -> Figure:
+        """A panel for each quantity, layers together in one, with bands of 1.96 standard errors."""
+        errors = {tag: {step: self.error(tag, step) for step, _ in self.history[tag]} for tag in self._values()}
+        return curve_panels({tag: self.history[tag] for tag in self._values()}, errors)
+
+    def write(self, folder: str | os.PathLike[str]) -> None:
+        """Write curves and figures for TensorBoard."""
+        from torch.utils.tensorboard import SummaryWriter  # takes long to import
+
+        with SummaryWriter(os.fspath(folder)) as writer:
+            for tag, curve in self.history.items():
+                for step, value in curve:
+                    writer.add_scalar(tag, value, step)
+            last = max((curve[-1][0] for curve in self.history.values() if curve), default=0)
+            for tag, draw in self.drawings.items():
+                writer.add_figure(tag, draw(), last)
+
+    def _values(self) -> list[str]:
+        """Tags but those of errors and of the ends of bands."""
+        return [tag for tag in self.history if not _is_error(tag)]
+
+
+def _is_error(tag: str) -> bool:
+    family, _, rest = tag.partition("/")
+    return family.endswith("_stderr") or rest.endswith(("_stderr", "_low", "_high"))

@@ -1,0 +1,125 @@
+"""Each predictive distribution against its own density, and names that are none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.distributions import Bernoulli, Categorical, Normal
+from torch.distributions import kl_divergence as kl
+
+from lightning_info import metrics
+from lightning_info.functional import (
+    exact_cotangents,
+    fisher_cotangent,
+    fisher_trace,
+    output_fisher_product,
+    output_fisher_trace,
+    output_kl,
+    sampling_probabilities,
+)
+from lightning_info.functional.likelihoods import LIKELIHOODS, likelihood_named
+from lightning_info.gradients import ggn_diagonal, gram_matrix, squared_norms
+
+DENSITIES = {
+    "categorical": lambda z: Categorical(logits=z),
+    "bernoulli": lambda z: Bernoulli(logits=z),
+    "gaussian": lambda z: Normal(z, 1.0),
+}
+Z = 2 * torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def every(name):
+    return pytest.mark.parametrize(("name", "density"), DENSITIES.items(), ids=DENSITIES)(name)
+
+
+def test_every_name_has_a_density_here():
+    assert LIKELIHOODS.keys() == DENSITIES.keys()
+
+
+@every
+def test_the_score_is_the_gradient_of_the_density(name, density):
+    z = Z.clone().requires_grad_()
+    y = likelihood_named(name, "test").sample(Z, torch.Generator().manual_seed(1))
+    (truth,) = torch.autograd.grad(-density(z).log_prob(y).sum(), z)
+    torch.testing.assert_close(likelihood_named(name, "test").score(Z, y), truth, rtol=1e-12, atol=1e-12)
+
+
+@every
+def test_samples_have_the_density(name, density):
+    z = Z[0, 0].expand(40_000, 4)
+    y = likelihood_named(name, "test").sample(z, torch.Generator().manual_seed(2)).double()
+    if name == "categorical":
+        y = torch.nn.functional.one_hot(y.long(), 4).double()
+        mean, variance = density(z[0]).probs, density(z[0]).probs * (1 - density(z[0]).probs)
+    else:
+        mean, variance = density(z[0]).mean, density(z[0]).variance
+    assert ((y.mean(0) - mean).abs() < 4 * (variance / len(z)).sqrt()).all()  # 4 standard errors
+
+
+@every
+def test_the_divergence_is_that_of_torch(name, density):
+    other = Z.flip(0)
+    torch.testing.assert_close(
+        likelihood_named(name, "test").kl(Z, other), kl(density(Z), density(other)), rtol=1e-9, atol=1e-12
+    )
+
+
+def test_the_divergence_of_gaussians_with_variances_is_that_of_torch():
+    v, u = Z.exp(), Z.flip(0).exp()
+    truth = kl(Normal(Z, v.sqrt()), Normal(Z.flip(1), u.sqrt()))
+    found = likelihood_named("gaussian", "test").kl(Z, Z.flip(1), (v, u))
+    torch.testing.assert_close(found, truth, rtol=1e-9, atol=1e-12)
+
+
+@every
+def test_the_fisher_information_is_the_second_moment_of_the_score(name, density):
+    """Exact sums over all labels; Gaussian labels by two nodes, which are exact for squares."""
+    z, one = Z[:2, :1], likelihood_named(name, "test")
+    if name == "categorical":
+        labels = [(torch.full(z.shape[:-1], c), density(z).probs[..., c]) for c in range(4)]
+    elif name == "bernoulli":
+        labels = [(torch.ones_like(z), z.sigmoid()), (torch.zeros_like(z), (-z).sigmoid())]
+    else:
+        labels = [(z + sign, torch.full_like(z, 0.5)) for sign in (-1.0, 1.0)]
+    total = torch.zeros(z.shape[:-1] if one.has_class_axis else z.shape, dtype=torch.float64)
+    for y, weight in labels:
+        squared = one.score(z, y).square()
+        total += weight * (squared.sum(-1) if one.has_class_axis else squared)
+    torch.testing.assert_close(one.fisher_trace(z), total, rtol=1e-12, atol=1e-12)
+    columns = torch.stack(list(one.fisher_root(z)))
+    torch.testing.assert_close(columns.square().sum((0, -1)).sum(1), total.flatten(1).sum(1), rtol=1e-12, atol=1e-12)
+
+
+net, x = torch.nn.Linear(3, 2).eval(), torch.randn(4, 3)
+UNKNOWN = {
+    "output_fisher_trace": lambda: output_fisher_trace(Z, "poisson"),
+    "fisher_cotangent": lambda: fisher_cotangent(Z, "softmax"),
+    "fisher_cotangent estimator": lambda: fisher_cotangent(Z, "gaussian", "hutchinson"),
+    "exact_cotangents": lambda: exact_cotangents(Z, "softmax"),
+    "output_fisher_product": lambda: output_fisher_product(Z, "softmax", Z),
+    "output_kl": lambda: output_kl(Z, Z, "poisson"),
+    "fisher_trace": lambda: fisher_trace(Z, lambda u: u, "softmax"),
+    "fisher_trace estimator": lambda: fisher_trace(Z, lambda u: u, "gaussian", "sampeld"),
+    "squared_norms": lambda: squared_norms(net, x, torch.ones(4, 2), engine="backpak"),
+    "gram_matrix": lambda: gram_matrix(net, x, torch.ones(1, 4, 2), engine="backpack"),
+    "ggn_diagonal": lambda: ggn_diagonal(net, x, "softmax"),
+    "ggn_diagonal estimator": lambda: ggn_diagonal(net, x, "categorical", "exakt"),
+    "FisherTrace": lambda: metrics.FisherTrace("softmax", "exact"),
+    "FisherTrace estimator": lambda: metrics.FisherTrace("categorical", "sampeld"),
+    "FisherTrace engine": lambda: metrics.FisherTrace("categorical", engine="backpak"),
+}
+
+
+@pytest.mark.parametrize("call", UNKNOWN.values(), ids=UNKNOWN)
+def test_an_unknown_name_is_refused_with_the_known_ones(call):
+    with pytest.raises(ValueError, match=r"unknown \w+ .*choose one of .*for example"):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("scores", "admixture"),
+    [([-1.0, 2.0], 0.1), ([1.0, float("nan")], 0.1), ([1.0, float("inf")], 0.1), ([1.0, 2.0], 1.5)],
+)
+def test_probabilities_of_no_distribution_are_refused(scores, admixture):
+    with pytest.raises(ValueError, match="sampling_probabilities"):
+        sampling_probabilities(torch.tensor(scores), admixture)
