@@ -196,7 +196,7 @@ class InfoCallback(Resuming):
             pl_module: The module.
             due: All callbacks that are measured at this step; they share a replica and a pass.
         """
-        self._step = _steps_taken(trainer)
+        self._step = steps_taken(trainer)
         self._point(trainer, pl_module, self._step, due)
 
     def let_go(self) -> None:
