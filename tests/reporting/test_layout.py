@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock, call
@@ -186,7 +187,9 @@ def test_a_resume_into_the_same_directory_keeps_the_layout(tmp_path):
     )
     (written,) = Path(first.log_dir).glob("*tfevents*")
     with written.open("ab") as file:
-        file.write(b"\x40\0\0")  # the power was cut in the middle of a record
+        file.write(
+            struct.pack("<QI", 400, 0) + b"custom_scalars__config__"
+        )  # the power was cut in the middle of a record
     trainer(fisher(), max_epochs=2, logger=again).fit(Classifier(), loader(16), ckpt_path=tmp_path / "last.ckpt")
     assert last_layout(again) == BOTH
 
