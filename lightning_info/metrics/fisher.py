@@ -124,8 +124,8 @@ class FisherTrace(Metric):
         self._plan = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what holds of the modules of this process."""
-        return {**super().__getstate__(), "_plan": None, "_made_for": ()}
+        """Without the module that the plan was made for, which is another one where the metric goes."""
+        return {**super().__getstate__(), "_made_for": ()}
 
     def _generator(self) -> torch.Generator:
         """Other draws for every batch and process."""

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -322,3 +323,18 @@ def test_noise_for_which_the_network_is_too_large_is_refused_before_the_first_st
 def test_layers_that_are_not_there_are_refused_before_the_first_step():
     with pytest.raises(MisconfigurationException, match="there is no layer 'body'"):
         fit(effective(layers="body"))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_nothing_is_said_of_the_end_where_the_last_point_has_no_value(capsys, is_lost):
+    class Poison(Callback):
+        def on_train_batch_end(self, run, module, *args):
+            if is_lost and run.global_step == 12:
+                module.net[0].weight.data.fill_(math.nan)
+
+    few = {"reference": (X[:8], Y[:8]), "every_n_epochs": None, "every_n_train_steps": 8, "draws": 4}
+    fit(Poison(), effective(**few, beta=1e-6, summary=True))
+    printed = capsys.readouterr().out
+    assert ("at their ceiling log N" in printed) is not is_lost
+    assert ("lost since 16 (" in printed) is is_lost

@@ -372,3 +372,17 @@ def test_a_loss_that_is_not_finite_is_a_gap():
         fit(callback, module=Breaking())
     assert math.isfinite(value(callback, "kl", 0))
     assert math.isnan(value(callback, "kl", 8))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_nothing_is_said_of_the_end_where_the_last_point_has_no_value(capsys, is_lost):
+    class Poison(Callback):
+        def on_train_batch_end(self, run, module, *args):
+            if is_lost and run.global_step == 12:
+                module.net[0].weight.data.fill_(math.nan)
+
+    fit(Poison(), weight_info(reference=(X[:8], Y[:8]), draws=2, summary=True))
+    printed = capsys.readouterr().out
+    assert ("The loss under weight noise" in printed) is not is_lost
+    assert ("lost since 16 (" in printed) is is_lost

@@ -221,3 +221,25 @@ def test_a_copy_measures_as_the_original(copied, given):
     for when, callback in copies.items():
         fit("lightning.pytorch", callback, max_epochs=1)
         assert history(callback) == history(original), when
+
+
+@BOTH
+def test_callbacks_that_write_the_same_tags_are_refused_with_the_fix(package):
+    module, run = of(package, fisher(), fisher())
+    with pytest.raises(MisconfigurationException, match="give each a prefix"):
+        run.fit(module, loader())
+
+
+@pytest.mark.parametrize("packages", [("lightning.pytorch", "pytorch_lightning"), ("pytorch_lightning",) * 2])
+def test_a_curve_goes_on_in_either_package_and_starts_anew_with_other_settings(tmp_path, packages):
+    first, same, other = fisher(), fisher(), fisher(estimator="exact")
+    module, run = of(packages[0], first, max_epochs=1)
+    run.fit(module, loader())
+    run.save_checkpoint(tmp_path / "end.ckpt")
+    for callback in (same, other):
+        module, run = of(packages[1], callback)
+        run.fit(module, loader(), ckpt_path=tmp_path / "end.ckpt")
+    before = len(first.history["fisher/trace"])
+    assert same.history["fisher/trace"][:before] == first.history["fisher/trace"]
+    steps = [[step for step, _ in callback.history["fisher/trace"]] for callback in (same, other)]
+    assert steps == [[0, 3, 6, 8, 9, 12, 15, 16], [9, 12, 15, 16]]

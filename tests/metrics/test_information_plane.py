@@ -124,3 +124,23 @@ def test_two_processes_have_the_values_of_one(tmp_path):
 def test_what_makes_no_sense_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("bin_range", ["fixed", "adaptive"])
+def test_batches_of_another_layer_are_refused_and_leave_nothing(bin_range):
+    plane = update(InformationPlane(bin_range=bin_range), T, Y, 30)
+    expected = plane.compute()
+    with pytest.raises(ValueError, match="take one metric for each layer"):
+        plane.update(T[:, :1], Y)
+    plane._computed = None
+    assert plane.compute() == expected
+    plane.reset()
+    plane.update(T[:, :1], Y)
+
+
+def test_batches_of_another_layer_are_refused_where_each_batch_is_evaluated_too():
+    plane = InformationPlane(bin_range="fixed")
+    plane(T, Y)
+    plane(T[:, :1], Y)
+    with pytest.raises(ValueError, match="take one metric for each layer"):
+        plane.compute()
