@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_info.gradients.contract import first_line
+from lightning_info.gradients.real import in_double
 
 OWNER = "compare_runs"
 
@@ -64,8 +65,9 @@ def load_weights(module: nn.Module, path: Path, weights_only: bool) -> None:
             f"{OWNER}: {path} does not fit {type(module).__name__}: {_few(odd, '; ')}. Both runs have to be of "
             f"module=..., made with the arguments that they were trained with"
         )
-    if any(isinstance(value, Tensor) and value.dtype == torch.float64 for value in state.values()):
+    if any(isinstance(value, Tensor) and value.dtype in (torch.float64, torch.complex128) for value in state.values()):
         module.double()
+        module._apply(in_double)  # type: ignore[no-untyped-call]  # what the line before leaves as it is: complex weights
     module.load_state_dict(state)
 
 

@@ -38,14 +38,15 @@ LAYERS = {
     "convtranspose3d": (nn.ConvTranspose3d(2, 3, (1, 2, 3), stride=(1, 2, 1)), (5, 2, 2, 3, 3)),
     "batchnorm1d": (nn.BatchNorm1d(4), (5, 4)),
     "batchnorm1d on a sequence": (nn.BatchNorm1d(4), (5, 4, 6)),
-    "batchnorm2d": (nn.BatchNorm2d(4), (5, 4, 3, 2)),
+    "batchnorm2d": (nn.BatchNorm2d(4, eps=0.1), (5, 4, 3, 2)),
     "batchnorm3d": (nn.BatchNorm3d(4), (5, 4, 3, 2, 2)),
     "layernorm": (nn.LayerNorm(4), (5, 4)),
-    "layernorm on a sequence": (nn.LayerNorm(4), (5, 6, 4)),
+    "layernorm on a sequence": (nn.LayerNorm(4, eps=0.1), (5, 6, 4)),
     "layernorm over two axes": (nn.LayerNorm((3, 4)), (5, 2, 3, 4)),
     "rmsnorm": (nn.RMSNorm(4), (5, 6, 4)),
     "rmsnorm over two axes": (nn.RMSNorm((3, 4), eps=0.1), (5, 2, 3, 4)),
     "groupnorm": (nn.GroupNorm(2, 4), (5, 4, 3, 3)),
+    "groupnorm on features": (nn.GroupNorm(2, 6, eps=0.1), (5, 6)),
     "without bias": (nn.Conv2d(2, 3, 3, bias=False), (5, 2, 4, 4)),
 }
 

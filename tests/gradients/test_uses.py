@@ -85,6 +85,29 @@ def _layers(**widths):
     return {name: nn.Linear(5, width) for name, width in widths.items()}
 
 
+def _batch_norm(m, x, statistics, eps):
+    return F.batch_norm(x, statistics.running_mean, statistics.running_var, m.w, m.b, eps=eps)
+
+
+SETTINGS = {
+    "eps of LayerNorm": lambda m, x, first: F.layer_norm(x, (6,), m.v, m.v, 0.1 if first else 1.0),
+    "eps of RMSNorm": lambda m, x, first: F.rms_norm(x, (6,), m.v, 0.1 if first else 1.0),
+    "eps of BatchNorm": lambda m, x, first: _batch_norm(m, x, m.one, 0.1 if first else 1.0),
+    "statistics of BatchNorm": lambda m, x, first: _batch_norm(m, x, m.one if first else m.two, 0.1),
+    "dilation": lambda m, x, first: F.conv1d(x, m.kernel, m.b, 1, 2 - first, 2 - first),
+}
+
+
+def _with_other_settings(part):
+    return Net(
+        lambda m, x: m.head((part(m, x, True) + part(m, x, False).tanh()).mean(1)),
+        **bare(w=2, b=2, v=6, kernel=(2, 2, 3)),
+        one=nn.BatchNorm1d(2),
+        two=nn.BatchNorm1d(2),
+        head=head(6),
+    )
+
+
 USES = {
     "linear, twice": lambda: (
         Net(lambda m, x: m.head(m.a(m.a(x).tanh())), **_layers(a=5), head=head(5)),
@@ -129,6 +152,14 @@ USES = {
         real(6),
         "backpack_vmap",
     ),
+    **{
+        f"one weight, other {what}": lambda what=what: (
+            _with_other_settings(SETTINGS[what]),
+            real(2, 6),
+            "backpack_vmap",
+        )
+        for what in SETTINGS
+    },
     "embedding, twice": lambda: (
         Net(_embedded, e=nn.Embedding(9, 6, padding_idx=-8), head=head(6)),
         tokens(5),
