@@ -88,6 +88,13 @@ def test_embedding_sums_repeated_tokens_before_squaring(padding_idx):
     torch.testing.assert_close(found, by_definition(net, x, u)["0.weight"], rtol=1e-12, atol=0)
 
 
+def test_a_long_gradient_is_summed_to_its_end():
+    gradient = torch.randn(2, 3, 70_000)
+    torch.testing.assert_close(
+        norms.squared_norm(gradient).double(), gradient.double().square().sum((1, 2)), rtol=1e-5, atol=0
+    )
+
+
 def test_several_cotangents_add_up():
     net, x = prepared(nn.Linear(4, 3), torch.randn(5, 4))
     u = torch.randn(2, 5, 3, dtype=torch.float64)

@@ -153,13 +153,43 @@ USES = {
         "backpack_vmap",
     ),
     **{
-        f"one weight, other {what}": lambda what=what: (
-            _with_other_settings(SETTINGS[what]),
-            real(2, 6),
-            "backpack_vmap",
-        )
-        for what in SETTINGS
+        f"one weight, other {what}": lambda part=part: (_with_other_settings(part), real(2, 6), "backpack_vmap")
+        for what, part in SETTINGS.items()
     },
+    "padding counted from the end": lambda: (
+        Net(lambda m, x: m.head(F.embedding(x, m.table, -3).tanh().sum(1)), **bare(table=(9, 6)), head=head(6)),
+        tokens(20),
+        "backpack",
+    ),
+    "one table, with and without padding": lambda: (
+        Net(
+            lambda m, x: m.head((F.embedding(x, m.table, 2).tanh() + F.embedding(x, m.table)).sum(1)),
+            **bare(table=(9, 6)),
+            head=head(6),
+        ),
+        tokens(20),
+        "backpack_vmap",
+    ),
+    "a table that is also a product's matrix, with padding": lambda: (
+        Net(
+            lambda m, x: m.head(m.e(x).sum(1)) @ m.v @ m.e.weight,
+            e=nn.Embedding(9, 6, 2),
+            **bare(v=(3, 9)),
+            head=head(6),
+        ),
+        tokens(20),
+        "backpack_vmap",
+    ),
+    "a bias that is broadcast": lambda: (
+        Net(lambda m, x: m.head(torch.addmm(m.b, x, m.w)), **bare(b=1, w=(5, 6)), head=head(6)),
+        real(5),
+        "backpack_vmap",
+    ),
+    "a product with several matrices": lambda: (
+        Net(lambda m, x: m.head((x[:, None, None] @ m.w).tanh().sum((1, 2))), **bare(w=(2, 5, 6)), head=head(6)),
+        real(5),
+        "backpack_vmap",
+    ),
     "embedding, twice": lambda: (
         Net(_embedded, e=nn.Embedding(9, 6, padding_idx=-8), head=head(6)),
         tokens(5),
@@ -317,3 +347,11 @@ def test_an_input_changed_after_its_use_is_refused(first, engine):
     net = Net(body, **_layers(a=6, b=5), head=head(6))
     with pytest.raises(NotCovered, match=r"the input of a.weight, a.bias is changed in place after its use"):
         ENGINES[engine](net, call, real(5), [real(3)])
+
+
+@pytest.mark.parametrize("engine", ["backpack", "backpack_vmap"])
+@pytest.mark.parametrize("setting", [{"max_norm": 1.0}, {"scale_grad_by_freq": True}])
+def test_look_ups_whose_gradient_depends_on_other_samples_are_refused_by_name(setting, engine):
+    net = Net(_embedded, e=nn.Embedding(9, 6, **setting), head=head(6))
+    with pytest.raises(NotCovered, match="an embedding with max_norm or scale_grad_by_freq has no per-sample gradient"):
+        ENGINES[engine](net, call, tokens(5), [real(3)])
