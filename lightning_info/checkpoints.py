@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_info.gradients.contract import first_line
+from lightning_info.gradients.real import in_double
 
 PathLike = str | os.PathLike[str]
 
@@ -94,8 +95,10 @@ class Reader:
                 f"{self.owner}: {path} does not fit {type(module).__name__}: {few(odd, '; ')}. Give module=... made "
                 f"with the arguments that it was trained with"
             )
-        if any(isinstance(value, Tensor) and value.dtype == torch.float64 for value in state.values()):
+        double = (torch.float64, torch.complex128)
+        if any(isinstance(value, Tensor) and value.dtype in double for value in state.values()):
             module.double()
+            module._apply(in_double)  # type: ignore[no-untyped-call]  # complex weights, which double() leaves
         module.load_state_dict(state)
 
     def made(self, cls: Any, path: Path) -> Any:

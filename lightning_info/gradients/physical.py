@@ -164,8 +164,9 @@ class VmapTaps(Recorder):
         return sum(self.sizes[name] for name in self.seen)
 
     def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        attends = func is F.scaled_dot_product_attention
-        return self._attention(*args, **kwargs) if attends else func(*args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            return self._attention(*args, **kwargs)
+        return _look_up(*args, **kwargs) if func is F.embedding else func(*args, **kwargs)
 
     def _attention(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
@@ -209,6 +210,14 @@ class VmapTaps(Recorder):
         apply: Any = _Physical.apply
         output: Tensor = apply(anchor, rule, *tensors)
         return output
+
+
+def _look_up(input: Tensor, weight: Tensor, padding_idx: int | None = None, *args: Any, **kwargs: Any) -> Tensor:
+    """``F.embedding``, whose batching rule for a table per sample trains the row of the padding."""
+    output = F.embedding(input, weight, None, *args, **kwargs)
+    if padding_idx is None:
+        return output
+    return torch.where((input == padding_idx % len(weight)).unsqueeze(-1), output.detach(), output)
 
 
 def _is_frozen(parameter: Tensor) -> bool:

@@ -251,7 +251,11 @@ def _from_adapter(returned: Any, samples: int) -> Prediction:
         raise NoPrediction(f"the adapter returned {_describe(returned)} instead of {forms}")
     outputs, targets = returned[:2]
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
-        raise NoPrediction(f"the adapter's outputs are {_describe(outputs)}; they must be a floating-point tensor")
+        is_complex = isinstance(outputs, Tensor) and outputs.is_complex()
+        raise NoPrediction(
+            f"the adapter's outputs are {_describe(outputs)}; they must be a floating-point tensor"
+            + (", of complex ones torch.view_as_real(outputs)" if is_complex else "")
+        )
     if not isinstance(targets, (Tensor, type(None))):
         raise NoPrediction(f"the adapter's targets are {_describe(targets)}; they must be a tensor or None")
     if len(returned) == 3:

@@ -84,6 +84,12 @@ def test_a_callback_reads_of_complex_weights_what_it_reads_of_real_ones_and_leav
         assert found[tag] == pytest.approx(values, rel=1e-3, abs=1e-6, nan_ok=True), tag
 
 
+def test_complex_outputs_are_refused_before_the_first_step_with_the_fix():
+    adapter = lambda module, batch: (torch.fft.rfft(module.net(batch[0])), batch[1], "gaussian")  # noqa: E731
+    with pytest.raises(MisconfigurationException, match=r"of complex ones torch.view_as_real\(outputs\)"):
+        fit(False, FisherTraceCallback(adapter=adapter, num_samples=8, on_error="raise"))
+
+
 # ---- layers of integers
 
 

@@ -131,12 +131,21 @@ CASES = {
     "norms": lambda: (
         Net(
             lambda m, x: m.head(m.c(m.b(m.a(x))).mean(1)),
-            a=nn.LayerNorm((3, 6)),
+            a=nn.LayerNorm((3, 6), eps=0.1),
             b=nn.RMSNorm(6),
-            c=nn.LayerNorm(6),
+            c=nn.RMSNorm(6, eps=0.1),
             head=head(6),
         ),
         real(3, 6),
+    ),
+    "norms of channels": lambda: (
+        Net(
+            lambda m, x: m.head(m.b(m.a(x)).mean(2)),
+            a=nn.BatchNorm1d(6, eps=0.1),
+            b=nn.GroupNorm(2, 6, eps=0.1),
+            head=head(6),
+        ),
+        real(6, 3),
     ),
     "frozen and unused": lambda: (
         Net(lambda m, x: m.head(m.a(x)), a=nn.Linear(4, 5).requires_grad_(False), spare=nn.Linear(2, 2), head=head(5)),

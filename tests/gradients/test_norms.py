@@ -38,14 +38,15 @@ LAYERS = {
     "convtranspose3d": (nn.ConvTranspose3d(2, 3, (1, 2, 3), stride=(1, 2, 1)), (5, 2, 2, 3, 3)),
     "batchnorm1d": (nn.BatchNorm1d(4), (5, 4)),
     "batchnorm1d on a sequence": (nn.BatchNorm1d(4), (5, 4, 6)),
-    "batchnorm2d": (nn.BatchNorm2d(4), (5, 4, 3, 2)),
+    "batchnorm2d": (nn.BatchNorm2d(4, eps=0.1), (5, 4, 3, 2)),
     "batchnorm3d": (nn.BatchNorm3d(4), (5, 4, 3, 2, 2)),
     "layernorm": (nn.LayerNorm(4), (5, 4)),
-    "layernorm on a sequence": (nn.LayerNorm(4), (5, 6, 4)),
+    "layernorm on a sequence": (nn.LayerNorm(4, eps=0.1), (5, 6, 4)),
     "layernorm over two axes": (nn.LayerNorm((3, 4)), (5, 2, 3, 4)),
     "rmsnorm": (nn.RMSNorm(4), (5, 6, 4)),
     "rmsnorm over two axes": (nn.RMSNorm((3, 4), eps=0.1), (5, 2, 3, 4)),
     "groupnorm": (nn.GroupNorm(2, 4), (5, 4, 3, 3)),
+    "groupnorm on features": (nn.GroupNorm(2, 6, eps=0.1), (5, 6)),
     "without bias": (nn.Conv2d(2, 3, 3, bias=False), (5, 2, 4, 4)),
 }
 
@@ -85,6 +86,13 @@ def test_embedding_sums_repeated_tokens_before_squaring(padding_idx):
     u = torch.randn_like(net(x))
     found = squared_norms(net, x, u, engine="backpack")["0.weight"]
     torch.testing.assert_close(found, by_definition(net, x, u)["0.weight"], rtol=1e-12, atol=0)
+
+
+def test_a_long_gradient_is_summed_to_its_end():
+    gradient = torch.randn(2, 3, 70_000)
+    torch.testing.assert_close(
+        norms.squared_norm(gradient).double(), gradient.double().square().sum((1, 2)), rtol=1e-5, atol=0
+    )
 
 
 def test_several_cotangents_add_up():

@@ -85,6 +85,29 @@ def _layers(**widths):
     return {name: nn.Linear(5, width) for name, width in widths.items()}
 
 
+def _batch_norm(m, x, statistics, eps):
+    return F.batch_norm(x, statistics.running_mean, statistics.running_var, m.w, m.b, eps=eps)
+
+
+SETTINGS = {
+    "eps of LayerNorm": lambda m, x, first: F.layer_norm(x, (6,), m.v, m.v, 0.1 if first else 1.0),
+    "eps of RMSNorm": lambda m, x, first: F.rms_norm(x, (6,), m.v, 0.1 if first else 1.0),
+    "eps of BatchNorm": lambda m, x, first: _batch_norm(m, x, m.one, 0.1 if first else 1.0),
+    "statistics of BatchNorm": lambda m, x, first: _batch_norm(m, x, m.one if first else m.two, 0.1),
+    "dilation": lambda m, x, first: F.conv1d(x, m.kernel, m.b, 1, 2 - first, 2 - first),
+}
+
+
+def _with_other_settings(part):
+    return Net(
+        lambda m, x: m.head((part(m, x, True) + part(m, x, False).tanh()).mean(1)),
+        **bare(w=2, b=2, v=6, kernel=(2, 2, 3)),
+        one=nn.BatchNorm1d(2),
+        two=nn.BatchNorm1d(2),
+        head=head(6),
+    )
+
+
 USES = {
     "linear, twice": lambda: (
         Net(lambda m, x: m.head(m.a(m.a(x).tanh())), **_layers(a=5), head=head(5)),
@@ -127,6 +150,44 @@ USES = {
     "group norm, twice": lambda: (
         Net(lambda m, x: m.head(m.n(m.a(m.n(x)))), a=nn.Linear(6, 6), n=nn.GroupNorm(2, 6), head=head(6)),
         real(6),
+        "backpack_vmap",
+    ),
+    **{
+        f"one weight, other {what}": lambda part=part: (_with_other_settings(part), real(2, 6), "backpack_vmap")
+        for what, part in SETTINGS.items()
+    },
+    "padding counted from the end": lambda: (
+        Net(lambda m, x: m.head(F.embedding(x, m.table, -3).tanh().sum(1)), **bare(table=(9, 6)), head=head(6)),
+        tokens(20),
+        "backpack",
+    ),
+    "one table, with and without padding": lambda: (
+        Net(
+            lambda m, x: m.head((F.embedding(x, m.table, 2).tanh() + F.embedding(x, m.table)).sum(1)),
+            **bare(table=(9, 6)),
+            head=head(6),
+        ),
+        tokens(20),
+        "backpack_vmap",
+    ),
+    "a table that is also a product's matrix, with padding": lambda: (
+        Net(
+            lambda m, x: m.head(m.e(x).sum(1)) @ m.v @ m.e.weight,
+            e=nn.Embedding(9, 6, 2),
+            **bare(v=(3, 9)),
+            head=head(6),
+        ),
+        tokens(20),
+        "backpack_vmap",
+    ),
+    "a bias that is broadcast": lambda: (
+        Net(lambda m, x: m.head(torch.addmm(m.b, x, m.w)), **bare(b=1, w=(5, 6)), head=head(6)),
+        real(5),
+        "backpack_vmap",
+    ),
+    "a product with several matrices": lambda: (
+        Net(lambda m, x: m.head((x[:, None, None] @ m.w).tanh().sum((1, 2))), **bare(w=(2, 5, 6)), head=head(6)),
+        real(5),
         "backpack_vmap",
     ),
     "embedding, twice": lambda: (
@@ -286,3 +347,11 @@ def test_an_input_changed_after_its_use_is_refused(first, engine):
     net = Net(body, **_layers(a=6, b=5), head=head(6))
     with pytest.raises(NotCovered, match=r"the input of a.weight, a.bias is changed in place after its use"):
         ENGINES[engine](net, call, real(5), [real(3)])
+
+
+@pytest.mark.parametrize("engine", ["backpack", "backpack_vmap"])
+@pytest.mark.parametrize("setting", [{"max_norm": 1.0}, {"scale_grad_by_freq": True}])
+def test_look_ups_whose_gradient_depends_on_other_samples_are_refused_by_name(setting, engine):
+    net = Net(_embedded, e=nn.Embedding(9, 6, **setting), head=head(6))
+    with pytest.raises(NotCovered, match="an embedding with max_norm or scale_grad_by_freq has no per-sample gradient"):
+        ENGINES[engine](net, call, tokens(5), [real(3)])
