@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from types import BuiltinMethodType, CellType, CodeType, FunctionType, MethodType, MethodWrapperType, ModuleType
 from typing import Any, TypeVar
@@ -76,7 +76,7 @@ class Copier:
 
     def detach_graphs(self, value: Any) -> None:
         """Tensors with a graph that can be reached from here are detached copies from now on."""
-        for item in reachable([value], stop=self.memo):
+        for item in reachable([value], set(self.memo)):
             if isinstance(item, Tensor) and (not item.is_leaf or is_functorch_wrapped_tensor(item)):
                 self.memo.setdefault(id(item), _detached(item))
 
@@ -198,6 +198,15 @@ class _Memo(dict[Any, Any]):
 
 def held(value: Any) -> Iterable[Any]:
     """What an object holds on to directly; of a function what it closes over and its defaults."""
+    kind = type(value)
+    if kind is dict or kind is OrderedDict:
+        return (*value.keys(), *value.values())
+    if kind in (list, tuple, set):
+        return list(value)
+    return _held(value)
+
+
+def _held(value: Any) -> Iterable[Any]:
     if isinstance(value, FunctionType) and _COMPILED in vars(value):
         yield vars(value)[_COMPILED]
     elif isinstance(value, _LEAVES) or _is_opaque(value):
@@ -224,18 +233,20 @@ def held(value: Any) -> Iterable[Any]:
     yield from (getattr(value, name) for name in _slots(value))
 
 
-def reachable(values: Iterable[Any], stop: Iterable[int] = ()) -> Iterable[Any]:
-    """All that can be reached from some objects, each once, nearest first; not through those with the identities."""
-    seen, waiting = set(stop), deque(values)
-    kept = []  # so that no identity is used twice
+def reachable(values: Iterable[Any], seen: set[int]) -> Iterable[Any]:
+    """All that can be reached from some objects, but numbers and the like, each once, nearest first.
+
+    Args:
+        values: The objects.
+        seen: Identities of objects through which not to go; those that are passed are added.
+    """
+    waiting = deque(values)
     while waiting:
         item = waiting.popleft()
-        if id(item) not in seen:
+        if not isinstance(item, _LEAVES) and id(item) not in seen:
             seen.add(id(item))
-            kept.append(item)
             yield item
-            if not isinstance(item, _LEAVES):
-                waiting.extend(held(item))
+            waiting.extend(held(item))
 
 
 def _detached(tensor: Tensor) -> Tensor:
@@ -262,12 +273,15 @@ def _attributes(value: Any) -> dict[str, Any]:
 
 
 def _slots(value: Any) -> list[str]:
-    names = [name for cls in type(value).__mro__ for name in _as_tuple(vars(cls).get("__slots__", ()))]
-    return [name for name in names if name not in ("__dict__", "__weakref__") and hasattr(value, name)]
+    kind: Any = type(value)
+    return [name for name in _slot_names(kind) if hasattr(value, name)]
 
 
-def _as_tuple(slots: Any) -> tuple[str, ...]:
-    return (slots,) if isinstance(slots, str) else tuple(slots)
+@functools.cache
+def _slot_names(cls: type) -> list[str]:
+    slots = [vars(base).get("__slots__", ()) for base in cls.__mro__]
+    names = [name for some in slots for name in ((some,) if isinstance(some, str) else tuple(some))]
+    return [name for name in names if name not in ("__dict__", "__weakref__")]
 
 
 def _contents(function: FunctionType) -> list[Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dis
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -25,6 +25,7 @@ _WATCH = {
     "wandb",
 }
 """Packages whose hooks only watch, and write down what they see outside the module."""
+_LIBRARIES = ("functools", "lightning", "numpy", "pytorch_lightning", "torch", "torchmetrics")
 _NO_STATE = (type, ModuleType, FunctionType, BuiltinFunctionType, str, bytes, int, float, complex, type(None))
 
 
@@ -121,16 +122,16 @@ def _copies(item: Any, copier: Copier) -> bool:
 
 def _shield(module: nn.Module, hooks: list[Any], copier: Copier) -> set[int]:
     """Copy the global variables that only hooks use; gives the functions in which some of them are silent."""
-    functions = {id(function): function for hook in hooks for function in _functions(hook)}
+    functions = {id(f): f for hook in hooks for f in _functions(hook) if not _is_of_library(f)}
     own_code = {function.__code__ for function in functions.values()}
     classes = {cls for part in module.modules() for cls in type(part).__mro__}
-    methods = [method for cls in classes for method in map(_unwrapped, vars(cls).values()) if method is not None]
+    members = [m for cls in classes for name, m in vars(cls).items() if name != "__init__"]
+    methods = [method for method in map(_unwrapped, members) if method is not None and method.__code__ not in own_code]
     silent = set()
     for function in functions.values():
         space = function.__globals__
-        alike = [m for m in methods if m.__globals__ is space and m.__code__ not in own_code]
-        used, helpers = _state(function)
-        elsewhere = {name for method in alike for name in _state(method)[0]}
+        used, helpers = _state(function, set())
+        elsewhere = {name for m in methods if m.__globals__ is space for name in _state(m, own_code)[0]}
         if not used or any(name in elsewhere and id(space[name]) not in copier.memo for name in used):
             continue
         copier.detach_graphs([space[name] for name in used])
@@ -144,12 +145,19 @@ def _shield(module: nn.Module, hooks: list[Any], copier: Copier) -> set[int]:
     return silent
 
 
-def _state(function: FunctionType) -> tuple[set[str], dict[str, FunctionType]]:
-    """Global variables of a file that a function uses, also through other functions of it; and these functions."""
+def _state(function: FunctionType, but: set[CodeType]) -> tuple[set[str], dict[str, FunctionType]]:
+    """Global variables of a file that a function uses, also through other functions of it; and these functions.
+
+    Args:
+        function: The function.
+        but: Code, of functions that it makes, which is passed over.
+    """
     space, used, helpers = function.__globals__, set(), dict[str, FunctionType]()
     waiting = [function.__code__]
     while waiting:
-        for name, is_stored in _globals(waiting.pop()):
+        code = waiting.pop()
+        waiting += [part for part in code.co_consts if isinstance(part, CodeType) and part not in but]
+        for name, is_stored in _globals(code):
             value = space.get(name)
             if isinstance(value, FunctionType) and value.__globals__ is space:
                 if name not in helpers:
@@ -160,14 +168,18 @@ def _state(function: FunctionType) -> tuple[set[str], dict[str, FunctionType]]:
     return used, helpers
 
 
-def _globals(code: CodeType) -> Iterator[tuple[str, bool]]:
+@cache
+def _globals(code: CodeType) -> list[tuple[str, bool]]:
     """Names, and whether they are bound anew."""
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL"):
-            yield instruction.argval, instruction.opname != "LOAD_GLOBAL"
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _globals(constant)
+    return [
+        (instruction.argval, instruction.opname != "LOAD_GLOBAL")
+        for instruction in dis.get_instructions(code)
+        if instruction.opname in ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL")
+    ]
+
+
+def _is_of_library(function: FunctionType) -> bool:
+    return str(function.__globals__.get("__name__")).partition(".")[0] in _LIBRARIES
 
 
 def _functions(hook: Any) -> list[FunctionType]:

@@ -95,7 +95,7 @@ class Predictor:
                 if not watch.diverged:
                     raise
                 _warn_once(
-                    f"{type(module).__name__}.training_step ended with {type(error).__name__}({error}) at weights that "
+                    f"{type(module).__name__}.training_step ended with {type(error).__name__} at weights that "
                     f"a measurement has put noise on, as its loss there is not finite; it counts as it is, and "
                     f"training goes on"
                 )

@@ -103,7 +103,6 @@ def refuse_what_leads_back(module: nn.Module, copied: nn.Module) -> None:
             if name in _MEMBERS:
                 continue
             for item in reachable([value], seen):
-                seen.add(id(item))
                 if id(item) in originals:
                     where = f"{path}.{name}" if path else name
                     raise NotCopyable(

@@ -10,13 +10,17 @@ import signal
 import sys
 import threading
 import warnings
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from harness import assert_identical, run
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from models import Classifier, curves, loader, trainer
 from torch import Tensor, nn
 
@@ -29,12 +33,15 @@ from lightning_info import (
 )
 from lightning_info.gradients import plan
 from lightning_info.gradients.samples import num_samples
+from lightning_info.probing.isolation import Exited
+from lightning_info.probing.prediction import _warn_once
 
 EVERY = 2  # steps; an epoch has three
 
 ERRORS = {
     "error": RuntimeError("broken"),
     "assertion": AssertionError("broken"),
+    "exit": SystemExit("broken"),
     "memory": torch.OutOfMemoryError("CUDA out of memory"),
     "allocator": RuntimeError(
         "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
@@ -250,6 +257,90 @@ def test_out_of_memory_halves_the_chunk_until_it_fits(monkeypatch, most):
     assert limited.refused == {1: 4, 3: 3}[most] + 1  # 16, 8, 4, (2); and the trial of the cost
     for tag, curve in curves(free).items():
         assert curves(tight)[tag] == [(step, pytest.approx(value, rel=1e-6)) for step, value in curve], tag
+
+
+# ---- exits
+
+
+class Guarded(Classifier):
+    """Ends the run where its loss is not finite, which happens at noisy weights only."""
+
+    def __init__(self):
+        super().__init__()
+        self.temperature = nn.Parameter(torch.tensor([0.15]))
+
+    def training_step(self, batch, batch_idx):
+        loss = F.cross_entropy(self(batch[0]) * self.temperature.sqrt(), batch[1])
+        if not torch.isfinite(loss):
+            sys.exit("the loss is not finite")
+        return loss
+
+
+def test_a_guard_that_ends_the_run_where_noise_is_too_large_ends_nothing():
+    callback = WeightInfoCallback(num_samples=8, draws=2, summary=False, on_error="raise", every_n_train_steps=EVERY)
+    _warn_once.cache_clear()
+    with pytest.warns(UserWarning, match=r"Guarded.training_step ended with SystemExit.* not finite") as caught:
+        disturbed = run(Guarded, callback)
+    assert len([w for w in caught if "ended with" in str(w.message)]) == 1
+    assert_identical(run(Guarded), disturbed)
+    assert all(math.isnan(value) for _, value in callback.history["weight_info/expected_loss"])
+    assert all(value > 0 for _, value in callback.history["weight_info/kl"])
+
+
+class Ends(BaseException):
+    pass
+
+
+class Exits(Classifier):
+    """Exits wherever it is looked at."""
+
+    def __init__(self, stage):
+        super().__init__()
+        self.stage = stage
+
+    def training_step(self, batch, batch_idx):
+        if self.stage == "training_step" and not self.training and self.global_step > 0:
+            sys.exit(3)
+        return super().training_step(batch, batch_idx)
+
+    def __getstate__(self):
+        if self.stage == "copy" and self._trainer is not None and self.global_step > 0:
+            raise Ends(3)
+        return super().__getstate__()
+
+
+@pytest.mark.parametrize("stage", ["training_step", "copy"])
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+def test_an_exit_in_a_measurement_is_a_fault_of_it(stage, on_error):
+    callback = fisher(on_error=on_error, summary=False)
+    if on_error == "raise":
+        with pytest.raises(Exited, match=r"(SystemExit|Ends)\(3\)"):
+            run(partial(Exits, stage), callback)
+        return
+    with pytest.warns(UserWarning, match=r"(SystemExit|Ends)\(3\)"):
+        disturbed = run(partial(Exits, stage), callback)
+    assert_identical(run(partial(Exits, stage)), disturbed)
+    assert [math.isnan(value) for _, value in callback.history["fisher/trace"]] == [False, True, True, True]
+
+
+def test_an_exit_of_a_logger_or_the_reference_set_does_not_end_the_run():
+    class ExitingLogger(CSVLogger):
+        def log_metrics(self, metrics, step=None):
+            if any("fisher" in name for name in metrics):
+                sys.exit(3)
+
+    class ExitingData(torch.utils.data.Dataset):
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, i):
+            sys.exit(3)
+
+    with pytest.warns(UserWarning, match="the logger ExitingLogger ended with SystemExit"):
+        disturbed = run(Classifier, fisher(), loggers=lambda: [ExitingLogger(".")])
+    assert_identical(run(Classifier), disturbed)
+    with pytest.raises(MisconfigurationException, match=r"no samples can be taken.*SystemExit\(3\)"):
+        run(Classifier, fisher(reference=ExitingData()))
 
 
 # ---- values that are not finite

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 
 import lightning.pytorch as pl
 import pytest
@@ -26,8 +27,6 @@ def fit(module, **options):
 
 
 class Closure(Classifier):
-    """Its copy's training_step computes with the original's weights, whose gradients would be missing."""
-
     def __init__(self):
         super().__init__()
         self.encode = lambda x: self.net(x)
@@ -36,9 +35,28 @@ class Closure(Classifier):
         return self.encode(x)
 
 
+class WeakReference(Classifier):
+    """Its copy's training_step would compute with the original's weights, whose gradients would be missing."""
+
+    def __init__(self):
+        super().__init__()
+        self.owner = weakref.ref(self)
+
+    def forward(self, x):
+        return self.owner().net(x)
+
+
+def test_a_closure_over_the_module_computes_with_the_weights_of_the_copy():
+    torch.manual_seed(0)
+    plain = Classifier()
+    closure = Closure()
+    closure.load_state_dict(plain.state_dict())
+    assert fit(closure).history["fisher/trace"] == fit(plain).history["fisher/trace"]
+
+
 def test_a_copy_that_computes_with_the_originals_weights_is_refused():
-    with pytest.raises(MisconfigurationException, match=r"'encode' of Closure is a function .* make it a method"):
-        fit(Closure())
+    with pytest.raises(MisconfigurationException, match=r"'owner' of WeakReference is a function .* make it a method"):
+        fit(WeakReference())
     original = Classifier()
     with pytest.raises(MisconfigurationException, match="a copy of Classifier still computes with the original's"):
         fit(original, adapter=lambda module, batch: (original(batch[0]), batch[1]))

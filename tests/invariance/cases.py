@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch import callbacks as builtin
@@ -105,6 +107,11 @@ OPTIMISATION = {
     "parameters changed in training_step": case(optimisation.MeanTeacher),
     "parameters reset in training_step, after an epoch": case(optimisation.ResetsLater),
     "parameters clamped in training_step, after an epoch": case(optimisation.ClampsLater),
+    "mean teacher over a list of pairs": case(optimisation.MeanTeacherOverPairs),
+    **{
+        f"parameters written by {name}, after an epoch": case(partial(optimisation.OperatorLater, write))
+        for name, write in optimisation.OPERATORS.items()
+    },
     "LBFGS": case(optimisation.Lbfgs),
     "own optimizer_step and clipping": case(optimisation.WarmUp),
     "ReduceLROnPlateau on a validation metric": validated(optimisation.OnPlateau, max_epochs=4),
@@ -136,6 +143,9 @@ NETWORKS = {
     "layers made in configure_model": case(networks.MadeInConfigureModel),
     "nested LightningModule": case(lambda: Classifier(networks.Everything())),
     "hooks on modules and parameters": case(networks.CountsCalls),
+    "forward hook and pre-hook that compute": case(networks.ComputesInHooks),
+    "head on features that a hook keeps": case(networks.HeadOnFeatures),
+    "hooks that write down what they see": case(networks.Watched),
     "weight_norm, old": case(lambda: networks.normalised(nn.utils.weight_norm)),
     "weight_norm, parametrised": case(lambda: networks.normalised(nn.utils.parametrizations.weight_norm)),
     "spectral_norm": case(lambda: networks.normalised(nn.utils.spectral_norm)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import torch
 import torch.nn.functional as F
 from models import CLASSES, FEATURES, Classifier
@@ -123,6 +125,52 @@ class CountsCalls(Classifier):
 
     def count(self, kind):
         self.calls[kind] += 1
+
+
+class ComputesInHooks(Classifier):
+    """A forward hook and a pre-hook change what it computes, by a learned scale and by closures."""
+
+    def __init__(self):
+        super().__init__(dropout=0.5)
+        self.scale, shift = nn.Parameter(torch.full((8,), 1.5)), [torch.ones(FEATURES)]
+        self.net.register_forward_pre_hook(lambda module, args: (0.5 * args[0] + shift[0],))
+        self.net[0].register_forward_hook(self.multiply)
+
+    def multiply(self, module, args, output):
+        return output * self.scale
+
+
+class HeadOnFeatures(Classifier):
+    """A head on features that a hook keeps, in a dictionary that it closes over."""
+
+    def __init__(self):
+        super().__init__(batch_norm=True)
+        self.head, self.features = nn.Linear(8, CLASSES), (features := {})
+        self.net[2].register_forward_hook(lambda module, args, output: features.update(hidden=output))
+
+    def forward(self, x):
+        return self.net(x) + self.head(self.features["hidden"])
+
+
+SEEN = []
+
+
+class Watched(Classifier):
+    """Hooks write down what passes: in a list that they close over, in one of this file, and in a file."""
+
+    def __init__(self):
+        super().__init__(dropout=0.5)
+        SEEN.clear()
+        self.rows, self.seen = (rows := []), SEEN
+        lock = threading.Lock()
+        self.net[0].register_forward_hook(lambda module, args, output: rows.append(output))
+        self.net[0].register_forward_pre_hook(lambda module, args: SEEN.append(args[0].mean().item()))
+
+        def locked(module, args, output):
+            with lock:
+                rows.append(output.sum().item())
+
+        self.net[4].register_forward_hook(locked)
 
 
 class Uncompiled(Classifier):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from models import CLASSES, FEATURES, Classifier, loader
@@ -111,6 +113,57 @@ class MeanTeacher(Classifier):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.net.parameters(), 0.1)
+
+
+class MeanTeacherOverPairs(Classifier):
+    """Follows its own weights by a function that closes over a list of pairs of parameters, and is pulled to it."""
+
+    def __init__(self):
+        super().__init__(dropout=0.5)
+        self.teacher = copy.deepcopy(self.net).requires_grad_(False)
+        pairs = list(zip(self.teacher.parameters(), self.net.parameters(), strict=True))
+
+        @torch.no_grad()
+        def follow():
+            for follower, parameter in pairs:
+                follower.lerp_(parameter, 0.1)
+
+        self.follow = follow
+
+    def training_step(self, batch, batch_idx):
+        self.follow()
+        with torch.no_grad():
+            taught = self.teacher(batch[0]).softmax(1)
+        return super().training_step(batch, batch_idx) + (self(batch[0]).softmax(1) - taught).square().mean()
+
+
+@torch.library.custom_op("lightning_info_tests::decay", mutates_args={"weight"})
+def decay(by: float, weight: torch.Tensor) -> None:
+    weight.mul_(by)
+
+
+class OperatorLater(Classifier):
+    """Writes to its weights by an operator from the second epoch on."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.write = write
+
+    def training_step(self, batch, batch_idx):
+        if self.current_epoch > 0:
+            with torch.no_grad():
+                self.write(self.net[0].weight)
+        return super().training_step(batch, batch_idx)
+
+
+OPERATORS = {
+    "a custom operator": lambda weight: decay(weight=weight, by=0.99),
+    "an overload of torch.ops": lambda weight: torch.ops.aten.mul_.Tensor(weight, torch.tensor(0.99)),
+    "torch.ops": lambda weight: torch.ops.aten.mul_(weight, 0.99),
+    "torch._foreach_mul_": lambda weight: torch._foreach_mul_([weight], 0.99),
+    ".data": lambda weight: weight.data.mul_(0.99),
+    "torch.nn.init": lambda weight: nn.init.normal_(weight, 0.0, 0.1),
+}
 
 
 class ResetsLater(Classifier):

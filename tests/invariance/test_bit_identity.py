@@ -51,6 +51,25 @@ def test_training_does_not_notice_any_engine(engine):
     assert callback.plan.engine == engine
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mean teacher over a list of pairs",
+        "parameters written by a custom operator, after an epoch",
+        "parameters written by an overload of torch.ops, after an epoch",
+        "parameters written by torch._foreach_mul_, after an epoch",
+        "forward hook and pre-hook that compute",
+        "head on features that a hook keeps",
+        "hooks that write down what they see",
+    ],
+)
+def test_training_does_not_notice_one_callback(name):
+    """Slow cases of the matrix, with one callback in every run of the tests."""
+    callback = fisher(also=(), every_n_train_steps=2)
+    assert_identical(run(CASES[name].module), run(CASES[name].module, callback))
+    assert all(math.isfinite(value) for _, value in callback.history["fisher/trace"])
+
+
 @pytest.mark.parametrize("estimator", ["rademacher", "exact", "empirical"])
 def test_training_does_not_notice_any_estimator(estimator):
     assert_identical(run(Busy), run(Busy, fisher(estimator=estimator, also=())))

@@ -215,6 +215,23 @@ def remember(output):
     SEEN.append(output)
 
 
+class Builds(nn.Sequential):
+    """Makes its hook in a method, and forgets in ``__init__`` what earlier ones saw."""
+
+    def __init__(self):
+        super().__init__(*net())
+        SEEN.clear()
+        self.build()
+
+    def build(self):
+        def hook(module, args, output):
+            global CALLS
+            CALLS += 1
+            SEEN.append(output)
+
+        self[1].register_forward_hook(hook)
+
+
 def note_at_writer(module, args, output):
     with WRITER:
         SEEN.append(output)
@@ -250,6 +267,14 @@ def test_a_hook_that_watches_leaves_no_trace_of_the_replica(kind):
         assert torch.equal(replica(X), expected)
         assert torch.equal(replica(X), expected)
         assert (*map(len, (rows, SEEN, recorder.rows)), calls, CALLS) == before
+
+
+def test_a_hook_made_by_a_method_of_the_module_leaves_no_trace_either():
+    module = Builds()
+    module(X)
+    before = len(SEEN), CALLS
+    replicate(module)(X)
+    assert (len(SEEN), CALLS) == before
 
 
 def test_a_hook_that_computes_with_what_cannot_be_copied_is_refused_by_name():

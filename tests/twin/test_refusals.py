@@ -1,5 +1,7 @@
 """What a twin cannot follow is refused before the first step, with the reason and what to do."""
 
+import weakref
+
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule
@@ -131,13 +133,13 @@ def test_an_attribute_that_cannot_be_copied_is_named():
     refused(r"the twin is a copy of the module, but attribute 'source' of Holds cannot be copied", module=Holds())
 
 
-def test_a_closure_over_the_module_is_refused():
-    class Closure(Classifier):
+def test_a_weak_reference_to_the_module_is_refused():
+    class Refers(Classifier):
         def __init__(self):
             super().__init__()
-            self.encode = lambda x: self.net(x)
+            self.owner = weakref.ref(self)
 
-    refused(r"attribute 'encode' .* holds on to the original", module=Closure())
+    refused(r"attribute 'owner' .* holds on to the original", module=Refers())
 
 
 class Opened(TensorDataset):
