@@ -25,12 +25,15 @@ from lightning_info.probing.likelihoods import WritesParameters
 from lightning_info.probing.prediction import Adapter
 from lightning_info.probing.probe import Probe, Unavailable
 from lightning_info.probing.reference import ReferenceSamples
+from lightning_info.probing.sample_axis import needs_order
 from lightning_info.reporting.figures import Curve, report_figure
 from lightning_info.reporting.histograms import report_histogram
 from lightning_info.reporting.scalars import report_scalars
 
 FIGURE_SHARE = 0.02
 """Figures are dear (0.2 s): at points 4, 8, 16, ... within this share of the run's time, and at the end of fit."""
+MOST_BATCHES = 8
+"""Batches that are looked at where the samples' order may be the cause of a failure."""
 
 
 class Points(Instrument):
@@ -146,6 +149,10 @@ class Points(Instrument):
                 if isinstance(error, WritesParameters) and not self._private:
                     self._private = True  # it did not when it was looked at before the first step
                     continue
+                if probe is not None and not is_out_of_memory(error) and self._must_keep_order(probe):
+                    if initial is not None:
+                        initial.groups = self._samples.groups
+                    continue
                 if not is_out_of_memory(error) or self._chunk == 1:
                     self._faults.report(error, "the measurement", step)
                     break
@@ -157,6 +164,17 @@ class Points(Instrument):
             garbage_collection_cuda()
         known = [tag for tag in map(self._untagged, self.history) if tag not in self._finished]
         return dict.fromkeys((*self.tags, *known), math.nan)
+
+    def _must_keep_order(self, probe: Probe) -> bool:
+        """Whether a measurement failed because the samples' order was changed; from now on it is not."""
+        samples = self._samples
+        if samples.layout is None or samples.layout.ordered or not samples.complete:
+            return False
+        batches = (probe.to_device(batch) for batch in samples.apart()[:MOST_BATCHES])
+        if not needs_order(probe.module, probe.predictor, batches):
+            return False
+        samples.keep_order()
+        return True
 
     # ---- reporting
 

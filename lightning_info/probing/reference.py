@@ -36,6 +36,8 @@ class ReferenceSamples:
         """Where the samples of training batches are, once it is known; until then their length tells."""
         self.groups: list[Any] = []
         """Batches; one if all samples have the same shape."""
+        self.parts: list[int] = []
+        """Samples of each training batch that is joined in them."""
 
     def __len__(self) -> int:
         return sum(num_samples(group) for group in self.groups)
@@ -90,12 +92,30 @@ class ReferenceSamples:
             shared = len(sent) == ranks
             if shared:
                 self.groups = [group for groups in sent for group in pickle.loads(groups)]
+        self.parts = [num_samples(group) for group in self.groups]
         self.groups = concatenate(self.groups)
         return shared
 
     def reopen(self) -> None:
         """Start collecting again."""
-        self.groups, self.complete = [], False
+        self.groups, self.parts, self.complete = [], [], False
+
+    def apart(self) -> list[Any]:
+        """The training batches that are joined in the groups."""
+        rest, batches = list(self.parts), []
+        for group in self.groups:
+            start = 0
+            while start < num_samples(group):
+                size = rest.pop(0) if rest else num_samples(group)
+                batches.append(take(group, slice(start, start + size)))
+                start += size
+        return batches
+
+    def keep_order(self) -> None:
+        """Take the batches apart again, whose samples must stay in their order."""
+        self.groups = self.apart()
+        if self.layout is not None:
+            self.lay(replace(self.layout, ordered=True))
 
     def state(self) -> list[dict[str, Any]] | None:
         """The groups, for a checkpoint, and the sample axis of each of their tensors.
@@ -107,7 +127,10 @@ class ReferenceSamples:
         if not self.complete or not self.groups or size > LARGEST_STATE:
             return None
         pairs = zip(self.groups, leaves, strict=True)
-        return [{"tensors": group, "rest": _rest(bare(batch)), **_places(batch)} for batch, group in pairs]
+        return [
+            {"tensors": group, "rest": _rest(bare(batch)), **_places(batch), "parts": self.parts}
+            for batch, group in pairs
+        ]
 
     def restore(self, state: list[dict[str, Any]], like: Any) -> None:
         """Take up what :meth:`state` gave, in the form of a batch of this run.
@@ -136,6 +159,7 @@ class ReferenceSamples:
             )
             for group in state
         ]
+        self.parts = next((list(group.get("parts", ())) for group in state), [])
         self.complete = True
 
     def fill(self, given: Dataset[Any] | Sequence[Tensor]) -> None:

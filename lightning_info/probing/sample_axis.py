@@ -7,7 +7,7 @@ samples are independent predicts for a sample the same in its whole batch, besid
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from lightning_info.gradients.layout import GO_ON, Batch, Layout, Path, by_lengt
 from lightning_info.gradients.layout import lengths as tensor_lengths
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.plan import CHECK_SAMPLES, float64_copy, float64_tensors
-from lightning_info.gradients.samples import company, shuffled, spread_index, take, tensors
+from lightning_info.gradients.samples import company, num_samples, shuffled, spread_index, take, tensors
 from lightning_info.probing.likelihoods import NoPrediction, Prediction
 from lightning_info.probing.prediction import Predictor
 
@@ -95,6 +95,24 @@ def sample_layout(module: nn.Module, predict: Predictor, whole: Batch, is_given:
         return ordered
     assert first is not None
     raise SamplesMixed(_told(*first))
+
+
+def needs_order(module: nn.Module, predict: Predictor, batches: Iterable[Any]) -> bool:
+    """Whether some batch goes through as it is and fails in another order, which the first one did not show."""
+    for batch in batches:
+        try:
+            predict(module, batch)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return False
+        try:
+            predict(module, take(batch, shuffled(num_samples(batch))))
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return True
+    return False
 
 
 class _Fault(Exception):

@@ -190,3 +190,14 @@ def test_a_gram_engine_that_reads_another_layout_is_replaced(monkeypatch):
     found = plan.gram(net, lambda m, b: m(b), x, u).matrix
     assert plan.engine == "func"
     torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-6)
+
+
+def test_samples_are_drawn_in_the_order_that_the_module_needs():
+    callback = FisherTraceCallback(
+        num_samples=N, draws=32, every_n_train_steps=100, summary=False, on_error="raise", seed=1
+    )
+    module = run(packed, callback)
+    assert callback._samples.layout.ordered
+    assert len(callback._samples.groups) == N // SIZE
+    error = callback.history["fisher/trace_stderr"][0][1]
+    assert callback.history["fisher/trace"][0][1] == pytest.approx(exact(module), abs=5 * error)
