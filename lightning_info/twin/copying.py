@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from types import MethodType, ModuleType
 from typing import Any
 
@@ -40,9 +41,11 @@ def copy_module(module: Any, trainer: Any) -> Any:
     memo: dict[int, Any] = {id(trainer): None, **without_graph(module)}
     memo.update({id(context): None for context in compiled if context is not None})
     try:
-        twin = copy.deepcopy(module, dict(memo))
+        copies = dict(memo)
+        twin = copy.deepcopy(module, copies)
     except Exception as error:
         raise NotCopyable(_name_culprit(module, memo, error)) from error
+    _renew_identities(twin, copies)
     for part, context in zip(twin.modules(), compiled, strict=True):
         if context is not None:  # its compiled steps lead to the original
             for name in _STEPS:
@@ -50,6 +53,26 @@ def copy_module(module: Any, trainer: Any) -> Any:
                 vars(part)[name] = context["dynamo_ctx"](getattr(part, name))
     _refuse_closures(module, twin)
     return twin
+
+
+def _renew_identities(twin: Any, copies: dict[int, Any]) -> None:
+    """What the module keeps by the ``id`` of its parts (Lightning: the metrics that it logs) is kept by the copies'."""
+
+    def renewed(key: Any) -> Any:
+        return id(copies[key]) if type(key) is int and key in copies else key
+
+    for part in twin.modules():
+        if "_current_fx_name" in vars(part):
+            part._current_fx_name = None  # the hook in which it was copied
+        for value in vars(part).values():
+            if type(value) in (dict, OrderedDict) and any(renewed(key) != key for key in value):
+                items = [(renewed(key), item) for key, item in value.items()]
+                value.clear()
+                value.update(items)
+            elif type(value) is set and any(renewed(key) != key for key in value):
+                keys = list(map(renewed, value))
+                value.clear()
+                value.update(keys)
 
 
 def copy_batch(batch: Any) -> Any:
