@@ -17,11 +17,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from multiprocessing.process import BaseProcess
+from threading import Thread
 from typing import Any
 
 import torch
 
-from lightning_info.probing.side_effects import Guard, acting
+from lightning_info.probing.side_effects import Guard, acting, by_machinery
 
 _Call = Callable[..., Any]
 _Instead = Callable[[Guard, _Call], _Call]
@@ -50,8 +52,10 @@ def _replacements() -> Iterator[tuple[Any, str, _Instead]]:
         if found is not None and name in vars(found):
             yield found, name, instead
     yield logging.Logger, "handle", _if_mute
-    for pool in (ThreadPoolExecutor, ProcessPoolExecutor):
-        yield pool, "submit", functools.partial(_refused, "hand work to another thread or process")
+    for elsewhere, name in (
+        (Thread, "start"), (BaseProcess, "start"), (ThreadPoolExecutor, "submit"), (ProcessPoolExecutor, "submit"),
+    ):  # fmt: skip
+        yield elsewhere, name, functools.partial(_refused, "hand work to another thread or process")
     for name in ("_exit", "abort"):
         yield os, name, functools.partial(_refused, "end the process")
     yield signal, "raise_signal", functools.partial(_refused, "send a signal to the process")
@@ -115,7 +119,12 @@ def _if_mute(guard: Guard, original: _Call) -> _Call:
 
 
 def _refused(what: str, guard: Guard, original: _Call) -> _Call:
-    return lambda *args, **kwargs: guard.refuse(what)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not by_machinery():
+            guard.refuse(what)
+        return original(*args, **kwargs)
+
+    return call
 
 
 _OF_OTHERS: tuple[tuple[str, str, str, _Instead], ...] = (

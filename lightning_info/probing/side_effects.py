@@ -1,9 +1,8 @@
-"""Code of the user's that runs once more, on a copy, must not do once more what outlives it: write files, start
-processes, send messages.
+"""What code of the user's that runs once more, on a copy, must not do once more: what outlives it.
 
-An audit hook of the interpreter sees these before they happen, in the threads that run such code only; it can raise
-there, and does. Calls that only save something (``torch.save``, ``open(path, "w")``) need not end what runs: they go
-nowhere instead, see :mod:`~lightning_info.probing.left_out`.
+It writes files, starts processes, sends messages. An audit hook of the interpreter sees these before they happen, in
+the threads that run such code only; it can raise there, and does. Calls that only save something (``torch.save``,
+``open(path, "w")``) need not end what runs: they go nowhere instead, see :mod:`~lightning_info.probing.left_out`.
 """
 
 from __future__ import annotations
@@ -112,9 +111,7 @@ class Guard:
             SideEffectRefused: It was about to do something that outlives it, even if it went on after that.
         """
         _install()
-        thread = threading.get_ident()
-        outer = _acting.get(thread)
-        _acting[thread] = self
+        outer, _here.guard = acting(), self
         try:
             yield
         except BaseException as error:
@@ -122,10 +119,7 @@ class Guard:
                 raise
             raise SideEffectRefused(self.refused) from error
         finally:
-            if outer is None:
-                del _acting[thread]
-            else:
-                _acting[thread] = outer
+            _here.guard = outer
         if self.refused is not None:
             raise SideEffectRefused(self.refused)
 
@@ -158,7 +152,7 @@ class Guard:
             what: How it was to be written: ``"torch.save"``.
         """
         real = _real(path)
-        if self._is_own(real) or not _is_file(real) or _by_machinery():
+        if self._is_own(real) or not _is_file(real) or by_machinery():
             return False
         self.left_out.setdefault(real, f"{what} to {os.fsdecode(path)!r}{place_of(sys._getframe(1))}")
         return True
@@ -182,7 +176,7 @@ class Guard:
             self._own.add(_real(args[0]))
         elif event in _PATHS:
             self._see_change(event, args)
-        elif event in _OTHERS and not _by_machinery():
+        elif event in _OTHERS and not by_machinery():
             self.refuse(_OTHERS[event])
 
     def _see_open(self, path: Any, mode: Any, flags: int) -> None:
@@ -192,7 +186,7 @@ class Guard:
             self.reads(path)
         elif not (_UNNAMED and flags & _UNNAMED == _UNNAMED):
             real = _real(path)
-            if not self._is_own(real) and _is_file(real) and not _by_machinery():
+            if not self._is_own(real) and _is_file(real) and not by_machinery():
                 self.refuse(f"write to {os.fsdecode(path)!r}")
 
     def _see_change(self, event: str, args: tuple[Any, ...]) -> None:
@@ -204,7 +198,7 @@ class Guard:
         if event == "os.mkdir":  # which fails where there is one, as it did in the run
             changed = [(path, real) for path, real in changed if not os.path.isdir(real)]
         others = [path for path, real in changed if not self._is_own(real)]
-        if others and not _by_machinery():
+        if others and not by_machinery():
             self.refuse(f"{what} {os.fsdecode(others[0])!r}")
 
     def _is_own(self, real: str) -> bool:
@@ -213,10 +207,23 @@ class Guard:
 
 def acting() -> Guard | None:
     """The guard of this thread, if what it does is guarded."""
-    return _acting.get(threading.get_ident()) if _acting else None
+    return getattr(_here, "guard", None)
 
 
-_acting: dict[int, Guard] = {}  # by thread
+def by_machinery() -> bool:
+    """Whether a cache, a compiler or a finaliser does what is about to be done, not code of the user's."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__", ""))
+        if name == "matplotlib" or name.startswith(_MACHINERY) or frame.f_code.co_name == "__del__":
+            return True
+        if name.partition(".")[0] not in _THROUGH:
+            return False
+        frame = frame.f_back
+    return False
+
+
+_here = threading.local()  # not by the thread's number, which a forked process gives to another thread
 _installed = False
 
 
@@ -228,10 +235,9 @@ def _install() -> None:
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
-    if _acting:
-        guard = _acting.get(threading.get_ident())
-        if guard is not None:
-            guard.see(event, args)
+    guard = acting()
+    if guard is not None:
+        guard.see(event, args)
 
 
 def _real(path: Any, folder: int | None = -1) -> str:
@@ -249,15 +255,3 @@ def _is_file(real: str) -> bool:
     except OSError:
         return True
     return not (stat.S_ISCHR(mode) or stat.S_ISDIR(mode))
-
-
-def _by_machinery() -> bool:
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        name = str(frame.f_globals.get("__name__", ""))
-        if name == "matplotlib" or name.startswith(_MACHINERY) or frame.f_code.co_name == "__del__":
-            return True
-        if name.partition(".")[0] not in _THROUGH:
-            return False
-        frame = frame.f_back
-    return False

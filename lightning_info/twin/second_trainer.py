@@ -83,7 +83,13 @@ class SecondTrainer:
             Exception: What it failed with.
         """
         with saves_left_out():
-            self.handover.give(word)
+            try:
+                self.handover.give(word)
+            except BaseException:  # Ctrl-C while the run waits: the twin ends its step as it would have
+                self._end()
+                raise
+        if self.guard.refused is not None:  # even if the twin went on
+            raise OutOfStep(self.guard.refused)
         if self.error is not None:
             raise self.error
 
@@ -104,11 +110,14 @@ class SecondTrainer:
 
     def stop(self) -> None:
         """End the thread."""
+        with saves_left_out():
+            self._end()
+        self.guard.clean_up()
+
+    def _end(self) -> None:
         self.handover.close()
         if self._thread.ident is not None:
-            with saves_left_out():
-                self._thread.join()
-        self.guard.clean_up()
+            self._thread.join()
 
     def save(self) -> Tensor:
         """The bytes of the second Trainer's checkpoint."""
