@@ -30,8 +30,13 @@ def place_of(frame: FrameType | None) -> str:
     return _place((inner.f_code, line) for inner, line in traceback.walk_stack(frame))
 
 
+def is_library(path: str) -> bool:
+    """Whether this is the path of code that is installed, not written by the user."""
+    return path.startswith(_LIBRARIES)
+
+
 def _place(frames: Iterator[tuple[CodeType, int]]) -> str:
     for code, line in frames:  # from the innermost
-        if not code.co_filename.startswith(_LIBRARIES):
+        if not is_library(code.co_filename):
             return f" ({Path(code.co_filename).name}:{line}, in {code.co_name})"
     return ""

@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from multiprocessing.process import BaseProcess
 from threading import Thread
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -67,10 +67,11 @@ def _open(guard: Guard, original: _Call) -> _Call:
         saves = is_path and letters & set("wax") and letters != set("a+")  # the last reads what is there too
         if not saves or opener is not None or not guard.leaves_out(file, "a file opened for writing"):
             return original(file, mode, *args, opener=opener, **kwargs)
+        file = _Withheld(file, "".join(letters) + "b")
         names = ("buffering", "encoding", "errors", "newline")
         options = {**dict(zip(names, args, strict=False)), **kwargs}
-        options.pop("closefd", None)
-        return tempfile.TemporaryFile(mode.replace("a", "w").replace("x", "w"), **options)
+        text = {name: options[name] for name in names[1:] if name in options}
+        return file if "b" in mode else io.TextIOWrapper(file, **text, write_through=True)
 
     return opened
 
@@ -158,6 +159,67 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     finally:
         if vars(owner)[name] is value:  # else someone else replaced it, and keeps what was there
             setattr(owner, name, original)
+
+
+class _Withheld(io.BufferedIOBase):
+    """A file that guarded threads write to in vain; kept where the run finds it too, it is for the run what it asks.
+
+    Unbuffered, as nothing may wait here until another thread writes.
+    """
+
+    def __init__(self, path: Any, mode: str) -> None:
+        self.name, self.mode, self._path = path, mode, os.path.abspath(path)
+        self._vain: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed with this)
+        self._real: IO[bytes] | None = None
+
+    @property
+    def _file(self) -> Any:
+        if acting() is not None:
+            return self._vain
+        if self._real is None:
+            self._real = open(self._path, self.mode, buffering=0)  # noqa: SIM115 (closed with this)
+        return self._real
+
+    def readable(self) -> bool:
+        return "+" in self.mode
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return int(self._file.write(data))
+
+    def readinto(self, buffer: Any) -> int:
+        return int(self._file.readinto(buffer))
+
+    def read(self, size: int | None = -1) -> bytes:
+        return bytes(self._file.read(-1 if size is None else size))
+
+    def seek(self, *position: int) -> int:
+        return int(self._file.seek(*position))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def truncate(self, size: int | None = None) -> int:
+        return int(self._file.truncate(size))
+
+    def fileno(self) -> int:
+        return int(self._file.fileno())
+
+    def flush(self) -> None:
+        for file in (self._vain, self._real):
+            if file is not None and not file.closed:
+                file.flush()
+
+    def close(self) -> None:
+        super().close()
+        for file in (self._vain, self._real):
+            if file is not None:
+                file.close()
 
 
 class _Nowhere(io.RawIOBase):

@@ -32,6 +32,13 @@ TRANSFER = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_ba
 """Hooks that the batches have been through when the twin gets them."""
 
 
+def is_left_out(hook: str) -> bool:
+    """Whether a twin does not run a method of this name of the user's module."""
+    return hook in (*_DONE, *TRANSFER) or any(
+        part in hook for part in ("validation", "test_", "predict_", "dataloader")
+    )
+
+
 class SecondTrainer:
     """Trains a copy of the user's module on what is handed over.
 

@@ -20,10 +20,11 @@ from lightning_info.twin.certificate import different_setting, fingerprint, same
 from lightning_info.twin.copying import copy_batch, copy_datamodule, copy_module
 from lightning_info.twin.handover import OutOfStep, Place, Word
 from lightning_info.twin.locating import Locator
+from lightning_info.twin.open_files import refuse_open_file
 from lightning_info.twin.randomness import random_state, undisturbed
 from lightning_info.twin.refusals import NotSupported, refuse_run, refuse_strategy
 from lightning_info.twin.replacing import Replacer, choose_samples
-from lightning_info.twin.second_trainer import SecondTrainer
+from lightning_info.twin.second_trainer import SecondTrainer, is_left_out
 from lightning_info.twin.state import TwinState, loops_of
 
 
@@ -79,6 +80,7 @@ class Twin:
         self._visits = 0
         self._fingerprint: list[int] | None = None  # of the user's weights at the end of the last batch, if watched
         self._pending: Word | None = None  # the batch on which the user's run trains now
+        self._has_stepped = False  # the twin has trained on a batch
         self._steps = 0  # optimiser steps of the user's run when it got that batch
 
     @property
@@ -133,7 +135,9 @@ class Twin:
         self._close()
         state, self._loaded, self._kept = self._loaded, None, None
         self._restart()
-        refuse_run(trainer, self._locator.refuse(trainer.train_dataloader))
+        refuse_run(
+            trainer, self._locator.refuse(trainer.train_dataloader), refuse_open_file(pl_module, without=is_left_out)
+        )
         checkpoint = None
         if state is not None and state.belongs_to(*self._asked, trainer.global_step):
             self.index, self.replacement, self._visits = state.index, state.replacement, state.visits
@@ -211,6 +215,11 @@ class Twin:
         """In ``on_train_batch_end``: the twin trains on its batch."""
         with self._in_step(trainer) as second:
             if second is not None:
+                if not self._has_stepped:
+                    refusal = refuse_open_file(trainer.lightning_module, without=is_left_out)  # opened in this step
+                    if refusal is not None:
+                        raise OutOfStep(refusal)
+                    self._has_stepped = True
                 self._hand_over(second)
                 watched = second.fingerprint is not None
                 self._fingerprint = fingerprint(trainer.lightning_module) if watched else None

@@ -16,6 +16,7 @@ import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import numpy as np
@@ -28,6 +29,7 @@ from torch.utils.tensorboard import SummaryWriter
 from twin.driver import Drive, live_threads
 
 from lightning_info import StabilityCallback
+from lightning_info.twin import NotSupported
 
 
 class Writes(Classifier):
@@ -325,19 +327,111 @@ def test_a_hook_that_writes_when_a_checkpoint_is_saved_does_so_for_the_run():
 
 
 class Notes(LightningDataModule):
+    ends: ClassVar[list[BaseException]] = []
+
     def train_dataloader(self):
         return loader(24)
 
     def on_exception(self, exception):
-        Path("failed.txt").write_text(str(exception))
+        Notes.ends.append(exception)
 
 
-def test_a_datamodule_is_not_told_that_the_twin_ended(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_datamodule_is_not_told_that_the_twin_ended():
     drive = Drive(5, 17)
     trainer(drive, max_epochs=1).fit(Classifier(), Notes())
     assert drive.twin.reason is None
-    assert list(tmp_path.iterdir()) == []
+    assert Notes.ends == []
+
+
+# ---- files that are kept open
+
+OPEN: dict[str, Any] = {}
+
+
+class Log:
+    def __init__(self, path):
+        self.file = open(path, "w")  # noqa: SIM115 (kept open)
+
+    def add(self, value):
+        self.file.write(f"{value}\n")
+
+
+def to_a_global(module):
+    OPEN["file"].write("a line\n")
+
+
+def opens_at_the_first_step(module):
+    if "late" not in OPEN:
+        OPEN["late"] = open("late.txt", "w")  # noqa: SIM115
+    OPEN["late"].write("a line\n")
+
+
+def by_a_closure():
+    log = Log("closure.txt")
+    OPEN["opened"] = log.file
+    return lambda module: log.add(1)
+
+
+def by_a_table():
+    OPEN["opened"] = open("table.csv", "w", newline="")  # noqa: SIM115
+    rows = csv.writer(OPEN["opened"])
+    return lambda module: rows.writerow([1])
+
+
+def by_a_global():
+    OPEN["opened"] = OPEN["file"] = open("global.txt", "w")  # noqa: SIM115
+    return to_a_global
+
+
+def reads_only():
+    Path("data.txt").write_text("data")
+    OPEN["opened"] = file = open("data.txt")  # noqa: SIM115
+    return lambda module: file.seek(0)
+
+
+@pytest.fixture
+def kept_open(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for file in OPEN.values():
+        file.close()
+    OPEN.clear()
+
+
+def step_of(write, hook="on_train_batch_end"):
+    return type("Steps", (Classifier,), {hook: lambda self, *_, **__: write(self)})()
+
+
+@pytest.mark.parametrize("make", [by_a_closure, by_a_table, by_a_global])
+def test_a_file_that_is_kept_open_is_refused_before_the_first_step(make, kept_open):
+    write, drive = make(), Drive(5, 17)
+    with pytest.raises(
+        NotSupported, match=r"within reach of Steps.on_train_batch_end, is .*`changes_training = False`"
+    ):
+        trainer(drive, max_epochs=1).fit(step_of(write), loader(24))
+    OPEN["opened"].close()
+    assert [path.read_text() for path in kept_open.iterdir()] == [""]
+    assert drive.distances == []
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_train_batch_end"])  # before and after the twin's
+def test_a_file_that_is_opened_in_the_first_step_and_kept_is_the_runs(hook, kept_open):
+    drive = Drive(5, 17)
+    trainer(drive, max_epochs=1).fit(step_of(opens_at_the_first_step, hook), loader(24))
+    OPEN["late"].close()
+    assert (kept_open / "late.txt").read_text() == "a line\n" * 3
+    told = r"OPEN, within reach of Steps.on_train_batch_start, is the open file 'late.txt'"
+    assert re.match(told, drive.twin.reason or "") if hook == "on_train_batch_start" else drive.twin.reason is None
+
+
+def test_a_file_that_is_only_read_and_the_console_are_no_reason(kept_open):
+    read, drive = reads_only(), Drive(5, 17)
+    console = sys.__stdout__
+    trainer(drive, max_epochs=1).fit(step_of(lambda module: (read(module), console.flush())), loader(24))
+    assert drive.twin.reason is None
+
+
+# ---- measurements
 
 
 class StepWrites(Classifier):
