@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -23,9 +24,11 @@ from lightning_info.gradients.contract import NotCovered
 from lightning_info.gradients.samples import num_samples, take
 from lightning_info.probing.batch_norm import BatchNormStatistics
 from lightning_info.probing.curvature import fisher_products
+from lightning_info.probing.left_out import saves_left_out
 from lightning_info.probing.plane_picture import PlanePicture, picture_of_ends
 from lightning_info.probing.prediction import Adapter
 from lightning_info.probing.probe import Probe, Unavailable
+from lightning_info.probing.side_effects import Guard, SideEffectRefused
 from lightning_info.probing.weight_change import (
     fisher_distance,
     flat_weights,
@@ -38,7 +41,7 @@ from lightning_info.probing.weight_change import (
 from lightning_info.probing.weight_paths import Snapshots
 from lightning_info.reporting.layout import Chart
 from lightning_info.reporting.stability_paths import stability_paths
-from lightning_info.twin import NotSupported, OutOfStep, Twin
+from lightning_info.twin import NotSupported, Twin
 
 AGREE = (0.8, 1.25)
 """Output KL by ``½ δᵀFδ``, where the second is a fair account of the first."""
@@ -122,6 +125,7 @@ class StabilityCallback(InfoCallback):
     _samples_alone: dict[int, Any]  # twin's number -> a batch of the sample it lacks
     _twin_seconds: float  # that the twins trained so far
     _run: Any  # the trainer, while it trains
+    _loss_is_shown: bool  # there was a point since the last twin was lost
     _ending: bool  # training is over, and the twins are still there
 
     def __init__(
@@ -239,6 +243,12 @@ class StabilityCallback(InfoCallback):
             raise Refused(f"{type(self).__name__}: {error}") from error
         finally:
             self._twin_seconds += time.perf_counter() - started
+        for call in (call for twin in self.twins for call in twin.left_out):
+            self._faults.warn_once(
+                f"the twin does not save what the module saves while it trains, so that the files hold the run's: "
+                f"{call} is left out, and so is all that the twin would save, print or log",
+                "left out",
+            )
 
     # ---- before the first step
 
@@ -291,13 +301,41 @@ class StabilityCallback(InfoCallback):
         with self._faults.guard("the distance in the weights"):
             try:
                 found = [self._values_of(number, pl_module, None) for number in range(len(self.twins))]
-                values |= self._twin_overhead | twins.together(found)
+                values |= twins.together(found)
             except Unavailable as error:
+                values = dict.fromkeys(self.tags, math.nan)
                 self._faults.warn_once(f"no value at step {self._step} (NaN): {error}", kind="no value")
-        self._record(trainer, self._step, values, started)
+        self._record(trainer, self._step, values | self._twin_overhead, started)
+
+    def _is_due(self, trainer: Any, step: int, epochs: int | None) -> bool:
+        """The first step at which no twin is left is a point too, so that no curve ends in an earlier value."""
+        is_due = super()._is_due(trainer, step, epochs)
+        if not trainer.fast_dev_run and all(twin.reason is not None for twin in self.twins):
+            is_due, self._loss_is_shown = is_due or not self._loss_is_shown, True
+        return is_due
+
+    def _preflight(self, trainer: Any, pl_module: Any, batch: Any) -> None:
+        try:
+            with self._harmless():
+                super()._preflight(trainer, pl_module, batch)
+        except Unavailable as error:
+            raise Refused(f"{type(self).__name__}: {error}") from error
+
+    @contextmanager
+    def _harmless(self) -> Iterator[None]:
+        """What the user's code does in replicas, of the twin too, saves nothing."""
+        guard = Guard("a measurement")
+        try:
+            with saves_left_out(), guard.acting():
+                yield
+        except SideEffectRefused as error:
+            raise Unavailable(str(error)) from error
+        finally:
+            guard.clean_up()
 
     def _measure(self, probe: Probe, step: int, generator: Generator) -> dict[str, float]:
-        found = [self._values_of(number, probe.module, probe) for number in range(len(self.twins))]
+        with self._harmless():
+            found = [self._values_of(number, probe.module, probe) for number in range(len(self.twins))]
         values = dict.fromkeys(self.tags, math.nan) | self._twin_overhead | twins.together(found)
         ratios = [one["kl_ratio"] for one in found if "kl_ratio" in one]
         worst = max(ratios, key=lambda ratio: abs(math.log(max(ratio, 1e-300))), default=1.0)
@@ -313,15 +351,14 @@ class StabilityCallback(InfoCallback):
     def _values_of(self, number: int, module: Any, probe: Probe | None) -> dict[str, float]:
         """What tells one twin from the run, by name; without a probe only what needs no samples."""
         twin = self.twins[number]
-        if twin.error is not None:
+        if twin.error is not None and self.on_error == "raise":
             raise RuntimeError(twin.reason) from twin.error
-        try:
-            other = twin.weights()
-        except OutOfStep as error:
+        if twin.reason is not None:
             if len(self.twins) == 1:
-                raise Unavailable(twins.lost(twin, error)) from error
-            self._faults.warn_once(f"twin {number + 1}: {twins.lost(twin, error)}", f"lost {number}")
+                raise Unavailable(twins.lost(twin))
+            self._faults.warn_once(f"twin {number + 1}: {twins.lost(twin)}", f"lost {number}")
             return {}
+        other = twin.weights()
         change = weight_change(module, other)
         if number == 0:
             assert self._step is not None
@@ -377,7 +414,9 @@ class StabilityCallback(InfoCallback):
         if not self._ending or twin.reason is not None or self._snapshots.last_step != self._step:
             return {}
         try:
-            return {"stability/paths": partial(self._paths, self._picture(twin))}
+            with self._harmless():
+                picture = self._picture(twin)
+            return {"stability/paths": partial(self._paths, picture)}
         except (ValueError, Unavailable) as error:  # no weight has moved, say
             self._faults.warn_once(f"no figure of the paths: {error}", "figure")
             return {}
@@ -432,3 +471,4 @@ class StabilityCallback(InfoCallback):
         self._ending = False
         self._samples_alone = {}
         self._twin_seconds = 0.0
+        self._loss_is_shown = False

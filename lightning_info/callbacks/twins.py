@@ -29,12 +29,16 @@ def together(found: Sequence[dict[str, float]]) -> dict[str, float]:
         return {f"stability/{name}": value for name, value in found[0].items()}
     if not any(found):
         raise Unavailable("no twin follows the run any more")
-    values = {f"{family_of(number)}/{name}": value for number, one in enumerate(found) for name, value in one.items()}
-    for name in dict.fromkeys(name for one in found for name in one):
+    names = list(dict.fromkeys(name for one in found for name in one))
+    values: dict[str, float] = {}
+    for number, one in enumerate(found):
+        of_one = one or dict.fromkeys(names, math.nan)
+        values.update((f"{family_of(number)}/{name}", value) for name, value in of_one.items())
+    for name in names:
         several = torch.tensor([one[name] for one in found if name in one], dtype=torch.float64)
         values[f"stability/{name}"] = several.mean().item()
-        if len(several) > 1:
-            values[f"stability_stderr/{name}"] = several.std().item() / math.sqrt(len(several))
+        stderr = several.std().item() / math.sqrt(len(several)) if len(several) > 1 else math.nan
+        values[f"stability_stderr/{name}"] = stderr
     return values
 
 
@@ -48,14 +52,14 @@ def replaced(twin: Twin) -> str:
 def since(twin: Twin) -> str:
     """How far it is certified, after :func:`replaced`."""
     if twin.reason is not None:
-        return f", until the twin was lost: {twin.reason}"
+        return f", until the twin was lost at step {twin.lost_at}: {twin.reason}"
     if twin.first_difference_step is None:
         return "; the twin was equal to the run at every step"
     return f", first at step {twin.first_difference_step}; up to there the twin was equal to the run at every step"
 
 
-def lost(twin: Twin, error: Exception) -> str:
-    """That there is no twin, and why."""
+def lost(twin: Twin) -> str:
+    """When and why it was lost."""
     first = twin.first_difference_step
     certified = "" if first is None else f" (until step {first} it was equal to the run)"
-    return f"there is no twin any more{certified}: {error}"
+    return f"the twin was lost at step {twin.lost_at}{certified}, and has no values any more: {twin.reason}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from types import MethodType, ModuleType
 from typing import Any
 
@@ -45,6 +46,7 @@ def copy_module(module: Any, trainer: Any) -> Any:
         twin = copier.copy(module)
     except Exception as error:
         raise NotCopyable(name_culprit(module, dict(copier.memo), error)) from error
+    _renew_identities(twin, copier.memo)
     for part, context in zip(twin.modules(), compiled, strict=True):
         if context is not None:  # its compiled steps lead to the original
             for name in STEPS:
@@ -52,6 +54,26 @@ def copy_module(module: Any, trainer: Any) -> Any:
                 vars(part)[name] = context["dynamo_ctx"](getattr(part, name))
     refuse_what_leads_back(module, twin)
     return twin
+
+
+def _renew_identities(twin: Any, copies: dict[int, Any]) -> None:
+    """What the module keeps by the ``id`` of its parts (Lightning: the metrics that it logs) is kept by the copies'."""
+
+    def renewed(key: Any) -> Any:
+        return id(copies[key]) if type(key) is int and key in copies else key
+
+    for part in twin.modules():
+        if "_current_fx_name" in vars(part):
+            part._current_fx_name = None  # the hook in which it was copied
+        for value in vars(part).values():
+            if type(value) in (dict, OrderedDict) and any(renewed(key) != key for key in value):
+                items = [(renewed(key), item) for key, item in value.items()]
+                value.clear()
+                value.update(items)
+            elif type(value) is set and any(renewed(key) != key for key in value):
+                keys = list(map(renewed, value))
+                value.clear()
+                value.update(keys)
 
 
 def copy_batch(batch: Any) -> Any:

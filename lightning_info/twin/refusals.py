@@ -31,19 +31,19 @@ class NotSupported(Exception):
     """A run that no twin can follow; the message tells why and what to do."""
 
 
-def refuse_run(trainer: Any, loader_refusal: str | None) -> None:
+def refuse_run(trainer: Any, *others: str | None) -> None:
     """Refuse what cannot be followed, all of it at once.
 
     Args:
         trainer: At the start of training: optimisers, schedulers and the training loader are there.
-        loader_refusal: Why no sample can be found in the loader, if so.
+        others: Why there is no twin for other reasons, or None for each that does not hold.
 
     Raises:
         NotSupported: With every reason.
     """
     reasons = [
         refuse_strategy(trainer),
-        loader_refusal,
+        *others,
         _refuse_length(trainer),
         _refuse_schedulers(trainer),
         _refuse_iterator(trainer.lightning_module),

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import copy
-import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
+from lightning_info.probing.blame import text_of
 from lightning_info.probing.inert import _InertLogger
+from lightning_info.probing.left_out import saves_left_out
+from lightning_info.probing.side_effects import Guard, SideEffect, SideEffectRefused
 from lightning_info.twin.certificate import fingerprint
-from lightning_info.twin.handover import Closed, Feed, Handover, Word
+from lightning_info.twin.handover import Closed, Feed, Handover, OutOfStep, Word
 from lightning_info.twin.randomness import RandomState, set_random_state
 from lightning_info.twin.refusals import COPIED, PACKAGES, is_overridden, needs_watching
 from lightning_info.twin.state import saved, to_be_loaded
 
 _DONE = (
-    "configure_model", "on_fit_end", "on_fit_start", "on_train_end", "prepare_data", "print", "setup", "teardown",
+    "configure_model", "on_exception", "on_fit_end", "on_fit_start", "on_train_end", "prepare_data", "print", "setup",
+    "teardown",
 )  # fmt: skip
 """What the user's run has done to the module already, or what is of no use on a twin."""
 
 TRANSFER = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 """Hooks that the batches have been through when the twin gets them."""
+
+
+def is_left_out(hook: str) -> bool:
+    """Whether a twin does not run a method of this name of the user's module."""
+    return hook in (*_DONE, *TRANSFER) or any(
+        part in hook for part in ("validation", "test_", "predict_", "dataloader")
+    )
 
 
 class SecondTrainer:
@@ -43,6 +53,7 @@ class SecondTrainer:
         user: The user's Trainer.
         trainer: The second Trainer, once there is one.
         handover: How it is told what to do.
+        guard: Of what its code would do outside of the process.
         error: What ended it, if it was not told to end.
         fingerprint: Of the twin's weights at the end of its last batch, if they are watched.
     """
@@ -52,12 +63,12 @@ class SecondTrainer:
     ) -> None:
         self.handover = Handover()
         self.trainer: Any = None
-        self.error: BaseException | None = None
+        self.guard = Guard("the twin", is_mute=True)
+        self.error: Exception | None = None
         self.fingerprint: list[int] | None = None
         self.user, self._twin, self._datamodule = trainer, twin, datamodule
         self._random, self._checkpoint = random, checkpoint
         self._threads = torch.get_num_threads()
-        self._quiet = ExitStack()
         self._thread = threading.Thread(target=self._run, name="lightning-info twin", daemon=True)
 
     def start(self) -> None:
@@ -67,23 +78,34 @@ class SecondTrainer:
         _shadow(self._twin, {"configure_callbacks": lambda: []})
         if self._datamodule is not None:
             _shadow(self._datamodule, dict.fromkeys(_DONE, _nothing))
-        self._quiet.enter_context(_without_messages_of(self._thread))
-        self._thread.start()
-        self.handover.wait()
+        with saves_left_out():
+            self._thread.start()
+            self.handover.wait()
 
     def give(self, word: Word) -> None:
         """Tell the twin what the user's run has done, and wait until it has done so too.
 
         Raises:
-            OutOfStep: It is elsewhere.
+            OutOfStep: It is elsewhere, or ended itself, or was about to do what only the run may do.
             Exception: What it failed with.
         """
-        self.handover.give(word)
+        with saves_left_out():
+            try:
+                self.handover.give(word)
+            except BaseException:  # Ctrl-C while the run waits: the twin ends its step as it would have
+                self._end()
+                raise
+        if self.guard.refused is not None:  # even if the twin went on
+            raise OutOfStep(self.guard.refused)
         if self.error is not None:
             raise self.error
 
     def transfer(self, batch: Any) -> Any:
         """What becomes of a collated batch until it is trained on; by the hooks of the copies."""
+        with saves_left_out(), self._guarded():
+            return self._transferred(batch)
+
+    def _transferred(self, batch: Any) -> Any:
         batch = self.trainer.precision_plugin.convert_input(batch)
         device = self.trainer.strategy.root_device
         for name, arguments in zip(TRANSFER, ((0,), (device, 0), (0,)), strict=True):
@@ -95,25 +117,39 @@ class SecondTrainer:
 
     def stop(self) -> None:
         """End the thread."""
+        with saves_left_out():
+            self._end()
+        self.guard.clean_up()
+
+    def _end(self) -> None:
         self.handover.close()
         if self._thread.ident is not None:
             self._thread.join()
-        self._quiet.close()
 
     def save(self) -> Tensor:
         """The bytes of the second Trainer's checkpoint."""
         self.handover.wait()
-        return saved(self.trainer)
+        with saves_left_out(), self._guarded():  # on_save_checkpoint of the copies
+            return saved(self.trainer)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            with self.guard.acting():
+                yield
+        except SideEffectRefused as error:
+            raise OutOfStep(str(error)) from error
 
     # ---- the thread
 
     def _run(self) -> None:
         try:
             torch.set_num_threads(self._threads)  # sums depend on it
-            self._fit()
+            with self._guarded():
+                self._fit()
         except Closed:
             pass
-        except BaseException as error:
+        except Exception as error:
             self.error = error
         finally:
             self.handover.end()
@@ -124,7 +160,8 @@ class SecondTrainer:
         side = _Side(self, feed, self._random)
         make = next(c for c in type(self.user).__mro__ if c.__module__.partition(".")[0] in PACKAGES)
         self.trainer = make(**_options(self.user), callbacks=[side, *copied])
-        _shadow(self.trainer, {"save_checkpoint": _nothing})  # a training_step that calls it means the user's file
+        # a training_step that calls the one means the user's file; the other is what Trainer.fit runs
+        _shadow(self.trainer, {"save_checkpoint": _nothing, "_fit_impl": _without_exits(self.trainer._fit_impl)})
         if self._datamodule is not None:
             self.trainer.datamodule = self._datamodule
             self._datamodule.trainer = self.trainer
@@ -203,18 +240,15 @@ def _unchanged(batch: Any, *args: Any, **kwargs: Any) -> Any:
     return batch
 
 
-@contextmanager
-def _without_messages_of(thread: threading.Thread) -> Iterator[None]:
-    """Lightning tells of the second Trainer what it has told of the first."""
+def _without_exits(fit: Callable[..., Any]) -> Callable[..., Any]:
+    """An exit of the twin is none of the process, and nothing that a Trainer should shut down for."""
 
-    def of_another(record: logging.LogRecord) -> bool:
-        return record.thread != thread.ident or record.levelno >= logging.ERROR
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return fit(*args, **kwargs)
+        except (Exception, SideEffect):
+            raise
+        except BaseException as error:
+            raise OutOfStep(f"the twin was ended by its own code: {text_of(error)}") from error
 
-    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0].startswith(PACKAGES)]
-    for name in names:
-        logging.getLogger(name).addFilter(of_another)
-    try:
-        yield
-    finally:
-        for name in names:
-            logging.getLogger(name).removeFilter(of_another)
+    return run

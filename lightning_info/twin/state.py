@@ -27,6 +27,7 @@ class TwinState:
         steps: Optimiser steps so far.
         checkpoint: The bytes of the second Trainer's own checkpoint; none if there is no twin any more.
         loops: Where the user's loops are: the twin's go on from there.
+        lost_at: See :class:`~.Twin`.
     """
 
     index: int | None
@@ -37,6 +38,7 @@ class TwinState:
     steps: int
     checkpoint: Tensor
     loops: dict[str, Any]
+    lost_at: int | None = None
 
     def belongs_to(self, index: int | None, replacement: int | None, steps: int) -> bool:
         """Whether it is the state of a twin with these samples, after so many steps or lost before; None: any."""

@@ -14,15 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_info.probing.blame import text_of
 from lightning_info.probing.replica import NotCopyable
 from lightning_info.twin.certificate import different_setting, fingerprint, same_weights
 from lightning_info.twin.copying import copy_batch, copy_datamodule, copy_module
 from lightning_info.twin.handover import OutOfStep, Place, Word
 from lightning_info.twin.locating import Locator
+from lightning_info.twin.open_files import refuse_open_file
 from lightning_info.twin.randomness import random_state, undisturbed
 from lightning_info.twin.refusals import NotSupported, refuse_run, refuse_strategy
 from lightning_info.twin.replacing import Replacer, choose_samples
-from lightning_info.twin.second_trainer import SecondTrainer
+from lightning_info.twin.second_trainer import SecondTrainer, is_left_out
 from lightning_info.twin.state import TwinState, loops_of
 
 
@@ -49,6 +51,7 @@ class Twin:
         first_difference_step: The optimiser step whose batch was the first that held the replaced sample: the weights
             before it are equal. None as long as there was none.
         reason: Why there is no twin (any more); None while it follows the run.
+        lost_at: The optimiser step of the run at which it was lost; the weights after it have no twin.
         error: What it failed with, if that is the reason.
     """
 
@@ -65,23 +68,30 @@ class Twin:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy does not follow the run that the original follows."""
-        told = ("index", "replacement", "first_difference_step", "reason", "_kept", "_loaded")
+        told = ("index", "replacement", "first_difference_step", "reason", "lost_at", "_kept", "_loaded")
         return type(self), (*self._asked, self._seed, self._number), {name: getattr(self, name) for name in told}
 
     def _restart(self) -> None:
         self.index, self.replacement = self._asked
         self.first_difference_step: int | None = None
         self.reason: str | None = None
+        self.lost_at: int | None = None
         self.error: Exception | None = None
         self._visits = 0
         self._fingerprint: list[int] | None = None  # of the user's weights at the end of the last batch, if watched
         self._pending: Word | None = None  # the batch on which the user's run trains now
+        self._has_stepped = False  # the twin has trained on a batch
         self._steps = 0  # optimiser steps of the user's run when it got that batch
 
     @property
     def is_null(self) -> bool:
         """Nothing is replaced."""
         return self.index == self.replacement
+
+    @property
+    def left_out(self) -> list[str]:
+        """Calls of the user's code that save something and were left out in the twin, with the line of each."""
+        return [] if self._second is None else list(self._second.guard.left_out.values())
 
     def weights(self) -> Any:
         """The twin's LightningModule, after as many batches as the user's; to be read only.
@@ -125,13 +135,17 @@ class Twin:
         self._close()
         state, self._loaded, self._kept = self._loaded, None, None
         self._restart()
-        refuse_run(trainer, self._locator.refuse(trainer.train_dataloader))
+        refuse_run(
+            trainer, self._locator.refuse(trainer.train_dataloader), refuse_open_file(pl_module, without=is_left_out)
+        )
         checkpoint = None
         if state is not None and state.belongs_to(*self._asked, trainer.global_step):
             self.index, self.replacement, self._visits = state.index, state.replacement, state.visits
             self.first_difference_step, self.reason = state.first_difference_step, state.reason
+            self.lost_at = state.lost_at
             checkpoint = state.of_twin() if state.reason is None else None
         elif trainer.global_step > 0 or trainer.current_epoch > 0:
+            self.lost_at = _steps_taken(trainer)
             self.reason = (
                 f"the run goes on at step {trainer.global_step} without the twin of that step; start anew, or from a "
                 f"checkpoint that was saved with the same twin"
@@ -167,8 +181,10 @@ class Twin:
             warnings.simplefilter("ignore")  # of the second Trainer, the same as of the first
             second.start()
         if second.error is not None:
+            known = isinstance(second.error, OutOfStep)
             raise NotSupported(
-                f"a copy of {type(pl_module).__name__} cannot be trained: {_text(second.error)}"
+                f"a copy of {type(pl_module).__name__} cannot be trained: "
+                f"{second.error if known else text_of(second.error)}"
             ) from second.error
         if not self.is_null:
             self._replacer.check(trainer.train_dataloader, device)
@@ -192,13 +208,18 @@ class Twin:
             replaced_at = None
             if not self.is_null and self.index in indices:
                 batch = self._replacer(trainer.train_dataloader, batch, indices, self._visits, device)
-                replaced_at = int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+                replaced_at = _steps_taken(trainer)
             self._pending, self._steps = Word("a batch", now, batch, replaced_at), trainer.global_step
 
     def batch_end(self, trainer: Any) -> None:
         """In ``on_train_batch_end``: the twin trains on its batch."""
         with self._in_step(trainer) as second:
             if second is not None:
+                if not self._has_stepped:
+                    refusal = refuse_open_file(trainer.lightning_module, without=is_left_out)  # opened in this step
+                    if refusal is not None:
+                        raise OutOfStep(refusal)
+                    self._has_stepped = True
                 self._hand_over(second)
                 watched = second.fingerprint is not None
                 self._fingerprint = fingerprint(trainer.lightning_module) if watched else None
@@ -247,7 +268,7 @@ class Twin:
 
     def _told(self, steps: int, checkpoint: Tensor, loops: dict[str, Any]) -> TwinState:
         told = (self.index, self.replacement, self._visits, self.first_difference_step, self.reason)
-        return TwinState(*told, steps, checkpoint, loops)
+        return TwinState(*told, steps, checkpoint, loops, self.lost_at)
 
     # ---- small things
 
@@ -297,7 +318,8 @@ class Twin:
                 yield self._second
         except Exception as error:
             is_fault = not isinstance(error, OutOfStep)
-            self.reason, self.error = (f"the twin failed: {_text(error)}", error) if is_fault else (str(error), None)
+            self.reason, self.error = (f"the twin failed: {text_of(error)}", error) if is_fault else (str(error), None)
+            self.lost_at = _steps_taken(trainer)
             self._kept = self._told(0, torch.empty(0, dtype=torch.uint8), {})
             self._close()
 
@@ -308,5 +330,5 @@ class Twin:
             del self._module, self._replacer
 
 
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+def _steps_taken(trainer: Any) -> int:
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import threading
 import warnings
 
 import lightning.pytorch as pl
@@ -246,9 +248,77 @@ class Freezes(Callback):
 def test_a_twin_that_is_lost_is_a_gap_with_its_reason_and_the_run_goes_on(other):
     callback = stability(on_error="warn")
     (message,) = said_by(callback, other(), max_epochs=3)
-    assert "there is no twin any more (until step 1 it was equal to the run)" in message
+    assert "the twin was lost at step 3 (until step 1 it was equal to the run), and has no values any more" in message
     curve = callback.history["stability/param_distance"]
     assert [math.isnan(v) for _, v in curve] == [False] * 3 + [True] * 7
+
+
+class FailsInTheTwin(Net):
+    at = 0
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == self.at and threading.current_thread() is not threading.main_thread():
+            raise ValueError("of the\ntwin " * 50)
+        return super().training_step(batch, batch_idx)
+
+
+class FailsLate(FailsInTheTwin):
+    at = 3
+
+
+@pytest.mark.parametrize("module", [FailsInTheTwin, FailsLate])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"every_n_train_steps": None},
+        {"every_n_train_steps": None, "every_n_epochs": 2},
+        {"reference": data(SAMPLES).tensors},
+        {"index": 23},
+        {"index": 23, "num_samples": 1000},
+        {"replacement": OLD},
+        {"num_twins": 2, "replacement": None},
+    ],
+    ids=["every step", "doubling", "rarely", "reference", "late sample", "late samples", "null", "two twins"],
+)
+def test_from_the_step_at_which_it_is_lost_every_curve_is_nan(module, options, capsys):
+    callback = stability(**{"on_error": "warn", "summary": True, **options})
+    messages = said_by(callback, module=module, max_epochs=3)
+    (message,) = [message for message in messages if "lost at step" in message][:1]
+    assert f"lost at step {module.at}" in message
+    assert re.search(r"ValueError: of the twin .* \.\.\. \(test_stability.py:\d+, in training_step\)", message)
+    assert len(message) < 700
+    assert "\n" not in message
+    curves = {tag: curve for tag, curve in callback.history.items() if "overhead" not in tag}
+    assert len(curves) >= (2 if module is FailsInTheTwin else 6)
+    for tag, curve in curves.items():
+        later = [value for step, value in curve if step > module.at]
+        assert later, tag
+        assert all(map(math.isnan, later)), tag
+        assert module.at + 1 in dict(curve), tag
+        assert math.isnan(curve[-1][1]), tag
+    assert f"lost at step {module.at}" in capsys.readouterr().out
+
+
+def test_one_of_several_twins_that_is_lost_is_nan_and_the_mean_is_of_the_others():
+    several = stability(replacement=None, num_twins=2, seed=4, on_error="warn")
+    lost = several.twins[1]
+
+    class Loses(Callback):
+        changes_training = False
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 3:
+                lost._second.trainer.accumulate_grad_batches = 2
+
+    (message,) = said_by(several, Loses())
+    assert "twin 2: the twin was lost at step 4" in message
+    own = [dict(several.history[f"stability_twin{k}/param_distance"]) for k in (1, 2)]
+    mean, stderr = (dict(several.history[f"{family}/param_distance"]) for family in ("stability", "stability_stderr"))
+    assert mean[3] == pytest.approx((own[0][3] + own[1][3]) / 2)
+    assert mean[6] == own[0][6] > 0
+    assert math.isnan(own[1][6])
+    assert math.isnan(stderr[6])
 
 
 class Undeclared(Callback):

@@ -8,10 +8,12 @@ import math
 
 import pytest
 import torch
+import torchmetrics
 from harness import assert_identical, run
 from invariance.cases import CASES, beside, case, validated
 from lightning.pytorch import LightningDataModule
-from models import Classifier, loader
+from models import CLASSES, Classifier, loader, trainer
+from torch import nn
 from twin.driver import Drive, live_threads
 
 from lightning_info.twin import NotSupported
@@ -94,7 +96,51 @@ class EditsInValidation(Classifier):
         self.net[0].weight.data.mul_(0.9)
 
 
+class LogsMetrics(Classifier):
+    """Logs metric objects, which Lightning finds by their identity."""
+
+    def __init__(self):
+        super().__init__(dropout=0.5)
+        options = {"task": "multiclass", "num_classes": CLASSES}
+        self.accuracy = torchmetrics.Accuracy(**options)
+        self.accuracy.update(torch.arange(CLASSES), torch.arange(CLASSES))
+        self.by_stage = nn.ModuleDict({stage: torchmetrics.Accuracy(**options) for stage in ("fit", "check")})
+        several = [torchmetrics.Precision(**options), torchmetrics.Recall(**options)]
+        self.several = torchmetrics.MetricCollection(several, compute_groups=True)
+        self.mean = torchmetrics.MeanMetric()
+
+    def training_step(self, batch, batch_idx):
+        outputs = self(batch[0])
+        for metric in (self.accuracy, self.by_stage["fit"], self.several):
+            metric(outputs, batch[1])
+        loss = nn.functional.cross_entropy(outputs, batch[1]) * (1 + 0.1 * self.accuracy.compute())
+        self.mean(loss)
+        self.log("accuracy", self.accuracy, on_step=True, on_epoch=True)
+        self.log("fit/accuracy", self.by_stage["fit"], on_step=False, on_epoch=True)
+        self.log("mean", self.mean, on_step=True)
+        self.log_dict(self.several, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.by_stage["check"](self(batch[0]), batch[1])
+        self.log("check/accuracy", self.by_stage["check"])
+
+
+class KeepsByIdentity(Classifier):
+    """Scales its loss by what it keeps by the identity of its own layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.scales = {id(layer): 1.0 + number for number, layer in enumerate(self.net)}
+        self.chosen = {id(self.net[0])}
+
+    def training_step(self, batch, batch_idx):
+        scale = sum(self.scales[id(layer)] for layer in self.net if id(layer) in self.chosen)
+        return (scale + self.scales[id(self.net[2])]) * super().training_step(batch, batch_idx)
+
+
 OWN = {
+    "metric objects that are logged": validated(LogsMetrics, max_epochs=3, num_sanity_val_steps=2),
     "random numbers in the hooks between batches": validated(DrawsBetweenBatches),
     "the datamodule asked for in the step": case(ReadsTheDatamodule, data=Lengths),
     "stopped within an epoch": beside("EarlyStopping", "val_loss", 0.0, 0, False, "max", val_check_interval=1),
@@ -152,6 +198,15 @@ def test_the_twin_stays_at_the_users_weights(name):
     assert set(drive.distances) == {0.0}
     assert drive.twin.first_difference_step is None
     assert live_threads() == []
+
+
+def test_what_the_module_keeps_by_the_identity_of_its_parts_is_kept_by_that_of_the_copies():
+    module, drive = KeepsByIdentity(), Drive()
+    kept = dict(module.scales), set(module.chosen)
+    trainer(drive).fit(module, loader())
+    assert (module.scales, module.chosen) == kept
+    assert drive.twin.reason is None
+    assert set(drive.distances) == {0.0}
 
 
 @pytest.mark.parametrize("name", LOST)

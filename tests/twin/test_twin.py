@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 import pickle
+import re
 import signal
 import threading
 import warnings
@@ -191,12 +192,25 @@ def test_an_interrupt_ends_the_thread(monkeypatch):
     assert live_threads() == []
 
 
-class InterruptsInTheTwin(Classifier):
+class InterruptedInTheTwin(Classifier):
     """Ctrl-C while the user's run waits for the twin."""
+
+    def __init__(self):
+        super().__init__()
+        asked, done = threading.Event(), threading.Event()
+        InterruptedInTheTwin.asked, InterruptedInTheTwin.done = asked, done
+
+        def interrupt():
+            asked.wait()
+            signal.raise_signal(signal.SIGINT)
+            done.set()
+
+        threading.Thread(target=interrupt, daemon=True).start()
 
     def training_step(self, batch, batch_idx):
         if batch_idx == 3 and threading.current_thread() is not threading.main_thread():
-            signal.raise_signal(signal.SIGINT)
+            self.asked.set()
+            self.done.wait()
         return super().training_step(batch, batch_idx)
 
 
@@ -204,7 +218,7 @@ def test_an_interrupt_while_the_run_waits_for_the_twin_ends_the_thread(monkeypat
     monkeypatch.setattr("signal.signal", lambda *_: None)
     drive = Drive()
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        trainer(drive).fit(InterruptsInTheTwin(), loader())
+        trainer(drive).fit(InterruptedInTheTwin(), loader())
     assert live_threads() == []
     assert drive.distances == [0.0] * 4
 
@@ -267,7 +281,10 @@ def test_an_exception_of_the_twin_ends_the_twin_and_not_the_run():
     assert_identical(run(FailsInTheTwin, data=loader), run(FailsInTheTwin, drive, data=loader))
     assert drive.distances[:4] == [0.0] * 4
     assert all(map(math.isnan, drive.distances[4:]))
-    assert drive.twin.reason == "the twin failed: RuntimeError: only here"
+    assert re.fullmatch(
+        r"the twin failed: RuntimeError: only here \(test_twin.py:\d+, in training_step\)", drive.twin.reason
+    )
+    assert drive.twin.lost_at == 3
     assert live_threads() == []
     with pytest.raises(OutOfStep, match="only here"):
         drive.twin.weights()
