@@ -64,8 +64,7 @@ def output_fisher_trace(outputs: Tensor, likelihood: Likelihood, mask: Tensor | 
         per_output = z.sigmoid() * (-z).sigmoid()
     else:
         per_output = torch.ones_like(outputs.detach(), dtype=torch.float64)
-    if mask is not None:
-        per_output = per_output * mask
+    per_output = _masked(per_output, mask)
     return per_output.flatten(1).sum(1) if per_output.dim() > 1 else per_output
 
 
