@@ -80,9 +80,9 @@ class Prediction:
 
     @cached_property
     def weights(self) -> Tensor | None:
-        """By how much the loss weighs each position, ``(N, *positions)``; None where the likelihood was reduced at once.
+        """By how much the loss weighs each position, ``(N, *positions)``.
 
-        Also None where it is not known; :attr:`has_unknown_weights` tells.
+        None where the likelihood was reduced at once, or where they are not known (:attr:`has_unknown_weights`).
         """
         found = self.returned.gradient if self.returned is not None and self.returned.is_each else None
         if found is None or found.numel() != math.prod(self.positions):
@@ -109,7 +109,8 @@ class Prediction:
     def loss_gradient(self) -> Tensor:
         """``∂ loss_n / ∂ outputs`` of the training loss, float64 in the layout of the outputs.
 
-        Class weights and label smoothing enter, whatever the reduction; what is masked does not. Gaussian: of ½‖z - y‖².
+        Class weights and label smoothing enter, whatever the reduction; what is masked does not. Of a Gaussian it is
+        that of ½‖z - y‖².
 
         Raises:
             NoPrediction: There are no targets that it could be taken at.
@@ -198,9 +199,9 @@ def bernoulli(arguments: dict[str, Any], samples: int) -> Prediction:
         return _unfold(there, samples)
 
     def loss(z: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-        given = {"weight": weight, "pos_weight": positive}
-        weights = {name: _some(_unfold(w, samples), mask).double() for name, w in given.items() if w is not None}
-        return F.binary_cross_entropy_with_logits(_some(z, mask), _some(y.double(), mask), reduction="sum", **weights)
+        w, p = (None if each is None else _some(_unfold(each, samples), mask).double() for each in (weight, positive))
+        z, y = _some(z, mask), _some(y.double(), mask)
+        return F.binary_cross_entropy_with_logits(z, y, w, reduction="sum", pos_weight=p)
 
     return _prediction(_unfold(logits, samples), "bernoulli", targets, loss, kept)
 
@@ -250,8 +251,8 @@ def gaussian_with_variance(arguments: dict[str, Any], samples: int) -> Predictio
         if variance.requires_grad:
             m, v = z.unbind(-1)
             v = v * math.sqrt(2) * v0
-        parts = (_some(part, mask) for part in (m * v0.sqrt(), y.double().expand(v0.shape), v))
-        return F.gaussian_nll_loss(*parts, reduction="sum", **options)
+        m, y, v = (_some(part, mask) for part in (m * v0.sqrt(), y.double().expand(v0.shape), v))
+        return F.gaussian_nll_loss(m, y, v, reduction="sum", **options)
 
     prediction = _prediction(_unfold(outputs, samples), "gaussian", target, loss)
     if variance.requires_grad:

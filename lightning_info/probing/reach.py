@@ -34,8 +34,8 @@ class Reach:
 
     def __str__(self) -> str:
         names = list(self.beyond)
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        return f"{sum(self.beyond.values()):,} of the {self.trained:,} weights that it trains ({', '.join(names[:3])}{more})"
+        listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        return f"{sum(self.beyond.values()):,} of the {self.trained:,} weights that it trains ({listed})"
 
 
 def reach_of(module: nn.Module, predictor: Predictor, batch: Any, prediction: Prediction) -> Reach:
