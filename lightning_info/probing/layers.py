@@ -21,11 +21,13 @@ from lightning_info.probing.activations import (
     Layer,
     SampleAxis,
     by_sample,
+    masks_of,
     outputs_of,
     possible_axes,
     units,
 )
 from lightning_info.probing.likelihoods import Prediction
+from lightning_info.probing.padding import Padding, of_positions
 
 MOST = 8
 """Layers that are chosen where none are named."""
@@ -75,8 +77,9 @@ def find_layers(
         NoLayers: A name that is not there, or a layer that did not run or has no sample axis; no names at all.
     """
     order = torch.arange(num_samples(batch)).roll(1)
-    first, outputs = _record(module, predict, batch)
+    first, prediction = _record(module, predict, batch)
     second, _ = _record(module, predict, take(batch, order))
+    outputs, masks = outputs_of(prediction), masks_of(prediction)
     counts = Counter(name for name, _ in first)
     found: dict[str, tuple[_Seen, Layer]] = {}
     refused: dict[str, tuple[_Seen, str]] = {}
@@ -86,14 +89,16 @@ def find_layers(
         axes = [axis for axis, rows in seen.units.items() if again is not None and _moved(rows, again, axis, order)]
         if axes:
             size, pooled = seen.units[axes[0]].shape[1], seen.positions[axes[0]]
-            found[label] = seen, Layer(label, name, index, seen.call.kind, axes[0], size, pooled)
+            padding = _padding(masks, seen.sums[0], len(order), size) if pooled else ""
+            found[label] = seen, Layer(label, name, index, seen.call.kind, axes[0], size, pooled, padding)
         else:
             refused[label] = seen, f"its shape {seen.shape} has no axis along which its values move as the samples do"
     final = _final(found, outputs)
     if final is None:
         final, rows = OUTPUTS, units(outputs, False, "first")
         found.pop(OUTPUTS, None)  # a module of that name
-        layer = Layer(OUTPUTS, "", 0, "", "first", rows.shape[1], outputs.dim() > 2)
+        padding = _padding(masks, outputs.numel(), len(rows), rows.shape[1]) if outputs.dim() > 2 else ""
+        layer = Layer(OUTPUTS, "", 0, "", "first", rows.shape[1], outputs.dim() > 2, padding)
         found[OUTPUTS] = _seen(OUTPUTS_CALL, outputs, len(outputs)), layer
     chosen = _evenly(found, final) if named is None else _named(module, found, final, refused, named)
     return [found[label][1] for label in chosen], {label: reason for label, (_, reason) in refused.items()}
@@ -101,17 +106,22 @@ def find_layers(
 
 def _record(
     module: nn.Module, predict: Callable[[nn.Module, Any], Prediction], batch: Any
-) -> tuple[dict[tuple[str, int], _Seen], Tensor]:
+) -> tuple[dict[tuple[str, int], _Seen], Prediction]:
     samples, seen = num_samples(batch), {}
 
     def see(call: Call, tensor: Tensor, before: Tensor | None) -> None:
         seen[call.name, call.index] = _seen(call, tensor, samples)
 
     with Capture(module, see) as capture:
-        outputs = outputs_of(predict(module, batch))
+        prediction = predict(module, batch)
     if capture.error is not None:
         raise capture.error
-    return seen, outputs
+    return seen, prediction
+
+
+def _padding(masks: list[Padding], elements: int, samples: int, channels: int) -> str:
+    mask = of_positions(masks, samples, elements // (samples * channels))
+    return "" if mask is None else mask.name
 
 
 def _seen(call: Call, tensor: Tensor, samples: int) -> _Seen:
