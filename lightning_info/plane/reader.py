@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_info.plane.labels import IGNORED
-from lightning_info.probing.activations import Activation, Layer, masks_of
+from lightning_info.probing.activations import LOSS, Activation, Layer, masks_of
 from lightning_info.probing.likelihoods import Prediction
 
 MOST_UNITS = 12
@@ -77,11 +77,17 @@ def padding_row(layers: Sequence[Layer], prediction: Prediction) -> tuple[str, b
         which = ", ".join(layer.label for layer in layers if layer.padding == source)
         said.append(f"left out of the means over positions of {which}, by {source}")
     entered = [layer.label for layer in layers if layer.positions and not layer.padding]
-    known = [mask for mask in masks_of(prediction) if not bool(mask.kept.all())]
+    has_positions = prediction.likelihood == "categorical" or len(prediction.positions) > 2
+    known = [
+        mask.name
+        for mask in masks_of(prediction)
+        if not bool(mask.kept.all())
+        and (mask.name != LOSS or has_positions or LOSS in (layer.padding for layer in layers))
+    ]
     if entered and known:
         said.append(
-            f"positions that {known[0].name} leaves out enter the means over positions of {', '.join(entered)}, which "
-            f"have another number of them: how long a sample is then shows there"
+            f"positions that {known[0]} leaves out enter the means over positions of {', '.join(entered)}, which have "
+            f"another number of them: how much a batch is padded then shows there"
         )
     return "; ".join(said), bool(entered and known)
 

@@ -44,6 +44,9 @@ _CHANNELS_LAST = {
 }  # fmt: skip
 _MOVES_AXES = {"permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims"}
 
+LOSS = "the mask of the loss"
+"""Name of what the loss leaves out, as a source of padding."""
+
 SampleAxis = Literal["first", "second", "folded"]
 """Where the samples are: on axis 0, on axis 1 (sequence first), or with positions folded into axis 0."""
 
@@ -376,9 +379,9 @@ def masks_of(prediction: Prediction) -> list[Padding]:
     """What tells which positions of a sample are none; the first of them that fits a layer is taken."""
     masks, mask = [], prediction.mask
     if mask is not None and mask.dim() > 1:
-        masks.append(Padding("the mask of the loss", mask))
+        masks.append(Padding(LOSS, mask))
         if prediction.likelihood != "categorical" and mask.dim() > 2:  # of every output of a position
-            masks.append(Padding("the mask of the loss", mask.any(-1)))
+            masks.append(Padding(LOSS, mask.any(-1)))
     return masks + prediction.padding()
 
 

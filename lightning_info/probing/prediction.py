@@ -126,9 +126,11 @@ class _Watch(TorchFunctionMode):
         if func in LIKELIHOODS and torch.is_grad_enabled():
             arguments = inspect.signature(func).bind(*args, **kwargs).arguments
             if any(isinstance(value, Tensor) and value.requires_grad for value in arguments.values()):
-                wrapped = _is_wrapped(result)  # else kept as it is now: the step may write to it
-                value, edge = (result, None) if wrapped else (result.detach().clone(), edge_of(result))
-                self.calls.append(_Call(func, arguments, value, edge))
+                if _is_wrapped(result):
+                    self.calls.append(_Call(func, arguments, result, None))
+                else:  # the step may write to it: into a view of something else, its place in the graph would be lost
+                    result = result.clone()
+                    self.calls.append(_Call(func, arguments, result.detach().clone(), edge_of(result)))
         elif (padding := in_call(func, args, kwargs)) is not None:
             self.padded.append(padding)
         return result
