@@ -4,7 +4,17 @@ from argparse import Namespace
 
 import pytest
 import torch
-from lightning_info.comparison.checkpoints import load_weights, matched
+from lightning_info.checkpoints import Reader
+from lightning_info.comparison.runs import matched as pairs_of
+
+
+def matched(run, twin, weights_only):
+    reader = Reader("compare_runs", weights_only)
+    return pairs_of(reader.checkpoints("run", run), reader.checkpoints("twin", twin))
+
+
+def load_weights(module, path, weights_only):
+    Reader("measure", weights_only).load(module, path)
 from torch import nn
 
 
@@ -38,14 +48,14 @@ def test_no_common_step_lists_those_that_there_are(tmp_path):
 
 def test_what_is_no_checkpoint_says_what_to_give(tmp_path):
     good = saved(tmp_path / "good.ckpt", global_step=1)
-    bare, weights, text = tmp_path / "bare.ckpt", tmp_path / "weights.ckpt", tmp_path / "text.ckpt"
-    torch.save({"state_dict": {}}, bare)
-    torch.save(nn.Linear(3, 2).state_dict(), weights)
+    bare, empty, text = tmp_path / "bare.ckpt", tmp_path / "empty.ckpt", tmp_path / "text.ckpt"
+    torch.save({"state_dict": nn.Linear(3, 2).state_dict()}, bare)
+    torch.save({"state_dict": {}}, empty)
     text.write_text("no checkpoint")
     folder = folder_of(tmp_path / "empty")
     for path, message in (
-        (bare, "no 'global_step'.*torch.save"),
-        (weights, "no 'state_dict'.*save_checkpoint"),
+        (bare, "no 'global_step'.*step=100.pt.*torch.save"),
+        (empty, "no 'state_dict'.*save_checkpoint"),
         (text, "weights_only=False|cannot be read"),
         (folder, r"no file \*.ckpt"),
     ):
@@ -91,3 +101,25 @@ def test_weights_of_another_module_are_refused_with_what_differs(tmp_path):
         load_weights(other, path, weights_only=True)
     for part in ("'a.weight' is missing", "'c.weight' is not in", "'b.weight' is (2, 5), in the module (2, 4)", "path"):
         assert part.replace("path", str(path)) in str(refusal.value)
+
+
+def test_a_pattern_names_files_and_their_names_tell_the_steps(tmp_path):
+    for name in ("step=20.pt", "checkpoint-3.pt", "epoch=1-step=100.pt"):
+        torch.save(nn.Linear(3, 2).state_dict(), tmp_path / name)
+    found = Reader("measure", True).checkpoints("checkpoints", str(tmp_path / "*.pt"))
+    assert [one.step for one in found] == [3, 20, 100]
+
+
+def test_two_checkpoints_of_one_step_are_refused(tmp_path):
+    saved(tmp_path / "a.ckpt", global_step=3)
+    saved(tmp_path / "b.ckpt", global_step=3)
+    with pytest.raises(ValueError, match="are both of step 3"):
+        Reader("measure", True).checkpoints("checkpoints", tmp_path)
+
+
+@pytest.mark.parametrize("head", ["net.", "module.", "_orig_mod."])
+def test_a_part_of_what_was_saved_takes_its_weights(tmp_path, head):
+    source, target = nn.Linear(3, 2), nn.Linear(3, 2)
+    state = {f"{head}{name}": value for name, value in source.state_dict().items()} | {"other": torch.zeros(1)}
+    load_weights(target, saved(tmp_path / "a.ckpt", state, global_step=1), weights_only=True)
+    assert torch.equal(target.weight, source.weight)

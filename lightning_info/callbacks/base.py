@@ -19,8 +19,9 @@ from lightning_info.callbacks.bench import Bench
 from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.collector import Collector
 from lightning_info.callbacks.faults import Faults, Refused
+from lightning_info.callbacks.first_batch import findings
 from lightning_info.callbacks.monitors import monitors
-from lightning_info.callbacks.preflight import STATISTICS, cost_row, preflight, refuse_sharding, summary_text
+from lightning_info.callbacks.preflight import STATISTICS, cost_row, refuse_sharding, summary_text
 from lightning_info.callbacks.processes import in_any_process, of_rank_zero
 from lightning_info.callbacks.resuming import Resuming, steps_taken
 from lightning_info.callbacks.schedule import Schedule
@@ -31,6 +32,9 @@ from lightning_info.probing.prediction import Adapter
 from lightning_info.probing.probe import Probe
 from lightning_info.reporting.layout import write_layout
 from lightning_info.reporting.table import summary_table
+
+MOST_SKIPPED = 10
+"""Batches for which ``training_step`` returns None that are waited out before there is one to look at."""
 
 
 class InfoCallback(Resuming):
@@ -46,6 +50,7 @@ class InfoCallback(Resuming):
     """
 
     _prepared: bool  # the check before the first step is done
+    _skipped: int  # batches before it for which training_step returned None
     _initial: Probe | None  # the module at s = 0, until the reference samples are complete
     _decision: tuple[tuple[int, int], bool] | None  # epoch and batch of the last decision, and whether a point is due
 
@@ -153,6 +158,8 @@ class InfoCallback(Resuming):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure the end, draw the figures, print the table."""
+        if self._active and 0 < self._skipped < MOST_SKIPPED and not self._prepared:
+            self._faults.warn_once(messages.skipped(self._skipped), "skipped")
         if not self._active or not self._prepared:
             return
         with self._clock.spending(), self._faults.guard("its bookkeeping"), isolated(pl_module.device):
@@ -219,23 +226,39 @@ class InfoCallback(Resuming):
 
     def _collect(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if not self._prepared:
-            self._begin(trainer, pl_module, batch)
-            self._prepared = True
+            if self._skipped >= MOST_SKIPPED:
+                return
+            self._prepared = self._begin(trainer, pl_module, batch)
+            if not self._prepared:
+                return
         if not self._samples.complete and self._collector.add(trainer, batch, batch_idx):
             self._close_samples(trainer, pl_module)
 
-    def _begin(self, trainer: Any, pl_module: Any, batch: Any) -> None:
-        """The first batch: see what there is to measure, and refuse what cannot be measured."""
-        refusal = None
+    def _begin(self, trainer: Any, pl_module: Any, batch: Any) -> bool:
+        """The first batch: see what there is to measure, and refuse what cannot be measured.
+
+        Returns:
+            False if ``training_step`` returns None for it in some process, so that the next one is to be looked at.
+        """
+        refusal, seen = None, True
         try:
             with self._faults.guard("looking at the first batch"):
-                self._collector.start(trainer, batch, self._saved)
+                if self._skipped == 0:
+                    self._collector.start(trainer, batch, self._saved)
                 self._chunk = self._collector.chunk
-                self._look(trainer, pl_module, batch)
+                seen = self._look(trainer, pl_module, batch)
         except Refused as error:
             refusal = error
         if in_any_process(trainer, refusal is not None):  # all processes end, or none
             raise refusal or Refused(f"{type(self).__name__}: refused by another process")
+        if in_any_process(trainer, not seen):
+            self._skipped += 1
+            if self._skipped == MOST_SKIPPED:  # steps may have been taken: no reason to end the run
+                self._initial, reason = None, messages.skipped(self._skipped)
+                if self.on_error == "raise":
+                    raise Refused(f"{type(self).__name__}: {reason}")
+                self._faults.warn_once(reason, "skipped")
+            return False
         self._collector.agree(trainer)
         if self._changes:
             self._end_curves(trainer)
@@ -251,11 +274,15 @@ class InfoCallback(Resuming):
                 self._faults.warn_once(warning, "monitor")
         if self._is_last:
             self._write_layout(trainer)
+        return True
 
-    def _look(self, trainer: Any, pl_module: Any, batch: Any) -> None:
+    def _look(self, trainer: Any, pl_module: Any, batch: Any) -> bool:
+        """False if ``training_step`` returns None for the samples."""
         if self._samples.complete:
             try:
-                return self._preflight(trainer, pl_module, take(self._samples.groups[0], slice(0, self._chunk)))
+                if self._preflight(trainer, pl_module, take(self._samples.groups[0], slice(0, self._chunk))):
+                    return True
+                raise Refused(f"{type(self).__name__}: training_step returned None for the reference samples")
             except Refused:
                 if not self._collector.same or self.reference is not None:
                     raise
@@ -273,13 +300,19 @@ class InfoCallback(Resuming):
         if self._left_out:
             rank_zero_info(f"{type(self).__name__}: {messages.left_out(self._left_out, len(self._samples))}")
 
-    def _preflight(self, trainer: Any, pl_module: Any, batch: Any) -> None:
-        """Refuse, before the first step, a module that cannot be measured; say how another one will be."""
+    def _preflight(self, trainer: Any, pl_module: Any, batch: Any) -> bool:
+        """Refuse, before the first step, a module that cannot be measured; say how another one will be.
+
+        Returns:
+            False if ``training_step`` returns None for all of the samples.
+        """
         owner = type(self).__name__
         with self._faults.guard("the check before the first step"):
             key = id(self.adapter), id(self.reference), self._samples.complete
-            make_probe = partial(self._new_probe, trainer, pl_module, [batch], private=True)
-            found = preflight(owner, pl_module, make_probe, self._prepare, self._bench.layouts, key)
+            make = partial(self._new_probe, trainer, pl_module, private=True)
+            found = findings(owner, pl_module, make, self._prepare, batch, self._bench.layouts, key)
+            if found is None:
+                return False
             self._collector.lay(found.whole.layout)
             if not self._samples.complete:
                 self._chunk = self._collector.chunk = len(found.whole)
@@ -293,11 +326,11 @@ class InfoCallback(Resuming):
             }
             if on_batch_statistics(pl_module):
                 rows["BatchNorm"] = STATISTICS[self.batch_norm]
-            found.probe.groups = [found.whole]
             copying = partial(self._new_probe, trainer, pl_module, [])
             rows["cost"] = cost_row(found.probe, copying, partial(self._cost, found.probe, size))
             self._summary = summary_text(f"{owner}{f'(prefix={self.prefix!r})' if self.prefix else ''}", rows)
             rank_zero_info(self._summary)
+        return True
 
     # ---- measuring
 
@@ -357,6 +390,7 @@ class InfoCallback(Resuming):
         self._clock = Clock()
         self._chunk = self._collector.chunk
         self._prepared = False
+        self._skipped = 0
         self._summary = ""
         self._private = self.moves_weights
         self._initial = None

@@ -87,7 +87,8 @@ class Bench:
         return self._begins[known]
 
     def discard(self, probe: Probe) -> None:
-        """Do not offer a probe, or the one it reads from, any more: something failed in it."""
+        """Do not offer a probe, or the one it reads from, any more: something failed in it, maybe in its samples."""
+        self._begins.clear()
         self._probes = [kept for kept in self._probes if kept[1].module is not probe.module]
 
     def clear(self) -> None:

@@ -28,7 +28,7 @@ from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.real import flat
 from lightning_info.gradients.samples import num_samples, take
 from lightning_info.plane.labels import Labels, describe_targets, labels_of
-from lightning_info.plane.reader import TARGETS, ActivationReader
+from lightning_info.plane.reader import TARGETS, ActivationReader, padding_row
 from lightning_info.probing.activations import Layer
 from lightning_info.probing.batch_norm import BatchNormStatistics
 from lightning_info.probing.curvature import CurvaturePlan, run_plan
@@ -198,7 +198,8 @@ class EffectiveInfoCallback(InfoCallback):
     def _prepare(self, probe: Probe) -> Mapping[str, str]:
         mean_loss(probe)  # needs targets
         names: LayerNames | None = self.layers
-        layers, left_out = find_layers(probe.module, probe.predictor, probe.to_device(probe.groups[0]), names)
+        batch = probe.to_device(probe.groups[0])
+        layers, left_out = find_layers(probe.module, probe.predictor, batch, names)
         layers, left_out = self._continuous(layers, left_out)
         self._reader = NoisyReader(tuple(layers), MOST_UNITS, self.seed)
         narrow = [layer for layer in layers if layer.units <= self.draws]
@@ -233,6 +234,11 @@ class EffectiveInfoCallback(InfoCallback):
             "labels": describe_targets(targets, BINS),
             "noise": f"from {_NOISE[self.noise]} of {plan.samples} samples",
         }
+        padding, enters = padding_row(layers, probe.predictor(probe.module, batch))
+        if padding:
+            rows["padding"] = padding
+        if enters:
+            self._faults.warn_once(padding, "padding")
         if left_out:
             rows["left out"] = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3])
         return rows

@@ -28,7 +28,7 @@ from lightning_info.plane.estimates import (
     Method,
 )
 from lightning_info.plane.labels import Labels, describe_targets, labels_of
-from lightning_info.plane.reader import MOST_UNITS, TARGETS, ActivationReader
+from lightning_info.plane.reader import MOST_UNITS, TARGETS, ActivationReader, padding_row
 from lightning_info.plane.trajectory import Plane, Trajectory
 from lightning_info.plane.verdicts import Judgement, is_saturated, judge
 from lightning_info.probing.activations import Layer
@@ -205,6 +205,11 @@ class InfoPlaneCallback(InfoCallback):
             "layers": "; ".join(map(self._describe, layers)),
             "labels": describe_targets(targets, self.bins),
         }
+        padding, enters = padding_row(layers, probe.predictor(probe.module, batch))
+        if padding:
+            rows["padding"] = padding
+        if enters:
+            self._faults.warn_once(padding, "padding")
         if left_out:
             rows["left out"] = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3])
         return rows

@@ -21,6 +21,16 @@ def left_out(steps: Sequence[int], samples: int) -> str:
     )
 
 
+def skipped(batches: int) -> str:
+    """Of none of the first batches a sample is trained on."""
+    which = "the first batch" if batches == 1 else f"the first {batches} batches"
+    return (
+        f"nothing is measured, as training_step returned None for {which} (at most 8 samples of it at once), and a "
+        f"module is not trained on such a batch; return a loss, or give the samples to measure, for example "
+        f"reference=(x, y). A step that goes backward by itself needs self.automatic_optimization = False"
+    )
+
+
 def monitored(monitors: Mapping[str, Sequence[Any]], tags: Iterable[str], budget: float) -> str | None:
     """A callback that acts on values which the clock may leave out takes the last one again and again."""
     for tag in tags:

@@ -21,11 +21,12 @@ from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.samples import num_samples
 from lightning_info.probing.batch_norm import BatchNormStatistics
 from lightning_info.probing.isolation import exits_are_errors
-from lightning_info.probing.likelihoods import WritesParameters
+from lightning_info.probing.likelihoods import Skipped, WritesParameters
 from lightning_info.probing.prediction import Adapter
 from lightning_info.probing.probe import Probe, Unavailable
 from lightning_info.probing.reference import ReferenceSamples
 from lightning_info.probing.sample_axis import needs_order
+from lightning_info.probing.skipped import without_skipped
 from lightning_info.reporting.figures import Curve, report_figure
 from lightning_info.reporting.histograms import report_histogram
 from lightning_info.reporting.scalars import report_scalars
@@ -143,6 +144,18 @@ class Points(Instrument):
             except Unavailable as error:
                 self._faults.warn_once(f"no value at step {step} (NaN): {error}", kind="no value")
                 break
+            except Skipped as error:
+                assert probe is not None
+                self._bench.discard(probe)
+                if not sum(c._leave_out_skipped(probe) for c in dict.fromkeys((self, *due))):
+                    self._faults.warn_once(
+                        f"no value at step {step} (NaN): {error} for the reference samples", kind="no value"
+                    )
+                    break
+                if initial is not None:
+                    initial.groups = self._samples.groups
+                    initial._read.clear()
+                continue
             except Exception as error:
                 if probe is not None:
                     self._bench.discard(probe)
@@ -174,6 +187,20 @@ class Points(Instrument):
         if not needs_order(probe.module, probe.predictor, batches):
             return False
         samples.keep_order()
+        return True
+
+    def _leave_out_skipped(self, probe: Probe) -> bool:
+        """Take the samples out of the pool for which ``training_step`` returns None; False if it is none, or all."""
+        groups = [g for group in self._samples.groups if (g := without_skipped(probe, group)) is not None]
+        before, after = len(self._samples), sum(map(num_samples, groups))
+        if after in (0, before):
+            return False
+        self._samples.keep(groups)
+        self._faults.warn_once(
+            f"{before - after} of {before} reference samples are left out: training_step returns None for them, so "
+            f"that the module is not trained on them",
+            kind="skipped",
+        )
         return True
 
     # ---- reporting

@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 from lightning_info.callbacks.clock import seconds
 from lightning_info.callbacks.faults import Refused
+from lightning_info.callbacks.loss_rows import loss_rows
 from lightning_info.gradients.contract import NotCovered, trainable
 from lightning_info.gradients.graph import leaf_uses
 from lightning_info.gradients.layout import Batch, Layout
@@ -22,7 +22,7 @@ from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.real import sizes
 from lightning_info.gradients.samples import num_samples, spread, take
 from lightning_info.probing.layers import NoLayers
-from lightning_info.probing.prediction import ADAPTER_LINES, NoPrediction, Prediction
+from lightning_info.probing.prediction import ADAPTER_LINES, NoPrediction, Prediction, Skipped
 from lightning_info.probing.probe import Probe
 from lightning_info.probing.replica import NotCopyable
 from lightning_info.probing.sample_axis import Layouts, SamplesMixed, first_predictions, sample_layout
@@ -89,6 +89,7 @@ def preflight(
 
     Raises:
         Refused: The module cannot be measured; the message tells what to write.
+        Skipped: The ``training_step`` returns None for these samples.
     """
     name = type(module).__name__
     try:
@@ -103,6 +104,9 @@ def preflight(
         _refuse_noise(prediction, _predict(probe, name), name, writes)
         _refuse_freed_graph(prediction, name)
         rows = dict(prepare(probe))
+        beside = loss_rows(owner, name, probe, prediction)
+    except Skipped:
+        raise
     except NoPrediction as error:
         lines = ADAPTER_LINES.format(callback=owner)
         raise Refused(f"{owner}: {error}. Tell it what the module predicts:\n\n{lines}") from error
@@ -126,18 +130,7 @@ def preflight(
     weights = sum(sizes(trainable(module).values()))
     shape = tuple(prediction.outputs.shape[1:])
     rows["module"] = f"{name}, {weights:,} trainable weights, {prediction.likelihood} outputs {shape} a sample"
-    if abs(prediction.extra_loss) > abs(prediction.loss - prediction.extra_loss) + 1e-5:
-        rank_zero_warn(
-            f"{owner}: most of the loss of {name}.training_step lies beyond the one likelihood that is known here, "
-            f"{prediction.likelihood} outputs of shape {tuple(prediction.outputs.shape)}. If that is only a penalty, "
-            f"give adapter=..., as in the documentation"
-        )
-    if abs(prediction.extra_loss) > 1e-5:
-        rows["not"] = (
-            f"{prediction.extra_loss:.4g} of the loss of {name}.training_step, which is beyond the likelihood "
-            f"(penalties, a scale); only the predictive distribution is measured"
-        )
-    return Findings(probe, rows, writes, whole)
+    return Findings(probe, rows | beside, writes, whole)
 
 
 def training_pass(probe: Probe, batch: Any) -> float:

@@ -314,10 +314,10 @@ class StabilityCallback(InfoCallback):
             is_due, self._loss_is_shown = is_due or not self._loss_is_shown, True
         return is_due
 
-    def _preflight(self, trainer: Any, pl_module: Any, batch: Any) -> None:
+    def _preflight(self, trainer: Any, pl_module: Any, batch: Any) -> bool:
         try:
             with self._harmless():
-                super()._preflight(trainer, pl_module, batch)
+                return super()._preflight(trainer, pl_module, batch)
         except Unavailable as error:
             raise Refused(f"{type(self).__name__}: {error}") from error
 

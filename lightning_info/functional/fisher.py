@@ -61,8 +61,7 @@ def output_fisher_trace(outputs: Tensor, likelihood: LikelihoodName, mask: Tenso
         ValueError: There is no likelihood of that name.
     """
     per_output = likelihood_named(likelihood, "output_fisher_trace").fisher_trace(outputs.detach().double())
-    if mask is not None:
-        per_output = per_output * mask
+    per_output = _masked(per_output, mask)
     return per_output.flatten(1).sum(1) if per_output.dim() > 1 else per_output
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,11 +11,13 @@ from torch import Tensor
 
 from lightning_info.functional.codes import row_hashes
 from lightning_info.plane.labels import IGNORED
-from lightning_info.probing.activations import Activation, Layer, is_discrete
+from lightning_info.probing.activations import LOSS, Activation, Layer, is_discrete, masks_of
 from lightning_info.probing.likelihoods import Prediction
 
 MOST_UNITS = 12
 """Wider layers are projected."""
+MOST_LABELS = 39
+"""Of a sample with masked labels that become one class, which has three values for each."""
 TARGETS = "targets"
 
 
@@ -63,16 +65,58 @@ def _directions(width: int, count: int, seed: int) -> Tensor:
     return directions
 
 
+def padding_row(layers: Sequence[Layer], prediction: Prediction) -> tuple[str, bool]:
+    """What is said of padding in the means over positions; empty if there is nothing to say.
+
+    Args:
+        layers: The layers.
+        prediction: For a few samples.
+
+    Returns:
+        The text, and whether padding that is known of enters the means of some layers.
+    """
+    said = []
+    for source in dict.fromkeys(layer.padding for layer in layers if layer.padding):
+        which = ", ".join(layer.label for layer in layers if layer.padding == source)
+        said.append(f"left out of the means over positions of {which}, by {source}")
+    entered = [layer.label for layer in layers if layer.positions and not layer.padding]
+    has_positions = prediction.likelihood == "categorical" or len(prediction.positions) > 2
+    known = [
+        mask.name
+        for mask in masks_of(prediction)
+        if not bool(mask.kept.all())
+        and (mask.name != LOSS or has_positions or LOSS in (layer.padding for layer in layers))
+    ]
+    if entered and known:
+        said.append(
+            f"positions that {known[0]} leaves out enter the means over positions of {', '.join(entered)}, which have "
+            f"another number of them: how much a batch is padded then shows there"
+        )
+    return "; ".join(said), bool(entered and known)
+
+
 def _targets(prediction: Prediction) -> Tensor | None:
-    """Classes ``(N,)``, labels of several outputs ``(N, k)`` in {0, 1}, or continuous targets ``(N, k)``."""
-    y = prediction.targets
+    """Classes ``(N,)``, labels of several outputs ``(N, k)`` in {0, 1}, or continuous targets ``(N, k)``.
+
+    What the loss leaves out is a value of its own of labels, and 0 of continuous targets; a sample of which it leaves
+    out all has no label.
+    """
+    y, mask = prediction.targets, prediction.mask
     if y is None:
         return None
     if prediction.likelihood == "categorical":
         if y.is_floating_point():
             y = y.argmax(-1)
-        elif prediction.mask is not None:
-            y = torch.where(prediction.mask, y, IGNORED)
+        if mask is not None:
+            y = torch.where(mask, y, IGNORED)
         return y.flatten() if y.numel() == len(y) else None
     y = y.flatten(1) if y.dim() > 1 else y.unsqueeze(1)
-    return (y > 0.5).long() if prediction.likelihood == "bernoulli" else y.double()
+    kept = None if mask is None or mask.numel() != y.numel() else mask.reshape(y.shape)
+    if prediction.likelihood == "bernoulli":
+        labels = (y > 0.5).long()
+        if kept is None or y.shape[1] > MOST_LABELS:
+            return labels if kept is None else labels * kept
+        codes = ((labels + 1) * kept * 3 ** torch.arange(y.shape[1], device=y.device)).sum(1)
+        return torch.where(kept.any(1), codes, IGNORED)
+    y = y.double()
+    return y if kept is None else torch.where(kept, y, 0.0).masked_fill(~kept.any(1, keepdim=True), torch.nan)

@@ -19,8 +19,9 @@ from torch.nn.modules import activation
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from lightning_info.gradients.real import as_real
+from lightning_info.gradients.real import as_real, in_double
 from lightning_info.probing.likelihoods import Prediction
+from lightning_info.probing.padding import Padding, of_positions
 
 SHOWN_UNITS = 64
 """Activations of one sample that a histogram shows, evenly spread over the layer."""
@@ -43,6 +44,9 @@ _CHANNELS_LAST = {
     "multi_head_attention_forward",
 }  # fmt: skip
 _MOVES_AXES = {"permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims"}
+
+LOSS = "the mask of the loss"
+"""Name of what the loss leaves out, as a source of padding."""
 
 SampleAxis = Literal["first", "second", "folded"]
 """Where the samples are: on axis 0, on axis 1 (sequence first), or with positions folded into axis 0."""
@@ -86,7 +90,8 @@ class Layer:
         samples: Where its samples are.
         units: Units of a sample, after the mean over positions.
         positions: A mean over positions (pixels, tokens) was taken.
-    is_discrete: Its units are integers or booleans, those at all positions together: no mean is taken of codes.
+        padding: What tells which of them are left out of the mean; empty if nothing does.
+        is_discrete: Its units are integers or booleans, those at all positions together: no mean is taken of codes.
     """
 
     label: str
@@ -96,6 +101,7 @@ class Layer:
     samples: SampleAxis
     units: int
     positions: bool
+    padding: str = ""
     is_discrete: bool = False
 
 
@@ -258,10 +264,21 @@ class LayerCapture(Capture):
         self.activations: dict[str, Activation] = {}
         self._wanted = {(layer.name, layer.index): layer for layer in layers}
         self._samples = samples
+        self._padded: dict[str, Tensor] = {}  # by label, channels on axis 1: until it is known where the padding is
 
     def take_outputs(self, prediction: Prediction) -> None:
-        """What the module predicts, where it is among the layers and no call gives it."""
+        """What the pass was for: the outputs, where they are among the layers and no call gives them, and its padding.
+
+        A mean over positions then leaves out those that the prediction or the batch tells to be none.
+        """
         self._hand_over(OUTPUTS_CALL, outputs_of(prediction))
+        if self._padded:
+            masks = masks_of(prediction)
+            for label, rows in self._padded.items():
+                mask = of_positions(masks, self._samples, rows.shape[2])
+                if mask is not None:
+                    self.activations[label].units = _mean_of(rows, mask.kept)
+            self._padded.clear()
 
     def _keep(self, call: Call, tensor: Tensor, before: Tensor | None) -> None:
         layer = self._wanted.get((call.name, call.index))
@@ -274,6 +291,8 @@ class LayerCapture(Capture):
                 taken = by_sample(before, self._samples, layer.samples) if before is not None and same else None
                 flat = None if taken is None else units(taken, call.channels_first, layer.samples).clone()
                 self.activations[layer.label] = Activation(values.clone(), _shown(rows), flat)
+                if layer.padding:
+                    self._padded[layer.label] = by_channel(rows, call.channels_first, layer.samples).clone()
 
 
 def outputs_of(prediction: Prediction) -> Tensor:
@@ -386,6 +405,32 @@ def units(tensor: Tensor, channels_first: bool, axis: SampleAxis) -> Tensor:
     if is_discrete(tensor):
         return (tensor.byte() if tensor.dtype == torch.bool else tensor).reshape(len(tensor), -1)
     if tensor.dim() > 2:
-        channel = 1 + (axis == "folded") if channels_first else tensor.dim() - 1
-        tensor = tensor.movedim(channel, 1).flatten(2).mean(2)
+        tensor = by_channel(tensor, channels_first, axis).mean(2)
     return as_real(tensor).reshape(len(tensor), -1)
+
+
+def by_channel(tensor: Tensor, channels_first: bool, axis: SampleAxis) -> Tensor:
+    """``(N, channels, positions)`` of a tensor with positions; the arguments are those of :func:`units`."""
+    channel = 1 + (axis == "folded") if channels_first else tensor.dim() - 1
+    return tensor.movedim(channel, 1).flatten(2)
+
+
+def masks_of(prediction: Prediction) -> list[Padding]:
+    """What tells which positions of a sample are none; the first of them that fits a layer is taken."""
+    masks, mask = [], prediction.mask
+    if mask is not None and mask.dim() > 1:
+        masks.append(Padding(LOSS, mask))
+        if prediction.likelihood != "categorical" and mask.dim() > 2:  # of every output of a position
+            masks.append(Padding(LOSS, mask.any(-1)))
+    return masks + prediction.padding()
+
+
+def _mean_of(rows: Tensor, kept: Tensor) -> Tensor:
+    """Mean over the positions that are kept, ``(N, C, P), (N, P) -> (N, C)``; 0 where none is.
+
+    In double precision, so that equal samples with more padding are equal.
+    """
+    kept = kept.to(rows.device)[:, None]
+    total = in_double(torch.where(kept, rows, 0)).sum(2)
+    mean = (total / kept.sum(2).clamp_min(1)).to(rows.dtype)
+    return as_real(mean).reshape(len(mean), -1)

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from lightning_info.probing.returned_loss import backward
+
 _ACTS = (
     "callbacks", "checkpoint_callback", "checkpoint_callbacks", "early_stopping_callback", "early_stopping_callbacks",
     "logger", "loggers", "lr_scheduler_configs", "optimizers", "profiler", "progress_bar_callback", "strategy",
@@ -128,7 +130,7 @@ def detach_from_trainer(module: nn.Module, stand_in: StandInTrainer) -> None:
             log=_ignore,
             log_dict=_ignore,
             print=_ignore,
-            manual_backward=_ignore,
+            manual_backward=backward,
             toggle_optimizer=_ignore,
             untoggle_optimizer=_ignore,
             clip_gradients=_ignore,

@@ -24,11 +24,13 @@ from lightning_info.probing.activations import (
     SampleAxis,
     by_sample,
     is_discrete,
+    masks_of,
     outputs_of,
     possible_axes,
     units,
 )
 from lightning_info.probing.likelihoods import Prediction
+from lightning_info.probing.padding import Padding, of_positions
 
 MOST = 8
 """Layers that are chosen where none are named."""
@@ -89,8 +91,9 @@ def find_layers(
     orders = [order]
     if layout is not None and samples > 1:
         orders += [company(n, samples, layout.fewest) for n in range(samples)]
-    first, outputs, unseen = _record(module, predict, batch)
+    first, prediction, unseen = _record(module, predict, batch)
     others = [(_record(module, predict, take(batch, some))[0], some) for some in orders]
+    outputs, masks = outputs_of(prediction), masks_of(prediction)
     counts = Counter(name for name, _ in first)
     found: dict[str, tuple[_Seen, Layer]] = {}
     refused: dict[str, tuple[_Seen, str]] = {}
@@ -101,14 +104,17 @@ def find_layers(
         if axes:
             size, pooled = seen.units[axes[0]].shape[1], seen.positions[axes[0]]
             kind, discrete = seen.call.kind, seen.is_discrete
-            found[label] = seen, Layer(label, name, index, kind, axes[0], size, pooled and not discrete, discrete)
+            pooled = pooled and not discrete
+            padding = _padding(masks, seen.sums[0], samples, size) if pooled else ""
+            found[label] = seen, Layer(label, name, index, kind, axes[0], size, pooled, padding, discrete)
         else:
             refused[label] = seen, f"its shape {seen.shape} has no axis along which its values move as the samples do"
     final = _final(found, outputs)
     if final is None:
         final, rows = OUTPUTS, units(outputs, False, "first")
         found.pop(OUTPUTS, None)  # a module of that name
-        layer = Layer(OUTPUTS, "", 0, "", "first", rows.shape[1], outputs.dim() > 2)
+        padding = _padding(masks, outputs.numel(), len(rows), rows.shape[1]) if outputs.dim() > 2 else ""
+        layer = Layer(OUTPUTS, "", 0, "", "first", rows.shape[1], outputs.dim() > 2, padding)
         found[OUTPUTS] = _seen(OUTPUTS_CALL, outputs, len(outputs)), layer
     chosen = _evenly(found, final) if named is None else _named(module, found, final, refused, unseen, named)
     left_out = {label: reason for label, (seen, reason) in refused.items() if not seen.is_discrete}
@@ -117,17 +123,22 @@ def find_layers(
 
 def _record(
     module: nn.Module, predict: Callable[[nn.Module, Any], Prediction], batch: Any
-) -> tuple[dict[tuple[str, int], _Seen], Tensor, dict[str, str]]:
+) -> tuple[dict[tuple[str, int], _Seen], Prediction, dict[str, str]]:
     samples, seen = num_samples(batch), {}
 
     def see(call: Call, tensor: Tensor, before: Tensor | None) -> None:
         seen[call.name, call.index] = _seen(call, tensor, samples)
 
     with Capture(module, see) as capture:
-        outputs = outputs_of(predict(module, batch))
+        prediction = predict(module, batch)
     if capture.error is not None:
         raise capture.error
-    return seen, outputs, capture.unseen
+    return seen, prediction, capture.unseen
+
+
+def _padding(masks: list[Padding], elements: int, samples: int, channels: int) -> str:
+    mask = of_positions(masks, samples, elements // (samples * channels))
+    return "" if mask is None else mask.name
 
 
 def _seen(call: Call, tensor: Tensor, samples: int) -> _Seen:

@@ -8,7 +8,7 @@ else the returned loss holds (penalties) is not part of the predictive distribut
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
+from torch.autograd.graph import GradientEdge
 from torch.overrides import TorchFunctionMode
 
 from lightning_info.functional.likelihoods import LikelihoodName
@@ -31,11 +32,14 @@ from lightning_info.probing.likelihoods import (
     LIKELIHOODS,
     NoPrediction,
     Prediction,
+    Skipped,
     WritesParameters,
     bernoulli,
     categorical,
     gaussian,
 )
+from lightning_info.probing.padding import Padding, in_batch, in_call
+from lightning_info.probing.returned_loss import ReturnedLoss, backward, edge_of
 from lightning_info.probing.writes import written
 
 Adapter = Callable[[Any, Any], Any]
@@ -70,17 +74,21 @@ class Predictor:
 
         Raises:
             NoPrediction: None, several or an unusable likelihood; or the module writes to shared parameters.
+            Skipped: The ``training_step`` returns None for the batch, which is then not trained on.
         """
         detach_from_trainer(module, self.stand_in)
-        samples = num_samples(batch)
-        batch = apply_to_collection(bare(batch), Tensor, torch.clone)  # a training_step may edit its batch in place
+        samples, given = num_samples(batch), bare(batch)
+        batch = apply_to_collection(given, Tensor, torch.clone)  # a training_step may edit its batch in place
         with _default_dtype(module), _Watch(module, self.shared) as watch:
             returned = self._called(module, batch, watch)
         if self.adapter is not None:
             prediction = _from_adapter(returned, samples)
         else:
-            prediction = _from_calls(watch.calls, returned, samples, type(module).__name__)
+            automatic = getattr(module, "automatic_optimization", True)
+            prediction = _from_calls(watch, returned, samples, type(module).__name__, automatic)
         prediction.writes = watch.writes
+        padded = watch.padded
+        prediction.padding = lambda: [*in_batch(given, samples), *padded]
         return prediction
 
     def _called(self, module: nn.Module, batch: Any, watch: _Watch) -> Any:
@@ -111,6 +119,7 @@ class _Call:
     function: Callable[..., Any]
     arguments: dict[str, Any]
     value: Tensor
+    edge: GradientEdge | None
 
 
 class _Watch(TorchFunctionMode):
@@ -119,6 +128,8 @@ class _Watch(TorchFunctionMode):
     def __init__(self, module: nn.Module, shared: bool) -> None:
         super().__init__()
         self.calls: list[_Call] = []
+        self.losses: list[Any] = []  # that went backward
+        self.padded: list[Padding] = []
         self.writes = False
         self.shared = shared
         self.parameters = [p for p in module.parameters() if not p.is_inference()]
@@ -151,14 +162,21 @@ class _Watch(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func is torch.Tensor.backward:
+        if func in (torch.Tensor.backward, backward):
+            self.losses.append(args[0])
             return None
         self._note_writes(func, args, kwargs)
         result = func(*args, **kwargs)
         if func in LIKELIHOODS and torch.is_grad_enabled():
             arguments = inspect.signature(func).bind(*args, **kwargs).arguments
             if any(isinstance(value, Tensor) and value.requires_grad for value in arguments.values()):
-                self.calls.append(_Call(func, arguments, result))
+                if _is_wrapped(result):
+                    self.calls.append(_Call(func, arguments, result, None))
+                else:  # the step may write to it: into a view of something else, its place in the graph would be lost
+                    result = result.clone()
+                    self.calls.append(_Call(func, arguments, result.detach().clone(), edge_of(result)))
+        elif (padding := in_call(func, args, kwargs)) is not None:
+            self.padded.append(padding)
         return result
 
     def _note_writes(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -212,7 +230,13 @@ def _default_dtype(module: nn.Module) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _from_calls(calls: list[_Call], returned: Any, samples: int, owner: str) -> Prediction:
+def _from_calls(watch: _Watch, returned: Any, samples: int, owner: str, automatic: bool) -> Prediction:
+    calls = watch.calls
+    loss = returned.get("loss") if isinstance(returned, Mapping) else returned
+    if loss is None and not watch.losses and (automatic or not calls):  # Lightning leaves such a batch out, too
+        if isinstance(returned, Mapping):
+            raise NoPrediction(f"{owner}.training_step returned a {type(returned).__name__} without 'loss'")
+        raise Skipped(f"{owner}.training_step returned None")
     known = ", ".join(f.__name__ for f in LIKELIHOODS)
     if not calls:
         raise NoPrediction(f"{owner}.training_step calls no likelihood that is known here ({known})")
@@ -228,17 +252,12 @@ def _from_calls(calls: list[_Call], returned: Any, samples: int, owner: str) -> 
             raise NoPrediction(f"the targets of {call.function.__name__} in {owner}.training_step depend on parameters")
         arguments = {**arguments, "input": targets, "target": outputs}
     prediction = LIKELIHOODS[call.function](arguments, samples)
-    loss = returned.get("loss") if isinstance(returned, dict) else returned
-    if isinstance(loss, Tensor) and loss.numel() == 1 and not _is_wrapped(loss):
-        prediction.loss = loss.detach().item()
-        prediction.extra_loss = _beyond(loss.detach().reshape(()), call.value.detach())
+    if not _is_wrapped(call.value):
+        trained = watch.losses or [loss]
+        losses = [t for t in trained if isinstance(t, Tensor) and t.numel() == 1 and t.requires_grad]
+        is_each = call.value.dim() > 0 or arguments.get("reduction") == "none"
+        prediction.returned = ReturnedLoss(losses, call.value, call.edge, is_each)
     return prediction
-
-
-def _beyond(loss: Tensor, likelihood: Tensor) -> float:
-    """What the loss holds beyond the mean or the sum of the likelihood, whichever is nearer."""
-    rest = torch.stack([loss - likelihood.mean(), loss - likelihood.sum()])
-    return rest[rest.abs().argmin()].item()
 
 
 def _is_wrapped(tensor: Tensor) -> bool:

@@ -111,6 +111,10 @@ class ReferenceSamples:
                 start += size
         return batches
 
+    def keep(self, groups: list[Any]) -> None:
+        """Go on with some of the samples."""
+        self.groups, self.parts = groups, [num_samples(group) for group in groups]
+
     def keep_order(self) -> None:
         """Take the batches apart again, whose samples must stay in their order."""
         self.groups = self.apart()

@@ -615,7 +615,7 @@ def test_a_predicted_variance_does_not_mix_the_means_of_several_outputs():
 
 
 def seen_before(net: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor | None]:
-    layers, _ = find_layers(net, lambda net, x: Prediction(net(x), "gaussian", None, None, None, None), x, None)
+    layers, _ = find_layers(net, lambda net, x: Prediction(net(x), "gaussian"), x, None)
     with LayerCapture(net, layers, len(x)) as seen:
         net(x)
     return {label: activation.before for label, activation in seen.activations.items()}

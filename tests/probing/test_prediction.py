@@ -211,7 +211,6 @@ FORMS = {
     ),
     "(batch, batch_idx, extra=1)": lambda self, batch, batch_idx, extra=1: loss_of(self, batch) * extra,
     "dict returned": lambda self, batch, batch_idx: {"loss": loss_of(self, batch), "more": 1},
-    "None returned": lambda self, batch, batch_idx: loss_of(self, batch) and None,
 }
 
 
