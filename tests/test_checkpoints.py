@@ -4,6 +4,8 @@ from argparse import Namespace
 
 import pytest
 import torch
+from torch import nn
+
 from lightning_info.checkpoints import Reader
 from lightning_info.comparison.runs import matched as pairs_of
 
@@ -15,7 +17,6 @@ def matched(run, twin, weights_only):
 
 def load_weights(module, path, weights_only):
     Reader("measure", weights_only).load(module, path)
-from torch import nn
 
 
 def saved(path, state=None, **more):

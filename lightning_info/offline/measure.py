@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -96,7 +97,7 @@ def measure(
         target = _copy(whole).to(device)
         points = [(one.step, one.epoch, partial(reader.load, target, one.path)) for one in files]
         if not points:
-            points = [(step, 0, partial(target.load_state_dict, target.state_dict() | {}))]
+            points = [(step, 0, partial(target.load_state_dict, dict(whole.state_dict())))]
         run = OfflineRun(target, loader_of(OWNER, data, batch_size), list(ours), device)
         run.global_step = 0 if _load_initial(reader, target, initial, files) else -1
         for callback in ours:
@@ -216,6 +217,7 @@ def _result(ours: Sequence[InfoCallback]) -> MeasureResult:
     drawings: dict[str, Callable[[], Any]] = {}
     for callback in ours:
         overhead = callback.tagged(f"{callback.family}/overhead")
-        history |= {tag: curve for tag, curve in callback.history.items() if tag != overhead}
+        known = {tag: curve for tag, curve in callback.history.items() if any(math.isfinite(v) for _, v in curve)}
+        history |= {tag: curve for tag, curve in known.items() if tag != overhead}
         drawings |= callback.drawings()
     return MeasureResult(history, drawings, "\n\n".join(callback.report() for callback in ours))

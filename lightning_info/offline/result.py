@@ -19,7 +19,8 @@ class MeasureResult:
     """Quantities over the steps at which they were measured.
 
     Attributes:
-        history: ``tag -> [(step, value), ...]``, with the tags of the callbacks; NaN where a point has no value.
+        history: ``tag -> [(step, value), ...]``, with the tags of the callbacks; NaN where a point has no
+            value. Tags without a value at any point are absent: the temperature of an optimiser, say.
         drawings: The callbacks' own figures, by tag; each is drawn when it is called.
         report: How it was measured: what the callbacks say before the first step.
     """

@@ -56,9 +56,11 @@ def test_over_checkpoints_it_gives_what_the_callbacks_logged_bit_by_bit(run):
     fresh = callbacks(batch_norm=batch_norm)
     result = measure(Classifier(batch_norm=True), loader(), *fresh, checkpoints=folder)
     expected = {tag: curve for c in logged for tag, curve in c.history.items() if not tag.endswith("overhead")}
-    assert result.history.keys() == expected.keys()
-    for tag, curve in expected.items():
-        np.testing.assert_equal(list(result.history[tag]), list(curve), tag)
+    for name in ("temperature", "free_energy"):  # of an optimiser, which a checkpoint's weights do not tell
+        del expected[f"weight_info/{name}"]
+    assert result.history.keys() == {tag for tag, curve in expected.items() if not all(v != v for _, v in curve)}
+    for tag, curve in result.history.items():
+        np.testing.assert_equal(list(curve), list(expected[tag]), tag)
     assert [step for step, _ in result.history["fisher/trace"]] == [0, 4, 8, 12]
     assert all(not callback.history for callback in fresh)
 
@@ -68,7 +70,7 @@ def test_a_plain_module_with_pairs_and_a_likelihood_is_measured():
     net = nn.Sequential(nn.Linear(FEATURES, 6), nn.Tanh(), nn.Linear(6, CLASSES))
     x, y = data(SAMPLES).tensors
     result = measure(net, (x, y), FisherTraceCallback("exact", per_layer=True), likelihood="categorical")
-    truth = fisher_trace_by_definition(net, x, "categorical")
+    truth = sum(fisher_trace_by_definition(net, x, "categorical").values())
     assert result["fisher/trace"] == pytest.approx(truth, rel=1e-5)
     assert {"fisher_layers/0", "fisher_layers/2"} <= result.history.keys()
 
@@ -78,7 +80,9 @@ def test_every_likelihood_name_is_that_of_the_outputs(likelihood):
     torch.manual_seed(0)
     net, x = nn.Linear(FEATURES, 2), torch.randn(20, FEATURES)
     result = measure(net, (x, torch.ones(20, 2)), FisherTraceCallback("exact"), likelihood=likelihood)
-    assert result["fisher/trace"] == pytest.approx(fisher_trace_by_definition(net, x, likelihood), rel=1e-5)
+    assert result["fisher/trace"] == pytest.approx(
+        sum(fisher_trace_by_definition(net, x, likelihood).values()), rel=1e-5
+    )
 
 
 def test_nothing_that_it_is_given_changes():
@@ -86,7 +90,7 @@ def test_nothing_that_it_is_given_changes():
     module, given = Classifier(batch_norm=True), callbacks()[:3]
     before, state = (
         copy.deepcopy(module.state_dict()),
-        (torch.get_rng_state(), random.getstate(), np.random.get_state()),
+        (torch.get_rng_state(), random.getstate(), np.random.get_state()),  # noqa: NPY002
     )
     flags = [part.training for part in module.modules()]
     measure(module, DataLoader(data(SAMPLES), BATCH, shuffle=True), *given)
@@ -94,7 +98,7 @@ def test_nothing_that_it_is_given_changes():
     assert [part.training for part in module.modules()] == flags
     assert torch.equal(torch.get_rng_state(), state[0])
     assert random.getstate() == state[1]
-    np.testing.assert_equal(np.random.get_state(), state[2])
+    np.testing.assert_equal(np.random.get_state(), state[2])  # noqa: NPY002
     assert all(p.grad is None for p in module.parameters())
     assert all(not callback.history for callback in given)
 
@@ -119,10 +123,10 @@ def test_results_of_a_loop_add_up_to_a_curve():
 def test_weights_are_measured_from_where_they_started():
     torch.manual_seed(0)
     module, trained = Classifier(), Classifier()
-    options = dict(curvature="matrix", num_samples=SAMPLES)
+    options = {"curvature": "matrix", "num_samples": SAMPLES}
     with pytest.warns(UserWarning, match="weights at the start are not known"):
         unknown = measure(trained, loader(), WeightInfoCallback(**options))
-    assert unknown["weight_info/kl"] != unknown["weight_info/kl"]  # NaN
+    assert "weight_info/kl" not in unknown.history
     found = measure(trained, loader(), WeightInfoCallback(**options), initial=module)
     distance = sum(
         (p - q).square().sum().item() for p, q in zip(trained.parameters(), module.parameters(), strict=True)
@@ -161,7 +165,7 @@ def test_what_makes_no_sense_is_refused_with_what_to_type(call, message):
 
 def test_a_missing_checkpoint_and_one_of_another_module_are_named(tmp_path):
     path = tmp_path / "step=3.pt"
-    options = dict(likelihood="categorical")
+    options = {"likelihood": "categorical"}
     with pytest.raises(FileNotFoundError, match="step=3"):
         measure(NET, PAIR, FisherTraceCallback(), checkpoints=path, **options)
     torch.save(nn.Linear(2, 2).state_dict(), path)
@@ -170,7 +174,7 @@ def test_a_missing_checkpoint_and_one_of_another_module_are_named(tmp_path):
 
 
 def test_two_callbacks_of_one_class_need_a_prefix():
-    options = dict(likelihood="categorical")
+    options = {"likelihood": "categorical"}
     result = measure(NET, PAIR, FisherTraceCallback(), FisherTraceCallback("exact", prefix="exact"), **options)
     assert {"fisher/trace", "exact/fisher/trace"} <= result.history.keys()
 
