@@ -159,12 +159,12 @@ def effective_information():
     return {"history": ours.history, "seen": watch.seen, "weights": weights(module)}
 
 def refused():
-    original = base.preflight
+    original = base.findings
     def refuse(*args):
         if int(os.environ.get("LOCAL_RANK", 0)) == 1:
             raise Refused("not this module")
         return original(*args)
-    base.preflight = refuse
+    base.findings = refuse
     try:
         fit(fisher())
     except MisconfigurationException as error:
