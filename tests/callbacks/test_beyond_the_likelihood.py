@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 
 import pytest
-import torch
 import torch.nn.functional as F
 from models import CLASSES, FEATURES, Classifier, loader, trainer
 from torch import nn
