@@ -123,6 +123,7 @@ STEPS = {
     "busy training_step": case(steps.Busy),
     "busy training_step, logged every 4 steps": case(steps.Busy, log_every_n_steps=4),
     "torchmetrics in containers": case(steps.KeepsMetrics),
+    "torchmetrics logged as objects, sanity check": validated(steps.LogsMetrics, num_sanity_val_steps=2),
     "TensorBoard's writer used": case(steps.WritesToTensorBoard, loggers=lambda: [TensorBoardLogger(".", name="")]),
     "module reached through the trainer": case(steps.WritesThroughTrainer),
     "run stopped in training_step": case(steps.StopsTheRun),

@@ -72,6 +72,23 @@ class KeepsMetrics(Classifier):
         return loss
 
 
+class LogsMetrics(Classifier):
+    """Logs torchmetrics as objects, in training and in the sanity check before it."""
+
+    def __init__(self):
+        super().__init__(dropout=0.5)
+        self.train_accuracy, self.val_accuracy = MulticlassAccuracy(CLASSES), MulticlassAccuracy(CLASSES)
+
+    def training_step(self, batch, batch_idx):
+        self.train_accuracy(self(batch[0]), batch[1])
+        self.log("train_accuracy", self.train_accuracy, on_step=True, on_epoch=True)
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        self.val_accuracy.update(self(batch[0]), batch[1])
+        self.log("val_accuracy", self.val_accuracy)
+
+
 class WritesToTensorBoard(Classifier):
     """Writes to the logger's own writer."""
 
