@@ -185,13 +185,19 @@ def test_safetensors_are_left_out_too():
     assert drive.twin.reason is None
 
 
+class Writers:
+    """Where code of any module finds one, as in a global variable."""
+
+    shared: SummaryWriter
+
+
 def test_a_writer_of_tensorboard_that_all_can_reach_gets_the_numbers_of_the_run_once(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     def curve(folder, *callbacks):
-        writer = SummaryWriter(folder)
-        fitted(lambda module: writer.add_scalar("norm", weight(module).norm(), module.global_step), *callbacks)
-        writer.close()
+        Writers.shared = SummaryWriter(folder)
+        fitted(lambda module: Writers.shared.add_scalar("norm", weight(module).norm(), module.global_step), *callbacks)
+        Writers.shared.close()
         events = EventAccumulator(str(folder))
         events.Reload()
         return [(event.step, event.value) for event in events.Scalars("norm")]
