@@ -107,7 +107,7 @@ class Predictor:
                     f"a measurement has put noise on, as its loss there is not finite; it counts as it is, and "
                     f"training goes on"
                 )
-                return None
+                return watch.calls[0].value
 
     def outputs(self, module: nn.Module, batch: Any) -> Tensor:
         """Only the outputs, ``(N, ...)``: the form that the gradient engines take."""

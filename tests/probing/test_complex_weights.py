@@ -149,9 +149,10 @@ def test_a_parameter_without_axes_is_one_weight(way, only):
     rows = [torch.autograd.grad(value, parameters, retain_graph=True) for value in outputs.flatten()]
     a = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
     plan = choose_curvature(probe, N, way)
-    curvature = plan.measure(probe, generator())
+    source = generator()
+    curvature = plan.measure(probe, source)
     tolerance = 0.3 if way == "lanczos" and not only else 1e-8  # random probes
     assert curvature.spectrum.trace == pytest.approx(a.square().sum().item() / N, rel=tolerance)
     assert curvature.spectrum.weights == a.shape[1] == (1 if only else 25)
-    (noisy,) = noisy_losses(curvature, [(1.0, 0.3)], 20.0, 2, generator())
+    (noisy,) = noisy_losses(curvature, [(1.0, 0.3)], 20.0, 2, source)
     assert math.isfinite(noisy.mean)
