@@ -80,8 +80,21 @@ class Reader:
         Raises:
             ValueError: They do not fit; the message says where they differ.
         """
+        self.fit(module, self._weights(path), str(path))
+
+    def fit(self, module: nn.Module, state: Mapping[str, Any], source: str) -> None:
+        """Give a module the parameters and buffers of a state dict, as :meth:`load` does.
+
+        Args:
+            module: The module.
+            state: The state dict.
+            source: What it is called in messages.
+
+        Raises:
+            ValueError: They do not fit; the message says where they differ.
+        """
         own = module.state_dict()
-        state = _part_for(own, self._weights(path))
+        state = _part_for(own, state)
         tensors = {name: value for name, value in own.items() if isinstance(value, Tensor)}
         odd = [f"{name!r} is missing" for name in own if name not in state]
         odd += [f"{name!r} is not in the module" for name in state if name not in own]
@@ -92,8 +105,8 @@ class Reader:
         ]
         if odd:
             raise ValueError(
-                f"{self.owner}: {path} does not fit {type(module).__name__}: {few(odd, '; ')}. Give module=... made "
-                f"with the arguments that it was trained with"
+                f"{self.owner}: {source} does not fit {type(module).__name__}: {few(odd, '; ')}. Give module=... "
+                f"made with the arguments that it was trained with"
             )
         double = (torch.float64, torch.complex128)
         if any(isinstance(value, Tensor) and value.dtype in double for value in state.values()):
@@ -153,6 +166,12 @@ class Reader:
         return state
 
     def _read(self, path: Path) -> dict[str, Any]:
+        if not path.exists():
+            beside = sorted(found.name for ending in ENDINGS for found in path.parent.glob(ending))
+            raise FileNotFoundError(
+                f"{self.owner}: there is no file {path}; its folder "
+                + (f"holds {few(beside)}" if beside else "holds no checkpoint")
+            )
         if path.is_dir():
             raise ValueError(
                 f"{self.owner}: {path} is a folder, as a sharded run saves it; make it one file with python -m "

@@ -17,9 +17,12 @@ from torch import Tensor, nn
 
 from lightning_info import validation
 from lightning_info.callbacks.base import InfoCallback
+from lightning_info.callbacks.faults import Refused
 from lightning_info.callbacks.stability import StabilityCallback
 from lightning_info.checkpoints import Checkpoint, PathLike, Reader
-from lightning_info.functional.likelihoods import LikelihoodName, likelihood_named
+from lightning_info.functional.likelihoods import LikelihoodName
+from lightning_info.gradients.contract import first_line
+from lightning_info.offline.likelihood import Predicts, adapter_of, described
 from lightning_info.offline.result import MeasureResult
 from lightning_info.offline.run import OfflineRun
 from lightning_info.offline.samples import batches_of, loader_of
@@ -83,14 +86,14 @@ def measure(
         print(result)  # fisher/trace  12.3 ± 0.4
     """
     validation.positive_integer(OWNER, "batch_size", batch_size, 64)
-    validation.integer(OWNER, "step", step, 0)
+    validation.natural_number(OWNER, "step", step, 0)
     ours = [_fresh(callback) for callback in callbacks]
     if not ours:
         raise ValueError(f"{OWNER}: no callback is given; for example measure(module, data, FisherTraceCallback())")
-    reader, device = Reader(OWNER, weights_only), torch.device(device)
+    reader, device = Reader(OWNER, weights_only), _device(device)
     files = [] if checkpoints is None else reader.checkpoints("checkpoints", checkpoints)
     whole = _made(reader, module, files)
-    adapter = _adapter(whole, likelihood, adapter)
+    adapter = adapter_of(OWNER, whole, likelihood, adapter)
     for callback in ours:
         callback.adapter = callback.adapter or adapter
     with isolated(device):
@@ -117,57 +120,52 @@ def measure(
 def _made(reader: Reader, module: nn.Module | type[nn.Module], files: Sequence[Checkpoint]) -> nn.Module:
     if isinstance(module, nn.Module):
         return module
+    if not isinstance(module, type) or not issubclass(module, nn.Module):
+        raise ValueError(f"{OWNER}: module is {module!r}; give an nn.Module, or the class of a LightningModule")
+    if not hasattr(module, "load_from_checkpoint"):
+        raise ValueError(
+            f"{OWNER}: module={module.__name__} is a class whose arguments are not known, as it is no "
+            f"LightningModule; give an instance, module={module.__name__}(...)"
+        )
     if not files:
-        raise ValueError(f"{OWNER}: module={module.__name__} is a class; give an instance, or checkpoints too")
+        raise ValueError(
+            f"{OWNER}: module={module.__name__} is a class; give an instance, module={module.__name__}(...), or "
+            f"checkpoints=... to make it from"
+        )
     made: nn.Module = reader.made(module, files[-1].path)
     return made
 
 
+def _device(given: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(given)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"{OWNER}: device={str(given)!r} cannot be used ({first_line(error)}); give device='cpu'"
+        ) from error
+    return device
+
+
 def _fresh(callback: InfoCallback) -> InfoCallback:
     """A copy with the same options and without what it has measured."""
+    if isinstance(callback, type) and issubclass(callback, InfoCallback):
+        raise ValueError(f"{OWNER}: {callback.__name__} is a class; give an instance, {callback.__name__}()")
+    if isinstance(callback, (list, tuple)):
+        raise ValueError(f"{OWNER}: callbacks are in a {type(callback).__name__}; give them one by one, or *callbacks")
     if not isinstance(callback, InfoCallback):
         raise ValueError(
-            f"{OWNER}: {callback!r} is none of this package's callbacks; for example FisherTraceCallback()"
+            f"{OWNER}: {callback!r} is none of this package's callbacks; give, for example, FisherTraceCallback()"
         )
     if isinstance(callback, StabilityCallback):
         raise ValueError(
-            f"{OWNER}: StabilityCallback trains a twin, which takes a training; lightning_info.compare_runs "
-            f"compares the checkpoints of two runs"
+            f"{OWNER}: StabilityCallback cannot be measured, as it trains a second network beside a training; give it "
+            f"to a Trainer, or train twice and give the checkpoints of both runs to lightning_info.compare_runs"
         )
     reference = callback.reference
     fresh = copy.deepcopy(callback, {id(reference): reference})
-    fresh.start_anew()
+    fresh.go_offline()
     return fresh
-
-
-def _adapter(module: nn.Module, likelihood: LikelihoodName | None, adapter: Adapter | None) -> Adapter | None:
-    if likelihood is not None:
-        if adapter is not None:
-            raise ValueError(f"{OWNER}: likelihood and adapter exclude each other; the adapter may return a likelihood")
-        likelihood_named(likelihood, OWNER)
-        return _Predicts(likelihood)
-    if adapter is None and not hasattr(module, "training_step"):
-        raise ValueError(
-            f"{OWNER}: what {type(module).__name__} predicts is not known; give likelihood='categorical' (or "
-            f"'bernoulli', 'gaussian') for batches (x, y), or adapter=lambda module, batch: (outputs, targets, "
-            f"likelihood)"
-        )
-    return adapter
-
-
-class _Predicts:
-    """The adapter of a module that maps the x of batches ``(x, y)`` to outputs of a likelihood."""
-
-    def __init__(self, likelihood: LikelihoodName) -> None:
-        self.likelihood = likelihood
-
-    def __call__(self, module: Any, batch: Any) -> tuple[Any, Any, LikelihoodName]:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise ValueError(
-                f"with likelihood={self.likelihood!r} a batch is (x, y), and not {type(batch).__name__}; give an "
-                f"adapter instead"
-            )
-        return module(batch[0]), batch[1], self.likelihood
 
 
 def _copy(module: nn.Module) -> Any:
@@ -185,9 +183,11 @@ def _load_initial(reader: Reader, target: Any, initial: Any, points: Sequence[Ch
     """Give the target the weights at initialisation, as far as they are known; whether they are."""
     if isinstance(initial, (str, os.PathLike)):
         reader.load(target, Path(initial))
-    elif initial is not None:
+    elif isinstance(initial, (nn.Module, Mapping)):
         state = initial.state_dict() if isinstance(initial, nn.Module) else initial
-        target.load_state_dict(dict(state))
+        reader.fit(target, state, "initial")
+    elif initial is not None:
+        raise ValueError(f"{OWNER}: initial is {described(initial)}; give a module, a state dict or a file")
     elif points:
         reader.load(target, points[0].path)
         if points[0].step > 0 and len(points) > 1:
@@ -206,7 +206,12 @@ def _collect(run: OfflineRun, target: Any, ours: Sequence[InfoCallback], device:
         return
     for place, batch in enumerate(batches_of(run.train_dataloader, target, device)):
         for callback in ours:
-            callback.take_samples(run, target, batch, place)
+            if place == 0 and isinstance(callback.adapter, Predicts) and callback.reference is None:
+                callback.adapter.check(OWNER, _copy(target).eval(), batch)
+            try:
+                callback.take_samples(run, target, batch, place)
+            except Refused as error:
+                raise Refused(f"{error}\n\nThe first batch of data was {described(batch)}.") from error
         if all(callback.is_ready for callback in ours):
             return
     raise ValueError(f"{OWNER}: data holds no batch")

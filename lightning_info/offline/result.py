@@ -13,6 +13,9 @@ from matplotlib.figure import Figure
 from lightning_info.reporting.curves import curve_panels
 from lightning_info.reporting.table import Curve, curves_table
 
+NO_VALUE = "no values; the warnings tell why"
+"""What stands for the table of a result without any."""
+
 
 @dataclass(frozen=True)
 class MeasureResult:
@@ -36,7 +39,7 @@ class MeasureResult:
             KeyError: There is no such tag; the message has those that there are.
         """
         if tag not in self.history:
-            raise KeyError(f"no tag {tag!r}; there are {', '.join(self.history)}")
+            raise KeyError(f"no tag {tag!r}; there are {', '.join(self.history) or NO_VALUE}")
         return self.history[tag][-1][1]
 
     def __add__(self, other: MeasureResult) -> MeasureResult:
@@ -52,7 +55,9 @@ class MeasureResult:
         steps = {step for curve in self.history.values() for step, _ in curve}
         if len(steps) > 1:
             return self.table()
-        width = max(map(len, self.history), default=0)
+        if not steps:
+            return NO_VALUE
+        width = max(map(len, self.history))
         rows = []
         for tag in self._values():
             step, value = self.history[tag][-1]
