@@ -57,7 +57,7 @@ class Reader:
 
         Args:
             name: Of the argument.
-            given: Paths, a folder, or a pattern such as ``"runs/*/checkpoints/*.ckpt"``.
+            given: A folder, a path, or a pattern such as ``"run/checkpoints/*.ckpt"``; or several of the latter two.
 
         Raises:
             ValueError: There are none, two of one step, or what is no checkpoint.
@@ -114,8 +114,17 @@ class Reader:
             module._apply(in_double)  # type: ignore[no-untyped-call]  # complex weights, which double() leaves
         module.load_state_dict(state)
 
-    def made(self, cls: Any, path: Path) -> Any:
+    def hyperparameters(self, path: Path) -> dict[str, Any]:
+        """What Lightning keeps in a checkpoint to make the module anew; empty where it holds nothing of the kind."""
+        return dict(self._read(path).get("hyper_parameters", {}))
+
+    def made(self, cls: Any, path: Path, **arguments: Any) -> Any:
         """A LightningModule of a class, made from a checkpoint.
+
+        Args:
+            cls: The class.
+            path: The checkpoint.
+            arguments: Of the class; the others are the hyperparameters that the checkpoint holds.
 
         Raises:
             ValueError: It cannot be made; the message says what to give instead.
@@ -123,7 +132,7 @@ class Reader:
         takes = signature(cls.load_from_checkpoint).parameters  # before Lightning 2.6 it knows no weights_only
         options = {"weights_only": self.weights_only} if "weights_only" in takes else {}
         try:
-            return cls.load_from_checkpoint(path, map_location="cpu", **options)
+            return cls.load_from_checkpoint(path, map_location="cpu", **options, **arguments)
         except Exception as error:
             raise ValueError(
                 f"{self.owner}: {cls.__name__} cannot be made from {path} ({first_line(error)}); give an instance, "
@@ -132,10 +141,10 @@ class Reader:
 
     def _paths(self, name: str, given: PathLike | Sequence[PathLike]) -> list[Path]:
         if not isinstance(given, (str, os.PathLike)):
-            paths = [Path(path) for path in given]
+            paths = [path for one in given for path in ([Path(one)] if Path(one).is_dir() else self._paths(name, one))]
         elif Path(given).is_dir():
             paths = sorted(path for ending in ENDINGS for path in Path(given).glob(ending))
-        elif glob.has_magic(os.fspath(given)):
+        elif glob.has_magic(os.fspath(given)) and not Path(given).exists():
             paths = sorted(map(Path, glob.glob(os.fspath(given), recursive=True)))
         else:
             paths = [Path(given)]

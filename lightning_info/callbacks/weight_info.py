@@ -304,8 +304,8 @@ class WeightInfoCallback(InfoCallback):
         if self._offline:
             why = "which measure takes as initial=... (a module, a state dict or a file)."
         self._faults.warn_once(
-            f"no KL: the weights at the start are not known, {why} prior='zero' with a number for lambda_ needs none, "
-            f"for example WeightInfoCallback(prior='zero', lambda_=0.1)",
+            f"no KL (NaN): the weights at the start are not known, {why} prior='zero' with a number for lambda_ "
+            f"needs none, for example WeightInfoCallback(prior='zero', lambda_=0.1)",
             "prior",
         )
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from lightning_info.reporting.curves import curve_panels
 from lightning_info.reporting.table import Curve, curves_table
+
+COLUMNS = ("tag", "step", "value", "stderr")
+SUFFIXES = (".csv", ".json")
+"""Kinds of files that :meth:`MeasureResult.save` writes."""
 
 NO_VALUE = "no values; the warnings tell why"
 """What stands for the table of a result without any."""
@@ -85,8 +92,27 @@ class MeasureResult:
         """
         import pandas as pd
 
-        rows = [(tag, step, v, self.error(tag, step)) for tag in self._values() for step, v in self.history[tag]]
-        return pd.DataFrame(rows, columns=["tag", "step", "value", "stderr"])
+        return pd.DataFrame(self._rows(), columns=COLUMNS)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a row for each value, with the columns tag, step, value, stderr.
+
+        Args:
+            path: Of a ``.csv`` file, with ``nan`` where no standard error is known; or of a ``.json`` file, a list of
+                objects with ``null`` there.
+
+        Raises:
+            ValueError: It ends otherwise.
+        """
+        path = Path(path)
+        if path.suffix not in SUFFIXES:
+            raise ValueError(f"MeasureResult.save: {path} must end in {' or '.join(SUFFIXES)}")
+        with path.open("w", newline="", encoding="utf-8") as file:
+            if path.suffix == ".csv":
+                csv.writer(file).writerows([COLUMNS, *self._rows()])
+                return
+            finite = [[None if isinstance(v, float) and not math.isfinite(v) else v for v in r] for r in self._rows()]
+            json.dump([dict(zip(COLUMNS, row, strict=True)) for row in finite], file, indent=1)
 
     def plot(self) -> Figure:
         """A panel for each quantity, layers together in one, with bands of 1.96 standard errors."""
@@ -104,6 +130,9 @@ class MeasureResult:
             last = max((curve[-1][0] for curve in self.history.values() if curve), default=0)
             for tag, draw in self.drawings.items():
                 writer.add_figure(tag, draw(), last)
+
+    def _rows(self) -> list[tuple[str, int, float, float]]:
+        return [(tag, step, v, self.error(tag, step)) for tag in self._values() for step, v in self.history[tag]]
 
     def _values(self) -> list[str]:
         """Tags but those of errors and of the ends of bands."""

@@ -144,7 +144,7 @@ NET, PAIR = nn.Linear(FEATURES, CLASSES), data(SAMPLES).tensors
         (lambda: measure(NET, PAIR), "no callback is given"),
         (lambda: measure(NET, PAIR, FisherTraceCallback()), "likelihood='categorical'"),
         (lambda: measure(NET, PAIR, FisherTraceCallback(), likelihood="softmax"), "unknown likelihood 'softmax'"),
-        (lambda: measure(NET, PAIR[0], FisherTraceCallback(), likelihood="categorical"), "data is a Tensor"),
+        (lambda: measure(NET, PAIR[0], FisherTraceCallback(), likelihood="categorical"), "data is a tensor"),
         (
             lambda: measure(NET, (PAIR[0], PAIR[1][:3]), FisherTraceCallback(), likelihood="categorical"),
             "48, 3 samples",
