@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -134,8 +135,9 @@ class Reader:
         try:
             return cls.load_from_checkpoint(path, map_location="cpu", **options, **arguments)
         except Exception as error:
+            told = shorten(str(error), 300) or type(error).__name__
             raise ValueError(
-                f"{self.owner}: {cls.__name__} cannot be made from {path} ({first_line(error)}); give an instance, "
+                f"{self.owner}: {cls.__name__} cannot be made from {path} ({told}); give an instance, "
                 f"module={cls.__name__}(...), or call self.save_hyperparameters() in its __init__ before training"
             ) from error
 

@@ -27,6 +27,7 @@ from lightning_info.offline.result import SUFFIXES
 
 NAME = "measure"
 SUMMARY = "Measure a module, or the checkpoints of a run, with the callbacks of this package."
+TENSORS = (".pt", ".pth")
 PICTURES = (".png", ".pdf", ".svg")
 
 
@@ -37,7 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="class, or function that returns a module, as package.module:Net or path/to/net.py:Net")  # fmt: skip
     add("--init", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="arguments of the module's class")
     add("--data", required=True, metavar="DATA", help="class of a LightningDataModule, or function that returns a "
-        "Dataset or DataLoader, in the same notation; or a file of torch.save((x, y), FILE)")  # fmt: skip
+        "Dataset or DataLoader, in the same notation; or the .pt file of torch.save((x, y), FILE)")  # fmt: skip
     add("--data-init", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="arguments of the data")
     add("--callback", required=True, action="append", dest="callbacks", metavar="CALLBACK",
         help="what is measured, for example 'FisherTraceCallback(estimator=\"exact\")'; may be repeated")  # fmt: skip
@@ -89,7 +90,7 @@ def run(
     ours = [constructed("--callback", text, _callbacks()) for text in callbacks]
     files = checkpoints[0] if checkpoints is not None and len(checkpoints) == 1 else checkpoints
     net = _module(module, init, files, options["weights_only"])
-    samples = tensors("--data", data) if Path(data).is_file() else made("--data", data, data_init)
+    samples = tensors("--data", data) if data.endswith(TENSORS) else made("--data", data, data_init)
     function = None if adapter is None else imported("--adapter", adapter)
     result = measure(net, samples, *ours, checkpoints=files, adapter=function, **options)
     print(result)
@@ -117,9 +118,7 @@ def _module(name: str, init: Sequence[str], files: Any, weights_only: bool) -> n
             return net
     net = call("--module", name, found, given)
     if not isinstance(net, nn.Module):
-        raise ValueError(
-            f"--module {name} is a {type(net).__name__}; give a class or a function that gives an nn.Module"
-        )
+        raise ValueError(f"--module {name} is a {type(net).__name__}; give a class or a function that makes a module")
     return net
 
 

@@ -19,6 +19,7 @@ from lightning_info import validation
 from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.faults import Refused
 from lightning_info.callbacks.stability import StabilityCallback
+from lightning_info.callbacks.weight_info import WeightInfoCallback
 from lightning_info.checkpoints import Checkpoint, PathLike, Reader
 from lightning_info.functional.likelihoods import LikelihoodName
 from lightning_info.gradients.contract import first_line
@@ -102,7 +103,7 @@ def measure(
         if not points:
             points = [(step, 0, partial(target.load_state_dict, dict(whole.state_dict())))]
         run = OfflineRun(target, loader_of(OWNER, data, batch_size), list(ours), device)
-        run.global_step = 0 if _load_initial(reader, target, initial, files) else -1
+        run.global_step = 0 if _load_initial(reader, target, initial, files, ours) else -1
         for callback in ours:
             callback.setup(run, target, "fit")
             callback.on_train_start(run, target)
@@ -179,7 +180,9 @@ def _copy(module: nn.Module) -> Any:
     return target
 
 
-def _load_initial(reader: Reader, target: Any, initial: Any, points: Sequence[Checkpoint]) -> bool:
+def _load_initial(
+    reader: Reader, target: Any, initial: Any, points: Sequence[Checkpoint], ours: Sequence[InfoCallback]
+) -> bool:
     """Give the target the weights at initialisation, as far as they are known; whether they are."""
     if isinstance(initial, (str, os.PathLike)):
         reader.load(target, Path(initial))
@@ -190,7 +193,7 @@ def _load_initial(reader: Reader, target: Any, initial: Any, points: Sequence[Ch
         raise ValueError(f"{OWNER}: initial is {described(initial)}; give a module, a state dict or a file")
     elif points:
         reader.load(target, points[0].path)
-        if points[0].step > 0 and len(points) > 1:
+        if points[0].step > 0 and len(points) > 1 and any(isinstance(one, WeightInfoCallback) for one in ours):
             warnings.warn(
                 f"{OWNER}: the first checkpoint is of step {points[0].step} and stands for the initialisation; give "
                 f"initial=... if the weights at the start are known",
