@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -61,4 +62,6 @@ def batches_of(loader: Any, module: nn.Module, device: torch.device) -> Iterator
             batch = hooks.on_before_batch_transfer(batch, 0)
             batch = hooks.transfer_batch_to_device(batch, device, 0)
             batch = hooks.on_after_batch_transfer(batch, 0)
+        else:
+            batch = move_data_to_device(batch, device)
         yield batch
