@@ -24,21 +24,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: With code 2 and one line on the standard error where the command cannot do what it is told.
     """
-    parser = ArgumentParser("python -m lightning_info", description="What a neural network learns, without a Trainer.")
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for file in (measure, compare):
-        one = commands.add_parser(file.NAME, help=file.SUMMARY, description=file.SUMMARY)
-        file.add_arguments(one)
-        one.set_defaults(_command=file.run, _parser=one)
-    given = vars(parser.parse_args(argv))
-    command, parser = given.pop("_command"), given.pop("_parser")
+    given = vars(parser().parse_args(argv))
+    command, one = given.pop("_command"), given.pop("_parser")
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
         try:
             command(**given)
         except (ValueError, OSError, ImportError, MisconfigurationException) as error:
-            parser.exit(2, f"{parser.prog}: error: {one_line(error)}\n")
+            one.exit(2, f"{one.prog}: error: {one_line(error)}\n")
+
+
+def parser() -> ArgumentParser:
+    """Of all commands."""
+    whole = ArgumentParser("python -m lightning_info", description="What a neural network learns, without a Trainer.")
+    whole.add_argument("--version", action="version", version=__version__)
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+    for file in (measure, compare):
+        one = commands.add_parser(file.NAME, help=file.SUMMARY, description=file.SUMMARY)
+        file.add_arguments(one)
+        one.set_defaults(_command=file.run, _parser=one)
+    return whole
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ COLUMNS = ("tag", "step", "value", "stderr")
 SUFFIXES = (".csv", ".json")
 """Kinds of files that :meth:`MeasureResult.save` writes."""
 
+MOST_COLUMNS = 12
+"""Of a table."""
+
 NO_VALUE = "no values; the warnings tell why"
 """What stands for the table of a result without any."""
 
@@ -73,8 +76,13 @@ class MeasureResult:
         return "\n".join(rows)
 
     def table(self) -> str:
-        """A row for each step, a column for each tag but the errors."""
-        return curves_table({tag: self.history[tag] for tag in self._values()})
+        """A row for each step, a column for each tag but the errors; of many tags those that are of no single layer."""
+        tags = self._values()
+        shown = tags if len(tags) <= MOST_COLUMNS else ([tag for tag in tags if not _is_of_layer(tag)] or tags)
+        shown = shown[:MOST_COLUMNS]
+        left_out = len(tags) - len(shown)
+        more = f"\nand {left_out} more, in history, save() and plot()" if left_out else ""
+        return curves_table({tag: self.history[tag] for tag in shown}) + more
 
     def error(self, tag: str, step: int) -> float:
         """Standard error of a tag at a step; NaN if none is known."""
@@ -137,6 +145,11 @@ class MeasureResult:
     def _values(self) -> list[str]:
         """Tags but those of errors and of the ends of bands."""
         return [tag for tag in self.history if not _is_error(tag)]
+
+
+def _is_of_layer(tag: str) -> bool:
+    family, _, rest = tag.partition("/")
+    return family.endswith("_layers") or "/" in rest
 
 
 def _is_error(tag: str) -> bool:
