@@ -19,7 +19,13 @@ class Predicts:
         self.likelihood = likelihood
 
     def __call__(self, module: Any, batch: Any) -> tuple[Any, Any, LikelihoodName]:
-        """Outputs ``(N, *)``, targets and the likelihood of a batch."""
+        """Outputs ``(N, *)``, targets and the likelihood of a batch.
+
+        Raises:
+            ValueError: The batch is no pair.
+        """
+        if not _is_pair(batch):
+            raise ValueError(self._refusal(batch))
         return module(batch[0]), batch[1], self.likelihood
 
     @torch.no_grad()
@@ -35,11 +41,8 @@ class Predicts:
             ValueError: With the shapes, and what to type instead.
         """
         name, likelihood = type(module).__name__, self.likelihood
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[1], Tensor):
-            raise ValueError(
-                f"{owner}: with likelihood={likelihood!r} a batch of data is (x, y), and the first one is "
-                f"{described(batch)}; give adapter=lambda module, batch: (outputs, targets, {likelihood!r}) instead"
-            )
+        if not _is_pair(batch):
+            raise ValueError(f"{owner}: {self._refusal(batch)}")
         x, y = batch
         try:
             outputs = module(x)
@@ -58,6 +61,12 @@ class Predicts:
         )
         if wrong:
             raise ValueError(f"{owner}: {wrong}")
+
+    def _refusal(self, batch: Any) -> str:
+        return (
+            f"with likelihood={self.likelihood!r} a batch of data is (x, y), and the first one is {described(batch)}; "
+            f"give adapter=lambda module, batch: (outputs, targets, {self.likelihood!r}) instead"
+        )
 
 
 def adapter_of(
@@ -93,6 +102,10 @@ def described(value: Any) -> str:
     if isinstance(value, dict):
         return f"a dict with {', '.join(map(repr, list(value)[:6]))}"
     return f"a {type(value).__name__}"
+
+
+def _is_pair(batch: Any) -> bool:
+    return isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor)
 
 
 def _classes_wrong(outputs: Tensor, y: Tensor) -> str:

@@ -58,8 +58,9 @@ def measure(
             ``likelihood`` or an ``adapter``. Or the class of a LightningModule, made from the last checkpoint.
         data: What stands for the training set: tensors such as ``(x, y)``, a Dataset, a DataLoader or a
             LightningDataModule. The reference samples are the first ``num_samples`` of a callback; the length is N.
-        callbacks: Any but :class:`~.StabilityCallback`, which needs a training (see :func:`~.compare_runs`).
-        checkpoints: Files of one run, a folder, or a pattern such as ``"run/checkpoints/*.ckpt"``: of a Trainer, or
+        callbacks: Any but :class:`~.StabilityCallback`, which needs a training (see :func:`~.compare_runs`). Copies of
+            them are measured, so that the same ones can be given again.
+        checkpoints: Files of one run, a folder, or patterns such as ``"run/checkpoints/*.ckpt"``: of a Trainer, or
             plain state dicts whose name tells the step (``step=100.pt``). None: the weights that the module has.
         likelihood: What ``module(x)`` predicts for batches ``(x, y)``: ``"categorical"`` logits ``(N, C, *)`` of
             classes ``(N, *)``, ``"bernoulli"`` logits, ``"gaussian"`` means.
@@ -76,7 +77,9 @@ def measure(
         The values with steps and errors, see :class:`~.MeasureResult`.
 
     Raises:
-        ValueError: An argument makes no sense, or a checkpoint does not fit; the message tells what to type.
+        ValueError: An argument makes no sense, a checkpoint does not fit, or the first batch does not fit the
+            likelihood; the message tells what to type.
+        FileNotFoundError: There is no such checkpoint.
         MisconfigurationException: A callback cannot measure the module.
 
     Example::
@@ -208,9 +211,10 @@ def _collect(run: OfflineRun, target: Any, ours: Sequence[InfoCallback], device:
     if all(callback.is_ready for callback in ours):
         return
     for place, batch in enumerate(batches_of(run.train_dataloader, target, device)):
+        told = {one.adapter for one in ours if isinstance(one.adapter, Predicts) and one.reference is None}
+        for adapter in told if place == 0 else ():
+            adapter.check(OWNER, _copy(target).eval(), batch)
         for callback in ours:
-            if place == 0 and isinstance(callback.adapter, Predicts) and callback.reference is None:
-                callback.adapter.check(OWNER, _copy(target).eval(), batch)
             try:
                 callback.take_samples(run, target, batch, place)
             except Refused as error:
