@@ -64,7 +64,7 @@ class Predicts:
 
     def _refusal(self, batch: Any) -> str:
         return (
-            f"with likelihood={self.likelihood!r} a batch of data is (x, y), and the first one is {described(batch)}; "
+            f"with likelihood={self.likelihood!r} a batch is (x, y), and the first one is {described(batch)}; "
             f"give adapter=lambda module, batch: (outputs, targets, {self.likelihood!r}) instead"
         )
 

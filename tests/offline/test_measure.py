@@ -224,7 +224,7 @@ NET, PAIR = nn.Linear(FEATURES, CLASSES), data(SAMPLES).tensors
         (lambda: categorical(NET, iter([PAIR]), FisherTraceCallback()), "without a length"),
         (
             lambda: categorical(NET, (PAIR[0],), FisherTraceCallback()),
-            r"a batch of data is \(x, y\), and the first one",
+            r"a batch is \(x, y\), and the first one",
         ),
         (lambda: categorical(NET, (PAIR[0][:, :2], PAIR[1]), FisherTraceCallback()), r"x = a tensor \(48, 2\)"),
         (lambda: categorical(NET, (PAIR[0], PAIR[1].double()), FisherTraceCallback()), r"give y.long\(\)"),
