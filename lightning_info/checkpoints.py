@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ class Reader:
 
         Args:
             name: Of the argument.
-            given: Paths, a folder, or a pattern such as ``"runs/*/checkpoints/*.ckpt"``.
+            given: A folder, a path, or a pattern such as ``"run/checkpoints/*.ckpt"``; or several of the latter two.
 
         Raises:
             ValueError: There are none, two of one step, or what is no checkpoint.
@@ -80,8 +81,21 @@ class Reader:
         Raises:
             ValueError: They do not fit; the message says where they differ.
         """
+        self.fit(module, self._weights(path), str(path))
+
+    def fit(self, module: nn.Module, state: Mapping[str, Any], source: str) -> None:
+        """Give a module the parameters and buffers of a state dict, as :meth:`load` does.
+
+        Args:
+            module: The module.
+            state: The state dict.
+            source: What it is called in messages.
+
+        Raises:
+            ValueError: They do not fit; the message says where they differ.
+        """
         own = module.state_dict()
-        state = _part_for(own, self._weights(path))
+        state = _part_for(own, state)
         tensors = {name: value for name, value in own.items() if isinstance(value, Tensor)}
         odd = [f"{name!r} is missing" for name in own if name not in state]
         odd += [f"{name!r} is not in the module" for name in state if name not in own]
@@ -92,8 +106,8 @@ class Reader:
         ]
         if odd:
             raise ValueError(
-                f"{self.owner}: {path} does not fit {type(module).__name__}: {few(odd, '; ')}. Give module=... made "
-                f"with the arguments that it was trained with"
+                f"{self.owner}: {source} does not fit {type(module).__name__}: {few(odd, '; ')}. Give module=... "
+                f"made with the arguments that it was trained with"
             )
         double = (torch.float64, torch.complex128)
         if any(isinstance(value, Tensor) and value.dtype in double for value in state.values()):
@@ -101,8 +115,17 @@ class Reader:
             module._apply(in_double)  # type: ignore[no-untyped-call]  # complex weights, which double() leaves
         module.load_state_dict(state)
 
-    def made(self, cls: Any, path: Path) -> Any:
+    def hyperparameters(self, path: Path) -> dict[str, Any]:
+        """What Lightning keeps in a checkpoint to make the module anew; empty where it holds nothing of the kind."""
+        return dict(self._read(path).get("hyper_parameters", {}))
+
+    def made(self, cls: Any, path: Path, **arguments: Any) -> Any:
         """A LightningModule of a class, made from a checkpoint.
+
+        Args:
+            cls: The class.
+            path: The checkpoint.
+            arguments: Of the class; the others are the hyperparameters that the checkpoint holds.
 
         Raises:
             ValueError: It cannot be made; the message says what to give instead.
@@ -110,19 +133,20 @@ class Reader:
         takes = signature(cls.load_from_checkpoint).parameters  # before Lightning 2.6 it knows no weights_only
         options = {"weights_only": self.weights_only} if "weights_only" in takes else {}
         try:
-            return cls.load_from_checkpoint(path, map_location="cpu", **options)
+            return cls.load_from_checkpoint(path, map_location="cpu", **options, **arguments)
         except Exception as error:
+            told = shorten(str(error), 300) or type(error).__name__
             raise ValueError(
-                f"{self.owner}: {cls.__name__} cannot be made from {path} ({first_line(error)}); give an instance, "
+                f"{self.owner}: {cls.__name__} cannot be made from {path} ({told}); give an instance, "
                 f"module={cls.__name__}(...), or call self.save_hyperparameters() in its __init__ before training"
             ) from error
 
     def _paths(self, name: str, given: PathLike | Sequence[PathLike]) -> list[Path]:
         if not isinstance(given, (str, os.PathLike)):
-            paths = [Path(path) for path in given]
+            paths = [path for one in given for path in ([Path(one)] if Path(one).is_dir() else self._paths(name, one))]
         elif Path(given).is_dir():
             paths = sorted(path for ending in ENDINGS for path in Path(given).glob(ending))
-        elif glob.has_magic(os.fspath(given)):
+        elif glob.has_magic(os.fspath(given)) and not Path(given).exists():
             paths = sorted(map(Path, glob.glob(os.fspath(given), recursive=True)))
         else:
             paths = [Path(given)]
@@ -153,6 +177,12 @@ class Reader:
         return state
 
     def _read(self, path: Path) -> dict[str, Any]:
+        if not path.exists():
+            beside = sorted(found.name for ending in ENDINGS for found in path.parent.glob(ending))
+            raise FileNotFoundError(
+                f"{self.owner}: there is no file {path}; its folder "
+                + (f"holds {few(beside)}" if beside else "holds no checkpoint")
+            )
         if path.is_dir():
             raise ValueError(
                 f"{self.owner}: {path} is a folder, as a sharded run saves it; make it one file with python -m "

@@ -40,6 +40,16 @@ def positive_integer(owner: str, name: str, value: object, example: int) -> None
         raise ValueError(f"{owner}: {name} must be a positive integer, got {value!r}; for example {name}={example}")
 
 
+def natural_number(owner: str, name: str, value: object, example: int) -> None:
+    """Refuse a value that is not an integer from 0 on.
+
+    Raises:
+        ValueError: With an example.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{owner}: {name} must be an integer from 0 on, got {value!r}; for example {name}={example}")
+
+
 def positive_number(owner: str, name: str, value: object, example: float) -> None:
     """Refuse a value that is not a positive, finite number.
 

@@ -53,6 +53,7 @@ class InfoCallback(Resuming):
     _skipped: int  # batches before it for which training_step returned None
     _initial: Probe | None  # the module at s = 0, until the reference samples are complete
     _decision: tuple[tuple[int, int], bool] | None  # epoch and batch of the last decision, and whether a point is due
+    _offline = False  # measured without a Trainer
 
     def __init__(
         self,
@@ -136,7 +137,7 @@ class InfoCallback(Resuming):
         bench = Bench()
         for callback in ours:
             callback._bench = bench
-        if not trainer.loggers and not trainer.fast_dev_run:
+        if not trainer.loggers and not trainer.fast_dev_run and not self._offline:
             rank_zero_warn(
                 f"{type(self).__name__}: the Trainer has no logger; values go to callback.history and "
                 f"trainer.callback_metrics only"
@@ -185,15 +186,21 @@ class InfoCallback(Resuming):
         """The module is checked and the reference samples are complete."""
         return self._can_measure
 
-    def start_anew(self) -> None:
-        """Forget everything measured."""
-        self.history = {}
+    def go_offline(self) -> None:
+        """Forget everything measured; from now on there is no Trainer, and no summary is printed."""
+        self.history, self._offline = {}, True
         self._restart()
 
     def take_samples(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Keep reference samples of a batch until they are complete; check the module at the first one."""
-        if not self._can_measure:
-            self._collect(trainer, pl_module, batch, batch_idx)
+        """Keep reference samples of a batch until they are complete; check the module at the first one.
+
+        What fails here is raised whatever ``on_error`` says, as nothing can be measured without it.
+        """
+        if self._can_measure:
+            return
+        self._faults.on_error = "raise"
+        self._collect(trainer, pl_module, batch, batch_idx)
+        self._faults.on_error = self.on_error
 
     def take_point(self, trainer: Any, pl_module: Any, due: Sequence[InfoCallback]) -> None:
         """Measure at the present step, whatever the schedule says.
@@ -328,8 +335,13 @@ class InfoCallback(Resuming):
                 rows["BatchNorm"] = STATISTICS[self.batch_norm]
             copying = partial(self._new_probe, trainer, pl_module, [])
             rows["cost"] = cost_row(found.probe, copying, partial(self._cost, found.probe, size))
+            if self._offline:
+                del rows["steps"]
+                if self.reference is None:
+                    rows["samples"] = f"the first {size} samples of the data, or all where it holds fewer; eval mode"
             self._summary = summary_text(f"{owner}{f'(prefix={self.prefix!r})' if self.prefix else ''}", rows)
-            rank_zero_info(self._summary)
+            if not self._offline:
+                rank_zero_info(self._summary)
         return True
 
     # ---- measuring

@@ -296,16 +296,24 @@ class WeightInfoCallback(InfoCallback):
             return squared_norm(probe.module)
         distance = self._start.squared_distance(probe.module)
         if distance is None:
-            self._faults.warn_once(
-                "no KL (NaN): the weights at the start are not known, as the run goes on from a checkpoint without "
-                "them, or parameters were added. prior='zero' with a number for lambda_ needs none",
-                "prior",
-            )
+            self._warn_of_start()
         return distance
+
+    def _warn_of_start(self) -> None:
+        why = "as the run goes on from a checkpoint without them, or parameters were added."
+        if self._offline:
+            why = "which measure takes as initial=... (a module, a state dict or a file)."
+        self._faults.warn_once(
+            f"no KL (NaN): the weights at the start are not known, {why} prior='zero' with a number for lambda_ "
+            f"needs none, for example WeightInfoCallback(prior='zero', lambda_=0.1)",
+            "prior",
+        )
 
     def _prior_std(self, summed: Spectrum, distance: float | None, beta: float) -> float:
         """λ at a level; NaN where it is not known."""
         if self.lambda_ == "init_std":
+            if math.isnan(self._start.std):
+                self._warn_of_start()
             return self._start.std
         if self.lambda_ != "optimal":
             return float(self.lambda_)

@@ -17,9 +17,13 @@ from torch import Tensor, nn
 
 from lightning_info import validation
 from lightning_info.callbacks.base import InfoCallback
+from lightning_info.callbacks.faults import Refused
 from lightning_info.callbacks.stability import StabilityCallback
+from lightning_info.callbacks.weight_info import WeightInfoCallback
 from lightning_info.checkpoints import Checkpoint, PathLike, Reader
-from lightning_info.functional.likelihoods import LikelihoodName, likelihood_named
+from lightning_info.functional.likelihoods import LikelihoodName
+from lightning_info.gradients.contract import first_line
+from lightning_info.offline.likelihood import Predicts, adapter_of, described
 from lightning_info.offline.result import MeasureResult
 from lightning_info.offline.run import OfflineRun
 from lightning_info.offline.samples import batches_of, loader_of
@@ -54,8 +58,9 @@ def measure(
             ``likelihood`` or an ``adapter``. Or the class of a LightningModule, made from the last checkpoint.
         data: What stands for the training set: tensors such as ``(x, y)``, a Dataset, a DataLoader or a
             LightningDataModule. The reference samples are the first ``num_samples`` of a callback; the length is N.
-        callbacks: Any but :class:`~.StabilityCallback`, which needs a training (see :func:`~.compare_runs`).
-        checkpoints: Files of one run, a folder, or a pattern such as ``"run/checkpoints/*.ckpt"``: of a Trainer, or
+        callbacks: Any but :class:`~.StabilityCallback`, which needs a training (see :func:`~.compare_runs`). Copies of
+            them are measured, so that the same ones can be given again.
+        checkpoints: Files of one run, a folder, or patterns such as ``"run/checkpoints/*.ckpt"``: of a Trainer, or
             plain state dicts whose name tells the step (``step=100.pt``). None: the weights that the module has.
         likelihood: What ``module(x)`` predicts for batches ``(x, y)``: ``"categorical"`` logits ``(N, C, *)`` of
             classes ``(N, *)``, ``"bernoulli"`` logits, ``"gaussian"`` means.
@@ -72,7 +77,9 @@ def measure(
         The values with steps and errors, see :class:`~.MeasureResult`.
 
     Raises:
-        ValueError: An argument makes no sense, or a checkpoint does not fit; the message tells what to type.
+        ValueError: An argument makes no sense, a checkpoint does not fit, or the first batch does not fit the
+            likelihood; the message tells what to type.
+        FileNotFoundError: There is no such checkpoint.
         MisconfigurationException: A callback cannot measure the module.
 
     Example::
@@ -83,14 +90,14 @@ def measure(
         print(result)  # fisher/trace  12.3 ± 0.4
     """
     validation.positive_integer(OWNER, "batch_size", batch_size, 64)
-    validation.integer(OWNER, "step", step, 0)
+    validation.natural_number(OWNER, "step", step, 0)
     ours = [_fresh(callback) for callback in callbacks]
     if not ours:
         raise ValueError(f"{OWNER}: no callback is given; for example measure(module, data, FisherTraceCallback())")
-    reader, device = Reader(OWNER, weights_only), torch.device(device)
+    reader, device = Reader(OWNER, weights_only), _device(device)
     files = [] if checkpoints is None else reader.checkpoints("checkpoints", checkpoints)
     whole = _made(reader, module, files)
-    adapter = _adapter(whole, likelihood, adapter)
+    adapter = adapter_of(OWNER, whole, likelihood, adapter)
     for callback in ours:
         callback.adapter = callback.adapter or adapter
     with isolated(device):
@@ -99,7 +106,7 @@ def measure(
         if not points:
             points = [(step, 0, partial(target.load_state_dict, dict(whole.state_dict())))]
         run = OfflineRun(target, loader_of(OWNER, data, batch_size), list(ours), device)
-        run.global_step = 0 if _load_initial(reader, target, initial, files) else -1
+        run.global_step = 0 if _load_initial(reader, target, initial, files, ours) else -1
         for callback in ours:
             callback.setup(run, target, "fit")
             callback.on_train_start(run, target)
@@ -117,57 +124,52 @@ def measure(
 def _made(reader: Reader, module: nn.Module | type[nn.Module], files: Sequence[Checkpoint]) -> nn.Module:
     if isinstance(module, nn.Module):
         return module
+    if not isinstance(module, type) or not issubclass(module, nn.Module):
+        raise ValueError(f"{OWNER}: module is {module!r}; give an nn.Module, or the class of a LightningModule")
+    if not hasattr(module, "load_from_checkpoint"):
+        raise ValueError(
+            f"{OWNER}: module={module.__name__} is a class whose arguments are not known, as it is no "
+            f"LightningModule; give an instance, module={module.__name__}(...)"
+        )
     if not files:
-        raise ValueError(f"{OWNER}: module={module.__name__} is a class; give an instance, or checkpoints too")
+        raise ValueError(
+            f"{OWNER}: module={module.__name__} is a class; give an instance, module={module.__name__}(...), or "
+            f"checkpoints=... to make it from"
+        )
     made: nn.Module = reader.made(module, files[-1].path)
     return made
 
 
+def _device(given: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(given)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"{OWNER}: device={str(given)!r} cannot be used ({first_line(error)}); give device='cpu'"
+        ) from error
+    return device
+
+
 def _fresh(callback: InfoCallback) -> InfoCallback:
     """A copy with the same options and without what it has measured."""
+    if isinstance(callback, type) and issubclass(callback, InfoCallback):
+        raise ValueError(f"{OWNER}: {callback.__name__} is a class; give an instance, {callback.__name__}()")
+    if isinstance(callback, (list, tuple)):
+        raise ValueError(f"{OWNER}: callbacks are in a {type(callback).__name__}; give them one by one, or *callbacks")
     if not isinstance(callback, InfoCallback):
         raise ValueError(
-            f"{OWNER}: {callback!r} is none of this package's callbacks; for example FisherTraceCallback()"
+            f"{OWNER}: {callback!r} is none of this package's callbacks; give, for example, FisherTraceCallback()"
         )
     if isinstance(callback, StabilityCallback):
         raise ValueError(
-            f"{OWNER}: StabilityCallback trains a twin, which takes a training; lightning_info.compare_runs "
-            f"compares the checkpoints of two runs"
+            f"{OWNER}: StabilityCallback cannot be measured, as it trains a second network beside a training; give it "
+            f"to a Trainer, or train twice and give the checkpoints of both runs to lightning_info.compare_runs"
         )
     reference = callback.reference
     fresh = copy.deepcopy(callback, {id(reference): reference})
-    fresh.start_anew()
+    fresh.go_offline()
     return fresh
-
-
-def _adapter(module: nn.Module, likelihood: LikelihoodName | None, adapter: Adapter | None) -> Adapter | None:
-    if likelihood is not None:
-        if adapter is not None:
-            raise ValueError(f"{OWNER}: likelihood and adapter exclude each other; the adapter may return a likelihood")
-        likelihood_named(likelihood, OWNER)
-        return _Predicts(likelihood)
-    if adapter is None and not hasattr(module, "training_step"):
-        raise ValueError(
-            f"{OWNER}: what {type(module).__name__} predicts is not known; give likelihood='categorical' (or "
-            f"'bernoulli', 'gaussian') for batches (x, y), or adapter=lambda module, batch: (outputs, targets, "
-            f"likelihood)"
-        )
-    return adapter
-
-
-class _Predicts:
-    """The adapter of a module that maps the x of batches ``(x, y)`` to outputs of a likelihood."""
-
-    def __init__(self, likelihood: LikelihoodName) -> None:
-        self.likelihood = likelihood
-
-    def __call__(self, module: Any, batch: Any) -> tuple[Any, Any, LikelihoodName]:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise ValueError(
-                f"with likelihood={self.likelihood!r} a batch is (x, y), and not {type(batch).__name__}; give an "
-                f"adapter instead"
-            )
-        return module(batch[0]), batch[1], self.likelihood
 
 
 def _copy(module: nn.Module) -> Any:
@@ -181,16 +183,20 @@ def _copy(module: nn.Module) -> Any:
     return target
 
 
-def _load_initial(reader: Reader, target: Any, initial: Any, points: Sequence[Checkpoint]) -> bool:
+def _load_initial(
+    reader: Reader, target: Any, initial: Any, points: Sequence[Checkpoint], ours: Sequence[InfoCallback]
+) -> bool:
     """Give the target the weights at initialisation, as far as they are known; whether they are."""
     if isinstance(initial, (str, os.PathLike)):
         reader.load(target, Path(initial))
-    elif initial is not None:
+    elif isinstance(initial, (nn.Module, Mapping)):
         state = initial.state_dict() if isinstance(initial, nn.Module) else initial
-        target.load_state_dict(dict(state))
+        reader.fit(target, state, "initial")
+    elif initial is not None:
+        raise ValueError(f"{OWNER}: initial is {described(initial)}; give a module, a state dict or a file")
     elif points:
         reader.load(target, points[0].path)
-        if points[0].step > 0 and len(points) > 1:
+        if points[0].step > 0 and len(points) > 1 and any(isinstance(one, WeightInfoCallback) for one in ours):
             warnings.warn(
                 f"{OWNER}: the first checkpoint is of step {points[0].step} and stands for the initialisation; give "
                 f"initial=... if the weights at the start are known",
@@ -205,8 +211,14 @@ def _collect(run: OfflineRun, target: Any, ours: Sequence[InfoCallback], device:
     if all(callback.is_ready for callback in ours):
         return
     for place, batch in enumerate(batches_of(run.train_dataloader, target, device)):
+        told = {one.adapter for one in ours if isinstance(one.adapter, Predicts) and one.reference is None}
+        for adapter in told if place == 0 else ():
+            adapter.check(OWNER, _copy(target).eval(), batch)
         for callback in ours:
-            callback.take_samples(run, target, batch, place)
+            try:
+                callback.take_samples(run, target, batch, place)
+            except Refused as error:
+                raise Refused(f"{error}\n\nThe first batch of data was {described(batch)}.") from error
         if all(callback.is_ready for callback in ours):
             return
     raise ValueError(f"{OWNER}: data holds no batch")

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from lightning_info.reporting.curves import curve_panels
 from lightning_info.reporting.table import Curve, curves_table
+
+COLUMNS = ("tag", "step", "value", "stderr")
+SUFFIXES = (".csv", ".json")
+"""Kinds of files that :meth:`MeasureResult.save` writes."""
+
+MOST_COLUMNS = 12
+"""Of a table."""
+
+NO_VALUE = "no values; the warnings tell why"
+"""What stands for the table of a result without any."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,7 @@ class MeasureResult:
             KeyError: There is no such tag; the message has those that there are.
         """
         if tag not in self.history:
-            raise KeyError(f"no tag {tag!r}; there are {', '.join(self.history)}")
+            raise KeyError(f"no tag {tag!r}; there are {', '.join(self.history) or NO_VALUE}")
         return self.history[tag][-1][1]
 
     def __add__(self, other: MeasureResult) -> MeasureResult:
@@ -52,7 +65,9 @@ class MeasureResult:
         steps = {step for curve in self.history.values() for step, _ in curve}
         if len(steps) > 1:
             return self.table()
-        width = max(map(len, self.history), default=0)
+        if not steps:
+            return NO_VALUE
+        width = max(map(len, self.history))
         rows = []
         for tag in self._values():
             step, value = self.history[tag][-1]
@@ -61,8 +76,13 @@ class MeasureResult:
         return "\n".join(rows)
 
     def table(self) -> str:
-        """A row for each step, a column for each tag but the errors."""
-        return curves_table({tag: self.history[tag] for tag in self._values()})
+        """A row for each step, a column for each tag but the errors; of many tags those that are of no single layer."""
+        tags = self._values()
+        shown = tags if len(tags) <= MOST_COLUMNS else ([tag for tag in tags if not _is_of_layer(tag)] or tags)
+        shown = shown[:MOST_COLUMNS]
+        left_out = len(tags) - len(shown)
+        more = f"\nand {left_out} more, in history, save() and plot()" if left_out else ""
+        return curves_table({tag: self.history[tag] for tag in shown}) + more
 
     def error(self, tag: str, step: int) -> float:
         """Standard error of a tag at a step; NaN if none is known."""
@@ -80,8 +100,27 @@ class MeasureResult:
         """
         import pandas as pd
 
-        rows = [(tag, step, v, self.error(tag, step)) for tag in self._values() for step, v in self.history[tag]]
-        return pd.DataFrame(rows, columns=["tag", "step", "value", "stderr"])
+        return pd.DataFrame(self._rows(), columns=COLUMNS)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a row for each value, with the columns tag, step, value, stderr.
+
+        Args:
+            path: Of a ``.csv`` file, with ``nan`` where no standard error is known; or of a ``.json`` file, a list of
+                objects with ``null`` there.
+
+        Raises:
+            ValueError: It ends otherwise.
+        """
+        path = Path(path)
+        if path.suffix not in SUFFIXES:
+            raise ValueError(f"MeasureResult.save: {path} must end in {' or '.join(SUFFIXES)}")
+        with path.open("w", newline="", encoding="utf-8") as file:
+            if path.suffix == ".csv":
+                csv.writer(file).writerows([COLUMNS, *self._rows()])
+                return
+            finite = [[None if isinstance(v, float) and not math.isfinite(v) else v for v in r] for r in self._rows()]
+            json.dump([dict(zip(COLUMNS, row, strict=True)) for row in finite], file, indent=1)
 
     def plot(self) -> Figure:
         """A panel for each quantity, layers together in one, with bands of 1.96 standard errors."""
@@ -100,9 +139,17 @@ class MeasureResult:
             for tag, draw in self.drawings.items():
                 writer.add_figure(tag, draw(), last)
 
+    def _rows(self) -> list[tuple[str, int, float, float]]:
+        return [(tag, step, v, self.error(tag, step)) for tag in self._values() for step, v in self.history[tag]]
+
     def _values(self) -> list[str]:
         """Tags but those of errors and of the ends of bands."""
         return [tag for tag in self.history if not _is_error(tag)]
+
+
+def _is_of_layer(tag: str) -> bool:
+    family, _, rest = tag.partition("/")
+    return family.endswith("_layers") or "/" in rest
 
 
 def _is_error(tag: str) -> bool:

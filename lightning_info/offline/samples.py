@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from lightning_info.offline.likelihood import described
 
 
 def loader_of(owner: str, data: Any, batch_size: int) -> Any:
@@ -15,32 +18,40 @@ def loader_of(owner: str, data: Any, batch_size: int) -> Any:
 
     Args:
         owner: Who asks, for messages.
-        data: Tensors that share axis 0, a Dataset (collated as a DataLoader does by default), a DataLoader, or a
-            LightningDataModule, of which the training loader is taken.
+        data: Tensors that share axis 0, a Dataset (collated as a DataLoader does by default; whatever has a length and
+            items is one), a DataLoader, or a LightningDataModule, of which the training loader is taken.
         batch_size: Of tensors and of a Dataset.
 
     Raises:
-        ValueError: It is none of these, or holds no sample.
+        ValueError: It is none of these, or has no length.
     """
     if hasattr(data, "train_dataloader") and hasattr(data, "setup"):
         data.prepare_data()
         data.setup("fit")
         data = data.train_dataloader()
-    if isinstance(data, Dataset):
-        return DataLoader(data, batch_size)
     if isinstance(data, Sequence) and data and all(isinstance(part, Tensor) for part in data):
         if len({len(part) for part in data}) > 1:
             raise ValueError(
                 f"{owner}: the tensors of data have {', '.join(str(len(part)) for part in data)} samples; they share "
                 f"axis 0, for example data=(x, y)"
             )
-        return DataLoader(TensorDataset(*data), batch_size)
-    if hasattr(data, "__iter__") and hasattr(data, "__len__") and not isinstance(data, (Tensor, str, dict, Sequence)):
-        return data
-    raise ValueError(
-        f"{owner}: data is a {type(data).__name__}; give tensors such as (x, y), a Dataset, a DataLoader, or a "
-        f"LightningDataModule"
-    )
+        data = TensorDataset(*data)
+    is_data_set = isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__"))
+    is_other = isinstance(data, (Tensor, str, Mapping, Sequence)) and not isinstance(data, Dataset)
+    if is_other or not (is_data_set or hasattr(data, "__iter__")):
+        raise ValueError(
+            f"{owner}: data is {described(data)}; give tensors such as (x, y), a Dataset, a DataLoader, or a "
+            f"LightningDataModule; DataLoader(samples, batch_size=64) takes a list of samples, torch.as_tensor an array"
+        )
+    loader = DataLoader(data, batch_size) if is_data_set else data
+    try:
+        len(loader)
+    except TypeError as error:
+        raise ValueError(
+            f"{owner}: data is {described(data)} without a length, which tells N; give a Dataset or DataLoader that "
+            f"has __len__, or tensors of it, (x, y)"
+        ) from error
+    return loader
 
 
 def batches_of(loader: Any, module: nn.Module, device: torch.device) -> Iterator[Any]:
@@ -51,4 +62,6 @@ def batches_of(loader: Any, module: nn.Module, device: torch.device) -> Iterator
             batch = hooks.on_before_batch_transfer(batch, 0)
             batch = hooks.transfer_batch_to_device(batch, device, 0)
             batch = hooks.on_after_batch_transfer(batch, 0)
+        else:
+            batch = move_data_to_device(batch, device)
         yield batch

@@ -11,8 +11,8 @@ from comparison.training import SAMPLES, lacking, module, reference
 from models import Classifier
 
 import lightning_info
+from lightning_info.__main__ import main
 from lightning_info.comparison import compare_runs
-from lightning_info.comparison.command import main
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def files(tmp_path):
 
 def arguments(files: Path, **instead: str) -> list[str]:
     options = {
-        "module": "models.Classifier",
+        "module": "models:Classifier",
         "reference": f"{files}/data.pt",
         "run": f"{files}/a",
         "twin": f"{files}/b",
@@ -46,7 +46,7 @@ def test_the_command_prints_a_table_and_writes_figure_and_events(files):
     command = arguments(files, run=" ".join(paths), replaced=f"{files}/alone.pt", out=f"{files}/out", beta="0.5")
     root, tests = Path(lightning_info.__file__).parents[1], Path(__file__).parents[1]
     done = subprocess.run(
-        [sys.executable, "-m", "lightning_info.compare_runs", *command, "--training-samples", str(SAMPLES)],
+        [sys.executable, "-m", "lightning_info", "compare", *command, "--training-samples", str(SAMPLES)],
         cwd=tests, env={**os.environ, "PYTHONPATH": f"{root}"}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "Warning" not in done.stderr
@@ -60,8 +60,8 @@ def test_the_command_prints_a_table_and_writes_figure_and_events(files):
 @pytest.mark.parametrize(
     ("instead", "message"),
     [
-        ({"module": "models.Unknown"}, "--module models.Unknown cannot be imported"),
-        ({"module": "Classifier"}, "give package.name"),
+        ({"module": "models:Unknown"}, "there is no 'Unknown' in models; it has "),
+        ({"module": "Classifier"}, "give package.module:Name"),
         ({"twin": "nowhere.ckpt"}, "nowhere.ckpt"),
         ({"beta": "-1"}, "beta must be a positive"),
         ({"reference": "{files}/a/0.ckpt"}, "torch.save((x, y)"),
@@ -71,5 +71,7 @@ def test_the_command_prints_a_table_and_writes_figure_and_events(files):
 def test_what_cannot_be_done_ends_with_what_to_type(files, instead, message, capsys):
     instead = {name: value.format(files=files) for name, value in instead.items()}
     with pytest.raises(SystemExit):
-        main(arguments(files, **instead))
-    assert message in capsys.readouterr().err
+        main(["compare", *arguments(files, **instead)])
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1

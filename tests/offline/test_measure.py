@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from models import CLASSES, FEATURES, Classifier, data, trainer
 from oracle import fisher_trace_by_definition
 from torch import nn
@@ -16,6 +17,7 @@ from lightning_info import (
     EffectiveInfoCallback,
     FisherTraceCallback,
     InfoPlaneCallback,
+    MeasureResult,
     StabilityCallback,
     WeightInfoCallback,
     measure,
@@ -120,6 +122,53 @@ def test_results_of_a_loop_add_up_to_a_curve():
     assert len(frame[frame.tag == "fisher/trace"]) == 3
 
 
+def test_the_same_callback_is_fresh_at_every_call_and_nothing_is_printed(capsys, recwarn, caplog):
+    torch.manual_seed(0)
+    net, callback = nn.Linear(FEATURES, CLASSES), FisherTraceCallback("exact")
+    first = categorical(net, PAIR, callback)
+    with torch.no_grad():
+        net.weight.mul_(3)
+    second, anew = categorical(net, PAIR, callback), categorical(net, PAIR, FisherTraceCallback("exact"))
+    assert second.history == anew.history
+    assert first["fisher/trace"] != second["fisher/trace"]
+    assert not callback.history
+    told = capsys.readouterr()
+    assert (told.out, told.err, caplog.text) == ("", "", "")
+    assert not [one for one in recwarn if "lightning_info" in one.filename]
+    assert "the first 256 samples of the data" in first.report
+
+
+def test_a_check_that_fails_is_raised_whatever_on_error_says():
+    def fails(module, batch):
+        raise RuntimeError("no such table")
+
+    with pytest.raises(
+        MisconfigurationException, match=r"(?s)no such table.*first batch of data was a list of a tensor"
+    ):
+        measure(NET, PAIR, FisherTraceCallback(on_error="warn"), adapter=fails)
+
+
+def test_a_module_that_predicts_no_number_has_no_values():
+    with pytest.warns(UserWarning, match="not finite"):
+        result = categorical(NET, (PAIR[0] * np.nan, PAIR[1]), FisherTraceCallback())
+    assert repr(result) == "no values; the warnings tell why"
+    with pytest.raises(KeyError, match="the warnings tell why"):
+        result["fisher/trace"]
+
+
+def test_a_table_of_many_quantities_leaves_layers_out():
+    layers = {f"fisher_layers/{name}": [(0, 1.0), (1, 2.0)] for name in range(20)}
+    result = MeasureResult({"fisher/trace": [(0, 3.0), (1, 4.0)], **layers})
+    assert result.table().splitlines()[0].split() == ["step", "fisher/trace"]
+    assert "and 20 more" in repr(result)
+
+
+def test_without_the_weights_at_the_start_their_spread_is_missed_too():
+    with pytest.warns(UserWarning, match="initial=...") as told:
+        categorical(NET, PAIR, WeightInfoCallback(prior="zero", num_samples=16))
+    assert len([one for one in told if "no KL" in str(one.message)]) == 1
+
+
 def test_weights_are_measured_from_where_they_started():
     torch.manual_seed(0)
     module, trained = Classifier(), Classifier()
@@ -135,6 +184,10 @@ def test_weights_are_measured_from_where_they_started():
     assert found["weight_info/kl_displacement"] == pytest.approx(distance / (2 * lambda_**2), rel=1e-5)
 
 
+def categorical(*given, **options):
+    return measure(*given, likelihood="categorical", **options)
+
+
 NET, PAIR = nn.Linear(FEATURES, CLASSES), data(SAMPLES).tensors
 
 
@@ -144,13 +197,53 @@ NET, PAIR = nn.Linear(FEATURES, CLASSES), data(SAMPLES).tensors
         (lambda: measure(NET, PAIR), "no callback is given"),
         (lambda: measure(NET, PAIR, FisherTraceCallback()), "likelihood='categorical'"),
         (lambda: measure(NET, PAIR, FisherTraceCallback(), likelihood="softmax"), "unknown likelihood 'softmax'"),
-        (lambda: measure(NET, PAIR[0], FisherTraceCallback(), likelihood="categorical"), "data is a Tensor"),
+        (lambda: measure(NET, PAIR[0], FisherTraceCallback(), likelihood="categorical"), "data is a tensor"),
         (
             lambda: measure(NET, (PAIR[0], PAIR[1][:3]), FisherTraceCallback(), likelihood="categorical"),
             "48, 3 samples",
         ),
         (lambda: measure(NET, PAIR, StabilityCallback(), likelihood="categorical"), "compare_runs"),
         (lambda: measure(NET, PAIR, "fisher", likelihood="categorical"), "none of this package's callbacks"),
+        (lambda: categorical(NET, PAIR, FisherTraceCallback), r"is a class; give an instance, FisherTraceCallback\(\)"),
+        (lambda: categorical(NET, PAIR, [FisherTraceCallback()]), "callbacks are in a list; give them one by one"),
+        (lambda: categorical("net", PAIR, FisherTraceCallback()), "module is 'net'; give an nn.Module"),
+        (
+            lambda: categorical(nn.Linear, PAIR, FisherTraceCallback()),
+            r"no LightningModule; give an instance, module=Lin",
+        ),
+        (lambda: categorical(NET, PAIR, FisherTraceCallback(), step=-1), "step must be an integer from 0 on, got -1"),
+        (lambda: categorical(NET, PAIR, FisherTraceCallback(), device="tpu9"), "device='tpu9' cannot be used"),
+        (lambda: categorical(NET, PAIR, FisherTraceCallback(), initial=3), "initial is a int; give a module"),
+        (lambda: categorical(NET, PAIR, FisherTraceCallback(), initial=nn.Linear(2, 2)), "initial does not fit Linear"),
+        (lambda: measure(NET, PAIR, FisherTraceCallback(), adapter=3), "adapter=3 is no function"),
+        (
+            lambda: categorical(NET, (PAIR[0].numpy(), PAIR[1].numpy()), FisherTraceCallback()),
+            "torch.as_tensor an array",
+        ),
+        (lambda: categorical(NET, list(zip(*PAIR, strict=True)), FisherTraceCallback()), "takes a list of samples"),
+        (lambda: categorical(NET, iter([PAIR]), FisherTraceCallback()), "without a length"),
+        (
+            lambda: categorical(NET, (PAIR[0],), FisherTraceCallback()),
+            r"a batch is \(x, y\), and the first one",
+        ),
+        (lambda: categorical(NET, (PAIR[0][:, :2], PAIR[1]), FisherTraceCallback()), r"x = a tensor \(48, 2\)"),
+        (lambda: categorical(NET, (PAIR[0], PAIR[1].double()), FisherTraceCallback()), r"give y.long\(\)"),
+        (lambda: categorical(NET, (PAIR[0], PAIR[1][:, None]), FisherTraceCallback()), r"give y.flatten\(\)"),
+        (
+            lambda: categorical(NET, (PAIR[0], PAIR[1] + 1), FisherTraceCallback()),
+            "logits of 3 classes take those from 0",
+        ),
+        (lambda: measure(NET, PAIR, FisherTraceCallback(), likelihood="gaussian"), "give likelihood='categorical'"),
+        (
+            lambda: measure(NET, (PAIR[0], NET(PAIR[0]) - 9), FisherTraceCallback(), likelihood="bernoulli"),
+            "takes targets from 0 to 1",
+        ),
+        (
+            lambda: measure(
+                nn.Linear(FEATURES, 1), (PAIR[0], PAIR[0][:, 0]), FisherTraceCallback(), likelihood="gaussian"
+            ),
+            r"give y.reshape\(-1, 1\)",
+        ),
         (lambda: measure(Classifier, PAIR, FisherTraceCallback()), "give an instance"),
         (
             lambda: measure(NET, PAIR, FisherTraceCallback(), likelihood="categorical", checkpoints="no/*.ckpt"),

@@ -1,0 +1,50 @@
+"""The command ``python -m lightning_info``: see :mod:`~.offline.command` and :mod:`~.comparison.command`."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from argparse import ArgumentParser
+from collections.abc import Sequence
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from lightning_info import __version__
+from lightning_info.command_line import one_line
+from lightning_info.comparison import command as compare
+from lightning_info.offline import command as measure
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command.
+
+    Args:
+        argv: Its arguments; those of the process by default.
+
+    Raises:
+        SystemExit: With code 2 and one line on the standard error where the command cannot do what it is told.
+    """
+    given = vars(parser().parse_args(argv))
+    command, one = given.pop("_command"), given.pop("_parser")
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+        try:
+            command(**given)
+        except (ValueError, OSError, ImportError, MisconfigurationException) as error:
+            one.exit(2, f"{one.prog}: error: {one_line(error)}\n")
+
+
+def parser() -> ArgumentParser:
+    """The parser of all commands; ``_command`` of what it gives is the function to call with the rest."""
+    whole = ArgumentParser("python -m lightning_info", description="What a neural network learns, without a Trainer.")
+    whole.add_argument("--version", action="version", version=__version__)
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+    for file in (measure, compare):
+        one = commands.add_parser(file.NAME, help=file.SUMMARY, description=file.SUMMARY)
+        file.add_arguments(one)
+        one.set_defaults(_command=file.run, _parser=one)
+    return whole
+
+
+if __name__ == "__main__":
+    main()
