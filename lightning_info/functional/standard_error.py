@@ -91,7 +91,7 @@ def jackknife_error(left_out: Tensor | Sequence[float]) -> float:
     function is linear. Source: Tukey (1958); Efron & Stein (1981), by whom the square is not too small in expectation.
 
     Args:
-        left_out: ``(n,)``, the function of the mean of all draws but the i-th, in any unit, which is that of the result.
+        left_out: ``(n,)``, the function of the mean of all draws but the i-th, in any unit, that of the result.
 
     Returns:
         The error, NaN for a single draw and where a value is not finite.
