@@ -24,6 +24,7 @@ from lightning_info.functional.effective_information import (
     effective_information,
     running_maximum,
 )
+from lightning_info.functional.standard_error import standard_error
 from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.real import flat
 from lightning_info.gradients.samples import num_samples, take
@@ -71,7 +72,7 @@ class EffectiveInfoCallback(InfoCallback):
     weight that is exactly 0, such as a bias at the start, has no noise.
 
     The estimates are **lower bounds**, from Gaussians fitted to some of the draws and evaluated on others, with their
-    standard error over the evaluated draws (:func:`~lightning_info.functional.effective_information`). Layers are taken
+    standard error (:func:`~lightning_info.functional.effective_information`). Layers are taken
     before their activation function where that is invertible (the same information); of layers with positions the mean
     over them, as in :class:`~lightning_info.InfoPlaneCallback`. Source: Achille, Paolini & Soatto, Definition 3.1.
 
@@ -80,9 +81,11 @@ class EffectiveInfoCallback(InfoCallback):
 
     - ``effective_info/I_XZ/<layer>``, ``effective_info/I_ZY/<layer>``: at most log N and H(Y); the latter where a
       sample has one target.
-    - ``effective_info_stderr/I_XZ/<layer>``: standard error over draws, without that of the choice of samples.
-    - ``effective_info/beta``, ``effective_info/noisy_loss``, ``effective_info/loss``: the level, and the mean loss of a
-      sample with and without noise.
+    - ``effective_info_stderr/I_XZ/<layer>``, ``effective_info_stderr/I_ZY/<layer>``: standard error over draws and of
+      the level that was searched for, without that of the choice of samples.
+    - ``effective_info/beta``, ``effective_info/noisy_loss`` (each with ``_stderr``: of the level as that of the
+      distortion, 0 for ``beta``; over draws at the level in use), ``effective_info/loss``: the level, and the mean loss
+      of a sample with and without noise.
     - ``effective_info/crossing``: by how much a layer's bound lies below that of a later one, at most. Of layers
       through which everything passes the true information cannot; so much the bounds are loose.
     - ``effective_info/overhead``: share of the run's time that this callback took so far.
@@ -212,13 +215,18 @@ class EffectiveInfoCallback(InfoCallback):
             raise Refused(f"{type(self).__name__}: {error}") from error
         kinds = ("I_XZ", "I_ZY") if self._has_targets else ("I_XZ",)
         labels = [layer.label for layer in layers]
+        names_of_a_level = ("beta", "beta_stderr", "noisy_loss", "noisy_loss_stderr", "loss", "crossing")
         self.tags = tuple(
             tag
             for family in self._targets
             for tag in (
-                *(f"{family}/{name}" for name in ("beta", "noisy_loss", "loss", "crossing")),
-                *(f"{family}/{kind}/{label}" for kind in kinds for label in labels),
-                *(f"{family}_stderr/I_XZ/{label}" for label in labels),
+                *(f"{family}/{name}" for name in names_of_a_level),
+                *(
+                    f"{part}/{kind}/{label}"
+                    for part in (family, f"{family}_stderr")
+                    for kind in kinds
+                    for label in labels
+                ),
             )
         )
         self.table = tuple((f"{self.family}/I_XZ/{label}", f"{self.family}_stderr/I_XZ/{label}") for label in labels)
@@ -297,7 +305,7 @@ class EffectiveInfoCallback(InfoCallback):
             values[f"{family}/loss"] = loss
             if distortion is None:
                 assert self.beta is not None
-                level = DistortionLevel(self.beta, math.nan, 0, is_reached=True)
+                level = DistortionLevel(self.beta, math.nan, 0, is_reached=True, relative_error=0.0)
             else:
                 quadratic = quadratic_level(h, torch.ones_like(h), n, distortion)
                 last = self._levels.get(family, quadratic)
@@ -319,13 +327,18 @@ class EffectiveInfoCallback(InfoCallback):
                 deviations = prior * curvature.noise(torch.ones(len(prior)), n)(level.beta, 1.0)
                 linear = linear_noises(probe.module, self._linear.values(), deviations)
             noisy = noisy_activations(probe, self._reader, noises, linear)
-            values |= self._informations(noisy, family, level.beta, labels, step)
+            values |= self._informations(noisy, family, level, labels, step)
         return {tag: value for tag, value in values.items() if tag in self.tags}
 
     def _informations(
-        self, noisy: NoisyActivations, family: str, beta: float, labels: Labels | None, step: int
+        self, noisy: NoisyActivations, family: str, level: DistortionLevel, labels: Labels | None, step: int
     ) -> dict[str, float]:
-        values = {f"{family}/beta": beta, f"{family}/noisy_loss": noisy.losses.mean().item()}
+        values = {
+            f"{family}/beta": level.beta,
+            f"{family}/beta_stderr": level.beta_stderr,
+            f"{family}/noisy_loss": noisy.losses.mean().item(),
+            f"{family}/noisy_loss_stderr": standard_error(noisy.losses.cpu()),
+        }
         self._last[family] = {}
         for layer in self._reader.layers:
             name, z = layer.label, noisy.units.get(layer.label)
@@ -337,10 +350,13 @@ class EffectiveInfoCallback(InfoCallback):
             y = None if labels is None else labels.y[chosen]
             given = noisy.given_below.get(self._linear.get(name, ""))
             below = None if given is None else (given.mean[:, chosen], given.variance[:, chosen])
-            found = self._last[family][name] = effective_information(z[:, chosen], y, below)
+            searched = level.relative_error != 0
+            found = effective_information(z[:, chosen], y, below, with_slopes=searched).at_level(level.relative_error)
+            self._last[family][name] = found
             values[f"{family}/I_XZ/{name}"] = found.I_XZ
             values[f"{family}_stderr/I_XZ/{name}"] = found.I_XZ_stderr
             values[f"{family}/I_ZY/{name}"] = found.I_ZY
+            values[f"{family}_stderr/I_ZY/{name}"] = found.I_ZY_stderr
         bounds = [found.I_XZ for found in self._last[family].values()]
         values[f"{family}/crossing"] = running_maximum(bounds)[1] if bounds else math.nan
         return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -79,7 +80,7 @@ def test_the_truth_that_a_start_sees_lies_between_the_rules_at_every_number_of_s
             if steps <= 4:
                 assert high - low > 1e-6
         widths.append(high - low)
-    assert widths == sorted(widths, reverse=True)
+    assert all(later <= earlier + 1e-9 for earlier, later in pairwise(widths))
 
 
 def test_both_rules_give_the_trace_and_are_one_where_the_start_reaches_no_further():
@@ -137,16 +138,23 @@ def test_a_level_far_below_the_least_eigenvalue_seen_is_covered(name):
 
 
 def test_the_optimal_lambda_adds_its_own_error():
-    found, bracket = estimates(matrix(WITHOUT), 0, 8)
-    optimal = lambda s: optimal_lambda(s, 2.0, 1e-2).lambda_  # noqa: E731
-    here = optimal(Spectrum.average(found))
-    value = lambda s, std: weight_information(s, 2.0, 1e-2, std)  # noqa: E731
-    ends = lambda std: bracket.weight_information(2.0, 1e-2, std)  # noqa: E731
-    fixed = level_error(value, found, bracket, ends, lambda s: here)
-    free = level_error(value, found, bracket, ends, optimal)
-    assert fixed == pytest.approx(bracketed_error(lambda s: value(s, here), found, ends(here)), rel=1e-12)
-    assert abs(free / fixed - 1) > 0.1
-    assert level_error(lambda s, std: std, found, bracket, lambda std: Ends(std, std), optimal) > 0
+    """Off by its own error in one of 20: of 40 seeds at least 34 are covered, by that of a fixed λ at most 25."""
+    a, optimal = matrix(WITH_ZEROS), lambda s: optimal_lambda(s, 2.0, 0.1).lambda_
+    truth, value = Spectrum(WITH_ZEROS, K), lambda s, std: weight_information(s, 2.0, 0.1, std)
+    covered = torch.zeros(3)
+    for seed in range(40):
+        found, bracket = estimates(a, seed, 16)
+        mean, ends = Spectrum.average(found), lambda std, b=bracket: b.weight_information(2.0, 0.1, std)
+        here = optimal(mean)
+        fixed = level_error(value, found, bracket, ends, lambda s, here=here: here)
+        assert fixed == pytest.approx(bracketed_error(lambda s, h=here: value(s, h), found, ends(here)), rel=1e-12)
+        free = level_error(value, found, bracket, ends, optimal)
+        own = level_error(lambda s, std: std, found, bracket, lambda std: Ends(std, std), optimal)
+        off = abs(value(mean, here) - value(truth, optimal(truth)))
+        covered += torch.tensor([off <= 1.96 * free, off <= 1.96 * fixed, abs(here - optimal(truth)) <= 1.96 * own])
+    assert covered[0] >= 34
+    assert covered[1] <= 25
+    assert covered[2] >= 34
 
 
 @pytest.mark.slow
