@@ -18,7 +18,7 @@ from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.clock import seconds
 from lightning_info.callbacks.faults import Refused
 from lightning_info.callbacks.run_facts import RunFacts
-from lightning_info.functional.distortion import DistortionLevel, quadratic_level
+from lightning_info.functional.distortion import DistortionLevel, quadratic_level, quadratic_power
 from lightning_info.functional.effective_information import (
     EffectiveInformation,
     effective_information,
@@ -34,7 +34,7 @@ from lightning_info.probing.activations import Layer
 from lightning_info.probing.batch_norm import BatchNormStatistics
 from lightning_info.probing.curvature import CurvaturePlan, run_plan
 from lightning_info.probing.layers import LayerNames, find_layers
-from lightning_info.probing.level_search import PASSES, SHARES, find_level
+from lightning_info.probing.level_search import PASSES, POWER_PASSES, SHARES, find_level
 from lightning_info.probing.linear_layers import find_linear_layers, linear_noises
 from lightning_info.probing.noisy_activations import NoisyActivations, NoisyReader, noisy_activations
 from lightning_info.probing.noisy_loss import mean_loss
@@ -266,7 +266,7 @@ class EffectiveInfoCallback(InfoCallback):
         generator = torch.Generator().manual_seed(0)
         curvature = seconds(lambda: measure_relative_curvature(plan, few, generator, _sizes(few)), probe.device)
         drawing = seconds(lambda: few.read(self._reader), probe.device)
-        draws = len(self._targets) * (2 * self.draws + (0 if self.beta else PASSES))
+        draws = len(self._targets) * (2 * self.draws + (0 if self.beta else PASSES + POWER_PASSES))
         passes = samples / num_samples(few.groups[0]) * (curvature + draws * drawing)
         wide = [min(layer.units, MOST_UNITS) for layer in self._reader.layers]
         trials = [torch.randn(2 * self.draws, TRIAL_SAMPLES, units, generator=generator) for units in wide]
@@ -327,11 +327,18 @@ class EffectiveInfoCallback(InfoCallback):
                 deviations = prior * curvature.noise(torch.ones(len(prior)), n)(level.beta, 1.0)
                 linear = linear_noises(probe.module, self._linear.values(), deviations)
             noisy = noisy_activations(probe, self._reader, noises, linear)
-            values |= self._informations(noisy, family, level, labels, step)
+            variance_error = level.relative_error * quadratic_power(h, torch.ones_like(h), level.beta) / level.power
+            values |= self._informations(noisy, family, level, variance_error, labels, step)
         return {tag: value for tag, value in values.items() if tag in self.tags}
 
     def _informations(
-        self, noisy: NoisyActivations, family: str, level: DistortionLevel, labels: Labels | None, step: int
+        self,
+        noisy: NoisyActivations,
+        family: str,
+        level: DistortionLevel,
+        variance_error: float,
+        labels: Labels | None,
+        step: int,
     ) -> dict[str, float]:
         values = {
             f"{family}/beta": level.beta,
@@ -350,8 +357,8 @@ class EffectiveInfoCallback(InfoCallback):
             y = None if labels is None else labels.y[chosen]
             given = noisy.given_below.get(self._linear.get(name, ""))
             below = None if given is None else (given.mean[:, chosen], given.variance[:, chosen])
-            searched = level.relative_error != 0
-            found = effective_information(z[:, chosen], y, below, with_slopes=searched).at_level(level.relative_error)
+            searched = variance_error != 0
+            found = effective_information(z[:, chosen], y, below, with_slopes=searched).at_level(variance_error)
             self._last[family][name] = found
             values[f"{family}/I_XZ/{name}"] = found.I_XZ
             values[f"{family}_stderr/I_XZ/{name}"] = found.I_XZ_stderr

@@ -14,7 +14,7 @@ answer count, and no single one decides. The scatter of the rises about that mea
           n = \frac{(\sum_j w_j)^2}{\sum_j w_j^2}
 
 (the variance of a ratio estimator: Cochran, *Sampling Techniques*, 6.4), taken as n draws
-(:mod:`~.standard_error`); as a power of β, ``log β`` is off by 1/0.8 of its share of the rise.
+(:mod:`~.standard_error`). Where the rise grows as β to the power p, ``log β`` is off by 1/p of its share of the rise.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class DistortionLevel(NamedTuple):
         evaluations: How often ``rise`` was called.
         is_reached: Whether it is within 10 % of the target; where it is not, ``beta`` is no answer.
         relative_error: Standard error of the rise at ``beta`` as a share of it, from the scatter of the evaluations;
-            NaN for a single one. The variance of the noise is known to that share of itself, as to first order the rise
-            is in proportion to it.
+            NaN for a single one.
+        power: Of β by which the rise grows there; of few draws on either side where it was measured.
     """
 
     beta: float
@@ -57,11 +57,12 @@ class DistortionLevel(NamedTuple):
     evaluations: int
     is_reached: bool
     relative_error: float = math.nan
+    power: float = _POWER
 
     @property
     def beta_stderr(self) -> float:
         """Standard error of ``beta`` as the level of the target, in the unit of β."""
-        return self.beta * self.relative_error / _POWER
+        return self.beta * self.relative_error / self.power
 
 
 def distortion_level(
@@ -139,6 +140,26 @@ def quadratic_level(
         rise = (most / (1 + most / math.exp(middle))).sum().item() / (2 * samples)
         ends[rise > target] = middle
     return math.exp(ends[1]) if ends[1] < math.log(high) else high
+
+
+def quadratic_power(diagonal: Tensor, lambda_: Tensor, beta: float) -> float:
+    """``d log(rise) / d log β`` of :func:`quadratic_level`'s loss: by which power of β the variance of the noise grows.
+
+    1 for small β; less where directions have the noise of their prior, which no level widens. Weights count by what
+    their noise does to the loss. The true rise has another power, as the loss is not quadratic.
+
+    Args:
+        diagonal: ``(k,)``, of the curvature H of the summed loss.
+        lambda_: Standard deviations of the prior, ``(k,)``.
+        beta: The level.
+
+    Returns:
+        Between 0 and 1; 1 where nothing has curvature.
+    """
+    most = diagonal.detach().double() * lambda_.double().square()
+    rise = most / (1 + most / beta)
+    total = rise.sum().item()
+    return rise.square().sum().item() / (beta * total) if total > 0 else 1.0
 
 
 def _meeting(known: list[tuple[float, float]], target: float, bounds: tuple[float, float]) -> float:

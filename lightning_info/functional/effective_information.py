@@ -171,7 +171,7 @@ def effective_information(
     total = curves[:, 0].sum(0)
     chosen = torch.stack([(total - curves[fold == k, 0].sum(0)).argmax() for k in range(min(_FOLDS, m))])
     ends = moved[torch.arange(len(chosen), device=z.device), :, :, chosen].mean(0)
-    xz_slope, zy_slope = (ends.diff(dim=0)[0] / (2 * math.log(_WIDER))).tolist()
+    slopes = (ends.diff(dim=0)[0] / (2 * math.log(_WIDER))).tolist()
     best = chosen[fold]
     values = curves[torch.arange(m, device=z.device), :, best]
     (xz, zy), (xz_error, zy_error) = values.mean(0).tolist(), map(standard_error, values.T)
@@ -191,8 +191,8 @@ def effective_information(
         label_is_ceiling=_is_label(zy, h_y, zy_error),
         num_constant=num_constant,
         num_noise_free=num_noise_free,
-        I_XZ_slope=xz_slope,
-        I_ZY_slope=zy_slope,
+        I_XZ_slope=slopes[0] if with_slopes else math.nan,
+        I_ZY_slope=slopes[1] if with_slopes and same_class is not None else math.nan,
     )
 
 

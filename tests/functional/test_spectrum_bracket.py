@@ -138,13 +138,13 @@ def test_a_level_far_below_the_least_eigenvalue_seen_is_covered(name):
 
 
 def test_the_optimal_lambda_adds_its_own_error():
-    """Off by its own error in one of 20: of 40 seeds at least 34 are covered, by that of a fixed λ at most 25."""
-    a, optimal = matrix(WITH_ZEROS), lambda s: optimal_lambda(s, 2.0, 0.1).lambda_
-    truth, value = Spectrum(WITH_ZEROS, K), lambda s, std: weight_information(s, 2.0, 0.1, std)
+    """At β = 10 nearly all of the error: of 40 seeds at least 34 are covered, and none where λ is taken for known."""
+    a, optimal = matrix(WITH_ZEROS), lambda s: optimal_lambda(s, 2.0, 10.0).lambda_
+    truth, value = Spectrum(WITH_ZEROS, K), lambda s, std: weight_information(s, 2.0, 10.0, std)
     covered = torch.zeros(3)
     for seed in range(40):
         found, bracket = estimates(a, seed, 16)
-        mean, ends = Spectrum.average(found), lambda std, b=bracket: b.weight_information(2.0, 0.1, std)
+        mean, ends = Spectrum.average(found), lambda std, b=bracket: b.weight_information(2.0, 10.0, std)
         here = optimal(mean)
         fixed = level_error(value, found, bracket, ends, lambda s, here=here: here)
         assert fixed == pytest.approx(bracketed_error(lambda s, h=here: value(s, h), found, ends(here)), rel=1e-12)
@@ -153,7 +153,7 @@ def test_the_optimal_lambda_adds_its_own_error():
         off = abs(value(mean, here) - value(truth, optimal(truth)))
         covered += torch.tensor([off <= 1.96 * free, off <= 1.96 * fixed, abs(here - optimal(truth)) <= 1.96 * own])
     assert covered[0] >= 34
-    assert covered[1] <= 25
+    assert covered[1] <= 6
     assert covered[2] >= 34
 
 
