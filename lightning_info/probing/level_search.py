@@ -37,7 +37,6 @@ def find_level(
         start: First level to try.
         loss: Mean loss of a sample without noise.
     """
-
     used: list[int] = []
 
     def rise(beta: float) -> float:
