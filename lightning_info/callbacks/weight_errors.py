@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from lightning_info.functional.rate_distortion import RatePoint
 from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.spectrum_bracket import Ends, bracketed_error, level_error, probe_error
 from lightning_info.functional.weight_information import expected_loss_rise, weight_information
@@ -33,7 +34,7 @@ def information_errors(
     curvature: LanczosCurvature,
     n: float,
     distance: float | None,
-    beta: float,
+    here: RatePoint,
     prior_std: Callable[[Spectrum], float],
 ) -> dict[str, float]:
     """By tag: of what a level and a prior add.
@@ -42,15 +43,18 @@ def information_errors(
         curvature: F of the mean loss.
         n: N training samples.
         distance: ``‖w - w_ref‖²``; None where it is not known, and with it the KL.
-        beta: Level of the task.
+        here: The level, with the measured loss.
         prior_std: ``spectrum of N F -> λ`` at this level.
     """
     summed, bracket = [one.scaled(n) for one in curvature.spectra], curvature.bracket.scaled(n)
+    beta, rise = here.beta, bracket.expected_loss_rise(here.beta, here.lambda_)
 
     def error(value: Callable[[Spectrum, float], float], ends: Callable[[float], Ends]) -> float:
         return level_error(value, summed, bracket, ends, prior_std)
 
     return {
+        # drawn by as many steps, the noise raises a quadratic loss by what Gauss' rule says
+        "weight_info/expected_loss_stderr": math.hypot(here.stderr, rise.systematic(rise.high) / n),
         "weight_info/kl_stderr": math.nan
         if distance is None
         else error(

@@ -76,8 +76,8 @@ class WeightInfoCallback(InfoCallback):
       ``docs/errors.md`` (``top_eigenvalue`` is then never too large, and has none); otherwise exact for the samples
       that F is of, but for ``"diagonal"`` with more than 32 outputs, which is random and has no error.
     - ``weight_info/beta``, ``weight_info/lambda``: the level and the prior's standard deviation in use.
-    - ``weight_info/expected_loss`` (with ``_stderr``, over pairs of draws, for the noise in use): mean loss of a
-      sample under the weight noise, measured, nats.
+    - ``weight_info/expected_loss`` (with ``_stderr``, over pairs of draws; with ``"lanczos"`` and that of
+      drawing the noise): mean loss of a sample under the weight noise, measured, nats.
     - ``weight_info/predicted_loss``: the same to second order; ``weight_info/loss``: without noise.
     - ``weight_info/complexity`` (with ``_stderr``, of both terms): ``C_β = N E_Q[loss] + β KL`` (eq. 2), nats.
     - ``weight_info/temperature``, ``weight_info/free_energy``: ``T = η / (2 B (1 - μ))`` of the optimiser, for gradient
@@ -275,12 +275,7 @@ class WeightInfoCallback(InfoCallback):
         curve = rate_distortion_curve(curvature, loss, levels, distance, n, self.draws, generator)
         self._keep(step, curve)
         here = curve[GRID.index(1.0)]
-        kl_error = math.nan if distance is None else 0.0
-        if isinstance(curvature, LanczosCurvature):
-            prior_std = partial(self._prior_std, distance=distance, beta=here.beta)
-            values |= information_errors(curvature, n, distance, here.beta, prior_std)
-            kl_error = values["weight_info/kl_stderr"]
-        return values | {
+        values |= {
             "weight_info/lambda": here.lambda_,
             "weight_info/log_det": summed.log_det(here.beta / here.lambda_**2),
             "weight_info/kl": here.information,
@@ -289,8 +284,14 @@ class WeightInfoCallback(InfoCallback):
             "weight_info/expected_loss_stderr": here.stderr,
             "weight_info/predicted_loss": here.predicted,
             "weight_info/complexity": complexity(n * here.loss, here.information, here.beta),
-            "weight_info/complexity_stderr": math.hypot(n * here.stderr, here.beta * kl_error),
         }
+        kl_error = math.nan if distance is None else 0.0
+        if isinstance(curvature, LanczosCurvature):
+            prior_std = partial(self._prior_std, distance=distance, beta=here.beta)
+            values |= information_errors(curvature, n, distance, here, prior_std)
+            kl_error = values["weight_info/kl_stderr"]
+        error = math.hypot(n * values["weight_info/expected_loss_stderr"], here.beta * kl_error)
+        return values | {"weight_info/complexity_stderr": error}
 
     def _choose(self, probe: Probe) -> CurvaturePlan:
         samples = len(self._samples) if self._samples.complete else self.num_samples

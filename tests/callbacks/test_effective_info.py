@@ -23,7 +23,7 @@ from lightning_info import EffectiveInfoCallback, InfoPlaneCallback
 from lightning_info.callbacks import effective_info as module_of_callback
 from lightning_info.offline.measure import measure
 from lightning_info.probing import noisy_activations, noisy_loss, relative_curvature
-from lightning_info.probing.level_search import PASSES
+from lightning_info.probing.level_search import PASSES, POWER_PASSES
 
 SAMPLES, REFERENCE = 64, 32
 X, Y = (part[:REFERENCE] for part in data(SAMPLES).tensors)
@@ -203,7 +203,7 @@ def test_a_distortion_that_is_not_reached_is_nan_and_said():
     assert math.isfinite(value(callback, "effective_info_50/loss"))
 
 
-def test_a_measurement_takes_three_hundred_passes_at_most(monkeypatch):
+def test_a_measurement_takes_316_passes_at_most(monkeypatch):
     rows, noisy = [], []
 
     class Counting(Net):
@@ -227,8 +227,8 @@ def test_a_measurement_takes_three_hundred_passes_at_most(monkeypatch):
     fit(callback, module=Counting(), max_epochs=6)
     reached = sum(math.isfinite(beta) for f in callback._targets for _, beta in callback.history[f"{f}/beta"])
     assert reached >= 2
-    assert reached * 128 < sum(rows) / REFERENCE <= reached * 128 + 4 * PASSES  # two points, two distortions
-    assert 2 * (128 + PASSES) <= 300
+    assert reached * 128 < sum(rows) / REFERENCE <= reached * 128 + 4 * (PASSES + POWER_PASSES)  # two points, two distortions
+    assert 2 * (128 + PASSES + POWER_PASSES) <= 316
 
 
 def test_the_draws_of_a_measurement_are_never_all_at_hand(monkeypatch):
@@ -351,7 +351,7 @@ def test_a_searched_level_has_an_error_and_so_has_what_depends_on_it():
     beta = value(searched, "effective_info/beta", 0)
     given = effective(beta=beta)
     fit(given, module=copy.deepcopy(module), max_steps=1)
-    assert 0.01 < value(searched, "effective_info/beta_stderr", 0) / beta < 0.6
+    assert 0.01 < value(searched, "effective_info/beta_stderr", 0) / beta < 3  # where the rise hardly grows any more
     assert value(given, "effective_info/beta_stderr", 0) == 0
     for kind in ("I_XZ", "I_ZY"):
         tag = f"effective_info_stderr/{kind}/net.2"
