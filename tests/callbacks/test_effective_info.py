@@ -227,7 +227,9 @@ def test_a_measurement_takes_316_passes_at_most(monkeypatch):
     fit(callback, module=Counting(), max_epochs=6)
     reached = sum(math.isfinite(beta) for f in callback._targets for _, beta in callback.history[f"{f}/beta"])
     assert reached >= 2
-    assert reached * 128 < sum(rows) / REFERENCE <= reached * 128 + 4 * (PASSES + POWER_PASSES)  # two points, two distortions
+    assert (
+        reached * 128 < sum(rows) / REFERENCE <= reached * 128 + 4 * (PASSES + POWER_PASSES)
+    )  # two points, two distortions
     assert 2 * (128 + PASSES + POWER_PASSES) <= 316
 
 
