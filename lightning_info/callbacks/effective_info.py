@@ -98,8 +98,8 @@ class EffectiveInfoCallback(InfoCallback):
             can be laid over each other.
         beta: A level to use at all points, instead of distortions.
         distortion: Rise of the expected loss, nats a sample, at which to measure; one or several. The story depends on
-            it. The level is searched in 22 passes over the samples, and eight for its error, from the last point's on, at
-            first from that of a quadratic loss.
+            it. The level is searched in 22 passes over the samples (and eight for its error), from the last point's
+            on, at first from that of a quadratic loss.
         draws: Weights drawn for a half of them; ``2 · draws`` in all.
         noise: What stands for F in ``Σ*``: its ``"diagonal"``; ``"low_rank"``, F itself of as many reference samples as
             there is memory for their rows (128 of ten classes, up to 100,000 weights); or ``"full"``, that of all
