@@ -18,12 +18,13 @@ from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.clock import seconds
 from lightning_info.callbacks.faults import Refused
 from lightning_info.callbacks.run_facts import RunFacts
-from lightning_info.functional.distortion import DistortionLevel, quadratic_level
+from lightning_info.functional.distortion import DistortionLevel, quadratic_level, quadratic_power
 from lightning_info.functional.effective_information import (
     EffectiveInformation,
     effective_information,
     running_maximum,
 )
+from lightning_info.functional.standard_error import standard_error
 from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.real import flat
 from lightning_info.gradients.samples import num_samples, take
@@ -33,7 +34,7 @@ from lightning_info.probing.activations import Layer
 from lightning_info.probing.batch_norm import BatchNormStatistics
 from lightning_info.probing.curvature import CurvaturePlan, run_plan
 from lightning_info.probing.layers import LayerNames, find_layers
-from lightning_info.probing.level_search import PASSES, SHARES, find_level
+from lightning_info.probing.level_search import PASSES, POWER_PASSES, SHARES, find_level
 from lightning_info.probing.linear_layers import find_linear_layers, linear_noises
 from lightning_info.probing.noisy_activations import NoisyActivations, NoisyReader, noisy_activations
 from lightning_info.probing.noisy_loss import mean_loss
@@ -71,7 +72,7 @@ class EffectiveInfoCallback(InfoCallback):
     weight that is exactly 0, such as a bias at the start, has no noise.
 
     The estimates are **lower bounds**, from Gaussians fitted to some of the draws and evaluated on others, with their
-    standard error over the evaluated draws (:func:`~lightning_info.functional.effective_information`). Layers are taken
+    standard error (:func:`~lightning_info.functional.effective_information`). Layers are taken
     before their activation function where that is invertible (the same information); of layers with positions the mean
     over them, as in :class:`~lightning_info.InfoPlaneCallback`. Source: Achille, Paolini & Soatto, Definition 3.1.
 
@@ -80,9 +81,11 @@ class EffectiveInfoCallback(InfoCallback):
 
     - ``effective_info/I_XZ/<layer>``, ``effective_info/I_ZY/<layer>``: at most log N and H(Y); the latter where a
       sample has one target.
-    - ``effective_info_stderr/I_XZ/<layer>``: standard error over draws, without that of the choice of samples.
-    - ``effective_info/beta``, ``effective_info/noisy_loss``, ``effective_info/loss``: the level, and the mean loss of a
-      sample with and without noise.
+    - ``effective_info_stderr/I_XZ/<layer>``, ``effective_info_stderr/I_ZY/<layer>``: standard error over draws and of
+      the level that was searched for, without that of the choice of samples.
+    - ``effective_info/beta``, ``effective_info/noisy_loss`` (each with ``_stderr``: of the level as that of the
+      distortion, 0 for ``beta``; over draws at the level in use), ``effective_info/loss``: the level, and the mean loss
+      of a sample with and without noise.
     - ``effective_info/crossing``: by how much a layer's bound lies below that of a later one, at most. Of layers
       through which everything passes the true information cannot; so much the bounds are loose.
     - ``effective_info/overhead``: share of the run's time that this callback took so far.
@@ -95,8 +98,8 @@ class EffectiveInfoCallback(InfoCallback):
             can be laid over each other.
         beta: A level to use at all points, instead of distortions.
         distortion: Rise of the expected loss, nats a sample, at which to measure; one or several. The story depends on
-            it. The level is searched in 22 passes over the samples, from the last point's on, at first from that of a
-            quadratic loss.
+            it. The level is searched in 22 passes over the samples (and eight for its error), from the last point's
+            on, at first from that of a quadratic loss.
         draws: Weights drawn for a half of them; ``2 · draws`` in all.
         noise: What stands for F in ``Σ*``: its ``"diagonal"``; ``"low_rank"``, F itself of as many reference samples as
             there is memory for their rows (128 of ten classes, up to 100,000 weights); or ``"full"``, that of all
@@ -212,13 +215,18 @@ class EffectiveInfoCallback(InfoCallback):
             raise Refused(f"{type(self).__name__}: {error}") from error
         kinds = ("I_XZ", "I_ZY") if self._has_targets else ("I_XZ",)
         labels = [layer.label for layer in layers]
+        names_of_a_level = ("beta", "beta_stderr", "noisy_loss", "noisy_loss_stderr", "loss", "crossing")
         self.tags = tuple(
             tag
             for family in self._targets
             for tag in (
-                *(f"{family}/{name}" for name in ("beta", "noisy_loss", "loss", "crossing")),
-                *(f"{family}/{kind}/{label}" for kind in kinds for label in labels),
-                *(f"{family}_stderr/I_XZ/{label}" for label in labels),
+                *(f"{family}/{name}" for name in names_of_a_level),
+                *(
+                    f"{part}/{kind}/{label}"
+                    for part in (family, f"{family}_stderr")
+                    for kind in kinds
+                    for label in labels
+                ),
             )
         )
         self.table = tuple((f"{self.family}/I_XZ/{label}", f"{self.family}_stderr/I_XZ/{label}") for label in labels)
@@ -258,7 +266,7 @@ class EffectiveInfoCallback(InfoCallback):
         generator = torch.Generator().manual_seed(0)
         curvature = seconds(lambda: measure_relative_curvature(plan, few, generator, _sizes(few)), probe.device)
         drawing = seconds(lambda: few.read(self._reader), probe.device)
-        draws = len(self._targets) * (2 * self.draws + (0 if self.beta else PASSES))
+        draws = len(self._targets) * (2 * self.draws + (0 if self.beta else PASSES + POWER_PASSES))
         passes = samples / num_samples(few.groups[0]) * (curvature + draws * drawing)
         wide = [min(layer.units, MOST_UNITS) for layer in self._reader.layers]
         trials = [torch.randn(2 * self.draws, TRIAL_SAMPLES, units, generator=generator) for units in wide]
@@ -297,7 +305,7 @@ class EffectiveInfoCallback(InfoCallback):
             values[f"{family}/loss"] = loss
             if distortion is None:
                 assert self.beta is not None
-                level = DistortionLevel(self.beta, math.nan, 0, is_reached=True)
+                level = DistortionLevel(self.beta, math.nan, 0, is_reached=True, relative_error=0.0)
             else:
                 quadratic = quadratic_level(h, torch.ones_like(h), n, distortion)
                 last = self._levels.get(family, quadratic)
@@ -319,13 +327,25 @@ class EffectiveInfoCallback(InfoCallback):
                 deviations = prior * curvature.noise(torch.ones(len(prior)), n)(level.beta, 1.0)
                 linear = linear_noises(probe.module, self._linear.values(), deviations)
             noisy = noisy_activations(probe, self._reader, noises, linear)
-            values |= self._informations(noisy, family, level.beta, labels, step)
+            variance_error = level.relative_error * quadratic_power(h, torch.ones_like(h), level.beta) / level.power
+            values |= self._informations(noisy, family, level, variance_error, labels, step)
         return {tag: value for tag, value in values.items() if tag in self.tags}
 
     def _informations(
-        self, noisy: NoisyActivations, family: str, beta: float, labels: Labels | None, step: int
+        self,
+        noisy: NoisyActivations,
+        family: str,
+        level: DistortionLevel,
+        variance_error: float,
+        labels: Labels | None,
+        step: int,
     ) -> dict[str, float]:
-        values = {f"{family}/beta": beta, f"{family}/noisy_loss": noisy.losses.mean().item()}
+        values = {
+            f"{family}/beta": level.beta,
+            f"{family}/beta_stderr": level.beta_stderr,
+            f"{family}/noisy_loss": noisy.losses.mean().item(),
+            f"{family}/noisy_loss_stderr": standard_error(noisy.losses.cpu()),
+        }
         self._last[family] = {}
         for layer in self._reader.layers:
             name, z = layer.label, noisy.units.get(layer.label)
@@ -337,10 +357,13 @@ class EffectiveInfoCallback(InfoCallback):
             y = None if labels is None else labels.y[chosen]
             given = noisy.given_below.get(self._linear.get(name, ""))
             below = None if given is None else (given.mean[:, chosen], given.variance[:, chosen])
-            found = self._last[family][name] = effective_information(z[:, chosen], y, below)
+            searched = variance_error != 0
+            found = effective_information(z[:, chosen], y, below, with_slopes=searched).at_level(variance_error)
+            self._last[family][name] = found
             values[f"{family}/I_XZ/{name}"] = found.I_XZ
             values[f"{family}_stderr/I_XZ/{name}"] = found.I_XZ_stderr
             values[f"{family}/I_ZY/{name}"] = found.I_ZY
+            values[f"{family}_stderr/I_ZY/{name}"] = found.I_ZY_stderr
         bounds = [found.I_XZ for found in self._last[family].values()]
         values[f"{family}/crossing"] = running_maximum(bounds)[1] if bounds else math.nan
         return values

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from lightning_info.functional.standard_error import standard_error
 from lightning_info.probing.probe import Unavailable
 from lightning_info.twin import Twin
 
@@ -18,6 +19,8 @@ def family_of(number: int) -> str:
 
 def together(found: Sequence[dict[str, float]]) -> dict[str, float]:
     """Tags of a point from the values of each twin by name; of several twins their mean and its standard error too.
+
+    The error is over the replaced samples, not over the samples that the twins are compared on.
 
     Args:
         found: Of each twin; nothing of one that is lost.
@@ -37,8 +40,7 @@ def together(found: Sequence[dict[str, float]]) -> dict[str, float]:
     for name in names:
         several = torch.tensor([one[name] for one in found if name in one], dtype=torch.float64)
         values[f"stability/{name}"] = several.mean().item()
-        stderr = several.std().item() / math.sqrt(len(several)) if len(several) > 1 else math.nan
-        values[f"stability_stderr/{name}"] = stderr
+        values[f"stability_stderr/{name}"] = standard_error(several)
     return values
 
 

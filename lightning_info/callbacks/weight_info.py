@@ -18,13 +18,21 @@ from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.clock import seconds
 from lightning_info.callbacks.faults import Refused
 from lightning_info.callbacks.run_facts import RunFacts
+from lightning_info.callbacks.weight_errors import information_errors, spectrum_errors
 from lightning_info.functional.free_energy import free_energy
 from lightning_info.functional.rate_distortion import RatePoint, parting
 from lightning_info.functional.spectrum import Spectrum
-from lightning_info.functional.weight_information import complexity, optimal_lambda, weight_information
+from lightning_info.functional.weight_information import complexity, optimal_lambda
 from lightning_info.gradients.samples import num_samples, take
 from lightning_info.probing.batch_norm import BatchNormStatistics
-from lightning_info.probing.curvature import Curvature, CurvatureName, CurvaturePlan, choose_curvature, run_plan
+from lightning_info.probing.curvature import (
+    Curvature,
+    CurvatureName,
+    CurvaturePlan,
+    LanczosCurvature,
+    choose_curvature,
+    run_plan,
+)
 from lightning_info.probing.initial_weights import InitialWeights, squared_norm
 from lightning_info.probing.noisy_loss import mean_loss, noisy_losses
 from lightning_info.probing.prediction import Adapter
@@ -63,13 +71,15 @@ class WeightInfoCallback(InfoCallback):
       part ``‖w - w_ref‖² / 2λ²`` of it, mostly the larger one.
     - ``weight_info/log_det``: log det(N F + (β/λ²) I).
     - ``weight_info/trace``, ``weight_info/top_eigenvalue``, ``weight_info/effective_rank``: of F.
-    - ``weight_info/kl_stderr``, ``weight_info/log_det_stderr``, ``weight_info/trace_stderr``: with ``"lanczos"`` only,
-      over its random probes; everything else is exact for the samples that F is of.
+    - ``_stderr`` behind ``kl``, ``log_det``, ``trace``, ``effective_rank``, ``lambda``, ``predicted_loss`` and
+      ``free_energy``: with ``"lanczos"`` only, over its random probes and the bracket of its rule, see
+      ``docs/errors.md`` (``top_eigenvalue`` is then never too large, and has none); otherwise exact for the samples
+      that F is of, but for ``"diagonal"`` with more than 32 outputs, which is random and has no error.
     - ``weight_info/beta``, ``weight_info/lambda``: the level and the prior's standard deviation in use.
-    - ``weight_info/expected_loss`` (with ``_stderr``, over pairs of draws): mean loss of a sample under the weight
-      noise, measured, nats.
+    - ``weight_info/expected_loss`` (with ``_stderr``, over pairs of draws; with ``"lanczos"`` and that of
+      drawing the noise): mean loss of a sample under the weight noise, measured, nats.
     - ``weight_info/predicted_loss``: the same to second order; ``weight_info/loss``: without noise.
-    - ``weight_info/complexity``: ``C_β = N E_Q[loss] + β KL`` (eq. 2), nats.
+    - ``weight_info/complexity`` (with ``_stderr``, of both terms): ``C_β = N E_Q[loss] + β KL`` (eq. 2), nats.
     - ``weight_info/temperature``, ``weight_info/free_energy``: ``T = η / (2 B (1 - μ))`` of the optimiser, for gradient
       noise of unit variance (with Adam it says how η changes and no more), and ``loss + T/2 log det(F + I)``.
     - ``weight_info/overhead``: share of the run's time that this callback took so far.
@@ -123,7 +133,7 @@ class WeightInfoCallback(InfoCallback):
     table = (
         ("weight_info/kl", "weight_info/kl_stderr"),
         ("weight_info/log_det", "weight_info/log_det_stderr"),
-        ("weight_info/effective_rank", None),
+        ("weight_info/effective_rank", "weight_info/effective_rank_stderr"),
         ("weight_info/expected_loss", "weight_info/expected_loss_stderr"),
     )
 
@@ -187,7 +197,7 @@ class WeightInfoCallback(InfoCallback):
         self.beta, self.prior, self.lambda_ = beta, prior, lambda_
         self.curvature, self.max_rows, self.draws = curvature, max_rows, draws
         names = "kl kl_displacement log_det trace effective_rank top_eigenvalue beta lambda complexity expected_loss"
-        more = "expected_loss_stderr predicted_loss loss temperature free_energy"
+        more = "complexity_stderr expected_loss_stderr predicted_loss loss temperature free_energy"
         self.tags = tuple(f"weight_info/{name}" for name in f"{names} {more}".split())
 
     # ---- before the first step
@@ -255,6 +265,8 @@ class WeightInfoCallback(InfoCallback):
             "weight_info/temperature": temperature,
             "weight_info/free_energy": free_energy(loss, spectrum, temperature, 1.0),
         }
+        if isinstance(curvature, LanczosCurvature):
+            values |= spectrum_errors(curvature, temperature)
         distance, summed = self._squared_distance(probe), spectrum.scaled(n)
         betas = [self.beta * level for level in GRID]
         levels = [(beta, self._prior_std(summed, distance, beta)) for beta in betas]
@@ -263,9 +275,7 @@ class WeightInfoCallback(InfoCallback):
         curve = rate_distortion_curve(curvature, loss, levels, distance, n, self.draws, generator)
         self._keep(step, curve)
         here = curve[GRID.index(1.0)]
-        if not is_exact:
-            values |= self._errors(curvature, n, here)
-        return values | {
+        values |= {
             "weight_info/lambda": here.lambda_,
             "weight_info/log_det": summed.log_det(here.beta / here.lambda_**2),
             "weight_info/kl": here.information,
@@ -275,20 +285,17 @@ class WeightInfoCallback(InfoCallback):
             "weight_info/predicted_loss": here.predicted,
             "weight_info/complexity": complexity(n * here.loss, here.information, here.beta),
         }
+        kl_error = math.nan if distance is None else 0.0
+        if isinstance(curvature, LanczosCurvature):
+            prior_std = partial(self._prior_std, distance=distance, beta=here.beta)
+            values |= information_errors(curvature, n, distance, here, prior_std)
+            kl_error = values["weight_info/kl_stderr"]
+        error = math.hypot(n * values["weight_info/expected_loss_stderr"], here.beta * kl_error)
+        return values | {"weight_info/complexity_stderr": error}
 
     def _choose(self, probe: Probe) -> CurvaturePlan:
         samples = len(self._samples) if self._samples.complete else self.num_samples
         return choose_curvature(probe, samples, self.curvature, self.max_rows)
-
-    def _errors(self, curvature: Curvature, n: float, here: RatePoint) -> dict[str, float]:
-        """Standard errors over the random probes."""
-        summed = [spectrum.scaled(n) for spectrum in curvature.spectra]
-        level = here.beta, here.lambda_
-        return {
-            "weight_info/kl_stderr": _stderr([weight_information(one, 0.0, *level) for one in summed]),
-            "weight_info/log_det_stderr": _stderr([one.log_det(level[0] / level[1] ** 2) for one in summed]),
-            "weight_info/trace_stderr": _stderr([one.trace for one in curvature.spectra]),
-        }
 
     def _squared_distance(self, probe: Probe) -> float | None:
         """``‖w - w_ref‖²``; None where the weights at the start are not known."""
@@ -394,7 +401,3 @@ class WeightInfoCallback(InfoCallback):
         self._plan = self._facts = None
         self._curves = {}
         self._eigenvalues = torch.empty(0)
-
-
-def _stderr(values: list[float]) -> float:
-    return torch.tensor(values, dtype=torch.float64).std().item() / math.sqrt(len(values))

@@ -7,7 +7,14 @@ number. For small β it rises as a power of it, so the rises at levels ``β_j`` 
           w_j = \exp\bigl(-\tfrac12 (\ln(\beta / \beta_j) / \ln 2)^2\bigr) .
 
 The next level, and at last the answer, is where this mean meets the target. So the draws of all evaluations near the
-answer count, and no single one decides.
+answer count, and no single one decides. The scatter of the rises about that mean is the error of the answer: with
+``e_j`` the difference of the j-th, brought to the answer, from the mean,
+
+.. math:: \mathrm{Var}(\bar r) \approx \frac{n}{n - 1}\,\frac{\sum_j w_j^2 e_j^2}{(\sum_j w_j)^2}, \qquad
+          n = \frac{(\sum_j w_j)^2}{\sum_j w_j^2}
+
+(the variance of a ratio estimator: Cochran, *Sampling Techniques*, 6.4), taken as n draws
+(:mod:`~.standard_error`). Where the rise grows as β to the power p, ``log β`` is off by 1/p of its share of the rise.
 """
 
 from __future__ import annotations
@@ -17,6 +24,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
+
+from lightning_info.functional.standard_error import student_factor
 
 _TOLERANCE = math.log(1.1)
 
@@ -38,12 +47,22 @@ class DistortionLevel(NamedTuple):
         rise: That mean there, nats a sample.
         evaluations: How often ``rise`` was called.
         is_reached: Whether it is within 10 % of the target; where it is not, ``beta`` is no answer.
+        relative_error: Standard error of the rise at ``beta`` as a share of it, from the scatter of the evaluations;
+            NaN for a single one.
+        power: Of β by which the rise grows there; of few draws on either side where it was measured.
     """
 
     beta: float
     rise: float
     evaluations: int
     is_reached: bool
+    relative_error: float = math.nan
+    power: float = _POWER
+
+    @property
+    def beta_stderr(self) -> float:
+        """Standard error of ``beta`` as the level of the target, in the unit of β."""
+        return self.beta * self.relative_error / self.power
 
 
 def distortion_level(
@@ -94,7 +113,7 @@ def distortion_level(
             break
     mean = _mean_at(log_beta, known)
     is_reached = mean > 0 and abs(math.log(mean / target)) <= _TOLERANCE
-    return DistortionLevel(math.exp(log_beta), mean, len(known), is_reached)
+    return DistortionLevel(math.exp(log_beta), mean, len(known), is_reached, _relative_error(log_beta, known))
 
 
 def quadratic_level(
@@ -123,6 +142,26 @@ def quadratic_level(
     return math.exp(ends[1]) if ends[1] < math.log(high) else high
 
 
+def quadratic_power(diagonal: Tensor, lambda_: Tensor, beta: float) -> float:
+    """``d log(rise) / d log β`` of :func:`quadratic_level`'s loss: by which power of β the variance of the noise grows.
+
+    1 for small β; less where directions have the noise of their prior, which no level widens. Weights count by what
+    their noise does to the loss. The true rise has another power, as the loss is not quadratic.
+
+    Args:
+        diagonal: ``(k,)``, of the curvature H of the summed loss.
+        lambda_: Standard deviations of the prior, ``(k,)``.
+        beta: The level.
+
+    Returns:
+        Between 0 and 1; 1 where nothing has curvature.
+    """
+    most = diagonal.detach().double() * lambda_.double().square()
+    rise = most / (1 + most / beta)
+    total = rise.sum().item()
+    return rise.square().sum().item() / (beta * total) if total > 0 else 1.0
+
+
 def _meeting(known: list[tuple[float, float]], target: float, bounds: tuple[float, float]) -> float:
     """Where the mean of the rises meets the target, as log β; at most a step from the last level."""
     last = known[-1][0]
@@ -138,10 +177,24 @@ def _meeting(known: list[tuple[float, float]], target: float, bounds: tuple[floa
 
 
 def _mean_at(log_beta: float, known: list[tuple[float, float]]) -> float:
-    total = weights = 0.0
-    for other, rise in known:
-        distance = log_beta - other
-        weight = math.exp(-0.5 * (distance / _NEARBY) ** 2)
-        total += weight * rise * math.exp(_POWER * distance)
-        weights += weight
-    return total / weights
+    brought = _brought_to(log_beta, known)
+    return sum(weight * rise for weight, rise in brought) / sum(weight for weight, _ in brought)
+
+
+def _relative_error(log_beta: float, known: list[tuple[float, float]]) -> float:
+    """Standard error of the mean of the rises at a level, as a share of it."""
+    brought, mean = _brought_to(log_beta, known), _mean_at(log_beta, known)
+    total = sum(weight for weight, _ in brought)
+    n = total**2 / sum(weight**2 for weight, _ in brought)
+    if len(known) < 2 or n <= 1 or mean <= 0:
+        return math.nan
+    squares = sum((weight * (rise - mean)) ** 2 for weight, rise in brought)
+    return math.sqrt(squares * n / (n - 1)) / total / mean * student_factor(max(1, round(n) - 1))
+
+
+def _brought_to(log_beta: float, known: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of each evaluation, its weight at a level, and its rise by the power of β that takes it there."""
+    return [
+        (math.exp(-0.5 * ((log_beta - other) / _NEARBY) ** 2), rise * math.exp(_POWER * (log_beta - other)))
+        for other, rise in known
+    ]

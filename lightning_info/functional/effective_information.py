@@ -25,6 +25,12 @@ and then only the noise that comes with h has to be learnt from the draws (Rao-B
 **No noise.** A unit that is constant over draws but not over inputs tells exactly to which group of equal values an
 input belongs. It has no density: the groups' entropy is added, and the mixtures are taken within groups.
 
+**Error.** Over the M evaluated draws, ``sd / √M`` (:mod:`~.standard_error`). Where the level of the noise was searched
+for and its variance is known to a share ε of itself (:class:`~.distortion.DistortionLevel`), the information is off by
+``ε dI/d log s`` too, with the noise s times as large: by the delta method, the activations and the Gaussians widened
+about the means by s at one draw of each fold. :meth:`EffectiveInformation.at_level` adds this in quadrature, as the
+search has draws of its own.
+
 All is of the N inputs, taken for all inputs that there are: nothing exceeds ``log N``.
 
 Source: Achille, Paolini & Soatto, Definition 3.1.
@@ -41,6 +47,7 @@ from torch import Tensor
 
 from lightning_info.functional.binning import class_labels
 from lightning_info.functional.shrinkage import ShrunkGaussians
+from lightning_info.functional.standard_error import standard_error
 
 _FOLDS = 8
 _TEMPERATURES = 16
@@ -52,11 +59,15 @@ _ROUNDING = 8
 _NEAR_CEILING = 0.05
 """Nats."""
 
+_WIDER = 1.25
+"""Factor of the noise's variance on either side, between which a slope is taken."""
+
 
 class EffectiveInformation(NamedTuple):
     """Effective information of a layer, in nats.
 
-    The standard errors are those of the evaluated draws, given the Gaussians; not of the choice of inputs.
+    The standard errors are those of the evaluated draws, given the Gaussians and the level of the noise; that of the
+    level is added by :meth:`at_level`. None is of the choice of inputs.
 
     Attributes:
         I_XZ: Lower bound of I(X;Z).
@@ -70,6 +81,9 @@ class EffectiveInformation(NamedTuple):
         label_is_ceiling: I(Z;Y) is within its error of H(Y), which says no more than that the inputs are told apart.
         num_constant: Units left out, as they have one value over all draws and inputs.
         num_noise_free: Units that are constant over draws and differ between inputs.
+        I_XZ_slope: ``dI(X;Z)/d log s`` where the variance of the noise is s times as large, nats; mostly below 0. NaN
+            if it was not asked for.
+        I_ZY_slope: The same of I(Z;Y).
     """
 
     I_XZ: float
@@ -83,10 +97,33 @@ class EffectiveInformation(NamedTuple):
     label_is_ceiling: bool
     num_constant: int
     num_noise_free: int
+    I_XZ_slope: float = math.nan
+    I_ZY_slope: float = math.nan
+
+    def at_level(self, relative_error: float) -> EffectiveInformation:
+        """With the error of the noise's level in the standard errors and in what is judged by them.
+
+        Args:
+            relative_error: Standard error of the variance of the noise as a share of it; 0 of a level that is given.
+        """
+        if relative_error == 0:
+            return self
+        xz_error = math.hypot(self.I_XZ_stderr, self.I_XZ_slope * relative_error)
+        zy_error = math.hypot(self.I_ZY_stderr, self.I_ZY_slope * relative_error)
+        return self._replace(
+            I_XZ_stderr=xz_error,
+            I_ZY_stderr=zy_error,
+            is_saturated=_is_saturated(self.I_XZ, self.ceiling, xz_error),
+            label_is_ceiling=_is_label(self.I_ZY, self.label_entropy, zy_error),
+        )
 
 
 def effective_information(
-    z: Tensor, y: Tensor | None = None, given_below: tuple[Tensor, Tensor] | None = None
+    z: Tensor,
+    y: Tensor | None = None,
+    given_below: tuple[Tensor, Tensor] | None = None,
+    *,
+    with_slopes: bool = False,
 ) -> EffectiveInformation:
     """I(X;Z) and I(Z;Y) of a layer under noisy weights: cross-fitted lower bounds, see the module.
 
@@ -98,6 +135,7 @@ def effective_information(
         y: Classes ``(N,)``, integer or bool; None if there are none.
         given_below: Mean and variance of z given all noise but that of the layer's own weights, which makes its units
             independent Gaussians; both like z, with the same draws of the other weights. Left out where ``d > M / 2``.
+        with_slopes: Find the slopes in the level of the noise too, by twice eight more products.
 
     Raises:
         ValueError: Another shape, fewer than four draws or two inputs, activations that are not finite, a floating
@@ -118,6 +156,7 @@ def effective_information(
     same_class = None if labels is None else labels[:, None] == labels
     curves = z.new_empty(m, 2, _TEMPERATURES, dtype=torch.float64)  # by draw: I(X;Z) and I(Z;Y) at each temperature
     fold = torch.arange(m, device=z.device) % _FOLDS
+    moved = z.new_full((min(_FOLDS, m), 2, 2, _TEMPERATURES), math.nan, dtype=torch.float64)  # less and more noise
     for k in range(min(_FOLDS, m)):
         others = fold != k
         if below is not None:
@@ -126,10 +165,16 @@ def effective_information(
             gaussians = ShrunkGaussians.fit(points[others], full=full)
         for draw in (fold == k).nonzero()[:, 0].tolist():
             curves[draw] = _information(gaussians.log_density(points[draw]), same_group, same_class)
+        for i, factor in enumerate((1 / _WIDER, _WIDER) if with_slopes else ()):
+            point = gaussians.mean + factor**0.5 * (points[k] - gaussians.mean)  # the first draw of the fold
+            moved[k, i] = _information(gaussians.widened(factor).log_density(point), same_group, same_class)
     total = curves[:, 0].sum(0)
-    best = torch.stack([(total - curves[fold == k, 0].sum(0)).argmax() for k in range(min(_FOLDS, m))])[fold]
+    chosen = torch.stack([(total - curves[fold == k, 0].sum(0)).argmax() for k in range(min(_FOLDS, m))])
+    ends = moved[torch.arange(len(chosen), device=z.device), :, :, chosen].mean(0)
+    slopes = (ends.diff(dim=0)[0] / (2 * math.log(_WIDER))).tolist()
+    best = chosen[fold]
     values = curves[torch.arange(m, device=z.device), :, best]
-    (xz, zy), (xz_error, zy_error) = values.mean(0).tolist(), (values.std(0) / m**0.5).tolist()
+    (xz, zy), (xz_error, zy_error) = values.mean(0).tolist(), map(standard_error, values.T)
     ceiling = math.log(n)
     h_y = math.nan if same_class is None else (ceiling - same_class.sum(1).double().log().mean().item())
     xz = min(max(xz, 0.0), ceiling)
@@ -142,11 +187,21 @@ def effective_information(
         temperature=best.double().mean().item() / 10,
         ceiling=ceiling,
         label_entropy=h_y,
-        is_saturated=ceiling - xz <= max(xz_error, _NEAR_CEILING),
-        label_is_ceiling=h_y - zy <= max(zy_error, 1e-9),
+        is_saturated=_is_saturated(xz, ceiling, xz_error),
+        label_is_ceiling=_is_label(zy, h_y, zy_error),
         num_constant=num_constant,
         num_noise_free=num_noise_free,
+        I_XZ_slope=slopes[0] if with_slopes else math.nan,
+        I_ZY_slope=slopes[1] if with_slopes and same_class is not None else math.nan,
     )
+
+
+def _is_saturated(xz: float, ceiling: float, error: float) -> bool:
+    return ceiling - xz <= max(error, _NEAR_CEILING)
+
+
+def _is_label(zy: float, h_y: float, error: float) -> bool:
+    return h_y - zy <= max(error, 1e-9)
 
 
 def running_maximum(values: Sequence[float]) -> tuple[list[float], float]:

@@ -26,6 +26,7 @@ from torch import Generator, Tensor
 
 from lightning_info.functional import draws as random
 from lightning_info.functional.likelihoods import CotangentEstimator, LikelihoodName, likelihood_named
+from lightning_info.functional.standard_error import standard_error
 from lightning_info.validation import one_of
 
 
@@ -189,8 +190,9 @@ def trace_estimate(values: Tensor, probabilities: Tensor | None = None, pool: in
     """Mean over a pool and its standard error, from per-sample values drawn with known probabilities.
 
     With draws ``n = 1..D`` of probability ``π_n`` from a pool of P samples, ``d_n = t_n / (P π_n)``, the trace is
-    ``mean(d)`` and its standard error ``sd(d) / sqrt(D)``. Without probabilities every sample of the pool stands in
-    ``values`` once; the same formula is then an upper bound of the error, as only the cotangents are random.
+    ``mean(d)`` and its standard error ``sd(d) / sqrt(D)``, by Student's factor larger (:mod:`~.standard_error`).
+    Without probabilities every sample of the pool stands in ``values`` once; the same formula is then an upper bound of
+    the error, as only the cotangents are random.
     The error says nothing about samples beyond the pool.
 
     Args:
@@ -209,8 +211,7 @@ def trace_estimate(values: Tensor, probabilities: Tensor | None = None, pool: in
         if pool is None:
             raise ValueError("trace_estimate: probabilities need the size of the pool, for example pool=256")
         d = d / (pool * probabilities.double().to(d.device))
-    stderr = (d.std() / len(d) ** 0.5).item() if len(d) > 1 else float("nan")
-    return TraceEstimate(d.mean().item(), stderr)
+    return TraceEstimate(d.mean().item(), standard_error(d))
 
 
 def fisher_trace(

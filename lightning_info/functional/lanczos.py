@@ -33,12 +33,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 from lightning_info.functional.spectrum import Spectrum
+from lightning_info.validation import one_of
 
 BREAKDOWN = 1e-13
 """A remainder of this share of the largest eigenvalue is rounding: the vectors found span all that b reaches."""
@@ -144,25 +145,31 @@ def converged(tridiagonal: Tridiagonal, tolerance: float = 1e-3) -> Eigenpairs:
     return Eigenpairs(torch.cat([known.values, values[found]]), torch.cat([known.vectors, pairs]))
 
 
-def quadrature(tridiagonal: Tridiagonal) -> Spectrum:
-    """The spectrum as the start sees it, by the Gauss-Radau rule with a node at 0.
+def quadrature(tridiagonal: Tridiagonal, rule: Literal["radau", "gauss"] = "radau") -> Spectrum:
+    """The spectrum as the start sees it, by the Gauss-Radau rule with a node at 0, or by Gauss' rule.
 
     Sums over its eigenvalues estimate those over all k of them if the start was drawn from random signs or from a
     normal distribution, whose run serves :func:`~.weight_noise.lanczos_noise` too. The known eigenvalues
-    count once each.
+    count once each. What the two rules say lies on either side of what the start would say without an error of the
+    rule (:mod:`~.spectrum_bracket`).
+
+    Args:
+        tridiagonal: Of the run.
+        rule: Which one.
 
     Raises:
-        ValueError: An eigenvalue is negative beyond rounding.
+        ValueError: An eigenvalue is negative beyond rounding; no such rule.
     """
+    one_of("quadrature", "rule", rule, ("radau", "gauss"))
     known, weights = tridiagonal.known.values, tridiagonal.basis.shape[1]
     alpha, beta = tridiagonal.alpha, tridiagonal.beta
     pivot = alpha[0]  # of T = L D Lᵀ
     for a, b in zip(alpha[1:], beta[:-1], strict=True):
         pivot = a - b.square() / pivot
-    if beta[-1] > 0 and pivot > BREAKDOWN * alpha.max():
+    if rule == "radau" and beta[-1] > 0 and pivot > BREAKDOWN * alpha.max():
         nodes, vectors = _eigh(torch.cat([alpha, (beta[-1].square() / pivot).unsqueeze(0)]), beta)
         nodes[0] = 0
-    else:  # T is the whole, or has its node at 0 already
+    else:  # Gauss' rule; or T is the whole, or has its node at 0 already, so that both are the same
         nodes, vectors = tridiagonal.eigh()
     multiplicities = (weights - len(known)) * vectors[0].square()
     return Spectrum(torch.cat([known, nodes]), weights, torch.cat([torch.ones_like(known), multiplicities]))

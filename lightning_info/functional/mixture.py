@@ -24,6 +24,7 @@ import torch
 from torch import Generator, Tensor
 
 from lightning_info.functional.binning import Unit, as_rows, class_labels, code_information, per_nat
+from lightning_info.functional.standard_error import student_factor
 
 _TILE, _GPU_TILE = 512, 4096
 """Samples on each side of a tile of the matrix of pairs."""
@@ -196,9 +197,14 @@ def _exp(e: Tensor, power: int) -> None:
 
 
 def _mean(draws: Sequence[Tensor]) -> tuple[float, float]:
-    """Mean over draws and samples, and its standard error."""
+    """Mean over draws and samples, and its standard error, with Student's factor (:mod:`~.standard_error`).
+
+    Of one draw the scatter of the samples, whose own differences make it an upper bound; of several, within samples.
+    """
     if not draws:
         return math.nan, math.nan
     values = torch.stack(list(draws))
     variance = values.var(0).mean() if len(values) > 1 else values.var()
-    return values.mean().item(), (variance / values.numel()).sqrt().item()
+    freedom = values.numel() - (values.shape[1] if len(values) > 1 else 1)
+    factor = student_factor(freedom) if freedom else math.nan
+    return values.mean().item(), factor * (variance / values.numel()).sqrt().item()

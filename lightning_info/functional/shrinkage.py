@@ -119,6 +119,10 @@ class ShrunkGaussians(NamedTuple):
                 whitening[part] = 1 / deviation
         return cls(mean, whitening, log_volume)
 
+    def widened(self, factor: float) -> ShrunkGaussians:
+        """With ``factor`` times the covariances; densities but for another constant."""
+        return self._replace(whitening=self.whitening / factor**0.5)
+
     def log_density(self, z: Tensor) -> Tensor:
         """``log q(z_i | x_j)`` but for a constant, ``(N, N)``, at a point ``(N, d)`` for each input."""
         n, d = z.shape

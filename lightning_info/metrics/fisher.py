@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import weakref
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
@@ -14,6 +15,7 @@ from torchmetrics import Metric
 
 from lightning_info.functional.fisher import exact_cotangents, fisher_cotangent
 from lightning_info.functional.likelihoods import LIKELIHOODS, CotangentEstimator, LikelihoodName
+from lightning_info.functional.standard_error import student_factor
 from lightning_info.gradients import EngineName, Plan, choose_engine
 from lightning_info.gradients.samples import tensors
 from lightning_info.probing.isolation import isolated
@@ -115,7 +117,9 @@ class FisherTrace(Metric):
         """The trace over all samples of all processes; NaN without samples."""
         trace = self.total / self.count
         variance = (self.squares / self.count - trace.square()).clamp_min(0) / (self.count - 1)
-        self.stderr = torch.zeros_like(trace) if self.estimator == "exact" else variance.sqrt()
+        freedom = int(self.count) - 1
+        factor = student_factor(freedom) if freedom > 0 else math.nan
+        self.stderr = torch.zeros_like(trace) if self.estimator == "exact" else factor * variance.sqrt()
         return trace
 
     def reset(self) -> None:

@@ -25,6 +25,7 @@ from lightning_info.functional.fisher import exact_cotangents, fisher_cotangent
 from lightning_info.functional.lanczos import Eigenpairs, converged, lanczos, quadrature, runs
 from lightning_info.functional.likelihoods import LikelihoodName
 from lightning_info.functional.spectrum import Spectrum
+from lightning_info.functional.spectrum_bracket import SpectrumBracket
 from lightning_info.functional.weight_noise import diagonal_noise, full_noise, lanczos_noise, low_rank_noise
 from lightning_info.gradients.contract import NotCovered, trainable
 from lightning_info.gradients.fisher_products import FisherProducts
@@ -129,10 +130,15 @@ class GramCurvature(Curvature):
 
 @dataclass
 class LanczosCurvature(Curvature):
-    """By products with F, and the eigenvectors found on the way."""
+    """By products with F, and the eigenvectors found on the way.
+
+    Attributes:
+        bracket: The mean of the spectra by the rule in use and by Gauss' rule, between which the truth lies.
+    """
 
     product: FisherProducts
     known: Eigenpairs
+    bracket: SpectrumBracket
 
     def noise(self, z: Tensor, training_samples: float) -> Noise:  # noqa: D102
         run = lanczos(self.product, z.to(self.known.vectors), STEPS, self.known)
@@ -229,14 +235,16 @@ class CurvaturePlan:
         product = fisher_products(probe)
         product.check()
         normal = (torch.randn(product.weights, generator=generator) for _ in range(PROBES + 1))
-        found = []
+        found, gauss = [], []
         try:
             for run in runs(product, (z.to(probe.device).double() for z in normal), STEPS):
                 found.append(quadrature(run))
+                gauss.append(quadrature(run, "gauss"))
                 known = converged(run).largest(min(STEPS, product.weights - 1))
         except ValueError as error:
             raise Unavailable(f"the spectrum of F is not finite ({error})") from error
-        return LanczosCurvature(probe, found, product, known)
+        bracket = SpectrumBracket(Spectrum.average(found), Spectrum.average(gauss))
+        return LanczosCurvature(probe, found, product, known, bracket)
 
     def diagonal(self, probe: Probe, generator: Generator) -> Tensor:
         """The diagonal of F, ``(k,)`` float64; for the way ``"diagonal"``.

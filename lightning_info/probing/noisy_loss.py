@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from lightning_info.functional.standard_error import standard_error
 from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.real import shaped, sizes
 from lightning_info.probing.curvature import Curvature
@@ -21,7 +21,8 @@ class NoisyLoss(NamedTuple):
 
     Attributes:
         mean: Over the draws; NaN where one of them gives a loss that is not finite.
-        stderr: Its standard error, over pairs of draws; NaN for one pair.
+        stderr: Its standard error over pairs of draws, not over samples, for the noise in use; NaN for one pair. ±1.96
+            of it cover 95 %, also of few pairs (:mod:`~..functional.standard_error`).
     """
 
     mean: float
@@ -109,5 +110,4 @@ def _loss_at(probe: Probe, noise: Tensor) -> float:
 
 
 def _summary(losses: Tensor) -> NoisyLoss:
-    stderr = losses.std().item() / math.sqrt(len(losses)) if len(losses) > 1 else math.nan
-    return NoisyLoss(losses.mean().item(), stderr)
+    return NoisyLoss(losses.mean().item(), standard_error(losses))

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from twin.driver import live_threads
 
 from lightning_info import FisherTraceCallback, StabilityCallback
+from lightning_info.functional.standard_error import student_factor
 
 SAMPLES, BATCH, OLD, NEW = 24, 8, 11, 20
 NAMES = ("param_distance", "relative_distance", "fisher_distance", "output_kl", "loss_gap", "unique_information")
@@ -387,7 +388,7 @@ def test_of_several_twins_the_mean_and_its_error_are_logged():
         assert theirs == each.tolist()
         assert value(several, name, 6) == pytest.approx(each.mean().item(), rel=1e-12)
         stderr = dict(several.history[f"stability_stderr/{name}"])[6]
-        assert stderr == pytest.approx(each.std().item() / math.sqrt(3), rel=1e-12)
+        assert stderr == pytest.approx(student_factor(2) * each.std().item() / math.sqrt(3), rel=1e-12)
 
 
 # ---- harmless

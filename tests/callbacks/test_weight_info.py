@@ -22,6 +22,7 @@ from torch.func import functional_call, jacrev
 from lightning_info import WeightInfoCallback
 from lightning_info.callbacks.run_facts import RunFacts
 from lightning_info.callbacks.weight_info import GRID
+from lightning_info.probing import curvature as curvature_module
 
 SAMPLES, REFERENCE = 64, 24
 X, Y = (part[:REFERENCE] for part in data(SAMPLES).tensors)
@@ -191,10 +192,31 @@ def test_the_optimal_lambda_minimises_the_lagrangian_of_each_level_and_has_a_flo
 def test_lanczos_logs_its_errors_and_agrees_within_them():
     exact, random = weight_info(), weight_info(curvature="lanczos", prefix="random")
     fit(exact, random)
-    for name in ("kl", "log_det", "trace"):
+    for name in ("kl", "log_det", "trace", "effective_rank", "complexity", "predicted_loss", "free_energy"):
         stderr = dict(random.history[f"random/weight_info/{name}_stderr"])[16]
         found = dict(random.history[f"random/weight_info/{name}"])[16]
         assert found == pytest.approx(value(exact, name), abs=5 * stderr + 1e-6)
+
+
+@pytest.mark.parametrize("lambda_", ["init_std", "optimal"])
+def test_an_error_of_lanczos_at_a_low_level_holds_that_of_its_rule(lambda_, monkeypatch):
+    """With two steps and β = 1e-5 the rule is off by more than the probes scatter: 1.96 errors cover all the same."""
+    monkeypatch.setattr(curvature_module, "STEPS", 2)
+    exact = weight_info(beta=1e-5, lambda_=lambda_, draws=16)
+    random = weight_info(beta=1e-5, lambda_=lambda_, draws=16, curvature="lanczos", prefix="random")
+    fit(exact, random)
+    for name in ("kl", "log_det", "effective_rank", "complexity", "lambda"):
+        found, stderr = (dict(random.history[f"random/weight_info/{name}{tail}"])[16] for tail in ("", "_stderr"))
+        own = value(exact, "complexity_stderr") if name == "complexity" else 0.0  # its draws of weights are others
+        assert abs(found - value(exact, name)) <= 1.96 * math.hypot(stderr, own) + 1e-9
+        assert stderr > 0 or (name, lambda_) == ("lambda", "init_std")
+
+
+def test_the_error_of_the_complexity_is_that_of_both_terms():
+    callback = weight_info()
+    fit(callback)
+    loss = value(callback, "expected_loss_stderr")
+    assert value(callback, "complexity_stderr") == pytest.approx(SAMPLES * loss, rel=1e-12)  # the KL is exact
 
 
 def test_the_report_counts_the_samples_that_there_are():

@@ -122,7 +122,8 @@ def test_trace_estimate_is_the_importance_weighted_mean_with_its_standard_error(
     weighted = [2 / 0.4, 3 / 0.8, 10 / 2.8]
     estimate = trace_estimate(values, probabilities, pool=4)
     assert estimate.trace == pytest.approx(sum(weighted) / 3)
-    assert estimate.stderr == pytest.approx(stats.sem(weighted))
+    students = stats.t.ppf(stats.norm.cdf(1.96), 2) / 1.96  # three draws
+    assert estimate.stderr == pytest.approx(students * stats.sem(weighted))
     assert estimate.low == pytest.approx(estimate.trace - 1.96 * estimate.stderr)
     assert estimate.high == pytest.approx(estimate.trace + 1.96 * estimate.stderr)
     with pytest.raises(ValueError, match="pool=256"):

@@ -99,8 +99,9 @@ def test_the_estimate_is_the_mean_log_ratio_of_densities_at_the_drawn_noise(monk
     found = mixture_information(t, y, variance, generator=seeded(3), unit="nats")
     error = 1e-5 if dtype == torch.float32 else 1e-10
     assert found[:2] == pytest.approx(((own - whole).mean().item(), (given - whole).mean().item()), abs=error)
+    students = stats.t.ppf(stats.norm.cdf(1.96), 59) / 1.96
     stderr = (own - whole).std().item() / 60**0.5, (given - whole).std().item() / 60**0.5
-    assert found[6:] == pytest.approx(stderr, abs=error)
+    assert found[6:] == pytest.approx([students * one for one in stderr], abs=error)
 
 
 @pytest.mark.parametrize("variance", [0.01, 0.3, 4.0])

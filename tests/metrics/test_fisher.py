@@ -12,6 +12,7 @@ from models import Classifier, data, loader, trainer
 from oracle import fisher_trace_by_definition
 from torch import nn
 
+from lightning_info.functional.standard_error import student_factor
 from lightning_info.gradients import NotCovered, choose_engine
 from lightning_info.metrics import FisherTrace
 
@@ -58,7 +59,7 @@ def test_the_standard_error_is_that_of_the_mean_over_all_batches():
     assert together.squares.item() == pytest.approx(sum(m.squares.item() for m in apart))
     mean = together.compute().item()
     variance = (together.squares.item() - 30 * mean**2) / 29
-    assert together.stderr.item() == pytest.approx((variance / 30) ** 0.5, rel=1e-9)
+    assert together.stderr.item() == pytest.approx(student_factor(29) * (variance / 30) ** 0.5, rel=1e-9)
 
 
 def test_nothing_global_and_nothing_of_the_module_changes():
