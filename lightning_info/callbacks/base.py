@@ -15,21 +15,21 @@ from torch.utils.data import Dataset
 
 from lightning_info import validation as arguments
 from lightning_info.callbacks import messages
-from lightning_info.callbacks.bench import Bench
 from lightning_info.callbacks.clock import Clock
-from lightning_info.callbacks.collector import Collector
-from lightning_info.callbacks.faults import Faults, Refused
+from lightning_info.callbacks.error_policy import ErrorPolicy, Refused
 from lightning_info.callbacks.first_batch import findings
 from lightning_info.callbacks.monitors import monitors
 from lightning_info.callbacks.preflight import STATISTICS, cost_row, refuse_sharding, summary_text
 from lightning_info.callbacks.processes import in_any_process, of_rank_zero
+from lightning_info.callbacks.reference_collector import ReferenceCollector
 from lightning_info.callbacks.resuming import Resuming, steps_taken
 from lightning_info.callbacks.schedule import Schedule
-from lightning_info.gradients.samples import take
-from lightning_info.probing.batch_norm import BatchNormStatistics, on_batch_statistics
-from lightning_info.probing.isolation import isolated
-from lightning_info.probing.prediction import Adapter
-from lightning_info.probing.probe import Probe
+from lightning_info.callbacks.session import SharedSnapshots
+from lightning_info.gradients.batches import take
+from lightning_info.replica.batch_norm import BatchNormStatistics, on_batch_statistics
+from lightning_info.replica.isolation import isolated
+from lightning_info.replica.prediction import Adapter
+from lightning_info.replica.snapshot import ModelSnapshot
 from lightning_info.reporting.layout import write_layout
 from lightning_info.reporting.table import summary_table
 
@@ -51,7 +51,7 @@ class InfoCallback(Resuming):
 
     _prepared: bool  # the check before the first step is done
     _skipped: int  # batches before it for which training_step returned None
-    _initial: Probe | None  # the module at s = 0, until the reference samples are complete
+    _initial: ModelSnapshot | None  # the module at s = 0, until the reference samples are complete
     _decision: tuple[tuple[int, int], bool] | None  # epoch and batch of the last decision, and whether a point is due
     _offline = False  # measured without a Trainer
 
@@ -134,7 +134,7 @@ class InfoCallback(Resuming):
             self._write_layout(trainer)
         if self is not ours[0]:  # the first speaks for all
             return
-        bench = Bench()
+        bench = SharedSnapshots()
         for callback in ours:
             callback._bench = bench
         if not trainer.loggers and not trainer.fast_dev_run and not self._offline:
@@ -316,7 +316,7 @@ class InfoCallback(Resuming):
         owner = type(self).__name__
         with self._faults.guard("the check before the first step"):
             key = id(self.adapter), id(self.reference), self._samples.complete
-            make = partial(self._new_probe, trainer, pl_module, private=True)
+            make = partial(self._new_snapshot, trainer, pl_module, private=True)
             found = findings(owner, pl_module, make, self._prepare, batch, self._bench.layouts, key)
             if found is None:
                 return False
@@ -333,8 +333,8 @@ class InfoCallback(Resuming):
             }
             if on_batch_statistics(pl_module):
                 rows["BatchNorm"] = STATISTICS[self.batch_norm]
-            copying = partial(self._new_probe, trainer, pl_module, [])
-            rows["cost"] = cost_row(found.probe, copying, partial(self._cost, found.probe, size))
+            copying = partial(self._new_snapshot, trainer, pl_module, [])
+            rows["cost"] = cost_row(found.snapshot, copying, partial(self._cost, found.snapshot, size))
             if self._offline:
                 del rows["steps"]
                 if self.reference is None:
@@ -383,7 +383,7 @@ class InfoCallback(Resuming):
             self._point(trainer, pl_module, self._step, due)
         elif self._step == 0:
             with self._faults.guard("keeping the initial weights"):
-                make = partial(self._new_probe, trainer, pl_module, [], private=True)
+                make = partial(self._new_snapshot, trainer, pl_module, [], private=True)
                 self._initial = self._bench.initial(self.adapter, make)
         elif self._step not in self._left_out:
             self._left_out.append(self._step)
@@ -397,8 +397,8 @@ class InfoCallback(Resuming):
     # ---- small things
 
     def _restart(self) -> None:
-        self._faults = Faults(type(self).__name__, self.on_error)
-        self._collector = Collector(self.num_samples, self.reference, self._faults)
+        self._faults = ErrorPolicy(type(self).__name__, self.on_error)
+        self._collector = ReferenceCollector(self.num_samples, self.reference, self._faults)
         self._clock = Clock()
         self._chunk = self._collector.chunk
         self._prepared = False

@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 from lightning_info import validation as arguments
 from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.clock import seconds
-from lightning_info.callbacks.faults import Refused
-from lightning_info.callbacks.run_facts import RunFacts
+from lightning_info.callbacks.error_policy import Refused
+from lightning_info.figures.information_plane import PlaneCurve, information_plane
 from lightning_info.functional.distortion import DistortionLevel, quadratic_level, quadratic_power
 from lightning_info.functional.effective_information import (
     EffectiveInformation,
@@ -25,28 +25,32 @@ from lightning_info.functional.effective_information import (
     running_maximum,
 )
 from lightning_info.functional.standard_error import standard_error
+from lightning_info.gradients.batches import num_samples, take
 from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.real import flat
-from lightning_info.gradients.samples import num_samples, take
-from lightning_info.plane.labels import Labels, describe_targets, labels_of
-from lightning_info.plane.reader import TARGETS, ActivationReader, padding_row
-from lightning_info.probing.activations import Layer
-from lightning_info.probing.batch_norm import BatchNormStatistics
-from lightning_info.probing.curvature import CurvaturePlan, run_plan
-from lightning_info.probing.layers import LayerNames, find_layers
-from lightning_info.probing.level_search import PASSES, POWER_PASSES, SHARES, find_level
-from lightning_info.probing.linear_layers import find_linear_layers, linear_noises
-from lightning_info.probing.noisy_activations import NoisyActivations, NoisyReader, noisy_activations
-from lightning_info.probing.noisy_loss import mean_loss
-from lightning_info.probing.prediction import Adapter
-from lightning_info.probing.probe import Probe
-from lightning_info.probing.relative_curvature import (
+from lightning_info.quantities.effective_information.conditional_gaussian import find_linear_layers, linear_noises
+from lightning_info.quantities.effective_information.noise_calibration import PASSES, POWER_PASSES, SHARES, find_level
+from lightning_info.quantities.effective_information.noisy_activations import (
+    NoisyActivations,
+    NoisyFeatures,
+    noisy_activations,
+)
+from lightning_info.quantities.effective_information.relative_curvature import (
     NoiseName,
     TooLarge,
     choose_relative_curvature,
     measure_relative_curvature,
 )
-from lightning_info.reporting.information_plane import PlaneCurve, information_plane
+from lightning_info.quantities.information_plane.features import TARGETS, LayerFeatures, padding_row
+from lightning_info.quantities.information_plane.labels import Labels, describe_targets, labels_of
+from lightning_info.quantities.training_setup import TrainingSetup
+from lightning_info.quantities.weight_information.curvature import CurvaturePlan, run_plan
+from lightning_info.quantities.weight_information.noisy_loss import mean_loss
+from lightning_info.replica.activations import Layer
+from lightning_info.replica.batch_norm import BatchNormStatistics
+from lightning_info.replica.layer_selection import LayerNames, find_layers
+from lightning_info.replica.prediction import Adapter
+from lightning_info.replica.snapshot import ModelSnapshot
 from lightning_info.reporting.layout import Chart
 from lightning_info.reporting.table import lost_since
 
@@ -138,10 +142,10 @@ class EffectiveInfoCallback(InfoCallback):
     moves_weights = True
 
     _plan: CurvaturePlan | None
-    _reader: NoisyReader
+    _reader: NoisyFeatures
     _linear: dict[str, str]  # label of a layer -> name of the nn.Linear that gives it
     _has_targets: bool
-    _facts: RunFacts | None  # of the trainer at the point
+    _facts: TrainingSetup | None  # of the trainer at the point
     _levels: dict[str, float]  # family -> the last level found
     _last: dict[str, dict[str, EffectiveInformation]]  # family -> layer -> the last point's
 
@@ -198,19 +202,19 @@ class EffectiveInfoCallback(InfoCallback):
 
     # ---- before the first step
 
-    def _prepare(self, probe: Probe) -> Mapping[str, str]:
-        mean_loss(probe)  # needs targets
+    def _prepare(self, snapshot: ModelSnapshot) -> Mapping[str, str]:
+        mean_loss(snapshot)  # needs targets
         names: LayerNames | None = self.layers
-        batch = probe.to_device(probe.groups[0])
-        layers, left_out = find_layers(probe.module, probe.predictor, batch, names)
+        batch = snapshot.to_device(snapshot.groups[0])
+        layers, left_out = find_layers(snapshot.module, snapshot.predictor, batch, names)
         layers, left_out = self._continuous(layers, left_out)
-        self._reader = NoisyReader(tuple(layers), MOST_UNITS, self.seed)
+        self._reader = NoisyFeatures(tuple(layers), MOST_UNITS, self.seed)
         narrow = [layer for layer in layers if layer.units <= self.draws]
-        self._linear = find_linear_layers(probe, narrow) if self.noise == "diagonal" else {}
-        targets = self._read_targets(probe)
+        self._linear = find_linear_layers(snapshot, narrow) if self.noise == "diagonal" else {}
+        targets = self._read_targets(snapshot)
         self._has_targets = targets is not None
         try:
-            self._plan = plan = self._choose(probe)
+            self._plan = plan = self._choose(snapshot)
         except TooLarge as error:
             raise Refused(f"{type(self).__name__}: {error}") from error
         kinds = ("I_XZ", "I_ZY") if self._has_targets else ("I_XZ",)
@@ -242,7 +246,7 @@ class EffectiveInfoCallback(InfoCallback):
             "labels": describe_targets(targets, BINS),
             "noise": f"from {_NOISE[self.noise]} of {plan.samples} samples",
         }
-        padding, enters = padding_row(layers, probe.predictor(probe.module, batch))
+        padding, enters = padding_row(layers, snapshot.predictor(snapshot.module, batch))
         if padding:
             rows["padding"] = padding
         if enters:
@@ -259,13 +263,13 @@ class EffectiveInfoCallback(InfoCallback):
             raise Refused(f"{type(self).__name__}: layer {next(iter(discrete))!r} cannot be measured here: {why}")
         return [layer for layer in layers if not layer.is_discrete], left_out | discrete
 
-    def _cost(self, probe: Probe, samples: int) -> float:
+    def _cost(self, snapshot: ModelSnapshot, samples: int) -> float:
         assert self._plan is not None
         plan = self._plan
-        few = replace(probe, groups=[take(probe.groups[0], slice(0, probe.chunk))], readers=[], _read={})
+        few = replace(snapshot, groups=[take(snapshot.groups[0], slice(0, snapshot.chunk))], statistics=[], _read={})
         generator = torch.Generator().manual_seed(0)
-        curvature = seconds(lambda: measure_relative_curvature(plan, few, generator, _sizes(few)), probe.device)
-        drawing = seconds(lambda: few.read(self._reader), probe.device)
+        curvature = seconds(lambda: measure_relative_curvature(plan, few, generator, _sizes(few)), snapshot.device)
+        drawing = seconds(lambda: few.read(self._reader), snapshot.device)
         draws = len(self._targets) * (2 * self.draws + (0 if self.beta else PASSES + POWER_PASSES))
         passes = samples / num_samples(few.groups[0]) * (curvature + draws * drawing)
         wide = [min(layer.units, MOST_UNITS) for layer in self._reader.layers]
@@ -273,27 +277,27 @@ class EffectiveInfoCallback(InfoCallback):
         estimating = seconds(lambda: [effective_information(z) for z in trials], torch.device("cpu"))
         return passes + len(self._targets) * (samples / TRIAL_SAMPLES) ** 2 * estimating
 
-    def _choose(self, probe: Probe) -> CurvaturePlan:
+    def _choose(self, snapshot: ModelSnapshot) -> CurvaturePlan:
         samples = len(self._samples) if self._samples.complete else self.num_samples
-        return choose_relative_curvature(probe, samples, self.noise)
+        return choose_relative_curvature(snapshot, samples, self.noise)
 
     # ---- a point
 
     def _point(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
-        self._facts = RunFacts.of(trainer, self._collector.chunk)
+        self._facts = TrainingSetup.of(trainer, self._collector.chunk)
         super()._point(trainer, *args, **kwargs)
 
-    def _measure(self, probe: Probe, step: int, generator: Generator) -> dict[str, float]:
+    def _measure(self, snapshot: ModelSnapshot, step: int, generator: Generator) -> dict[str, float]:
         assert self._facts is not None
-        prior = _sizes(probe)
+        prior = _sizes(snapshot)
         self._plan, curvature = run_plan(
             self._plan,
-            lambda: self._choose(probe),
-            lambda plan: measure_relative_curvature(plan, probe, generator, prior),
+            lambda: self._choose(snapshot),
+            lambda plan: measure_relative_curvature(plan, snapshot, generator, prior),
         )
-        n = self._facts.samples_or(probe.size, self._faults)
+        n = self._facts.samples_or(snapshot.size, self._faults)
         h = n * curvature.spectrum.eigenvalues
-        loss, labels = mean_loss(probe), self._labels(probe)
+        loss, labels = mean_loss(snapshot), self._labels(snapshot)
         values = dict.fromkeys(self.tags, math.nan)
         seeds = torch.randint(2**62, (2 * self.draws + PASSES * SHARES // 2,), generator=generator).tolist()
 
@@ -311,7 +315,7 @@ class EffectiveInfoCallback(InfoCallback):
                 last = self._levels.get(family, quadratic)
                 # where the loss hardly depends on the weights, as at the start, any level may have been the last
                 start = min(max(last, quadratic / FURTHEST_START), quadratic * FURTHEST_START)
-                level = find_level(probe, noise, iter(seeds[2 * self.draws :]), distortion, start, loss)
+                level = find_level(snapshot, noise, iter(seeds[2 * self.draws :]), distortion, start, loss)
             if not level.is_reached:
                 self._faults.warn_once(
                     f"no value at step {step} (NaN): no level was found at which weight noise raises the loss by "
@@ -325,8 +329,8 @@ class EffectiveInfoCallback(InfoCallback):
             linear = {}
             if self._linear:  # the noise is independent, and that of z = 1 its deviation
                 deviations = prior * curvature.noise(torch.ones(len(prior)), n)(level.beta, 1.0)
-                linear = linear_noises(probe.module, self._linear.values(), deviations)
-            noisy = noisy_activations(probe, self._reader, noises, linear)
+                linear = linear_noises(snapshot.module, self._linear.values(), deviations)
+            noisy = noisy_activations(snapshot, self._reader, noises, linear)
             variance_error = level.relative_error * quadratic_power(h, torch.ones_like(h), level.beta) / level.power
             values |= self._informations(noisy, family, level, variance_error, labels, step)
         return {tag: value for tag, value in values.items() if tag in self.tags}
@@ -368,11 +372,11 @@ class EffectiveInfoCallback(InfoCallback):
         values[f"{family}/crossing"] = running_maximum(bounds)[1] if bounds else math.nan
         return values
 
-    def _read_targets(self, probe: Probe) -> Tensor | None:
-        return replace(probe, readers=[], whole=None, _read={}).read(ActivationReader((), 1, self.seed)).get(TARGETS)
+    def _read_targets(self, snapshot: ModelSnapshot) -> Tensor | None:
+        return replace(snapshot, statistics=[], whole=None, _read={}).read(LayerFeatures((), 1, self.seed)).get(TARGETS)
 
-    def _labels(self, probe: Probe) -> Labels | None:
-        targets = self._read_targets(probe) if self._has_targets else None
+    def _labels(self, snapshot: ModelSnapshot) -> Labels | None:
+        targets = self._read_targets(snapshot) if self._has_targets else None
         labels = None if targets is None else labels_of(targets, BINS)
         if targets is not None and labels is None:
             self._faults.warn_once(
@@ -460,10 +464,10 @@ class EffectiveInfoCallback(InfoCallback):
     def _restart(self) -> None:
         super()._restart()
         self._plan = self._facts = None
-        self._reader, self._has_targets = NoisyReader((), MOST_UNITS, self.seed), False
+        self._reader, self._has_targets = NoisyFeatures((), MOST_UNITS, self.seed), False
         self._linear, self._levels, self._last = {}, {}, {}
 
 
-def _sizes(probe: Probe) -> Tensor:
+def _sizes(snapshot: ModelSnapshot) -> Tensor:
     """``|w|``, the standard deviations of the prior, ``(k,)`` float64; of a complex weight that of each part."""
-    return torch.cat([flat(p.detach()) for p in trainable(probe.module).values()]).abs().double()
+    return torch.cat([flat(p.detach()) for p in trainable(snapshot.module).values()]).abs().double()

@@ -16,14 +16,22 @@ from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.clock import seconds
 from lightning_info.callbacks.preflight import training_pass
 from lightning_info.gradients import EngineName, NotCovered, Plan, choose_engine
+from lightning_info.gradients.batches import num_samples, spread, take
 from lightning_info.gradients.plan import CHECK_SAMPLES
-from lightning_info.gradients.samples import num_samples, spread, take
-from lightning_info.probing.alone import Misattributed
-from lightning_info.probing.batch_norm import BatchNormStatistics
-from lightning_info.probing.fisher import COTANGENT, GROUPS, Estimator, PoolTrace, ScoreReader, pool_trace, scores_of
-from lightning_info.probing.hessian import check_hessian, hessian_trace
-from lightning_info.probing.prediction import Adapter
-from lightning_info.probing.probe import Probe, Reader, Unavailable
+from lightning_info.quantities.fisher_trace.hessian import check_hessian, hessian_trace
+from lightning_info.quantities.fisher_trace.sampling import (
+    COTANGENT,
+    GROUPS,
+    Estimator,
+    PoolTrace,
+    SamplingScores,
+    pool_trace,
+    scores_of,
+)
+from lightning_info.replica.alone import Misattributed
+from lightning_info.replica.batch_norm import BatchNormStatistics
+from lightning_info.replica.prediction import Adapter
+from lightning_info.replica.snapshot import ForwardStatistic, ModelSnapshot, Unavailable
 from lightning_info.reporting.figures import layer_heat_map
 from lightning_info.reporting.layout import Chart
 
@@ -172,12 +180,12 @@ class FisherTraceCallback(InfoCallback):
                 f"never drawn; its stderr then covers the truth in one case of ten. The default 'importance' does not"
             )
 
-    def _prepare(self, probe: Probe) -> Mapping[str, str]:
+    def _prepare(self, snapshot: ModelSnapshot) -> Mapping[str, str]:
         if "empirical" in (self.estimator, *self.also):
-            probe.predictor(probe.module, probe.to_device(probe.groups[0])).loss_gradient()  # needs targets
+            snapshot.predictor(snapshot.module, snapshot.to_device(snapshot.groups[0])).loss_gradient()  # needs targets
         if "hessian" in self.also:
-            check_hessian(probe)
-        self.plan = self._choose(probe)
+            check_hessian(snapshot)
+        self.plan = self._choose(snapshot)
         draws = "" if self.draws is None or self.estimator == "exact" else f", {self.draws} draws"
         further = f"; also {', '.join(self.also)}" if self.also else ""
         if self.plan.engine == COTANGENT:
@@ -196,12 +204,12 @@ class FisherTraceCallback(InfoCallback):
             "engine": engine,
         }
 
-    def _cost(self, probe: Probe, samples: int) -> float:
+    def _cost(self, snapshot: ModelSnapshot, samples: int) -> float:
         assert self.plan is not None
-        plan, module, batch = self.plan, probe.module, probe.first_chunk()
-        size, outputs = num_samples(batch), probe.outputs(module, batch).detach()
-        scores = lambda: scores_of(probe.predictor(module, batch), self.estimator)  # noqa: E731
-        forward = seconds(scores, probe.device) / size
+        plan, module, batch = self.plan, snapshot.module, snapshot.first_chunk()
+        size, outputs = num_samples(batch), snapshot.outputs(module, batch).detach()
+        scores = lambda: scores_of(snapshot.predictor(module, batch), self.estimator)  # noqa: E731
+        forward = seconds(scores, snapshot.device) / size
         drawn = samples if self.draws is None else min(self.draws, samples)
         few = take(batch, slice(0, drawn))
         cotangent = torch.ones_like(outputs[:drawn])
@@ -209,9 +217,9 @@ class FisherTraceCallback(InfoCallback):
         def norms(columns: int) -> float:
             if plan.engine == COTANGENT:
                 group = max(1, drawn // GROUPS)
-                return training_pass(probe, take(batch, slice(0, group))) / group
-            run = lambda: plan.squared_norms(module, probe.outputs, few, [cotangent] * columns)  # noqa: E731
-            return seconds(run, probe.device) / len(cotangent)
+                return training_pass(snapshot, take(batch, slice(0, group))) / group
+            run = lambda: plan.squared_norms(module, snapshot.outputs, few, [cotangent] * columns)  # noqa: E731
+            return seconds(run, snapshot.device) / len(cotangent)
 
         first, cost = norms(1), 0.0
         for estimator in (self.estimator, *self.also):
@@ -223,24 +231,24 @@ class FisherTraceCallback(InfoCallback):
                 cost += (samples - drawn) * first + samples * (outputs[0].numel() - 1) * further
         return cost
 
-    def _choose(self, probe: Probe, samples: Any = None) -> Plan:
+    def _choose(self, snapshot: ModelSnapshot, samples: Any = None) -> Plan:
         few = samples
         if few is None:
-            few = probe.to_device(spread(probe.groups[0], min(CHECK_SAMPLES, probe.chunk)))
+            few = snapshot.to_device(spread(snapshot.groups[0], min(CHECK_SAMPLES, snapshot.chunk)))
         if self.engine == "cotangent":  # no per-sample gradients, but samples must be independent: one alone tells
-            return Plan(COTANGENT, choose_engine(probe.module, probe.outputs, few, "loop").checked)
-        return choose_engine(probe.module, probe.outputs, few, self.engine)
+            return Plan(COTANGENT, choose_engine(snapshot.module, snapshot.outputs, few, "loop").checked)
+        return choose_engine(snapshot.module, snapshot.outputs, few, self.engine)
 
-    def _readers(self) -> list[Reader]:
-        return [ScoreReader(name) for name in (self.estimator, *self.also) if name != "hessian"]
+    def statistics(self) -> list[ForwardStatistic]:
+        return [SamplingScores(name) for name in (self.estimator, *self.also) if name != "hessian"]
 
-    def _measure(self, probe: Probe, step: int, generator: Generator) -> dict[str, float]:
-        if self.plan is None or self.plan.checked < min(2, probe.chunk):
+    def _measure(self, snapshot: ModelSnapshot, step: int, generator: Generator) -> dict[str, float]:
+        if self.plan is None or self.plan.checked < min(2, snapshot.chunk):
             try:
-                self.plan = self._choose(probe)
+                self.plan = self._choose(snapshot)
             except NotCovered as error:
                 raise Unavailable(f"no engine gives exact per-sample gradients here: {error}") from error
-        main = self._trace(probe, self.estimator, generator)
+        main = self._trace(snapshot, self.estimator, generator)
         values = {
             "fisher/trace": main.estimate.trace,
             "fisher/trace_stderr": main.estimate.stderr,
@@ -250,23 +258,23 @@ class FisherTraceCallback(InfoCallback):
         }
         for name in self.also:
             if name == "hessian":
-                estimate = hessian_trace(probe, self.draws, generator)
+                estimate = hessian_trace(snapshot, self.draws, generator)
             else:
-                estimate = self._trace(probe, name, generator).estimate
+                estimate = self._trace(snapshot, name, generator).estimate
             values[f"fisher/{name}_trace"], values[f"fisher/{name}_trace_stderr"] = estimate
         for parameter, value in main.per_parameter.items():
             tag = f"fisher_layers/{parameter.rpartition('.')[0] or 'root'}"
             values[tag] = values.get(tag, 0.0) + value
         return values
 
-    def _trace(self, probe: Probe, estimator: Estimator, generator: Generator) -> PoolTrace:
+    def _trace(self, snapshot: ModelSnapshot, estimator: Estimator, generator: Generator) -> PoolTrace:
         assert self.plan is not None
         try:
-            return pool_trace(probe, self.plan, estimator, self.draws, generator)
+            return pool_trace(snapshot, self.plan, estimator, self.draws, generator)
         except NotCovered as error:  # the module changed its structure, or reads these samples in another way
             try:
-                self.plan = self._choose(probe, error.samples if isinstance(error, Misattributed) else None)
-                return pool_trace(probe, self.plan, estimator, self.draws, generator)
+                self.plan = self._choose(snapshot, error.samples if isinstance(error, Misattributed) else None)
+                return pool_trace(snapshot, self.plan, estimator, self.draws, generator)
             except NotCovered as again:
                 raise Unavailable(f"no engine gives exact per-sample gradients here: {again}") from again
 

@@ -16,28 +16,34 @@ from torch.utils.data import Dataset
 from lightning_info import validation as arguments
 from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.clock import seconds
-from lightning_info.callbacks.plane_arguments import estimates
+from lightning_info.figures.information_plane import PlaneCurve, information_plane
 from lightning_info.functional.compression import FALL
-from lightning_info.gradients.samples import take
-from lightning_info.plane.artefacts import ARTEFACTS, MOST_CLAMPED, Case, Setting, shuffled
-from lightning_info.plane.estimates import (
+from lightning_info.gradients.batches import take
+from lightning_info.quantities.information_plane.arguments import estimates
+from lightning_info.quantities.information_plane.artefacts import (
+    ARTEFACTS,
+    MOST_CLAMPED,
+    LayerReading,
+    PointContext,
+    shuffled,
+)
+from lightning_info.quantities.information_plane.estimates import (
     BinRange,
     Bounds,
     Estimate,
     EstimatorName,
-    Method,
+    EstimatorSettings,
 )
-from lightning_info.plane.labels import Labels, describe_targets, labels_of
-from lightning_info.plane.reader import MOST_UNITS, TARGETS, ActivationReader, padding_row
-from lightning_info.plane.trajectory import Plane, Trajectory
-from lightning_info.plane.verdicts import Judgement, is_saturated, judge
-from lightning_info.probing.activations import Layer
-from lightning_info.probing.batch_norm import BatchNormStatistics
-from lightning_info.probing.layers import LayerNames, find_layers
-from lightning_info.probing.prediction import Adapter
-from lightning_info.probing.probe import Probe
+from lightning_info.quantities.information_plane.features import MOST_UNITS, TARGETS, LayerFeatures, padding_row
+from lightning_info.quantities.information_plane.labels import Labels, describe_targets, labels_of
+from lightning_info.quantities.information_plane.trajectory import Plane, Trajectory
+from lightning_info.quantities.information_plane.verdicts import CompressionVerdict, is_saturated, judge
+from lightning_info.replica.activations import Layer
+from lightning_info.replica.batch_norm import BatchNormStatistics
+from lightning_info.replica.layer_selection import LayerNames, find_layers
+from lightning_info.replica.prediction import Adapter
+from lightning_info.replica.snapshot import ModelSnapshot
 from lightning_info.reporting.figures import Curve
-from lightning_info.reporting.information_plane import PlaneCurve, information_plane
 from lightning_info.reporting.layout import Chart
 from lightning_info.reporting.table import lost_since, verdict_table
 
@@ -136,7 +142,7 @@ class InfoPlaneCallback(InfoCallback):
     _shown: dict[str, Tensor]  # activations of the last point for histograms
     _first_width: dict[str, float]  # of each layer's range
     _told: set[str]  # kinds of artefacts
-    verdicts: dict[str, Judgement]
+    verdicts: dict[str, CompressionVerdict]
 
     def __init__(
         self,
@@ -179,18 +185,18 @@ class InfoPlaneCallback(InfoCallback):
         if noise_variance is not None:
             arguments.positive_number(owner, "noise_variance", noise_variance, 0.1)
         self.layers, self.bins, self.directions = layers, bins, directions
-        self.method = Method(bins, noise, noise_variance)
+        self.method = EstimatorSettings(bins, noise, noise_variance)
         self.estimates = estimates(owner, estimator, bin_range)
         self.tags: tuple[str, ...] = ()
         self.table: tuple[tuple[str, str | None], ...] = ()
 
     # ---- before the first step
 
-    def _prepare(self, probe: Probe) -> Mapping[str, str]:
-        batch = probe.to_device(probe.groups[0])
-        layers, left_out = find_layers(probe.module, probe.predictor, batch, self.layers)
-        self._reader = ActivationReader(tuple(layers), self.directions, self.seed)
-        targets = replace(probe, readers=[], _read={}).read(self._reader).get(TARGETS)
+    def _prepare(self, snapshot: ModelSnapshot) -> Mapping[str, str]:
+        batch = snapshot.to_device(snapshot.groups[0])
+        layers, left_out = find_layers(snapshot.module, snapshot.predictor, batch, self.layers)
+        self._reader = LayerFeatures(tuple(layers), self.directions, self.seed)
+        targets = replace(snapshot, statistics=[], _read={}).read(self._reader).get(TARGETS)
         kinds = ("I_XT",) if targets is None else ("I_XT", "I_TY")
         families = [family for estimate in self.estimates for family in estimate.families]
         names = [layer.label for layer in layers]
@@ -205,7 +211,7 @@ class InfoPlaneCallback(InfoCallback):
             "layers": "; ".join(map(self._describe, layers)),
             "labels": describe_targets(targets, self.bins),
         }
-        padding, enters = padding_row(layers, probe.predictor(probe.module, batch))
+        padding, enters = padding_row(layers, snapshot.predictor(snapshot.module, batch))
         if padding:
             rows["padding"] = padding
         if enters:
@@ -222,9 +228,9 @@ class InfoPlaneCallback(InfoCallback):
         reduced = f" as {self.directions} random combinations" if layer.units > MOST_UNITS else ""
         return f"{layer.label} ({f'{layer.kind}, ' if layer.kind else ''}{layer.units} {what}{reduced})"
 
-    def _cost(self, probe: Probe, samples: int) -> float:
-        few = replace(probe, groups=[take(probe.groups[0], slice(0, probe.chunk))], readers=[], _read={})
-        cost = seconds(lambda: few.read(self._reader), probe.device) * samples / few.size
+    def _cost(self, snapshot: ModelSnapshot, samples: int) -> float:
+        few = replace(snapshot, groups=[take(snapshot.groups[0], slice(0, snapshot.chunk))], statistics=[], _read={})
+        cost = seconds(lambda: few.read(self._reader), snapshot.device) * samples / few.size
         repeated, y = torch.arange(samples) % few.size, Labels(torch.arange(samples) % 2)
         for layer in self._reader.layers:
             t = few.read(self._reader)[f"units/{layer.label}"][repeated]
@@ -234,18 +240,18 @@ class InfoPlaneCallback(InfoCallback):
 
     # ---- a point
 
-    def _readers(self) -> list[ActivationReader]:
+    def statistics(self) -> list[LayerFeatures]:
         return [self._reader]
 
-    def _measure(self, probe: Probe, step: int, generator: Generator) -> dict[str, float]:
-        read = probe.read(self._reader)
+    def _measure(self, snapshot: ModelSnapshot, step: int, generator: Generator) -> dict[str, float]:
+        read = snapshot.read(self._reader)
         names = [layer.label for layer in self._reader.layers if f"units/{layer.label}" in read]
         activations = {name: read[f"units/{name}"] for name in names}
         self._shown = {name: read[f"shown/{name}"] for name in names}
         labels = self._labels(read.get(TARGETS))
-        if not self._trajectory.fits(labels, probe.size):  # other samples than before
+        if not self._trajectory.fits(labels, snapshot.size):  # other samples than before
             self._trajectory = Trajectory()
-        self._trajectory.add(step, activations, labels, probe.size)
+        self._trajectory.add(step, activations, labels, snapshot.size)
         values, cases = dict.fromkeys(self.tags, math.nan), []
         for layer in self._reader.layers:
             name, t = layer.label, activations.get(layer.label)
@@ -253,7 +259,7 @@ class InfoPlaneCallback(InfoCallback):
                 what = "has activations that are not finite"
                 if t is None:
                     what = "did not run for all samples as at the start"
-                if name in probe.audit.mixed:
+                if name in snapshot.audit.mixed:
                     what = "gives a sample other activations beside others than alone, or those of another sample,"
                 self._faults.warn_once(f"layer {name!r} {what} at step {step} (NaN)", f"{what} {name}")
                 continue
@@ -261,8 +267,8 @@ class InfoPlaneCallback(InfoCallback):
                 seen = self._trajectory.ranges[name]
                 reading = estimate.read(t, labels, seen, self.method, generator)
                 values |= {tag: value for tag, value in estimate.tagged(reading, name).items() if tag in values}
-                cases.append(Case(name, estimate, t, estimate.bounds(t, seen), reading))
-        setting = Setting(self.bins, labels, generator)
+                cases.append(LayerReading(name, estimate, t, estimate.bounds(t, seen), reading))
+        setting = PointContext(self.bins, labels, generator)
         for case in cases:
             tag = f"{SHUFFLED}/I_TY/{case.layer}"
             if tag in values and case.estimate is self.estimates[0]:
@@ -283,7 +289,7 @@ class InfoPlaneCallback(InfoCallback):
             self._faults.warn_once("all reference samples have one label: I(T;Y) is 0, as H(Y) is", "one class")
         return labels
 
-    def _warn(self, cases: list[Case], setting: Setting) -> None:
+    def _warn(self, cases: list[LayerReading], setting: PointContext) -> None:
         for kind in ARTEFACTS.keys() - self._told:
             message = ARTEFACTS[kind](cases, setting)
             if message is not None:
@@ -330,7 +336,7 @@ class InfoPlaneCallback(InfoCallback):
             since = lost_since(self.history.get(self._tag(f"{self.estimates[0].family}/I_XT/{name}"), ()))
             if since is not None:  # a fall to the end is not known
                 falls = dict.fromkeys(judgement.falls, math.nan)
-                self.verdicts[name] = Judgement(falls, f"lost since step {since}")
+                self.verdicts[name] = CompressionVerdict(falls, f"lost since step {since}")
         torn = [repr(name) for name, judgement in self.verdicts.items() if judgement.verdict.startswith("depends")]
         if torn:
             self._faults.warn_once(
@@ -423,7 +429,7 @@ class InfoPlaneCallback(InfoCallback):
     def _restart(self) -> None:
         super()._restart()
         self._trajectory = Trajectory()
-        self._reader = ActivationReader((), 1, 0)
+        self._reader = LayerFeatures((), 1, 0)
         self._shown, self._first_width, self.verdicts = {}, {}, {}
         self._told = set()
 

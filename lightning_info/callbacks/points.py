@@ -9,24 +9,24 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.memory import garbage_collection_cuda
 
-from lightning_info.callbacks.bench import Bench, new_probe
 from lightning_info.callbacks.clock import Clock
-from lightning_info.callbacks.collector import Collector
-from lightning_info.callbacks.faults import Faults
-from lightning_info.callbacks.instrument import Instrument
+from lightning_info.callbacks.error_policy import ErrorPolicy
 from lightning_info.callbacks.messages import monitored_gap
 from lightning_info.callbacks.monitors import is_tolerant, monitors
 from lightning_info.callbacks.processes import of_rank_zero
+from lightning_info.callbacks.reference_collector import ReferenceCollector
+from lightning_info.callbacks.session import SharedSnapshots, new_snapshot
+from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.memory import is_out_of_memory
-from lightning_info.gradients.samples import num_samples
-from lightning_info.probing.batch_norm import BatchNormStatistics
-from lightning_info.probing.isolation import exits_are_errors
-from lightning_info.probing.likelihoods import Skipped, WritesParameters
-from lightning_info.probing.prediction import Adapter
-from lightning_info.probing.probe import Probe, Unavailable
-from lightning_info.probing.reference import ReferenceSamples
-from lightning_info.probing.sample_axis import needs_order
-from lightning_info.probing.skipped import without_skipped
+from lightning_info.quantities.quantity import Quantity
+from lightning_info.replica.batch_norm import BatchNormStatistics
+from lightning_info.replica.isolation import exits_are_errors
+from lightning_info.replica.loss_recognition import Skipped, WritesParameters
+from lightning_info.replica.prediction import Adapter
+from lightning_info.replica.reference_samples import ReferenceSamples
+from lightning_info.replica.sample_axis import needs_order
+from lightning_info.replica.skipped import without_skipped
+from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 from lightning_info.reporting.figures import Curve, report_figure
 from lightning_info.reporting.histograms import report_histogram
 from lightning_info.reporting.scalars import report_scalars
@@ -37,7 +37,7 @@ MOST_BATCHES = 8
 """Batches that are looked at where the samples' order may be the cause of a failure."""
 
 
-class Points(Instrument):
+class Points(Quantity):
     """Measures a point and reports it; ``base`` says when."""
 
     adapter: Adapter | None
@@ -45,10 +45,10 @@ class Points(Instrument):
     prefix: str | None
     batch_norm: BatchNormStatistics
 
-    _faults: Faults
-    _collector: Collector
+    _faults: ErrorPolicy
+    _collector: ReferenceCollector
     _clock: Clock
-    _bench: Bench  # of the first of our callbacks in the trainer, which all use
+    _bench: SharedSnapshots  # of the first of our callbacks in the trainer, which all use
     _chunk: int  # samples that go through a replica at once
     _private: bool  # replicas must not share the weights, as the module writes to them when it runs
     _measured: int | None  # step of the last point
@@ -61,32 +61,32 @@ class Points(Instrument):
 
     # ---- replicas
 
-    def _new_probe(self, trainer: Any, pl_module: Any, groups: list[Any], private: bool = False) -> Probe:
+    def _new_snapshot(self, trainer: Any, pl_module: Any, groups: list[Any], private: bool = False) -> ModelSnapshot:
         private = private or self._private
-        return new_probe(trainer, pl_module, groups, adapter=self.adapter, chunk=self._chunk, private=private)
+        return new_snapshot(trainer, pl_module, groups, adapter=self.adapter, chunk=self._chunk, private=private)
 
     @property
-    def _probe_key(self) -> tuple[Any, ...]:
+    def _snapshot_key(self) -> tuple[Any, ...]:
         """Callbacks in which this agrees can measure on the same replica."""
         of = len(self._samples) if self.batch_norm == "reference" else None
         return self.adapter, self._private, self.batch_norm, of
 
-    def _probe(self, trainer: Any, pl_module: Any, due: Sequence[Points]) -> Probe:
-        """A probe of this step; the first of the callbacks that can share one makes it, for all that are due."""
-        key, bench, own = self._probe_key, self._bench, self._samples.groups
+    def _snapshot(self, trainer: Any, pl_module: Any, due: Sequence[Points]) -> ModelSnapshot:
+        """A snapshot of this step; the first of the callbacks that can share one makes it, for all that are due."""
+        key, bench, own = self._snapshot_key, self._bench, self._samples.groups
         found = bench.find(key, own, self._chunk)
         if found is not None:
             return found
-        alike = [c for c in due if c._probe_key == key and bench.begins(c._samples.groups, own)]
+        alike = [c for c in due if c._snapshot_key == key and bench.begins(c._samples.groups, own)]
         pool = max((c._samples.groups for c in alike), key=lambda groups: sum(map(num_samples, groups)), default=own)
-        probe = self._new_probe(trainer, pl_module, pool)
+        snapshot = self._new_snapshot(trainer, pl_module, pool)
         for c in due:
-            if c._probe_key == key and bench.begins(pool, c._samples.groups):
-                probe.readers += c._readers()
+            if c._snapshot_key == key and bench.begins(pool, c._samples.groups):
+                snapshot.statistics += c.statistics()
         if self.batch_norm == "reference":
-            probe.use_reference_statistics()
-        bench.keep(key, probe)
-        return bench.find(key, own, self._chunk) or probe
+            snapshot.use_reference_statistics()
+        bench.keep(key, snapshot)
+        return bench.find(key, own, self._chunk) or snapshot
 
     # ---- measuring
 
@@ -96,7 +96,7 @@ class Points(Instrument):
         pl_module: Any,
         step: int,
         due: Sequence[Points] = (),
-        initial: Probe | None = None,
+        initial: ModelSnapshot | None = None,
     ) -> None:
         self._clock.wait_for(pl_module.device)
         started = self._clock.elapsed
@@ -126,28 +126,28 @@ class Points(Instrument):
             self._draw(trainer, step)
 
     def _values(
-        self, trainer: Any, pl_module: Any, step: int, due: Sequence[Points], initial: Probe | None
+        self, trainer: Any, pl_module: Any, step: int, due: Sequence[Points], initial: ModelSnapshot | None
     ) -> dict[str, float]:
         """The point's values, in chunks as small as memory needs; NaN if it has none."""
         while True:
             generator = torch.Generator().manual_seed((1_000_003 * self.seed + step) % 2**63)
-            probe = initial
+            snapshot = initial
             try:
                 with exits_are_errors("the measurement"):
-                    if probe is None:
-                        probe = self._probe(trainer, pl_module, due)
+                    if snapshot is None:
+                        snapshot = self._snapshot(trainer, pl_module, due)
                     else:
-                        probe.chunk = self._chunk
+                        snapshot.chunk = self._chunk
                         if self.batch_norm == "reference":
-                            probe.use_reference_statistics()
-                    return self._measure(probe, step, generator)
+                            snapshot.use_reference_statistics()
+                    return self._measure(snapshot, step, generator)
             except Unavailable as error:
                 self._faults.warn_once(f"no value at step {step} (NaN): {error}", kind="no value")
                 break
             except Skipped as error:
-                assert probe is not None
-                self._bench.discard(probe)
-                if not sum(c._leave_out_skipped(probe) for c in dict.fromkeys((self, *due))):
+                assert snapshot is not None
+                self._bench.discard(snapshot)
+                if not sum(c._leave_out_skipped(snapshot) for c in dict.fromkeys((self, *due))):
                     self._faults.warn_once(
                         f"no value at step {step} (NaN): {error} for the reference samples", kind="no value"
                     )
@@ -157,12 +157,12 @@ class Points(Instrument):
                     initial._read.clear()
                 continue
             except Exception as error:
-                if probe is not None:
-                    self._bench.discard(probe)
+                if snapshot is not None:
+                    self._bench.discard(snapshot)
                 if isinstance(error, WritesParameters) and not self._private:
                     self._private = True  # it did not when it was looked at before the first step
                     continue
-                if probe is not None and not is_out_of_memory(error) and self._must_keep_order(probe):
+                if snapshot is not None and not is_out_of_memory(error) and self._must_keep_order(snapshot):
                     if initial is not None:
                         initial.groups = self._samples.groups
                     continue
@@ -178,20 +178,20 @@ class Points(Instrument):
         known = [tag for tag in map(self._untagged, self.history) if tag not in self._finished]
         return dict.fromkeys((*self.tags, *known), math.nan)
 
-    def _must_keep_order(self, probe: Probe) -> bool:
+    def _must_keep_order(self, snapshot: ModelSnapshot) -> bool:
         """Whether a measurement failed because the samples' order was changed; from now on it is not."""
         samples = self._samples
         if samples.layout is None or samples.layout.ordered or not samples.complete:
             return False
-        batches = (probe.to_device(batch) for batch in samples.apart()[:MOST_BATCHES])
-        if not needs_order(probe.module, probe.predictor, batches):
+        batches = (snapshot.to_device(batch) for batch in samples.apart()[:MOST_BATCHES])
+        if not needs_order(snapshot.module, snapshot.predictor, batches):
             return False
         samples.keep_order()
         return True
 
-    def _leave_out_skipped(self, probe: Probe) -> bool:
+    def _leave_out_skipped(self, snapshot: ModelSnapshot) -> bool:
         """Take the samples out of the pool for which ``training_step`` returns None; False if it is none, or all."""
-        groups = [g for group in self._samples.groups if (g := without_skipped(probe, group)) is not None]
+        groups = [g for group in self._samples.groups if (g := without_skipped(snapshot, group)) is not None]
         before, after = len(self._samples), sum(map(num_samples, groups))
         if after in (0, before):
             return False

@@ -18,18 +18,12 @@ from lightning_info import validation as arguments
 from lightning_info.callbacks import twins
 from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.clock import seconds
-from lightning_info.callbacks.faults import Refused
-from lightning_info.callbacks.run_facts import RunFacts
+from lightning_info.callbacks.error_policy import Refused
+from lightning_info.figures.stability_paths import stability_paths
+from lightning_info.gradients.batches import num_samples, take
 from lightning_info.gradients.contract import NotCovered
-from lightning_info.gradients.samples import num_samples, take
-from lightning_info.probing.batch_norm import BatchNormStatistics
-from lightning_info.probing.curvature import fisher_products
-from lightning_info.probing.left_out import saves_left_out
-from lightning_info.probing.plane_picture import PlanePicture, picture_of_ends
-from lightning_info.probing.prediction import Adapter
-from lightning_info.probing.probe import Probe, Unavailable
-from lightning_info.probing.side_effects import Guard, SideEffectRefused
-from lightning_info.probing.weight_change import (
+from lightning_info.quantities.stability.loss_landscape import LossLandscape, picture_of_ends
+from lightning_info.quantities.stability.weight_change import (
     fisher_distance,
     flat_weights,
     length,
@@ -38,9 +32,15 @@ from lightning_info.probing.weight_change import (
     sample_loss,
     weight_change,
 )
-from lightning_info.probing.weight_paths import Snapshots
+from lightning_info.quantities.stability.weight_trajectory import WeightTrajectory
+from lightning_info.quantities.training_setup import TrainingSetup
+from lightning_info.quantities.weight_information.curvature import fisher_products
+from lightning_info.replica.batch_norm import BatchNormStatistics
+from lightning_info.replica.left_out import saves_left_out
+from lightning_info.replica.prediction import Adapter
+from lightning_info.replica.side_effects import Guard, SideEffectRefused
+from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 from lightning_info.reporting.layout import Chart
-from lightning_info.reporting.stability_paths import stability_paths
 from lightning_info.twin import NotSupported, Twin
 
 AGREE = (0.8, 1.25)
@@ -120,8 +120,8 @@ class StabilityCallback(InfoCallback):
 
     _has_targets: bool
     _no_products: str  # why there is no product with F; empty if there is
-    _facts: RunFacts | None  # of the trainer at the point
-    _snapshots: Snapshots  # of the run and the first twin
+    _facts: TrainingSetup | None  # of the trainer at the point
+    _snapshots: WeightTrajectory  # of the run and the first twin
     _samples_alone: dict[int, Any]  # twin's number -> a batch of the sample it lacks
     _twin_seconds: float  # that the twins trained so far
     _run: Any  # the trainer, while it trains
@@ -252,13 +252,15 @@ class StabilityCallback(InfoCallback):
 
     # ---- before the first step
 
-    def _prepare(self, probe: Probe) -> Mapping[str, str]:
+    def _prepare(self, snapshot: ModelSnapshot) -> Mapping[str, str]:
         try:
-            fisher_products(probe).check()
+            fisher_products(snapshot).check()
             self._no_products = ""
         except NotCovered as error:
             self._no_products = str(error)
-        self._has_targets = probe.predictor(probe.module, probe.to_device(probe.groups[0])).targets is not None
+        self._has_targets = (
+            snapshot.predictor(snapshot.module, snapshot.to_device(snapshot.groups[0])).targets is not None
+        )
         names = ["param_distance", "relative_distance", "output_kl"]
         names += ["loss_gap"] if self._has_targets else []
         names += [] if self._no_products else ["fisher_distance", "unique_information"]
@@ -276,18 +278,18 @@ class StabilityCallback(InfoCallback):
             rows["left out"] = f"fisher_distance, unique_information: {self._no_products}"
         return rows
 
-    def _cost(self, probe: Probe, samples: int) -> float:
-        few = replace(probe, groups=[take(probe.groups[0], slice(0, probe.chunk))])
-        cost = seconds(lambda: mean_output_kl(few, few), probe.device)
+    def _cost(self, snapshot: ModelSnapshot, samples: int) -> float:
+        few = replace(snapshot, groups=[take(snapshot.groups[0], slice(0, snapshot.chunk))])
+        cost = seconds(lambda: mean_output_kl(few, few), snapshot.device)
         if not self._no_products:
-            weights = flat_weights(probe.module).float()
-            cost += seconds(lambda: fisher_distance(few, weights), probe.device)
+            weights = flat_weights(snapshot.module).float()
+            cost += seconds(lambda: fisher_distance(few, weights), snapshot.device)
         return len(self.twins) * cost * samples / num_samples(few.groups[0])
 
     # ---- a point
 
     def _point(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
-        self._facts = RunFacts.of(trainer, self._collector.chunk)
+        self._facts = TrainingSetup.of(trainer, self._collector.chunk)
         super()._point(trainer, *args, **kwargs)
 
     def _take(self, trainer: Any, pl_module: Any, batch_idx: int) -> None:
@@ -333,9 +335,9 @@ class StabilityCallback(InfoCallback):
         finally:
             guard.clean_up()
 
-    def _measure(self, probe: Probe, step: int, generator: Generator) -> dict[str, float]:
+    def _measure(self, snapshot: ModelSnapshot, step: int, generator: Generator) -> dict[str, float]:
         with self._harmless():
-            found = [self._values_of(number, probe.module, probe) for number in range(len(self.twins))]
+            found = [self._values_of(number, snapshot.module, snapshot) for number in range(len(self.twins))]
         values = dict.fromkeys(self.tags, math.nan) | self._twin_overhead | twins.together(found)
         ratios = [one["kl_ratio"] for one in found if "kl_ratio" in one]
         worst = max(ratios, key=lambda ratio: abs(math.log(max(ratio, 1e-300))), default=1.0)
@@ -348,8 +350,8 @@ class StabilityCallback(InfoCallback):
             )
         return values
 
-    def _values_of(self, number: int, module: Any, probe: Probe | None) -> dict[str, float]:
-        """What tells one twin from the run, by name; without a probe only what needs no samples."""
+    def _values_of(self, number: int, module: Any, snapshot: ModelSnapshot | None) -> dict[str, float]:
+        """What tells one twin from the run, by name; without a snapshot only what needs no samples."""
         twin = self.twins[number]
         if twin.error is not None and self.on_error == "raise":
             raise RuntimeError(twin.reason) from twin.error
@@ -368,22 +370,22 @@ class StabilityCallback(InfoCallback):
         if twin.first_difference_step is None:  # equal bit by bit, which the twin has checked at this step
             rest = {name for tag in self.tags for family, name in [tag.split("/")] if family == "stability"}
             return dict.fromkeys(rest - {"twin_overhead"}, 0.0) | values
-        if probe is not None:
-            values |= self._predictions(number, probe, other, change)
+        if snapshot is not None:
+            values |= self._predictions(number, snapshot, other, change)
         return values
 
-    def _predictions(self, number: int, probe: Probe, twin: Any, change: Tensor) -> dict[str, float]:
+    def _predictions(self, number: int, snapshot: ModelSnapshot, twin: Any, change: Tensor) -> dict[str, float]:
         assert self._facts is not None
-        other = self._new_probe(twin.trainer, twin, probe.groups)
+        other = self._new_snapshot(twin.trainer, twin, snapshot.groups)
         if self.batch_norm == "reference":
             other.use_reference_statistics()
-        n = self._facts.samples_or(probe.size, self._faults)
-        values = prediction_change(probe, other, change, n, self.beta, has_products=not self._no_products)
+        n = self._facts.samples_or(snapshot.size, self._faults)
+        values = prediction_change(snapshot, other, change, n, self.beta, has_products=not self._no_products)
         if self._has_targets:
             if number not in self._samples_alone:
                 self._samples_alone[number] = self._samples.laid(self.twins[number].replaced_sample(self._run))
             sample = self._samples_alone[number]
-            values["loss_gap"] = sample_loss(other, sample) - sample_loss(probe, sample)
+            values["loss_gap"] = sample_loss(other, sample) - sample_loss(snapshot, sample)
         return values
 
     def _relative(self, distance: float, module: Any) -> float:
@@ -421,16 +423,16 @@ class StabilityCallback(InfoCallback):
             self._faults.warn_once(f"no figure of the paths: {error}", "figure")
             return {}
 
-    def _picture(self, twin: Twin) -> PlanePicture:
+    def _picture(self, twin: Twin) -> LossLandscape:
         assert self._facts is not None
-        probe = self._new_probe(self._run, self._run.lightning_module, self._samples.groups, private=True)
+        snapshot = self._new_snapshot(self._run, self._run.lightning_module, self._samples.groups, private=True)
         if self.batch_norm == "reference":
-            probe.use_reference_statistics()
-        n = self._facts.samples_or(probe.size, self._faults)
+            snapshot.use_reference_statistics()
+        n = self._facts.samples_or(snapshot.size, self._faults)
         most = max(FIGURE_SECONDS, FIGURE_SHARE * self._clock.elapsed)
-        return picture_of_ends(probe, twin.weights(), self._snapshots, self.beta, n, most)
+        return picture_of_ends(snapshot, twin.weights(), self._snapshots, self.beta, n, most)
 
-    def _paths(self, found: PlanePicture) -> Figure:
+    def _paths(self, found: LossLandscape) -> Figure:
         twin, steps = self.twins[0], found.paths.steps
         title = f"Training with sample {twin.index}, and with sample {twin.replacement} in its place"
         return stability_paths(found, title=f"{title}; steps {steps[0]} to {steps[-1]}", caption=f"β = {self.beta:g}")
@@ -465,7 +467,7 @@ class StabilityCallback(InfoCallback):
 
     def _restart(self) -> None:
         super()._restart()
-        self._snapshots = Snapshots(self.seed)
+        self._snapshots = WeightTrajectory(self.seed)
         self._has_targets, self._no_products = False, ""
         self._facts = self._run = None
         self._ending = False

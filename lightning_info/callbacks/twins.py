@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from lightning_info.functional.standard_error import standard_error
-from lightning_info.probing.probe import Unavailable
+from lightning_info.replica.snapshot import Unavailable
 from lightning_info.twin import Twin
 
 

@@ -16,16 +16,15 @@ from torch.utils.data import Dataset
 from lightning_info import validation as arguments
 from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.clock import seconds
-from lightning_info.callbacks.faults import Refused
-from lightning_info.callbacks.run_facts import RunFacts
-from lightning_info.callbacks.weight_errors import information_errors, spectrum_errors
+from lightning_info.callbacks.error_policy import Refused
+from lightning_info.figures.rate_distortion import rate_distortion
 from lightning_info.functional.free_energy import free_energy
 from lightning_info.functional.rate_distortion import RatePoint, parting
 from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.weight_information import complexity, optimal_lambda
-from lightning_info.gradients.samples import num_samples, take
-from lightning_info.probing.batch_norm import BatchNormStatistics
-from lightning_info.probing.curvature import (
+from lightning_info.gradients.batches import num_samples, take
+from lightning_info.quantities.training_setup import TrainingSetup
+from lightning_info.quantities.weight_information.curvature import (
     Curvature,
     CurvatureName,
     CurvaturePlan,
@@ -33,12 +32,13 @@ from lightning_info.probing.curvature import (
     choose_curvature,
     run_plan,
 )
-from lightning_info.probing.initial_weights import InitialWeights, squared_norm
-from lightning_info.probing.noisy_loss import mean_loss, noisy_losses
-from lightning_info.probing.prediction import Adapter
-from lightning_info.probing.probe import Probe, Unavailable
-from lightning_info.probing.rate_distortion import rate_distortion_curve
-from lightning_info.reporting.rate_distortion import rate_distortion
+from lightning_info.quantities.weight_information.errors import information_errors, spectrum_errors
+from lightning_info.quantities.weight_information.initial_weights import InitialWeights, squared_norm
+from lightning_info.quantities.weight_information.noisy_loss import mean_loss, noisy_losses
+from lightning_info.quantities.weight_information.rate_distortion import rate_distortion_curve
+from lightning_info.replica.batch_norm import BatchNormStatistics
+from lightning_info.replica.prediction import Adapter
+from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 
 GRID = tuple(10.0**exponent for exponent in (-3, -2, -1, 0, 1, 2))
 """Levels of the rate-distortion curve, as multiples of ``beta``."""
@@ -138,7 +138,7 @@ class WeightInfoCallback(InfoCallback):
     )
 
     _plan: CurvaturePlan | None
-    _facts: RunFacts | None  # of the trainer at the point
+    _facts: TrainingSetup | None  # of the trainer at the point
     _start: InitialWeights
     _curves: dict[int, list[RatePoint]]  # step -> rate-distortion curve
     _eigenvalues: Tensor  # of the last point
@@ -209,14 +209,14 @@ class WeightInfoCallback(InfoCallback):
             with self._clock.spending(), self._faults.guard("keeping the initial weights"):
                 self._start.keep(pl_module, whole=self.prior == "init")
 
-    def _prepare(self, probe: Probe) -> Mapping[str, str]:
+    def _prepare(self, snapshot: ModelSnapshot) -> Mapping[str, str]:
         if self.lambda_ == "init_std" and self._start.std == 0:
             raise Refused(
                 f"{type(self).__name__}: the weights at the start are all equal, so that their standard deviation "
                 f"gives no prior; give a number, for example lambda_=0.1"
             )
-        mean_loss(probe)  # needs targets
-        self._plan = plan = self._choose(probe)
+        mean_loss(snapshot)  # needs targets
+        self._plan = plan = self._choose(snapshot)
         prior = "0" if self.prior == "zero" else "the weights at the start"
         return {
             "measures": f"KL(Q|P), the information in the weights, at beta = {self.beta:g}; prior N(w_ref, lambda²) at "
@@ -225,33 +225,33 @@ class WeightInfoCallback(InfoCallback):
             "curvature": plan.describe(),
         }
 
-    def _cost(self, probe: Probe, samples: int) -> float:
+    def _cost(self, snapshot: ModelSnapshot, samples: int) -> float:
         assert self._plan is not None
         plan = self._plan
-        few = min(TRIAL_SAMPLES, num_samples(probe.groups[0]))
-        probe = replace(probe, groups=[take(probe.groups[0], slice(0, few))])
+        few = min(TRIAL_SAMPLES, num_samples(snapshot.groups[0]))
+        snapshot = replace(snapshot, groups=[take(snapshot.groups[0], slice(0, few))])
         generator = torch.Generator().manual_seed(0)
         found: list[Curvature] = []
-        measuring = seconds(lambda: found.append(plan.measure(probe, generator)), probe.device)
-        moving = seconds(lambda: noisy_losses(found[0], [(1.0, 0.1)], 1.0, 2, generator), probe.device)
-        small = torch.eye(TRIAL_SIZE, dtype=torch.float64, device=probe.device)
-        decomposing = seconds(lambda: torch.linalg.eigh(small), probe.device)
+        measuring = seconds(lambda: found.append(plan.measure(snapshot, generator)), snapshot.device)
+        moving = seconds(lambda: noisy_losses(found[0], [(1.0, 0.1)], 1.0, 2, generator), snapshot.device)
+        small = torch.eye(TRIAL_SIZE, dtype=torch.float64, device=snapshot.device)
+        decomposing = seconds(lambda: torch.linalg.eigh(small), snapshot.device)
         passes = plan.samples / few * (measuring + len(GRID) * self.draws / 2 * moving)
         return passes + decomposing * (plan.size / TRIAL_SIZE) ** 3
 
     # ---- a point
 
     def _point(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
-        self._facts = RunFacts.of(trainer, self._collector.chunk)
+        self._facts = TrainingSetup.of(trainer, self._collector.chunk)
         super()._point(trainer, *args, **kwargs)
 
-    def _measure(self, probe: Probe, step: int, generator: Generator) -> dict[str, float]:
+    def _measure(self, snapshot: ModelSnapshot, step: int, generator: Generator) -> dict[str, float]:
         assert self._facts is not None
         self._plan, curvature = run_plan(
-            self._plan, lambda: self._choose(probe), lambda plan: plan.measure(probe, generator)
+            self._plan, lambda: self._choose(snapshot), lambda plan: plan.measure(snapshot, generator)
         )
-        spectrum, loss = curvature.spectrum, mean_loss(curvature.probe)
-        n = self._facts.samples_or(curvature.probe.size, self._faults)
+        spectrum, loss = curvature.spectrum, mean_loss(curvature.snapshot)
+        n = self._facts.samples_or(curvature.snapshot.size, self._faults)
         if not math.isfinite(loss):
             raise Unavailable(f"the loss of the reference samples is {loss}")
         is_exact, temperature = len(curvature.spectra) == 1, self._facts.temperature
@@ -267,7 +267,7 @@ class WeightInfoCallback(InfoCallback):
         }
         if isinstance(curvature, LanczosCurvature):
             values |= spectrum_errors(curvature, temperature)
-        distance, summed = self._squared_distance(probe), spectrum.scaled(n)
+        distance, summed = self._squared_distance(snapshot), spectrum.scaled(n)
         betas = [self.beta * level for level in GRID]
         levels = [(beta, self._prior_std(summed, distance, beta)) for beta in betas]
         if any(math.isnan(lambda_) for _, lambda_ in levels):
@@ -293,15 +293,15 @@ class WeightInfoCallback(InfoCallback):
         error = math.hypot(n * values["weight_info/expected_loss_stderr"], here.beta * kl_error)
         return values | {"weight_info/complexity_stderr": error}
 
-    def _choose(self, probe: Probe) -> CurvaturePlan:
+    def _choose(self, snapshot: ModelSnapshot) -> CurvaturePlan:
         samples = len(self._samples) if self._samples.complete else self.num_samples
-        return choose_curvature(probe, samples, self.curvature, self.max_rows)
+        return choose_curvature(snapshot, samples, self.curvature, self.max_rows)
 
-    def _squared_distance(self, probe: Probe) -> float | None:
+    def _squared_distance(self, snapshot: ModelSnapshot) -> float | None:
         """``‖w - w_ref‖²``; None where the weights at the start are not known."""
         if self.prior == "zero":
-            return squared_norm(probe.module)
-        distance = self._start.squared_distance(probe.module)
+            return squared_norm(snapshot.module)
+        distance = self._start.squared_distance(snapshot.module)
         if distance is None:
             self._warn_of_start()
         return distance

@@ -18,26 +18,26 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_info import validation
-from lightning_info.checkpoints import Checkpoint, PathLike, Reader, few
+from lightning_info.checkpoints import Checkpoint, CheckpointReader, PathLike, few
+from lightning_info.figures.stability_paths import stability_paths
 from lightning_info.gradients.contract import NotCovered
-from lightning_info.probing.curvature import fisher_products
-from lightning_info.probing.inert import Inert, StandInTrainer
-from lightning_info.probing.isolation import isolated
-from lightning_info.probing.likelihoods import NoPrediction
-from lightning_info.probing.plane_picture import PlanePicture, picture_of_ends
-from lightning_info.probing.prediction import Adapter, Predictor
-from lightning_info.probing.probe import Probe, Unavailable
-from lightning_info.probing.reference import ReferenceSamples
-from lightning_info.probing.replica import replicate
-from lightning_info.probing.weight_change import (
+from lightning_info.quantities.stability.loss_landscape import LossLandscape, picture_of_ends
+from lightning_info.quantities.stability.weight_change import (
     flat_weights,
     length,
     prediction_change,
     sample_loss,
     weight_change,
 )
-from lightning_info.probing.weight_paths import Snapshots
-from lightning_info.reporting.stability_paths import stability_paths
+from lightning_info.quantities.stability.weight_trajectory import WeightTrajectory
+from lightning_info.quantities.weight_information.curvature import fisher_products
+from lightning_info.replica.isolation import isolated
+from lightning_info.replica.loss_recognition import NoPrediction
+from lightning_info.replica.prediction import Adapter, Predictor
+from lightning_info.replica.reference_samples import ReferenceSamples
+from lightning_info.replica.replicate import replicate
+from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
+from lightning_info.replica.stand_in_trainer import NullObject, StandInTrainer
 from lightning_info.reporting.table import Curve, curves_table
 
 OWNER = "compare_runs"
@@ -55,7 +55,7 @@ class RunComparison:
     """
 
     history: Mapping[str, Curve]
-    picture: PlanePicture | None
+    picture: LossLandscape | None
     reason: str
     caption: str
 
@@ -141,15 +141,15 @@ def compare_runs(
     validation.positive_number(OWNER, "beta", beta, 1.0)
     validation.positive_integer(OWNER, "num_samples", num_samples, 256)
     validation.positive_integer(OWNER, "batch_size", batch_size, 64)
-    reader, device = Reader(OWNER, weights_only), torch.device(device)
+    reader, device = CheckpointReader(OWNER, weights_only), torch.device(device)
     pairs = matched(reader.checkpoints("run", run), reader.checkpoints("twin", twin))
     samples = _samples(reference, num_samples)
     alone = None if replaced is None else _samples(replaced, sys.maxsize)[0]
     if isclass(module):
         module = reader.made(module, pairs[max(pairs)][0])
     with isolated(device):
-        here, there = (_probe(module, samples, batch_size, adapter, device) for _ in range(2))
-        n, snapshots = _training_samples(training_samples, here.size), Snapshots(seed)
+        here, there = (_snapshot(module, samples, batch_size, adapter, device) for _ in range(2))
+        n, snapshots = _training_samples(training_samples, here.size), WeightTrajectory(seed)
         history: dict[str, list[tuple[int, float]]] = {}
         for step, (ours, theirs) in pairs.items():
             reader.load(here.module, ours)
@@ -193,10 +193,12 @@ def _samples(given: Dataset[Any] | Sequence[Tensor], most: int) -> list[Any]:
     return samples.groups
 
 
-def _probe(module: Any, samples: list[Any], chunk: int, adapter: Adapter | None, device: torch.device) -> Probe:
-    stand_in = StandInTrainer(Inert())
+def _snapshot(
+    module: Any, samples: list[Any], chunk: int, adapter: Adapter | None, device: torch.device
+) -> ModelSnapshot:
+    stand_in = StandInTrainer(NullObject())
     replica = replicate(module, private=True, trainer=getattr(module, "_trainer", None), stand_in=stand_in).to(device)
-    return Probe(replica, Predictor(stand_in, adapter, shared=False), samples, chunk, device)
+    return ModelSnapshot(replica, Predictor(stand_in, adapter, shared=False), samples, chunk, device)
 
 
 def _training_samples(given: int | None, measured: int) -> int:
@@ -207,7 +209,7 @@ def _training_samples(given: int | None, measured: int) -> int:
     return given
 
 
-def _look_at(here: Probe, there: Probe, step: int) -> bool:
+def _look_at(here: ModelSnapshot, there: ModelSnapshot, step: int) -> bool:
     """Say once what the comparison cannot have; whether there are products with F."""
     try:
         here.predictor(here.module, here.first_chunk())
@@ -232,7 +234,14 @@ def _look_at(here: Probe, there: Probe, step: int) -> bool:
 
 
 def _in_predictions(
-    here: Probe, there: Probe, change: Tensor, n: int, beta: float, has_products: bool, replaced: Any, step: int
+    here: ModelSnapshot,
+    there: ModelSnapshot,
+    change: Tensor,
+    n: int,
+    beta: float,
+    has_products: bool,
+    replaced: Any,
+    step: int,
 ) -> dict[str, float]:
     """By name; NaN what is not finite."""
     names = ["output_kl"] + ["fisher_distance", "unique_information"] * has_products
@@ -246,7 +255,9 @@ def _in_predictions(
     return values
 
 
-def _picture(here: Probe, there: Probe, snapshots: Snapshots, beta: float, n: int) -> tuple[PlanePicture | None, str]:
+def _picture(
+    here: ModelSnapshot, there: ModelSnapshot, snapshots: WeightTrajectory, beta: float, n: int
+) -> tuple[LossLandscape | None, str]:
     """At the weights of the last step; or why there is none."""
     try:
         return picture_of_ends(here, there.module, snapshots, beta, n), ""

@@ -23,7 +23,9 @@ from torch import nn
 
 from lightning_info import EffectiveInfoCallback
 from lightning_info.callbacks import effective_info
-from lightning_info.probing import linear_layers, noisy_activations, noisy_loss
+from lightning_info.quantities.effective_information import conditional_gaussian as linear_layers
+from lightning_info.quantities.effective_information import noisy_activations
+from lightning_info.quantities.weight_information import noisy_loss
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from quickstart import DigitsNet, loaders
@@ -60,12 +62,12 @@ class Watched(EffectiveInfoCallback):
     seconds = estimating = megabytes = 0.0
     rows = 0
 
-    def _measure(self, probe, step, generator):
+    def _measure(self, snapshot, step, generator):
         self.rows, self.estimating = 0, 0.0
-        hook = probe.module.register_forward_hook(self._count)
+        hook = snapshot.module.register_forward_hook(self._count)
         Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
         before, start = memory("VmRSS"), time.process_time()
-        values = super()._measure(probe, step, generator)
+        values = super()._measure(snapshot, step, generator)
         self.seconds, self.megabytes = time.process_time() - start, memory("VmHWM") - before
         hook.remove()
         return values
@@ -85,9 +87,9 @@ moved, information = noisy_loss.moved, effective_info.effective_information
 
 
 @contextmanager
-def counted(probe, noise):
+def counted(snapshot, noise):
     global noisy
-    with moved(probe, noise):
+    with moved(snapshot, noise):
         noisy = True
         yield
         noisy = False

@@ -507,11 +507,11 @@ def failing(callback: FisherTraceCallback, monkeypatch: pytest.MonkeyPatch, *cal
     """The measurements with these numbers raise."""
     measure, numbers = callback._measure, iter(range(1000))
 
-    def flaky(probe, step, generator):
+    def flaky(snapshot, step, generator):
         number = next(numbers)
         if number in calls:
             raise RuntimeError(f"boom {number}")
-        return measure(probe, step, generator)
+        return measure(snapshot, step, generator)
 
     monkeypatch.setattr(callback, "_measure", flaky)
 

@@ -456,7 +456,7 @@ def test_arguments_that_make_no_sense_are_refused(options, message):
 
 def test_callbacks_due_together_share_the_replica_and_the_pass(monkeypatch):
     from lightning_info.callbacks import bench
-    from lightning_info.probing.prediction import Predictor
+    from lightning_info.replica.prediction import Predictor
 
     replicas, passes = [], []
     replicate, predict = bench.replicate, Predictor.__call__

@@ -267,7 +267,7 @@ def test_a_batch_whose_samples_cannot_be_kept_does_not_end_the_run(monkeypatch):
     def full_disk(self, batch):
         raise RuntimeError("no memory for it")
 
-    monkeypatch.setattr("lightning_info.probing.reference.ReferenceSamples.add", full_disk)
+    monkeypatch.setattr("lightning_info.replica.reference_samples.ReferenceSamples.add", full_disk)
     callback = FisherTraceCallback(num_samples=8, summary=False)
     run = trainer(callback, max_epochs=1)
     with pytest.warns(UserWarning, match="keeping reference samples failed and training goes on"):

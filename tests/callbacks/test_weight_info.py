@@ -20,9 +20,9 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from torch.func import functional_call, jacrev
 
 from lightning_info import WeightInfoCallback
-from lightning_info.callbacks.run_facts import RunFacts
 from lightning_info.callbacks.weight_info import GRID
-from lightning_info.probing import curvature as curvature_module
+from lightning_info.quantities.training_setup import TrainingSetup
+from lightning_info.quantities.weight_information import curvature as curvature_module
 
 SAMPLES, REFERENCE = 64, 24
 X, Y = (part[:REFERENCE] for part in data(SAMPLES).tensors)
@@ -320,7 +320,7 @@ def test_a_run_is_read_as_it_is():
 
     class Reading(Callback):
         def on_train_batch_start(self, run, *args):
-            facts[run.accumulate_grad_batches, run.limit_train_batches] = RunFacts.of(run, 8)
+            facts[run.accumulate_grad_batches, run.limit_train_batches] = TrainingSetup.of(run, 8)
 
     for options in ({}, {"accumulate_grad_batches": 4}, {"limit_train_batches": 3}):
         trainer(Reading(), max_epochs=1, **options).fit(Net(), loader(SAMPLES))

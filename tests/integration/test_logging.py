@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_info import FisherTraceCallback
-from lightning_info.probing.probe import Unavailable
+from lightning_info.replica.snapshot import Unavailable
 
 EPOCH = 10  # batches of 8 in the 80 training samples
 X, Y = data(80).tensors

@@ -26,7 +26,7 @@ from models import Classifier, curves, data, loader, trainer
 from torch.utils.data import DataLoader, Subset
 from lightning_info import EffectiveInfoCallback, FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
 from lightning_info.callbacks import base
-from lightning_info.callbacks.faults import Refused
+from lightning_info.callbacks.error_policy import Refused
 from lightning_info.metrics import FisherTrace
 
 def plane(**options):
