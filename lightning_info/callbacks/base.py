@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_info import validation as arguments
+from lightning_info import validation
 from lightning_info.callbacks import messages
 from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.error_policy import ErrorPolicy, Refused
 from lightning_info.callbacks.first_batch import findings
 from lightning_info.callbacks.monitors import monitors
+from lightning_info.callbacks.options import ARGUMENTS, MARK
 from lightning_info.callbacks.preflight import STATISTICS, cost_row, refuse_sharding, summary_text
 from lightning_info.callbacks.processes import in_any_process, of_rank_zero
 from lightning_info.callbacks.reference_collector import ReferenceCollector
@@ -26,6 +27,7 @@ from lightning_info.callbacks.resuming import Resuming, steps_taken
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.callbacks.session import SharedSnapshots
 from lightning_info.gradients.batches import take
+from lightning_info.quantities.quantity import Quantity
 from lightning_info.replica.batch_norm import BatchNormStatistics, on_batch_statistics
 from lightning_info.replica.isolation import isolated
 from lightning_info.replica.prediction import Adapter
@@ -55,35 +57,48 @@ class InfoCallback(Resuming):
     _decision: tuple[tuple[int, int], bool] | None  # epoch and batch of the last decision, and whether a point is due
     _offline = False  # measured without a Trainer
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__doc__ = (cls.__doc__ or "").replace(MARK, ARGUMENTS)
+
     def __init__(
         self,
+        quantity: Quantity,
         *,
-        every_n_epochs: int | None,
-        every_n_train_steps: int | None,
-        num_samples: int,
-        reference: Dataset[Any] | Sequence[Tensor] | None,
-        adapter: Adapter | None,
-        seed: int,
-        prefix: str | None,
-        on_error: Literal["warn", "raise"],
-        max_overhead: float | None,
-        batch_norm: BatchNormStatistics,
-        summary: bool,
+        num_samples: int = 256,
+        every_n_epochs: int | None = None,
+        every_n_train_steps: int | None = None,
+        # LightningCLI cannot build a subclass of Dataset[Any]
+        reference: Dataset | Sequence[Tensor] | None = None,  # type: ignore[type-arg]
+        adapter: Adapter | None = None,
+        seed: int = 0,
+        prefix: str | None = None,
+        on_error: Literal["warn", "raise"] = "warn",
+        max_overhead: float | None = None,
+        batch_norm: BatchNormStatistics = "running",
+        summary: bool = True,
     ) -> None:
         owner = type(self).__name__
-        arguments.intervals(owner, every_n_epochs, every_n_train_steps)
-        arguments.positive_integer(owner, "num_samples", num_samples, 256)
-        arguments.integer(owner, "seed", seed, 0)
-        arguments.one_of(owner, "on_error", on_error, ("warn", "raise"))
-        arguments.one_of(owner, "batch_norm", batch_norm, get_args(BatchNormStatistics))
+        if not isinstance(quantity, Quantity):
+            raise ValueError(
+                f"{owner}: {quantity!r} is no Quantity; give an instance of a subclass of "
+                f"lightning_info.quantities.Quantity"
+            )
+        quantity.check(owner)
+        validation.intervals(owner, every_n_epochs, every_n_train_steps)
+        validation.positive_integer(owner, "num_samples", num_samples, 256)
+        validation.integer(owner, "seed", seed, 0)
+        validation.one_of(owner, "on_error", on_error, ("warn", "raise"))
+        validation.one_of(owner, "batch_norm", batch_norm, get_args(BatchNormStatistics))
         if max_overhead is not None:
-            arguments.positive_number(owner, "max_overhead", max_overhead, 0.05)
+            validation.positive_number(owner, "max_overhead", max_overhead, 0.05)
         if prefix:
-            arguments.path(owner, "prefix", prefix, "run1")
+            validation.path(owner, "prefix", prefix, "run1")
         if adapter is not None and not callable(adapter):
             raise ValueError(
                 f"{owner}: adapter must be a function (module, batch) -> (outputs, targets), got {adapter!r}"
             )
+        self.quantity = quantity
         self.num_samples, self.reference, self.adapter = num_samples, reference, adapter
         self.seed, self.prefix, self.on_error, self.summary = seed, prefix or None, on_error, summary
         self.batch_norm = batch_norm
@@ -92,6 +107,20 @@ class InfoCallback(Resuming):
         self._active = False
         self._trainer: int | None = None  # identity of the trainer of the last run
         self._restart()
+
+    @property
+    def family(self) -> str:
+        """First part of the tags, without prefix."""
+        return self.quantity.name
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Scalars that every measurement gives, without prefix; known from the first batch on."""
+        return self.quantity.tags
+
+    @property
+    def _kind(self) -> dict[str, str]:
+        return {"quantity": self.quantity.name} if type(self) is InfoCallback else {}
 
     def report(self) -> str:
         """What is measured, on which samples, when, and who computes what and why: as said before the first step."""
@@ -127,6 +156,9 @@ class InfoCallback(Resuming):
             finite = [value for _, value in curve if math.isfinite(value)]
             if finite and self._is_logged(tag):
                 trainer.callback_metrics[tag] = torch.tensor(finite[-1] if tag in monitors(trainer) else curve[-1][1])
+        if self.quantity.needs_start and trainer.fit_loop.epoch_loop._batches_that_stepped == 0:
+            with self._clock.spending(), self._error_policy.guard("keeping the initial weights"):
+                self.quantity.start(pl_module)
         self._decision = None
         ours = self._ours(trainer)
         self._is_last = self is ours[-1]
@@ -147,7 +179,7 @@ class InfoCallback(Resuming):
         """Collect reference samples and measure if a point is due."""
         if not self._active:
             return
-        with self._clock.spending(), self._faults.guard("its bookkeeping"):
+        with self._clock.spending(), self._error_policy.guard("its bookkeeping"):
             if not self._samples.complete:
                 with isolated(pl_module.device):
                     self._collect(trainer, pl_module, batch, batch_idx)
@@ -160,10 +192,10 @@ class InfoCallback(Resuming):
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure the end, draw the figures, print the table."""
         if self._active and 0 < self._skipped < MOST_SKIPPED and not self._prepared:
-            self._faults.warn_once(messages.skipped(self._skipped), "skipped")
+            self._error_policy.warn_once(messages.skipped(self._skipped), "skipped")
         if not self._active or not self._prepared:
             return
-        with self._clock.spending(), self._faults.guard("its bookkeeping"), isolated(pl_module.device):
+        with self._clock.spending(), self._error_policy.guard("its bookkeeping"), isolated(pl_module.device):
             if not self._samples.complete:
                 if not in_any_process(trainer, bool(self._samples.groups)):
                     return
@@ -171,10 +203,10 @@ class InfoCallback(Resuming):
             step = self._step = steps_taken(trainer)
             if step != self._measured and not trainer.fast_dev_run:
                 due = [c for c in self._ours(trainer) if c._can_measure and c._measured != step]
-                self._point(trainer, pl_module, step, due)
+                self._measure_and_log(trainer, pl_module, step, due)
             if self._measured is not None:
                 self._report_end(trainer)
-        with self._faults.guard("printing the table"), isolated(pl_module.device):
+        with self._error_policy.guard("printing the table"), isolated(pl_module.device):
             self._print_table(trainer)
         if self._is_last:
             self._bench.clear()
@@ -211,7 +243,7 @@ class InfoCallback(Resuming):
             due: All callbacks that are measured at this step; they share a replica and a pass.
         """
         self._step = steps_taken(trainer)
-        self._point(trainer, pl_module, self._step, due)
+        self._measure_and_log(trainer, pl_module, self._step, due)
 
     def let_go(self) -> None:
         """Keep nothing of the present step."""
@@ -223,7 +255,7 @@ class InfoCallback(Resuming):
 
     def drawings(self) -> dict[str, Callable[[], Figure]]:
         """The figures of what was measured, by tag; each is drawn when it is called."""
-        return {self._tag(tag): draw for tag, draw in self._figures().items()}
+        return {self._tag(tag): draw for tag, draw in self.quantity.figures(self._record_of()).items()}
 
     def tagged(self, tag: str) -> str:
         """A tag with this callback's prefix."""
@@ -249,7 +281,7 @@ class InfoCallback(Resuming):
         """
         refusal, seen = None, True
         try:
-            with self._faults.guard("looking at the first batch"):
+            with self._error_policy.guard("looking at the first batch"):
                 if self._skipped == 0:
                     self._collector.start(trainer, batch, self._saved)
                 self._chunk = self._collector.chunk
@@ -264,7 +296,7 @@ class InfoCallback(Resuming):
                 self._initial, reason = None, messages.skipped(self._skipped)
                 if self.on_error == "raise":
                     raise Refused(f"{type(self).__name__}: {reason}")
-                self._faults.warn_once(reason, "skipped")
+                self._error_policy.warn_once(reason, "skipped")
             return False
         self._collector.agree(trainer)
         if self._changes:
@@ -273,12 +305,12 @@ class InfoCallback(Resuming):
             if not self.history:
                 self._left_out.append(0)
             elif not self._collector.same:
-                self._faults.warn_once("the curve goes on with other reference samples than before", "samples")
+                self._error_policy.warn_once("the curve goes on with other reference samples than before", "samples")
         self._resumed, self._saved, self._changes = False, None, {}
         if self._schedule.budget is not None:
-            warning = messages.monitored(monitors(trainer), map(self._tag, self.tags), self._schedule.budget)
+            warning = messages.monitored(monitors(trainer), map(self._tag, self.quantity.tags), self._schedule.budget)
             if warning:
-                self._faults.warn_once(warning, "monitor")
+                self._error_policy.warn_once(warning, "monitor")
         if self._is_last:
             self._write_layout(trainer)
         return True
@@ -298,11 +330,11 @@ class InfoCallback(Resuming):
 
     def _close_samples(self, trainer: Any, pl_module: Any) -> None:
         if not self._samples.close(trainer.world_size):
-            self._faults.warn_once("batches cannot be sent; the samples are those of the first process only", "sending")
+            self._error_policy.warn_once("batches cannot be sent; the samples are those of the first process only", "sending")
         self._chunk = self._collector.chunk
         if self._initial is not None:
             self._initial.groups = self._samples.groups
-            self._point(trainer, pl_module, 0, initial=self._initial)
+            self._measure_and_log(trainer, pl_module, 0, initial=self._initial)
             self._initial = None
         if self._left_out:
             rank_zero_info(f"{type(self).__name__}: {messages.left_out(self._left_out, len(self._samples))}")
@@ -314,16 +346,17 @@ class InfoCallback(Resuming):
             False if ``training_step`` returns None for all of the samples.
         """
         owner = type(self).__name__
-        with self._faults.guard("the check before the first step"):
+        with self._error_policy.guard("the check before the first step"):
             key = id(self.adapter), id(self.reference), self._samples.complete
             make = partial(self._new_snapshot, trainer, pl_module, private=True)
-            found = findings(owner, pl_module, make, self._prepare, batch, self._bench.layouts, key)
+            prepare = partial(self.quantity.prepare, point=self._point_at(trainer, steps_taken(trainer)))
+            found = findings(owner, pl_module, make, prepare, batch, self._bench.layouts, key)
             if found is None:
                 return False
             self._collector.lay(found.whole.layout)
             if not self._samples.complete:
                 self._chunk = self._collector.chunk = len(found.whole)
-            self._private = self.moves_weights or found.writes
+            self._private = self.quantity.moves_weights or found.writes
             size = len(self._samples) if self._samples.complete else self.num_samples
             rows = {
                 "measures": found.rows.pop("measures"),
@@ -334,7 +367,7 @@ class InfoCallback(Resuming):
             if on_batch_statistics(pl_module):
                 rows["BatchNorm"] = STATISTICS[self.batch_norm]
             copying = partial(self._new_snapshot, trainer, pl_module, [])
-            rows["cost"] = cost_row(found.snapshot, copying, partial(self._cost, found.snapshot, size))
+            rows["cost"] = cost_row(found.snapshot, copying, partial(self.quantity.cost, found.snapshot, size))
             if self._offline:
                 del rows["steps"]
                 if self.reference is None:
@@ -380,31 +413,36 @@ class InfoCallback(Resuming):
         assert self._step is not None
         if self._samples.complete:
             due = [c for c in self._ours(trainer) if c is self or (c._can_measure and c._decide(trainer, batch_idx))]
-            self._point(trainer, pl_module, self._step, due)
+            self._measure_and_log(trainer, pl_module, self._step, due)
         elif self._step == 0:
-            with self._faults.guard("keeping the initial weights"):
+            with self._error_policy.guard("keeping the initial weights"):
                 make = partial(self._new_snapshot, trainer, pl_module, [], private=True)
                 self._initial = self._bench.initial(self.adapter, make)
         elif self._step not in self._left_out:
             self._left_out.append(self._step)
 
     def _write_layout(self, trainer: Any) -> None:
-        with self._faults.guard("writing the chart layout"):
-            charts = {c._tag(title): chart for c in self._ours(trainer) for title, chart in c._charts().items()}
+        with self._error_policy.guard("writing the chart layout"):
+            charts = {
+                c._tag(title): (kind, [c._tag(tag) for tag in tags])
+                for c in self._ours(trainer)
+                for title, (kind, tags) in c.quantity.charts().items()
+            }
             for refusal in write_layout(trainer, charts):
-                self._faults.report(refusal, "writing the chart layout")
+                self._error_policy.report(refusal, "writing the chart layout")
 
     # ---- small things
 
     def _restart(self) -> None:
-        self._faults = ErrorPolicy(type(self).__name__, self.on_error)
-        self._collector = ReferenceCollector(self.num_samples, self.reference, self._faults)
+        self.quantity.reset()
+        self._error_policy = ErrorPolicy(type(self).__name__, self.on_error)
+        self._collector = ReferenceCollector(self.num_samples, self.reference, self._error_policy)
         self._clock = Clock()
         self._chunk = self._collector.chunk
         self._prepared = False
         self._skipped = 0
         self._summary = ""
-        self._private = self.moves_weights
+        self._private = self.quantity.moves_weights
         self._initial = None
         self._finished = set()
         self._epochs = {}
@@ -430,10 +468,10 @@ class InfoCallback(Resuming):
             return
         history = {tag: curve for c in ours for tag, curve in c.history.items() if curve[-1][0] == c._measured}
         rows = [
-            (c._tag(tag), error and c._tag(error)) for c in ours for tag, error in c.table if c._tag(tag) in history
+            (c._tag(tag), error and c._tag(error)) for c in ours for tag, error in c.quantity.table if c._tag(tag) in history
         ]
         print("\n" + summary_table(history, rows))
         for c in ours:
             print(messages.time_taken(c._tag(c.family), c._points, c._clock.overhead, c._clock.elapsed))
-            if text := c._closing_text():
+            if text := c.quantity.closing_text(c._record_of()):
                 print(text)

@@ -18,7 +18,8 @@ from lightning_info.callbacks.reference_collector import ReferenceCollector
 from lightning_info.callbacks.session import SharedSnapshots, new_snapshot
 from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.memory import is_out_of_memory
-from lightning_info.quantities.quantity import Quantity
+from lightning_info.quantities.quantity import Point, Quantity, Record
+from lightning_info.quantities.training_setup import TrainingSetup
 from lightning_info.replica.batch_norm import BatchNormStatistics
 from lightning_info.replica.isolation import exits_are_errors
 from lightning_info.replica.loss_recognition import Skipped, WritesParameters
@@ -27,9 +28,10 @@ from lightning_info.replica.reference_samples import ReferenceSamples
 from lightning_info.replica.sample_axis import needs_order
 from lightning_info.replica.skipped import without_skipped
 from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
-from lightning_info.reporting.figures import Curve, report_figure
+from lightning_info.reporting.figures import report_figure
 from lightning_info.reporting.histograms import report_histogram
 from lightning_info.reporting.scalars import report_scalars
+from lightning_info.reporting.table import Curve
 
 FIGURE_SHARE = 0.02
 """Figures are dear (0.2 s): at points 4, 8, 16, ... within this share of the run's time, and at the end of fit."""
@@ -37,15 +39,23 @@ MOST_BATCHES = 8
 """Batches that are looked at where the samples' order may be the cause of a failure."""
 
 
-class Points(Quantity):
-    """Measures a point and reports it; ``base`` says when."""
+class Points:
+    """Measures points of a quantity and reports them; ``base`` says when.
 
+    Attributes:
+        quantity: What is measured.
+        history: ``tag -> [(step, value), ...]`` of everything measured.
+    """
+
+    quantity: Quantity
+    history: dict[str, list[tuple[int, float]]]
     adapter: Adapter | None
+    num_samples: int
     seed: int
     prefix: str | None
     batch_norm: BatchNormStatistics
 
-    _faults: ErrorPolicy
+    _error_policy: ErrorPolicy
     _collector: ReferenceCollector
     _clock: Clock
     _bench: SharedSnapshots  # of the first of our callbacks in the trainer, which all use
@@ -56,7 +66,7 @@ class Points(Quantity):
     _point_seconds: float  # of the last point, which the next one is expected to take
     _drawing: float  # seconds spent on figures
     _epochs: dict[int, float]  # passed at the measured steps
-    _finished: set[str]  # tags of :meth:`_finish`, without prefix
+    _finished: set[str]  # tags of the quantity's ``finish``, without prefix
     _known: set[str]  # tags of the points of this run, without prefix
 
     # ---- replicas
@@ -82,7 +92,7 @@ class Points(Quantity):
         snapshot = self._new_snapshot(trainer, pl_module, pool)
         for c in due:
             if c._snapshot_key == key and bench.begins(pool, c._samples.groups):
-                snapshot.statistics += c.statistics()
+                snapshot.statistics += c.quantity.statistics()
         if self.batch_norm == "reference":
             snapshot.use_reference_statistics()
         bench.keep(key, snapshot)
@@ -90,7 +100,7 @@ class Points(Quantity):
 
     # ---- measuring
 
-    def _point(
+    def _measure_and_log(
         self,
         trainer: Any,
         pl_module: Any,
@@ -107,7 +117,7 @@ class Points(Quantity):
     def _record(self, trainer: Any, step: int, values: dict[str, float], started: float) -> None:
         """Keep and report a point's values; what it took began at ``started`` on the clock."""
         is_gap = not any(map(math.isfinite, values.values()))
-        values[f"{self.family}/overhead"] = self._clock.overhead
+        values[f"{self.quantity.name}/overhead"] = self._clock.overhead
         values = of_rank_zero(trainer, {self._tag(tag): value for tag, value in values.items()})
         for tag, value in values.items():
             self.history.setdefault(tag, []).append((step, value))
@@ -117,9 +127,9 @@ class Points(Quantity):
         self._epochs[step] = _epoch(trainer, step)
         self._report_values(trainer, values, step)
         if trainer.is_global_zero and not is_gap:  # what is kept for them is of the last point that had values
-            for tag, shown in self._histograms().items():
+            for tag, shown in self.quantity.histograms().items():
                 for refusal in report_histogram(trainer, self._tag(tag), shown, step):
-                    self._faults.report(refusal, "writing a histogram to a logger", step)
+                    self._error_policy.report(refusal, "writing a histogram to a logger", step)
         self._point_seconds = self._clock.elapsed - started
         doubled = self._points >= 4 and self._points & (self._points - 1) == 0
         if doubled and self._drawing <= FIGURE_SHARE * self._clock.elapsed:
@@ -130,7 +140,7 @@ class Points(Quantity):
     ) -> dict[str, float]:
         """The point's values, in chunks as small as memory needs; NaN if it has none."""
         while True:
-            generator = torch.Generator().manual_seed((1_000_003 * self.seed + step) % 2**63)
+            point = self._point_at(trainer, step)
             snapshot = initial
             try:
                 with exits_are_errors("the measurement"):
@@ -140,21 +150,20 @@ class Points(Quantity):
                         snapshot.chunk = self._chunk
                         if self.batch_norm == "reference":
                             snapshot.use_reference_statistics()
-                    return self._measure(snapshot, step, generator)
+                    return dict(self.quantity.measure(snapshot, point))
             except Unavailable as error:
-                self._faults.warn_once(f"no value at step {step} (NaN): {error}", kind="no value")
+                self._error_policy.warn_once(f"no value at step {step} (NaN): {error}", kind="no value")
                 break
             except Skipped as error:
                 assert snapshot is not None
                 self._bench.discard(snapshot)
                 if not sum(c._leave_out_skipped(snapshot) for c in dict.fromkeys((self, *due))):
-                    self._faults.warn_once(
+                    self._error_policy.warn_once(
                         f"no value at step {step} (NaN): {error} for the reference samples", kind="no value"
                     )
                     break
                 if initial is not None:
-                    initial.groups = self._samples.groups
-                    initial._read.clear()
+                    initial = initial.on(self._samples.groups)
                 continue
             except Exception as error:
                 if snapshot is not None:
@@ -167,16 +176,16 @@ class Points(Quantity):
                         initial.groups = self._samples.groups
                     continue
                 if not is_out_of_memory(error) or self._chunk == 1:
-                    self._faults.report(error, "the measurement", step)
+                    self._error_policy.report(error, "the measurement", step)
                     break
             self._chunk //= 2
-            self._faults.warn_once(
+            self._error_policy.warn_once(
                 f"out of memory at step {step}; it is measured in chunks of {self._chunk} samples or fewer from now on",
                 kind="memory",
             )
             garbage_collection_cuda()
         known = [tag for tag in map(self._untagged, self.history) if tag not in self._finished]
-        return dict.fromkeys((*self.tags, *known), math.nan)
+        return dict.fromkeys((*self.quantity.tags, *known), math.nan)
 
     def _must_keep_order(self, snapshot: ModelSnapshot) -> bool:
         """Whether a measurement failed because the samples' order was changed; from now on it is not."""
@@ -196,7 +205,7 @@ class Points(Quantity):
         if after in (0, before):
             return False
         self._samples.keep(groups)
-        self._faults.warn_once(
+        self._error_policy.warn_once(
             f"{before - after} of {before} reference samples are left out: training_step returns None for them, so "
             f"that the module is not trained on them",
             kind="skipped",
@@ -209,7 +218,7 @@ class Points(Quantity):
         logged = {tag: value for tag, value in values.items() if self._is_logged(tag)}
         kept = self._kept_for_monitors(trainer, logged, step)
         for refusal in report_scalars(trainer, logged, step, kept):
-            self._faults.report(refusal, "writing to a logger", step)
+            self._error_policy.report(refusal, "writing to a logger", step)
 
     def _kept_for_monitors(self, trainer: Any, values: Mapping[str, float], step: int) -> set[str]:
         """Tags of which ``callback_metrics`` keeps what it has, if anything, as a NaN would end or change the run."""
@@ -220,7 +229,7 @@ class Points(Quantity):
             finite = [s for s, value in self.history.get(tag, ()) if math.isfinite(value) and s < step]
             if finite and tag in trainer.callback_metrics:
                 kept.add(tag)
-                self._faults.warn_once(monitored_gap(who, tag, step, finite[-1]), f"gap of {tag}")
+                self._error_policy.warn_once(monitored_gap(who, tag, step, finite[-1]), f"gap of {tag}")
             elif all(map(is_tolerant, who)) or tag in trainer.callback_metrics:
                 kept.add(tag)
         return kept
@@ -233,8 +242,8 @@ class Points(Quantity):
 
     def _write_end(self, trainer: Any) -> None:
         curves: Mapping[str, Curve] = {}
-        with self._faults.guard("looking back at the end"):
-            curves = self._finish()
+        with self._error_policy.guard("looking back at the end"):
+            curves = self.quantity.finish(self._record_of(), self._point_at(trainer, self._measured or 0))
         curves = of_rank_zero(trainer, curves)
         self._finished.update(curves)
         by_step: dict[int, dict[str, float]] = {}
@@ -251,13 +260,25 @@ class Points(Quantity):
         if not trainer.is_global_zero:
             return
         started = self._clock.elapsed
-        with self._faults.guard("drawing a figure"):
-            for tag, draw in self._figures().items():
+        with self._error_policy.guard("drawing a figure"):
+            for tag, draw in self.quantity.figures(self._record_of()).items():
                 for refusal in report_figure(trainer, self._tag(tag), draw(), step):
-                    self._faults.report(refusal, "writing a figure to a logger", step)
+                    self._error_policy.report(refusal, "writing a figure to a logger", step)
         self._drawing += self._clock.elapsed - started
 
     # ---- small things
+
+    def _point_at(self, trainer: Any, step: int) -> Point:
+        generator = torch.Generator().manual_seed((1_000_003 * self.seed + step) % 2**63)
+        samples = len(self._samples) if self._samples.complete else self.num_samples
+        setup = TrainingSetup.of(trainer, self._collector.chunk)
+        return Point(step, generator, setup, samples, self._error_policy.warn_once)
+
+    def _record_of(self) -> Record:
+        return Record({self._untagged(tag): curve for tag, curve in self.history.items()}, self._epochs)
+
+    def _is_logged(self, tag: str) -> bool:
+        return self.quantity.is_logged(self._untagged(tag))
 
     @property
     def _samples(self) -> ReferenceSamples:

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from lightning_info.callbacks.clock import seconds
 from lightning_info.callbacks.error_policy import Refused
 from lightning_info.callbacks.loss_rows import loss_rows
 from lightning_info.gradients.batches import num_samples, spread, take
@@ -21,11 +20,13 @@ from lightning_info.gradients.layout import Batch, Layout
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.real import sizes
+from lightning_info.quantities.quantity import NotMeasurable
 from lightning_info.replica.layer_selection import NoLayers
 from lightning_info.replica.prediction import ADAPTER_LINES, NoPrediction, Prediction, Skipped
 from lightning_info.replica.replicate import NotCopyable
 from lightning_info.replica.sample_axis import Layouts, SamplesMixed, first_predictions, sample_layout
 from lightning_info.replica.snapshot import ModelSnapshot
+from lightning_info.replica.timing import seconds, training_pass
 
 STATISTICS = {
     "running": "running statistics, which lag behind the weights in the first steps; batch_norm='reference' takes "
@@ -123,7 +124,7 @@ def preflight(
         ) from error
     except NotCopyable as error:
         raise Refused(f"{owner} measures on a copy of the module, but {error}") from error
-    except NoLayers as error:
+    except (NoLayers, NotMeasurable) as error:
         raise Refused(f"{owner}: {error}") from error
     except NotCovered as error:
         raise Refused(f"{owner}: no engine gives exact per-sample gradients of {name}: {error}") from error
@@ -131,16 +132,6 @@ def preflight(
     shape = tuple(prediction.outputs.shape[1:])
     rows["module"] = f"{name}, {weights:,} trainable weights, {prediction.likelihood} outputs {shape} a sample"
     return Findings(snapshot, rows | beside, writes, whole)
-
-
-def training_pass(snapshot: ModelSnapshot, batch: Any) -> float:
-    """Seconds of a plain forward and backward pass over some samples."""
-    parameters = list(trainable(snapshot.module).values())
-
-    def run() -> None:
-        torch.autograd.grad(snapshot.outputs(snapshot.module, batch).sum(), parameters, allow_unused=True)
-
-    return seconds(run, snapshot.device)
 
 
 def cost_row(snapshot: ModelSnapshot, copying: Callable[[], object], point: Callable[[], float]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -58,7 +57,7 @@ class SharedSnapshots:
         """One without samples whose replica keeps the weights of this step; one replica for all with this key."""
         if key not in self._initial:
             self._initial[key] = make()
-        return replace(self._initial[key], groups=[], statistics=[], _read={})
+        return self._initial[key].on([])
 
     def keep(self, key: Hashable, snapshot: ModelSnapshot) -> None:
         """Offer a snapshot to the others, until :meth:`clear`."""
@@ -74,7 +73,7 @@ class SharedSnapshots:
         """
         for other, snapshot in self._snapshots:
             if other == key and snapshot.chunk <= chunk and self.begins(snapshot.groups, groups):
-                return replace(snapshot, groups=groups, whole=snapshot)
+                return snapshot.beginning(groups)
         return None
 
     def begins(self, pool: list[Any], groups: list[Any]) -> bool:

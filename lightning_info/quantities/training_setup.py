@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_info.callbacks.error_policy import ErrorPolicy
 from lightning_info.functional.free_energy import temperature
 
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """Facts of a trainer at a point.
+    """Facts of a training at a point; without arguments nothing is known of one.
 
     Attributes:
         training_samples: Of an epoch: the size of the data set, or fewer where its batches are limited; NaN if the
@@ -21,9 +21,9 @@ class TrainingSetup:
         group: The first parameter group of the optimisers; empty if there is none.
     """
 
-    training_samples: float
-    batch_size: int
-    group: dict[str, Any]
+    training_samples: float = math.nan
+    batch_size: int = 1
+    group: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, trainer: Any, samples_in_batch: int) -> TrainingSetup:
@@ -40,15 +40,6 @@ class TrainingSetup:
             together * trainer.accumulate_grad_batches,
             dict(next(groups, {})),
         )
-
-    def samples_or(self, measured: int, faults: ErrorPolicy) -> float:
-        """N of the summed loss; where the data have no length, the samples that F is of, which is said once."""
-        if not math.isnan(self.training_samples):
-            return self.training_samples
-        faults.warn_once(
-            f"the training data have no length; N = {measured}, the samples that F is of, stands for it", "length"
-        )
-        return float(measured)
 
     @property
     def temperature(self) -> float:

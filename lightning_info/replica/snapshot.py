@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -92,6 +92,24 @@ class ModelSnapshot:
     def size(self) -> int:
         """Of the pool."""
         return sum(map(num_samples, self.groups))
+
+    def on(self, groups: list[Any], audit: Audit | None = None) -> ModelSnapshot:
+        """The same replica with other samples: nothing that was read before is taken for theirs.
+
+        Args:
+            groups: The samples.
+            audit: What is looked at besides; None: as before.
+        """
+        audit = self.audit if audit is None else audit
+        return replace(self, groups=groups, statistics=[], whole=None, audit=audit, _read={})
+
+    def first(self, samples: int) -> ModelSnapshot:
+        """The same replica with the first samples of the first group."""
+        return self.on([take(self.groups[0], slice(0, samples))])
+
+    def beginning(self, groups: list[Any]) -> ModelSnapshot:
+        """The same replica with samples that the pool begins with; a pass over the pool serves them too."""
+        return replace(self, groups=groups, whole=self)
 
     def read(self, reader: ForwardStatistic) -> dict[str, Tensor]:
         """What a reader takes from the reference samples, ``(P, ...)`` on the CPU in their order.

@@ -88,7 +88,7 @@ def noisy_activations(
     audit = replace(snapshot.audit, done=True)  # another pass would be taken for one of the draw
     for noise in noises:
         with moved(snapshot, noise), watched(snapshot.module, linear, given.see):
-            read = replace(snapshot, statistics=[], whole=None, audit=audit, _read={}).read(reader)
+            read = snapshot.on(snapshot.groups, audit).read(reader)
         given.end_draw()
         draws += 1
         for name, values in read.items():

@@ -110,14 +110,14 @@ def measure_relative_curvature(
         Unavailable: Outputs or gradients are not finite; there are no samples.
         NotCovered: The rows of the replica cannot be made any more.
     """
-    whole = replace(snapshot, statistics=[], whole=None, _read={})
+    whole = snapshot.on(snapshot.groups)
     if plan.name == "diagonal":
         diagonal = plan.diagonal(whole, generator) * prior.square()
         return DiagonalCurvature(whole, [Spectrum(diagonal, len(prior))], diagonal)
     if plan.name == "matrix":
         values, vectors = _decomposed(plan.matrix(whole) / whole.size * prior * prior[:, None])
         return MatrixCurvature(whole, [Spectrum(values, len(prior))], values, vectors)
-    some = replace(whole, groups=[take(max(snapshot.groups, key=num_samples), slice(0, plan.samples))])
+    some = whole.on([take(max(snapshot.groups, key=num_samples), slice(0, plan.samples))])
     batch = snapshot.to_device(some.groups[0])
     assert plan.rows is not None
     engine = cast(RowEngineName, plan.rows.engine)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -215,7 +215,7 @@ def _affordable(snapshot: ModelSnapshot, cells: int, most_seconds: float) -> Mod
         return snapshot
     largest = max(snapshot.groups, key=num_samples)
     most = max(FEWEST_SAMPLES, int(snapshot.size * most_seconds / seconds))
-    return replace(snapshot, groups=[take(largest, slice(0, most))], statistics=[], whole=None, _read={})
+    return snapshot.on([take(largest, slice(0, most))])
 
 
 def _round_factor(factor: float) -> float:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
 import torch
@@ -202,12 +202,12 @@ class CurvaturePlan:
         """
         if not snapshot.groups:
             raise Unavailable("no reference samples could be kept")
-        whole = replace(snapshot, statistics=[], whole=None, _read={})
+        whole = snapshot.on(snapshot.groups)
         if self.name == "lanczos":
             return self._by_products(whole, generator)
         weights = _weights(snapshot)
         if self.name == "gram":
-            some = replace(whole, groups=[take(max(snapshot.groups, key=num_samples), slice(0, self.samples))])
+            some = whole.on([take(max(snapshot.groups, key=num_samples), slice(0, self.samples))])
             batch = snapshot.to_device(some.groups[0])
             gram = self._rows.gram(snapshot.module, snapshot.outputs, batch, _finite_columns(snapshot, batch)).matrix
             values, vectors = _decomposed(gram)
@@ -280,7 +280,7 @@ def choose_curvature(
         NotCovered: No engine makes the rows exactly; too many outputs for the way that was asked for, or an operator
             without the second derivative that it takes to draw noise.
     """
-    few = replace(snapshot, groups=[take(snapshot.groups[0], slice(0, min(CHECK_SAMPLES, snapshot.chunk)))])
+    few = snapshot.first(min(CHECK_SAMPLES, snapshot.chunk))
     batch = snapshot.to_device(few.groups[0])
     each = snapshot.predictor(snapshot.module, batch).outputs[0].numel()
     weights = _weights(snapshot)
