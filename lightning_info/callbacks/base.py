@@ -230,9 +230,9 @@ class InfoCallback(Resuming):
         """
         if self._can_measure:
             return
-        self._faults.on_error = "raise"
+        self._error_policy.on_error = "raise"
         self._collect(trainer, pl_module, batch, batch_idx)
-        self._faults.on_error = self.on_error
+        self._error_policy.on_error = self.on_error
 
     def take_point(self, trainer: Any, pl_module: Any, due: Sequence[InfoCallback]) -> None:
         """Measure at the present step, whatever the schedule says.
@@ -330,7 +330,9 @@ class InfoCallback(Resuming):
 
     def _close_samples(self, trainer: Any, pl_module: Any) -> None:
         if not self._samples.close(trainer.world_size):
-            self._error_policy.warn_once("batches cannot be sent; the samples are those of the first process only", "sending")
+            self._error_policy.warn_once(
+                "batches cannot be sent; the samples are those of the first process only", "sending"
+            )
         self._chunk = self._collector.chunk
         if self._initial is not None:
             self._initial.groups = self._samples.groups
@@ -468,7 +470,10 @@ class InfoCallback(Resuming):
             return
         history = {tag: curve for c in ours for tag, curve in c.history.items() if curve[-1][0] == c._measured}
         rows = [
-            (c._tag(tag), error and c._tag(error)) for c in ours for tag, error in c.quantity.table if c._tag(tag) in history
+            (c._tag(tag), error and c._tag(error))
+            for c in ours
+            for tag, error in c.quantity.table
+            if c._tag(tag) in history
         ]
         print("\n" + summary_table(history, rows))
         for c in ours:

@@ -66,9 +66,6 @@ class FisherTraceCallback(InfoCallback):
         MisconfigurationException: Before the first step: sharded strategy, no likelihood found, adapter that returns
             something else, module without exact per-sample gradients.
 
-    Attributes:
-        plan: The engine in use, and why not the ones before it; None before the first batch.
-
     Example::
 
         from lightning.pytorch import Trainer
@@ -92,5 +89,6 @@ class FisherTraceCallback(InfoCallback):
         super().__init__(FisherTrace(estimator, draws, also, per_layer, engine), num_samples=num_samples, **common)
 
     @property
-    def plan(self) -> Plan | None:  # noqa: D102
+    def plan(self) -> Plan | None:
+        """The engine in use, and why not the ones before it; None before the first batch."""
         return self.quantity.plan

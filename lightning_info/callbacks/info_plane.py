@@ -69,9 +69,6 @@ class InfoPlaneCallback(InfoCallback):
         num_samples: Reference samples: the first that pass in training. They set the ceiling, log2 of their number.
         **common: The arguments that all callbacks share, see :class:`~.CommonOptions`.
 
-    Attributes:
-        verdicts: Layer -> how far I(X;T) fell under each range or estimator, known at the end of fit, and in words.
-
     Raises:
         ValueError: An argument makes no sense.
         MisconfigurationException: Before the first step: a layer that is not there or does not run, sharded strategy,
@@ -105,7 +102,8 @@ class InfoPlaneCallback(InfoCallback):
         super().__init__(plane, num_samples=num_samples, **common)
 
     @property
-    def verdicts(self) -> Mapping[str, CompressionVerdict]:  # noqa: D102
+    def verdicts(self) -> Mapping[str, CompressionVerdict]:
+        """Layer -> how far I(X;T) fell under each range or estimator, known at the end of fit, and in words."""
         return self.quantity.verdicts
 
     def curves(self, bin_range: BinRange) -> Plane:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from textwrap import fill
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,9 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 from numpy.typing import NDArray
-
-from lightning_info.quantities.stability.loss_landscape import LossLandscape
-from lightning_info.quantities.stability.weight_trajectory import Paths
+from torch import Tensor
 
 LEVELS = 11
 """Contours of the loss, evenly spaced in area."""
@@ -23,6 +24,63 @@ ROUNDING = 1e-6
 RUN, TWIN, LOSS, FISHER = "tab:green", "tab:red", "tab:blue", "navy"
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Two paths in a plane.
+
+    Attributes:
+        steps: Optimiser steps, ``n`` of them, rising.
+        run: Coordinates of the one, ``(n, 2)`` float64.
+        twin: Of the other.
+        share: Share of the weights that they were computed from.
+        stderr: Largest standard error of a coordinate that is due to this share, ``(2,)``; 0 with all weights.
+        away: Largest distance of a point of the first path from the plane.
+    """
+
+    steps: list[int]
+    run: Tensor
+    twin: Tensor
+    share: float
+    stderr: Tensor
+    away: float
+
+
+class Ellipse(NamedTuple):
+    """Where ``cᵀ C⁻¹ c = 1``, around ``w_T``.
+
+    Attributes:
+        axes: Its half-axes, as columns ``(2, 2)`` float64; the longer one first.
+        factor: By which it has to be drawn larger to be seen whole.
+    """
+
+    axes: Tensor
+    factor: float
+
+
+@dataclass(frozen=True)
+class LossLandscape:
+    """All that the figure shows, in coordinates of the plane.
+
+    Attributes:
+        paths: Of the run and of the twin.
+        ellipses: By the name of the Fisher information that they come from.
+        x: Columns of the grid, float64.
+        y: Rows of the grid, float64.
+        loss: Mean loss of a sample, nats, ``(rows, columns)`` float64; NaN where it is not finite. None if there are
+            no targets to take a loss at.
+        samples: How many the loss is of.
+        second: See :class:`~.WeightPlane`.
+    """
+
+    paths: Paths
+    ellipses: Mapping[str, Ellipse]
+    x: Tensor
+    y: Tensor
+    loss: Tensor | None
+    samples: int
+    second: str
 
 
 def stability_paths(picture: LossLandscape, *, title: str, caption: str = "") -> Figure:

@@ -1,5 +1,7 @@
 """``Quantity``: one thing that is measured over training. Callbacks say when; ``measure`` needs no training at all."""
 
+# ruff: noqa: B027 - most methods may stay as they are
+
 from __future__ import annotations
 
 import math
@@ -19,7 +21,7 @@ from lightning_info.reporting.table import Curve
 
 
 class NotMeasurable(ValueError):
-    """What this quantity cannot be measured of, found before the first step; the message tells the cause and the fix."""
+    """It cannot be measured of this module, as is found before the first step; the message tells the fix."""
 
 
 class Warn(Protocol):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_info import validation
 from lightning_info.figures.information_plane import PlaneCurve, information_plane
@@ -77,7 +78,8 @@ class InformationPlane(Quantity):
         self.method = EstimatorSettings(bins, noise, noise_variance)
         self.reset()
 
-    def check(self, owner: str) -> None:  # noqa: D102
+    @override
+    def check(self, owner: str) -> None:
         validation.positive_integer(owner, "bins", self.bins, 30)
         validation.positive_integer(owner, "directions", self.directions, 2)
         validation.positive_number(owner, "noise", self.method.noise, 0.1)
@@ -85,7 +87,8 @@ class InformationPlane(Quantity):
             validation.positive_number(owner, "noise_variance", self.method.noise_variance, 0.1)
         self.estimates = estimates(owner, self._estimator, self._bin_range)
 
-    def reset(self) -> None:  # noqa: D102
+    @override
+    def reset(self) -> None:
         self._trajectory = Trajectory()
         self._features = LayerFeatures((), 1, 0)
         self._shown, self._first_width, self._told = {}, {}, set()
@@ -93,7 +96,8 @@ class InformationPlane(Quantity):
 
     # ---- before the first step
 
-    def prepare(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, str]:  # noqa: D102
+    @override
+    def prepare(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, str]:
         batch = snapshot.to_device(snapshot.groups[0])
         layers, left_out = find_layers(snapshot.module, snapshot.predictor, batch, self.layers)
         self._features = LayerFeatures(tuple(layers), self.directions, self.seed)
@@ -129,7 +133,8 @@ class InformationPlane(Quantity):
         reduced = f" as {self.directions} random combinations" if layer.units > MOST_UNITS else ""
         return f"{layer.label} ({f'{layer.kind}, ' if layer.kind else ''}{layer.units} {what}{reduced})"
 
-    def cost(self, snapshot: ModelSnapshot, samples: int) -> float:  # noqa: D102
+    @override
+    def cost(self, snapshot: ModelSnapshot, samples: int) -> float:
         few = snapshot.first(snapshot.chunk)
         cost = seconds(lambda: few.read(self._features), snapshot.device) * samples / few.size
         repeated, y = torch.arange(samples) % few.size, Labels(torch.arange(samples) % 2)
@@ -141,10 +146,12 @@ class InformationPlane(Quantity):
 
     # ---- a point
 
-    def statistics(self) -> list[LayerFeatures]:  # noqa: D102
+    @override
+    def statistics(self) -> list[LayerFeatures]:
         return [self._features]
 
-    def measure(self, snapshot: ModelSnapshot, point: Point) -> dict[str, float]:  # noqa: D102
+    @override
+    def measure(self, snapshot: ModelSnapshot, point: Point) -> dict[str, float]:
         step = point.step
         read = snapshot.read(self._features)
         names = [layer.label for layer in self._features.layers if f"units/{layer.label}" in read]
@@ -217,14 +224,12 @@ class InformationPlane(Quantity):
     def _measured_curves(self, estimate: Estimate, record: Record) -> Plane:
         plane: Plane = {}
         for layer in self._features.layers:
-            x, y = (
-                dict(record.curves.get(f"{estimate.family}/{kind}/{layer.label}", ()))
-                for kind in ("I_XT", "I_TY")
-            )
+            x, y = (dict(record.curves.get(f"{estimate.family}/{kind}/{layer.label}", ())) for kind in ("I_XT", "I_TY"))
             plane[layer.label] = [(step, x[step], y.get(step, math.nan)) for step in sorted(x)]
         return plane
 
-    def finish(self, record: Record, point: Point) -> Mapping[str, Curve]:  # noqa: D102
+    @override
+    def finish(self, record: Record, point: Point) -> Mapping[str, Curve]:
         measured = {e: self._measured_curves(e, record) for e in self.estimates if e.bin_range is None}
         self.verdicts = judge(self._trajectory, self.estimates, self.method, measured)
         for name, judgement in self.verdicts.items():
@@ -247,7 +252,8 @@ class InformationPlane(Quantity):
                     curves[f"{estimate.family}_final/I_TY/{name}"] = [(step, y) for step, _, y in points]
         return curves
 
-    def closing_text(self, record: Record) -> str:  # noqa: D102
+    @override
+    def closing_text(self, record: Record) -> str:
         if not self.verdicts:
             return ""
         falls = {name: judgement.falls for name, judgement in self.verdicts.items()}
@@ -258,7 +264,8 @@ class InformationPlane(Quantity):
             f"One run is no evidence: other seeds differ."
         )
 
-    def charts(self) -> Mapping[str, Chart]:  # noqa: D102
+    @override
+    def charts(self) -> Mapping[str, Chart]:
         charts: dict[str, Chart] = {}
         for estimate in self.estimates:
             for kind, title in (("I_XT", "I(X;T)"), ("I_TY", "I(T;Y)")):
@@ -267,10 +274,12 @@ class InformationPlane(Quantity):
                     charts[f"{title} by layer, bits ({estimate})"] = ("Multiline", tags)
         return charts
 
-    def histograms(self) -> Mapping[str, Tensor]:  # noqa: D102
+    @override
+    def histograms(self) -> Mapping[str, Tensor]:
         return {f"activations/{name}": shown for name, shown in self._shown.items()}
 
-    def figures(self, record: Record) -> Mapping[str, Callable[[], Figure]]:  # noqa: D102
+    @override
+    def figures(self, record: Record) -> Mapping[str, Callable[[], Figure]]:
         drawn = self.estimates if self._trajectory.points else ()
         return {f"{estimate.family}/plane": partial(self._plane, estimate, record) for estimate in drawn}
 
@@ -299,7 +308,8 @@ class InformationPlane(Quantity):
 
     # ---- state
 
-    def settings(self) -> Mapping[str, object]:  # noqa: D102
+    @override
+    def settings(self) -> Mapping[str, object]:
         first = self.estimates[0]  # tags of further ones have their names
         settings = {"estimator": str(first), "directions": self.directions, "seed": self.seed}
         ranges = {estimate.bin_range for estimate in self.estimates}
@@ -309,10 +319,12 @@ class InformationPlane(Quantity):
             settings |= {"noise": self.method.noise, "noise_variance": self.method.noise_variance}
         return settings
 
-    def state_dict(self) -> dict[str, Any]:  # noqa: D102
+    @override
+    def state_dict(self) -> dict[str, Any]:
         return {"trajectory": self._trajectory.state(), "first_width": dict(self._first_width)}
 
-    def load_state_dict(self, state: Mapping[str, Any], same_settings: bool) -> None:  # noqa: D102
+    @override
+    def load_state_dict(self, state: Mapping[str, Any], same_settings: bool) -> None:
         if same_settings:
             self._trajectory = Trajectory.restored(state["trajectory"])
             self._first_width = dict(state["first_width"])

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
+from lightning_info.figures.stability_paths import Ellipse, LossLandscape, Paths
 from lightning_info.gradients.batches import num_samples, take
 from lightning_info.gradients.contract import NotCovered
 from lightning_info.quantities.stability.trajectory_plane import WeightPlane
 from lightning_info.quantities.stability.weight_change import flat_weights
-from lightning_info.quantities.stability.weight_trajectory import Paths, WeightTrajectory
+from lightning_info.quantities.stability.weight_trajectory import WeightTrajectory
 from lightning_info.quantities.weight_information.curvature import choose_curvature, fisher_products
 from lightning_info.quantities.weight_information.noisy_loss import mean_loss, moved
 from lightning_info.replica.loss_recognition import NoPrediction
@@ -31,42 +30,6 @@ NARROWEST = 0.7
 """Smaller side of the picture as a share of the larger one."""
 SMALLEST, LARGEST = 0.04, 1.5
 """Size of an ellipse as a share of the paths' length; beyond, it is drawn at another size."""
-
-
-class Ellipse(NamedTuple):
-    """Where ``cᵀ C⁻¹ c = 1``, around ``w_T``.
-
-    Attributes:
-        axes: Its half-axes, as columns ``(2, 2)`` float64; the longer one first.
-        factor: By which it has to be drawn larger to be seen whole.
-    """
-
-    axes: Tensor
-    factor: float
-
-
-@dataclass(frozen=True)
-class LossLandscape:
-    """All that the figure shows, in coordinates of the plane.
-
-    Attributes:
-        paths: Of the run and of the twin.
-        ellipses: By the name of the Fisher information that they come from.
-        x: Columns of the grid, float64.
-        y: Rows of the grid, float64.
-        loss: Mean loss of a sample, nats, ``(rows, columns)`` float64; NaN where it is not finite. None if there are
-            no targets to take a loss at.
-        samples: How many the loss is of.
-        second: See :class:`~.WeightPlane`.
-    """
-
-    paths: Paths
-    ellipses: Mapping[str, Ellipse]
-    x: Tensor
-    y: Tensor
-    loss: Tensor | None
-    samples: int
-    second: str
 
 
 def picture(

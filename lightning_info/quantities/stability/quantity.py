@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_info.figures.stability_paths import LossLandscape
 from lightning_info.functional.standard_error import standard_error
 from lightning_info.gradients.contract import NotCovered
 from lightning_info.quantities.quantity import Point, Quantity
 from lightning_info.quantities.stability.loss_landscape import picture_of_ends
-from lightning_info.quantities.stability.paths import LossLandscape
 from lightning_info.quantities.stability.weight_change import (
     fisher_distance,
     flat_weights,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from lightning_info.figures.stability_paths import Paths
 from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.real import as_real, flat
 from lightning_info.quantities.stability.trajectory_plane import WeightPlane
@@ -18,27 +18,6 @@ POINTS = 32
 """Points that are kept at most; when there are more, every second goes."""
 BYTES = 1 << 26
 """What all points may take (64 MiB, a quarter of a million weights in single precision); they travel in checkpoints."""
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Two paths in a plane.
-
-    Attributes:
-        steps: Optimiser steps, ``n`` of them, rising.
-        run: Coordinates of the one, ``(n, 2)`` float64.
-        twin: Of the other.
-        share: Share of the weights that they were computed from.
-        stderr: Largest standard error of a coordinate that is due to this share, ``(2,)``; 0 with all weights.
-        away: Largest distance of a point of the first path from the plane.
-    """
-
-    steps: list[int]
-    run: Tensor
-    twin: Tensor
-    share: float
-    stderr: Tensor
-    away: float
 
 
 class WeightTrajectory:
