@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -19,7 +19,7 @@ from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.error_policy import ErrorPolicy, Refused
 from lightning_info.callbacks.first_batch import findings
 from lightning_info.callbacks.monitors import monitors
-from lightning_info.callbacks.options import ARGUMENTS, MARK
+from lightning_info.callbacks.options import ARGUMENTS, MARK, show_common_options
 from lightning_info.callbacks.preflight import STATISTICS, cost_row, refuse_sharding, summary_text
 from lightning_info.callbacks.processes import in_any_process, of_rank_zero
 from lightning_info.callbacks.reference_collector import ReferenceCollector
@@ -58,8 +58,11 @@ class InfoCallback(Resuming):
     _offline = False  # measured without a Trainer
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Show in signature and docstring the arguments that ``**common`` stands for."""
         super().__init_subclass__(**kwargs)
         cls.__doc__ = (cls.__doc__ or "").replace(MARK, ARGUMENTS)
+        if "__init__" in vars(cls):
+            show_common_options(cls.__init__, InfoCallback.__init__)
 
     def __init__(
         self,
@@ -107,6 +110,14 @@ class InfoCallback(Resuming):
         self._active = False
         self._trainer: int | None = None  # identity of the trainer of the last run
         self._restart()
+
+    if not TYPE_CHECKING:  # for which every attribute would exist
+
+        def __getattr__(self, name: str) -> Any:
+            """What the quantity has: its arguments, and what it tells."""
+            if name.startswith("_") or "quantity" not in vars(self):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return getattr(self.quantity, name)
 
     @property
     def family(self) -> str:
@@ -255,7 +266,7 @@ class InfoCallback(Resuming):
 
     def drawings(self) -> dict[str, Callable[[], Figure]]:
         """The figures of what was measured, by tag; each is drawn when it is called."""
-        return {self._tag(tag): draw for tag, draw in self.quantity.figures(self._record_of()).items()}
+        return {self._tag(tag): draw for tag, draw in self.quantity.figures(self.record()).items()}
 
     def tagged(self, tag: str) -> str:
         """A tag with this callback's prefix."""
@@ -478,5 +489,5 @@ class InfoCallback(Resuming):
         print("\n" + summary_table(history, rows))
         for c in ours:
             print(messages.time_taken(c._tag(c.family), c._points, c._clock.overhead, c._clock.elapsed))
-            if text := c.quantity.closing_text(c._record_of()):
+            if text := c.quantity.closing_text(c.record()):
                 print(text)

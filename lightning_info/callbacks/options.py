@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_type_hints
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -41,7 +42,6 @@ class CommonOptions(TypedDict, total=False):
 
     every_n_epochs: int | None
     every_n_train_steps: int | None
-    # LightningCLI cannot build a subclass of Dataset[Any]
     reference: Dataset | Sequence[Tensor] | None  # type: ignore[type-arg]
     adapter: Adapter | None
     seed: int
@@ -50,3 +50,20 @@ class CommonOptions(TypedDict, total=False):
     max_overhead: float | None
     batch_norm: BatchNormStatistics
     summary: bool
+
+
+def show_common_options(init: Callable[..., Any], base: Callable[..., Any]) -> None:
+    """Give a constructor that hands ``**common`` on a signature with the names, types and defaults of its base.
+
+    ``inspect``, ``help()`` and LightningCLI read it; type checkers read :class:`CommonOptions`.
+    """
+    own, types = inspect.signature(init), get_type_hints(base)
+    parameters = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    if len(parameters) == len(own.parameters):
+        return
+    shared = [
+        p.replace(annotation=types[p.name])
+        for p in inspect.signature(base).parameters.values()
+        if p.name in CommonOptions.__annotations__
+    ]
+    vars(init)["__signature__"] = own.replace(parameters=[*parameters, *shared])

@@ -112,9 +112,9 @@ class Points:
         started = self._clock.elapsed
         values = self._values(trainer, pl_module, step, due, initial)
         lost = sorted(self._known - values.keys())  # its parameters are frozen now, say
-        self._record(trainer, step, dict.fromkeys(lost, math.nan) | values, started)
+        self._keep_and_report(trainer, step, dict.fromkeys(lost, math.nan) | values, started)
 
-    def _record(self, trainer: Any, step: int, values: dict[str, float], started: float) -> None:
+    def _keep_and_report(self, trainer: Any, step: int, values: dict[str, float], started: float) -> None:
         """Keep and report a point's values; what it took began at ``started`` on the clock."""
         is_gap = not any(map(math.isfinite, values.values()))
         values[f"{self.quantity.name}/overhead"] = self._clock.overhead
@@ -243,7 +243,7 @@ class Points:
     def _write_end(self, trainer: Any) -> None:
         curves: Mapping[str, Curve] = {}
         with self._error_policy.guard("looking back at the end"):
-            curves = self.quantity.finish(self._record_of(), self._point_at(trainer, self._measured or 0))
+            curves = self.quantity.finish(self.record(), self._point_at(trainer, self._measured or 0))
         curves = of_rank_zero(trainer, curves)
         self._finished.update(curves)
         by_step: dict[int, dict[str, float]] = {}
@@ -261,7 +261,7 @@ class Points:
             return
         started = self._clock.elapsed
         with self._error_policy.guard("drawing a figure"):
-            for tag, draw in self.quantity.figures(self._record_of()).items():
+            for tag, draw in self.quantity.figures(self.record()).items():
                 for refusal in report_figure(trainer, self._tag(tag), draw(), step):
                     self._error_policy.report(refusal, "writing a figure to a logger", step)
         self._drawing += self._clock.elapsed - started
@@ -274,7 +274,8 @@ class Points:
         setup = TrainingSetup.of(trainer, self._collector.chunk)
         return Point(step, generator, setup, samples, self._error_policy.warn_once)
 
-    def _record_of(self) -> Record:
+    def record(self) -> Record:
+        """What was measured so far, without prefix."""
         return Record({self._untagged(tag): curve for tag, curve in self.history.items()}, self._epochs)
 
     def _is_logged(self, tag: str) -> bool:

@@ -197,11 +197,11 @@ class StabilityCallback(InfoCallback):
             except Unavailable as error:
                 values = dict.fromkeys(self.tags, math.nan)
                 self._error_policy.warn_once(f"no value at step {self._step} (NaN): {error}", kind="no value")
-        self._record(trainer, self._step, values, started)
+        self._keep_and_report(trainer, self._step, values, started)
 
-    def _record(self, trainer: Any, step: int, values: dict[str, float], started: float) -> None:
+    def _keep_and_report(self, trainer: Any, step: int, values: dict[str, float], started: float) -> None:
         values["stability/twin_overhead"] = self.quantity.seconds / self._clock.elapsed
-        super()._record(trainer, step, values, started)
+        super()._keep_and_report(trainer, step, values, started)
 
     def _is_due(self, trainer: Any, step: int, epochs: int | None) -> bool:
         """The first step at which no twin is left is a point too, so that no curve ends in an earlier value."""

@@ -68,7 +68,7 @@ STAGES = {
     "cotangents": ("lightning_info.quantities.fisher_trace.sampling.fisher_cotangent", True),
     "engine": ("lightning_info.gradients.plan.ENGINES", True),
     "estimator": ("lightning_info.quantities.fisher_trace.sampling.trace_estimate", True),
-    "figure": ("lightning_info.callbacks.fisher_trace.layer_heat_map", False),
+    "figure": ("lightning_info.quantities.fisher_trace.quantity.layer_heat_map", False),
     "figure sink": ("lightning_info.callbacks.points.report_figure", False),
     "layout": ("lightning_info.callbacks.base.write_layout", False),
     "summary": ("lightning_info.callbacks.base.summary_text", False),
@@ -80,12 +80,12 @@ STAGES = {
 PLANE_STAGES = {
     "layers": ("lightning_info.replica.snapshot.LayerCapture", True),
     "reader": ("lightning_info.quantities.information_plane.features._targets", True),
-    "labels": ("lightning_info.callbacks.info_plane.labels_of", True),
+    "labels": ("lightning_info.quantities.information_plane.quantity.labels_of", True),
     "information": ("lightning_info.quantities.information_plane.estimates.code_information", True),
-    "artefacts": ("lightning_info.callbacks.info_plane.shuffled", True),
-    "plane figure": ("lightning_info.callbacks.info_plane.information_plane", False),
+    "artefacts": ("lightning_info.quantities.information_plane.quantity.shuffled", True),
+    "plane figure": ("lightning_info.quantities.information_plane.quantity.information_plane", False),
     "histogram": ("lightning_info.callbacks.points.report_histogram", False),
-    "verdict": ("lightning_info.callbacks.info_plane.judge", False),
+    "verdict": ("lightning_info.quantities.information_plane.quantity.judge", False),
 }
 
 
@@ -93,22 +93,22 @@ WEIGHT_STAGES = {
     "curvature": ("lightning_info.quantities.weight_information.curvature._decomposed", True),
     "noise": ("lightning_info.quantities.weight_information.noisy_loss._loss_at", True),
     "weight information": ("lightning_info.quantities.weight_information.rate_distortion.weight_information", True),
-    "rate-distortion figure": ("lightning_info.callbacks.weight_info.rate_distortion", False),
+    "rate-distortion figure": ("lightning_info.quantities.weight_information.quantity.rate_distortion", False),
 }
 
 
 EFFECTIVE_STAGES = {
     "diagonal": ("lightning_info.quantities.weight_information.curvature._random_column", True),
-    "activations": ("lightning_info.callbacks.effective_info.noisy_activations", True),
-    "effective information": ("lightning_info.callbacks.effective_info.effective_information", True),
-    "effective figure": ("lightning_info.callbacks.effective_info.information_plane", False),
+    "activations": ("lightning_info.quantities.effective_information.quantity.noisy_activations", True),
+    "effective information": ("lightning_info.quantities.effective_information.quantity.effective_information", True),
+    "effective figure": ("lightning_info.quantities.effective_information.quantity.information_plane", False),
 }
 
 
 STABILITY_STAGES = {
     "output kl": ("lightning_info.quantities.stability.weight_change.output_kl", True),
     "fisher distance": ("lightning_info.quantities.stability.weight_change.fisher_distance", True),
-    "sample alone": ("lightning_info.callbacks.stability.sample_loss", True),
+    "sample alone": ("lightning_info.quantities.stability.quantity.sample_loss", True),
 }
 
 

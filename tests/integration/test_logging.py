@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_info import FisherTraceCallback
+from lightning_info.quantities.fisher_trace.quantity import FisherTrace
 from lightning_info.replica.snapshot import Unavailable
 
 EPOCH = 10  # batches of 8 in the 80 training samples
@@ -368,7 +369,7 @@ def test_callback_metrics_say_that_a_curve_is_lost_to_all_but_who_would_act_on_i
     ids=["ModelCheckpoint", "tolerant", "indifferent"],
 )
 def test_a_trace_without_any_value_does_not_end_the_run_of_who_monitors_it(tmp_path, monkeypatch, monitor):
-    monkeypatch.setattr(FisherTraceCallback, "_measure", Mock(side_effect=Unavailable("none")))
+    monkeypatch.setattr(FisherTrace, "measure", Mock(side_effect=Unavailable("none")))
     saving = {"enable_checkpointing": isinstance(monitor, ModelCheckpoint), "default_root_dir": tmp_path}
     run = trainer(fisher(every_n_train_steps=4), monitor, max_epochs=2, **saving)
     run.fit(Classifier(), loader(80), loader(8))

@@ -103,7 +103,7 @@ def fault(stage, rank, step):
     class Rank(pl.Callback):
         def on_train_start(self, trainer, module):
             ours.rank = trainer.global_rank
-            target = ours._collector.samples if stage == "add" else ours
+            target = ours._collector.samples if stage == "add" else ours.quantity
             setattr(target, stage, broken(getattr(target, stage)))
     run, module = fit(ours, Rank())
     metric = run.callback_metrics["fisher/trace"].item()
@@ -175,8 +175,8 @@ save(
     gathered=gathered(),
     timed=timed(),
     uneven=uneven(),
-    other_fails=fault("_measure", 1, 2),
-    first_fails=fault("_measure", 0, 2),
+    other_fails=fault("measure", 1, 2),
+    first_fails=fault("measure", 0, 2),
     other_keeps_nothing=fault("add", 1, "always"),
     first_draws_nothing=fault("_figures", 0, "always"),
     scaled=scaled(),

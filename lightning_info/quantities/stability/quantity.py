@@ -180,7 +180,7 @@ class Stability(Quantity):
         return {"Output KL and ½ δᵀFδ, nats a sample": ("Multiline", tags)}
 
     def landscape(
-        self, snapshot: ModelSnapshot, other: nn.Module, point: Point, seconds: float = math.inf
+        self, snapshot: ModelSnapshot, other: nn.Module, point: Point, seconds: float = 30.0
     ) -> LossLandscape:
         """The paths so far, with the loss around their ends.
 
