@@ -42,7 +42,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Reader:
+class CheckpointReader:
     """Reads checkpoints for a function that the user called.
 
     Attributes:

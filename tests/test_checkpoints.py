@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_info.checkpoints import Reader
+from lightning_info.checkpoints import CheckpointReader
 from lightning_info.comparison.runs import matched as pairs_of
 
 
 def matched(run, twin, weights_only):
-    reader = Reader("compare_runs", weights_only)
+    reader = CheckpointReader("compare_runs", weights_only)
     return pairs_of(reader.checkpoints("run", run), reader.checkpoints("twin", twin))
 
 
 def load_weights(module, path, weights_only):
-    Reader("measure", weights_only).load(module, path)
+    CheckpointReader("measure", weights_only).load(module, path)
 
 
 def saved(path, state=None, **more):
@@ -107,7 +107,7 @@ def test_weights_of_another_module_are_refused_with_what_differs(tmp_path):
 def test_a_pattern_names_files_and_their_names_tell_the_steps(tmp_path):
     for name in ("step=20.pt", "checkpoint-3.pt", "epoch=1-step=100.pt"):
         torch.save(nn.Linear(3, 2).state_dict(), tmp_path / name)
-    found = Reader("measure", True).checkpoints("checkpoints", str(tmp_path / "*.pt"))
+    found = CheckpointReader("measure", True).checkpoints("checkpoints", str(tmp_path / "*.pt"))
     assert [one.step for one in found] == [3, 20, 100]
 
 
@@ -115,7 +115,7 @@ def test_two_checkpoints_of_one_step_are_refused(tmp_path):
     saved(tmp_path / "a.ckpt", global_step=3)
     saved(tmp_path / "b.ckpt", global_step=3)
     with pytest.raises(ValueError, match="are both of step 3"):
-        Reader("measure", True).checkpoints("checkpoints", tmp_path)
+        CheckpointReader("measure", True).checkpoints("checkpoints", tmp_path)
 
 
 @pytest.mark.parametrize("head", ["net.", "module.", "_orig_mod."])

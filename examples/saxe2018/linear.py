@@ -21,7 +21,7 @@ from training import Run, train
 
 from lightning_info.functional import generalisation_error, linear_information, linear_subset_information
 from lightning_info.functional.compression import peak_to_end
-from lightning_info.functional.gaussian_bottleneck import gaussian_bottleneck
+from lightning_info.functional.theory.gaussian_bottleneck import gaussian_bottleneck
 
 INPUTS = 100
 COVARIANCE = torch.eye(INPUTS, dtype=torch.float64) / INPUTS

@@ -1,12 +1,14 @@
-"""The time that measurements take: the share of the run, and the estimate before it starts."""
+"""The share of a run's time that measurements take."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from lightning_info.replica.timing import seconds
 
 
 class Clock:
@@ -51,18 +53,3 @@ class Clock:
     def wait_for(self, device: torch.device) -> None:
         """Let an accelerator finish what training has queued, which is no part of measuring."""
         self._spent -= seconds(lambda: None, device)
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type not in ("cpu", "meta"):
-        torch.accelerator.synchronize(device)
-
-
-def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """What a call takes, once."""
-    synchronize(device)
-    started = time.perf_counter()
-    run()
-    synchronize(device)
-    return time.perf_counter() - started

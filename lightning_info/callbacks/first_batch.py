@@ -9,17 +9,17 @@ from typing import Any
 from torch import nn
 
 from lightning_info.callbacks.preflight import Findings, preflight
-from lightning_info.probing.likelihoods import Skipped
-from lightning_info.probing.probe import Probe
-from lightning_info.probing.sample_axis import Layouts
-from lightning_info.probing.skipped import without_skipped
+from lightning_info.replica.loss_recognition import Skipped
+from lightning_info.replica.sample_axis import Layouts
+from lightning_info.replica.skipped import without_skipped
+from lightning_info.replica.snapshot import ModelSnapshot
 
 
 def findings(
     owner: str,
     module: nn.Module,
-    make_probe: Callable[[list[Any]], Probe],
-    prepare: Callable[[Probe], Mapping[str, str]],
+    make_snapshot: Callable[[list[Any]], ModelSnapshot],
+    prepare: Callable[[ModelSnapshot], Mapping[str, str]],
     batch: Any,
     layouts: Layouts,
     key: Hashable,
@@ -29,14 +29,14 @@ def findings(
     Args:
         owner: See there.
         module: See there.
-        make_probe: Builds a probe with a private replica and the given groups.
+        make_snapshot: Builds a snapshot with a private replica and the given groups.
         prepare: See there.
         batch: The samples.
         layouts: See there.
         key: See there.
 
     Returns:
-        With the batch in its probe, without the samples for which ``training_step`` returns None; None if it does for
+        With the batch in it, without the samples for which ``training_step`` returns None; None if it does for
         all of them.
 
     Raises:
@@ -44,12 +44,12 @@ def findings(
     """
     for _ in range(2):
         try:
-            found = preflight(owner, module, partial(make_probe, [batch]), prepare, layouts, key)
+            found = preflight(owner, module, partial(make_snapshot, [batch]), prepare, layouts, key)
         except Skipped:
-            batch = without_skipped(make_probe([]), batch)
+            batch = without_skipped(make_snapshot([]), batch)
             if batch is None:
                 break
         else:
-            found.probe.groups = [found.whole]
+            found.snapshot.groups = [found.whole]
             return found
     return None

@@ -5,26 +5,26 @@ from __future__ import annotations
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lightning_info.probing.likelihoods import Prediction
-from lightning_info.probing.probe import Probe
-from lightning_info.probing.reach import reach_of
+from lightning_info.replica.loss_recognition import Prediction
+from lightning_info.replica.reach import reach_of
+from lightning_info.replica.snapshot import ModelSnapshot
 
 UNEVEN = 1e-3
 """Weights of positions that differ by less, relatively, are equal."""
 
 
-def loss_rows(owner: str, name: str, probe: Probe, prediction: Prediction) -> dict[str, str]:
+def loss_rows(owner: str, name: str, snapshot: ModelSnapshot, prediction: Prediction) -> dict[str, str]:
     """Rows of the summary; a warning where the likelihood may not be the model's, or a mask cannot be seen.
 
     Args:
         owner: Name of the callback's class.
         name: Of the module's class.
-        probe: With a few samples.
+        snapshot: With a few samples.
         prediction: For them.
     """
     step, likelihood = f"{name}.training_step", f"{prediction.likelihood} outputs {tuple(prediction.outputs.shape[1:])}"
     rows = {}
-    reach = reach_of(probe.module, probe.predictor, probe.to_device(probe.groups[0]), prediction)
+    reach = reach_of(snapshot.module, snapshot.predictor, snapshot.to_device(snapshot.groups[0]), prediction)
     if reach.beyond:
         rows["unmeasured"] = f"{reach}: the loss of {step} depends on them, the measured {likelihood} do not"
     extra, returned = prediction.extra_loss, prediction.returned

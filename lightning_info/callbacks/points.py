@@ -9,27 +9,29 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.memory import garbage_collection_cuda
 
-from lightning_info.callbacks.bench import Bench, new_probe
 from lightning_info.callbacks.clock import Clock
-from lightning_info.callbacks.collector import Collector
-from lightning_info.callbacks.faults import Faults
-from lightning_info.callbacks.instrument import Instrument
+from lightning_info.callbacks.error_policy import ErrorPolicy
 from lightning_info.callbacks.messages import monitored_gap
 from lightning_info.callbacks.monitors import is_tolerant, monitors
 from lightning_info.callbacks.processes import of_rank_zero
+from lightning_info.callbacks.reference_collector import ReferenceCollector
+from lightning_info.callbacks.session import Member, Session, new_snapshot
+from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.memory import is_out_of_memory
-from lightning_info.gradients.samples import num_samples
-from lightning_info.probing.batch_norm import BatchNormStatistics
-from lightning_info.probing.isolation import exits_are_errors
-from lightning_info.probing.likelihoods import Skipped, WritesParameters
-from lightning_info.probing.prediction import Adapter
-from lightning_info.probing.probe import Probe, Unavailable
-from lightning_info.probing.reference import ReferenceSamples
-from lightning_info.probing.sample_axis import needs_order
-from lightning_info.probing.skipped import without_skipped
-from lightning_info.reporting.figures import Curve, report_figure
+from lightning_info.quantities.quantity import Point, Quantity, Record
+from lightning_info.quantities.training_setup import TrainingSetup
+from lightning_info.replica.batch_norm import BatchNormStatistics
+from lightning_info.replica.isolation import exits_are_errors
+from lightning_info.replica.loss_recognition import Skipped, WritesParameters
+from lightning_info.replica.prediction import Adapter
+from lightning_info.replica.reference_samples import ReferenceSamples
+from lightning_info.replica.sample_axis import needs_order
+from lightning_info.replica.skipped import without_skipped
+from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
+from lightning_info.reporting.figures import report_figure
 from lightning_info.reporting.histograms import report_histogram
 from lightning_info.reporting.scalars import report_scalars
+from lightning_info.reporting.table import Curve
 
 FIGURE_SHARE = 0.02
 """Figures are dear (0.2 s): at points 4, 8, 16, ... within this share of the run's time, and at the end of fit."""
@@ -37,18 +39,26 @@ MOST_BATCHES = 8
 """Batches that are looked at where the samples' order may be the cause of a failure."""
 
 
-class Points(Instrument):
-    """Measures a point and reports it; ``base`` says when."""
+class Points(Member):
+    """Measures points of a quantity and reports them; ``base`` says when.
 
+    Attributes:
+        quantity: What is measured.
+        history: ``tag -> [(step, value), ...]`` of everything measured.
+    """
+
+    quantity: Quantity
+    history: dict[str, list[tuple[int, float]]]
     adapter: Adapter | None
+    num_samples: int
     seed: int
     prefix: str | None
     batch_norm: BatchNormStatistics
 
-    _faults: Faults
-    _collector: Collector
+    _error_policy: ErrorPolicy
+    _collector: ReferenceCollector
     _clock: Clock
-    _bench: Bench  # of the first of our callbacks in the trainer, which all use
+    _session: Session  # of the run; what the callbacks of the trainer share
     _chunk: int  # samples that go through a replica at once
     _private: bool  # replicas must not share the weights, as the module writes to them when it runs
     _measured: int | None  # step of the last point
@@ -56,59 +66,65 @@ class Points(Instrument):
     _point_seconds: float  # of the last point, which the next one is expected to take
     _drawing: float  # seconds spent on figures
     _epochs: dict[int, float]  # passed at the measured steps
-    _finished: set[str]  # tags of :meth:`_finish`, without prefix
+    _finished: set[str]  # tags of the quantity's ``finish``, without prefix
     _known: set[str]  # tags of the points of this run, without prefix
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy belongs to no run."""
+        return {name: value for name, value in vars(self).items() if name != "_session"}
 
     # ---- replicas
 
-    def _new_probe(self, trainer: Any, pl_module: Any, groups: list[Any], private: bool = False) -> Probe:
+    def _new_snapshot(self, trainer: Any, pl_module: Any, groups: list[Any], private: bool = False) -> ModelSnapshot:
         private = private or self._private
-        return new_probe(trainer, pl_module, groups, adapter=self.adapter, chunk=self._chunk, private=private)
+        return new_snapshot(trainer, pl_module, groups, adapter=self.adapter, chunk=self._chunk, private=private)
 
     @property
-    def _probe_key(self) -> tuple[Any, ...]:
+    def sharing_key(self) -> tuple[Any, ...]:
         """Callbacks in which this agrees can measure on the same replica."""
         of = len(self._samples) if self.batch_norm == "reference" else None
         return self.adapter, self._private, self.batch_norm, of
 
-    def _probe(self, trainer: Any, pl_module: Any, due: Sequence[Points]) -> Probe:
-        """A probe of this step; the first of the callbacks that can share one makes it, for all that are due."""
-        key, bench, own = self._probe_key, self._bench, self._samples.groups
-        found = bench.find(key, own, self._chunk)
-        if found is not None:
-            return found
-        alike = [c for c in due if c._probe_key == key and bench.begins(c._samples.groups, own)]
-        pool = max((c._samples.groups for c in alike), key=lambda groups: sum(map(num_samples, groups)), default=own)
-        probe = self._new_probe(trainer, pl_module, pool)
-        for c in due:
-            if c._probe_key == key and bench.begins(pool, c._samples.groups):
-                probe.readers += c._readers()
-        if self.batch_norm == "reference":
-            probe.use_reference_statistics()
-        bench.keep(key, probe)
-        return bench.find(key, own, self._chunk) or probe
+    @property
+    def groups(self) -> list[Any]:
+        """The reference samples, batches on the CPU."""
+        return self._samples.groups
+
+    @property
+    def chunk(self) -> int:
+        """Samples that go through a replica at once."""
+        return self._chunk
+
+    def _snapshot(self, trainer: Any, pl_module: Any, due: Sequence[Member]) -> ModelSnapshot:
+        def make(groups: list[Any]) -> ModelSnapshot:
+            snapshot = self._new_snapshot(trainer, pl_module, groups)
+            if self.batch_norm == "reference":
+                snapshot.use_reference_statistics()
+            return snapshot
+
+        return self._session.snapshot(self, due, make)
 
     # ---- measuring
 
-    def _point(
+    def _measure_and_log(
         self,
         trainer: Any,
         pl_module: Any,
         step: int,
-        due: Sequence[Points] = (),
-        initial: Probe | None = None,
+        due: Sequence[Member] = (),
+        initial: ModelSnapshot | None = None,
     ) -> None:
         self._clock.wait_for(pl_module.device)
         started = self._clock.elapsed
         values = self._values(trainer, pl_module, step, due, initial)
         lost = sorted(self._known - values.keys())  # its parameters are frozen now, say
-        self._record(trainer, step, dict.fromkeys(lost, math.nan) | values, started)
+        self._keep_and_report(trainer, step, dict.fromkeys(lost, math.nan) | values, started)
 
-    def _record(self, trainer: Any, step: int, values: dict[str, float], started: float) -> None:
+    def _keep_and_report(self, trainer: Any, step: int, values: dict[str, float], started: float) -> None:
         """Keep and report a point's values; what it took began at ``started`` on the clock."""
         is_gap = not any(map(math.isfinite, values.values()))
-        values[f"{self.family}/overhead"] = self._clock.overhead
-        values = of_rank_zero(trainer, {self._tag(tag): value for tag, value in values.items()})
+        values[f"{self.quantity.name}/overhead"] = self._clock.overhead
+        values = of_rank_zero(trainer, {self.tagged(tag): value for tag, value in values.items()})
         for tag, value in values.items():
             self.history.setdefault(tag, []).append((step, value))
         self._known.update(map(self._untagged, values))
@@ -117,86 +133,86 @@ class Points(Instrument):
         self._epochs[step] = _epoch(trainer, step)
         self._report_values(trainer, values, step)
         if trainer.is_global_zero and not is_gap:  # what is kept for them is of the last point that had values
-            for tag, shown in self._histograms().items():
-                for refusal in report_histogram(trainer, self._tag(tag), shown, step):
-                    self._faults.report(refusal, "writing a histogram to a logger", step)
+            for tag, shown in self.quantity.histograms().items():
+                for refusal in report_histogram(trainer, self.tagged(tag), shown, step):
+                    self._error_policy.report(refusal, "writing a histogram to a logger", step)
         self._point_seconds = self._clock.elapsed - started
         doubled = self._points >= 4 and self._points & (self._points - 1) == 0
         if doubled and self._drawing <= FIGURE_SHARE * self._clock.elapsed:
             self._draw(trainer, step)
 
     def _values(
-        self, trainer: Any, pl_module: Any, step: int, due: Sequence[Points], initial: Probe | None
+        self, trainer: Any, pl_module: Any, step: int, due: Sequence[Member], initial: ModelSnapshot | None
     ) -> dict[str, float]:
         """The point's values, in chunks as small as memory needs; NaN if it has none."""
         while True:
-            generator = torch.Generator().manual_seed((1_000_003 * self.seed + step) % 2**63)
-            probe = initial
+            point = self._point_at(trainer, step)
+            snapshot = initial
             try:
                 with exits_are_errors("the measurement"):
-                    if probe is None:
-                        probe = self._probe(trainer, pl_module, due)
+                    if snapshot is None:
+                        snapshot = self._snapshot(trainer, pl_module, due)
                     else:
-                        probe.chunk = self._chunk
+                        snapshot.chunk = self._chunk
                         if self.batch_norm == "reference":
-                            probe.use_reference_statistics()
-                    return self._measure(probe, step, generator)
+                            snapshot.use_reference_statistics()
+                    return dict(self.quantity.measure(snapshot, point))
             except Unavailable as error:
-                self._faults.warn_once(f"no value at step {step} (NaN): {error}", kind="no value")
+                self._error_policy.warn_once(f"no value at step {step} (NaN): {error}", kind="no value")
                 break
             except Skipped as error:
-                assert probe is not None
-                self._bench.discard(probe)
-                if not sum(c._leave_out_skipped(probe) for c in dict.fromkeys((self, *due))):
-                    self._faults.warn_once(
+                assert snapshot is not None
+                self._session.discard(snapshot)
+                others = [c for c in due if isinstance(c, Points)]
+                if not sum(c._leave_out_skipped(snapshot) for c in dict.fromkeys((self, *others))):
+                    self._error_policy.warn_once(
                         f"no value at step {step} (NaN): {error} for the reference samples", kind="no value"
                     )
                     break
                 if initial is not None:
-                    initial.groups = self._samples.groups
-                    initial._read.clear()
+                    initial = initial.on(self._samples.groups)
                 continue
             except Exception as error:
-                if probe is not None:
-                    self._bench.discard(probe)
+                if snapshot is not None:
+                    self._session.discard(snapshot)
                 if isinstance(error, WritesParameters) and not self._private:
                     self._private = True  # it did not when it was looked at before the first step
                     continue
-                if probe is not None and not is_out_of_memory(error) and self._must_keep_order(probe):
+                if snapshot is not None and not is_out_of_memory(error) and self._must_keep_order(snapshot):
                     if initial is not None:
                         initial.groups = self._samples.groups
                     continue
                 if not is_out_of_memory(error) or self._chunk == 1:
-                    self._faults.report(error, "the measurement", step)
+                    self._error_policy.report(error, "the measurement", step)
                     break
             self._chunk //= 2
-            self._faults.warn_once(
+            self._error_policy.warn_once(
                 f"out of memory at step {step}; it is measured in chunks of {self._chunk} samples or fewer from now on",
                 kind="memory",
             )
             garbage_collection_cuda()
         known = [tag for tag in map(self._untagged, self.history) if tag not in self._finished]
-        return dict.fromkeys((*self.tags, *known), math.nan)
+        return dict.fromkeys((*self.quantity.tags, *known), math.nan)
 
-    def _must_keep_order(self, probe: Probe) -> bool:
+    def _must_keep_order(self, snapshot: ModelSnapshot) -> bool:
         """Whether a measurement failed because the samples' order was changed; from now on it is not."""
         samples = self._samples
         if samples.layout is None or samples.layout.ordered or not samples.complete:
             return False
-        batches = (probe.to_device(batch) for batch in samples.apart()[:MOST_BATCHES])
-        if not needs_order(probe.module, probe.predictor, batches):
+        batches = (snapshot.to_device(batch) for batch in samples.apart()[:MOST_BATCHES])
+        if not needs_order(snapshot.module, snapshot.predictor, batches):
             return False
         samples.keep_order()
         return True
 
-    def _leave_out_skipped(self, probe: Probe) -> bool:
+    def _leave_out_skipped(self, snapshot: ModelSnapshot) -> bool:
         """Take the samples out of the pool for which ``training_step`` returns None; False if it is none, or all."""
-        groups = [g for group in self._samples.groups if (g := without_skipped(probe, group)) is not None]
+        groups = [g for group in self._samples.groups if (g := without_skipped(snapshot, group)) is not None]
         before, after = len(self._samples), sum(map(num_samples, groups))
         if after in (0, before):
             return False
         self._samples.keep(groups)
-        self._faults.warn_once(
+        self._error_policy.warn_once(
             f"{before - after} of {before} reference samples are left out: training_step returns None for them, so "
             f"that the module is not trained on them",
             kind="skipped",
@@ -209,7 +225,7 @@ class Points(Instrument):
         logged = {tag: value for tag, value in values.items() if self._is_logged(tag)}
         kept = self._kept_for_monitors(trainer, logged, step)
         for refusal in report_scalars(trainer, logged, step, kept):
-            self._faults.report(refusal, "writing to a logger", step)
+            self._error_policy.report(refusal, "writing to a logger", step)
 
     def _kept_for_monitors(self, trainer: Any, values: Mapping[str, float], step: int) -> set[str]:
         """Tags of which ``callback_metrics`` keeps what it has, if anything, as a NaN would end or change the run."""
@@ -220,7 +236,7 @@ class Points(Instrument):
             finite = [s for s, value in self.history.get(tag, ()) if math.isfinite(value) and s < step]
             if finite and tag in trainer.callback_metrics:
                 kept.add(tag)
-                self._faults.warn_once(monitored_gap(who, tag, step, finite[-1]), f"gap of {tag}")
+                self._error_policy.warn_once(monitored_gap(who, tag, step, finite[-1]), f"gap of {tag}")
             elif all(map(is_tolerant, who)) or tag in trainer.callback_metrics:
                 kept.add(tag)
         return kept
@@ -233,17 +249,17 @@ class Points(Instrument):
 
     def _write_end(self, trainer: Any) -> None:
         curves: Mapping[str, Curve] = {}
-        with self._faults.guard("looking back at the end"):
-            curves = self._finish()
+        with self._error_policy.guard("looking back at the end"):
+            curves = self.quantity.finish(self.record(), self._point_at(trainer, self._measured or 0))
         curves = of_rank_zero(trainer, curves)
         self._finished.update(curves)
         by_step: dict[int, dict[str, float]] = {}
         for tag, curve in curves.items():
             last = max((step for step, _ in curve), default=-1)  # of the points that have values
             curve = [*curve, *((step, math.nan) for step in sorted(self._epochs) if step > last)]
-            self.history[self._tag(tag)] = curve
+            self.history[self.tagged(tag)] = curve
             for step, value in curve:
-                by_step.setdefault(step, {})[self._tag(tag)] = value
+                by_step.setdefault(step, {})[self.tagged(tag)] = value
         for step in sorted(by_step):
             self._report_values(trainer, by_step[step], step)
 
@@ -251,23 +267,33 @@ class Points(Instrument):
         if not trainer.is_global_zero:
             return
         started = self._clock.elapsed
-        with self._faults.guard("drawing a figure"):
-            for tag, draw in self._figures().items():
-                for refusal in report_figure(trainer, self._tag(tag), draw(), step):
-                    self._faults.report(refusal, "writing a figure to a logger", step)
+        with self._error_policy.guard("drawing a figure"):
+            for tag, draw in self.quantity.figures(self.record()).items():
+                for refusal in report_figure(trainer, self.tagged(tag), draw(), step):
+                    self._error_policy.report(refusal, "writing a figure to a logger", step)
         self._drawing += self._clock.elapsed - started
 
     # ---- small things
+
+    def _point_at(self, trainer: Any, step: int) -> Point:
+        generator = torch.Generator().manual_seed((1_000_003 * self.seed + step) % 2**63)
+        samples = len(self._samples) if self._samples.complete else self.num_samples
+        setup = TrainingSetup.of(trainer, self._collector.chunk)
+        return Point(step, generator, setup, samples, self._error_policy.warn_once)
+
+    def record(self) -> Record:
+        """What was measured so far, without prefix."""
+        return Record({self._untagged(tag): curve for tag, curve in self.history.items()}, self._epochs)
+
+    def _is_logged(self, tag: str) -> bool:
+        return self.quantity.is_logged(self._untagged(tag))
 
     @property
     def _samples(self) -> ReferenceSamples:
         return self._collector.samples
 
-    def _tag(self, tag: str) -> str:
-        return f"{self.prefix}/{tag}" if self.prefix else tag
-
     def _untagged(self, tag: str) -> str:
-        return tag.removeprefix(self._tag(""))
+        return tag.removeprefix(self.tagged(""))
 
 
 def _epoch(trainer: Any, step: int) -> float:

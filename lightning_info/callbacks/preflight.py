@@ -11,21 +11,22 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from lightning_info.callbacks.clock import seconds
-from lightning_info.callbacks.faults import Refused
+from lightning_info.callbacks.error_policy import Refused
 from lightning_info.callbacks.loss_rows import loss_rows
+from lightning_info.gradients.batches import num_samples, spread, take
 from lightning_info.gradients.contract import NotCovered, trainable
 from lightning_info.gradients.graph import leaf_uses
 from lightning_info.gradients.layout import Batch, Layout
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.real import sizes
-from lightning_info.gradients.samples import num_samples, spread, take
-from lightning_info.probing.layers import NoLayers
-from lightning_info.probing.prediction import ADAPTER_LINES, NoPrediction, Prediction, Skipped
-from lightning_info.probing.probe import Probe
-from lightning_info.probing.replica import NotCopyable
-from lightning_info.probing.sample_axis import Layouts, SamplesMixed, first_predictions, sample_layout
+from lightning_info.quantities.quantity import NotMeasurable
+from lightning_info.replica.layer_selection import NoLayers
+from lightning_info.replica.prediction import ADAPTER_LINES, NoPrediction, Prediction, Skipped
+from lightning_info.replica.replicate import NotCopyable
+from lightning_info.replica.sample_axis import Layouts, SamplesMixed, first_predictions, sample_layout
+from lightning_info.replica.snapshot import ModelSnapshot
+from lightning_info.replica.timing import seconds, training_pass
 
 STATISTICS = {
     "running": "running statistics, which lag behind the weights in the first steps; batch_norm='reference' takes "
@@ -57,13 +58,13 @@ class Findings:
     """What the check found.
 
     Attributes:
-        probe: With a private replica and a few samples.
+        snapshot: With a private replica and a few samples.
         rows: Of the summary, title and text.
         writes: The module writes to its parameters when it runs, so that a replica must not share them.
         whole: The batch that was looked at, with the places of its samples.
     """
 
-    probe: Probe
+    snapshot: ModelSnapshot
     rows: dict[str, str]
     writes: bool
     whole: Batch
@@ -72,8 +73,8 @@ class Findings:
 def preflight(
     owner: str,
     module: nn.Module,
-    make_probe: Callable[[], Probe],
-    prepare: Callable[[Probe], Mapping[str, str]],
+    make_snapshot: Callable[[], ModelSnapshot],
+    prepare: Callable[[ModelSnapshot], Mapping[str, str]],
     layouts: Layouts,
     key: Hashable,
 ) -> Findings:
@@ -82,7 +83,7 @@ def preflight(
     Args:
         owner: Name of the callback's class.
         module: The user's module.
-        make_probe: Builds a probe with a private replica and a batch as its only group.
+        make_snapshot: Builds a snapshot with a private replica and a batch as its only group.
         prepare: The callback's own check; gives rows of the summary that say how it will measure.
         layouts: What is known of the places of samples.
         key: By which it is known.
@@ -93,25 +94,25 @@ def preflight(
     """
     name = type(module).__name__
     try:
-        probe = make_probe()
-        whole = _with_samples(probe, module, layouts, key)
-        probe.groups = [spread(whole, CHECK_SAMPLES)]
-        prediction = _predict(probe, name)
+        snapshot = make_snapshot()
+        whole = _with_samples(snapshot, module, layouts, key)
+        snapshot.groups = [spread(whole, CHECK_SAMPLES)]
+        prediction = _predict(snapshot, name)
         originals = {id(p) for p in module.parameters()}
         if any(id(leaf) in originals for leaf in leaf_uses(prediction.outputs)):
             raise NotCopyable(f"a copy of {name} still computes with the original's parameters (a closure over it?)")
-        writes = _writes(prediction, probe, module)
-        _refuse_noise(prediction, _predict(probe, name), name, writes)
+        writes = _writes(prediction, snapshot, module)
+        _refuse_noise(prediction, _predict(snapshot, name), name, writes)
         _refuse_freed_graph(prediction, name)
-        rows = dict(prepare(probe))
-        beside = loss_rows(owner, name, probe, prediction)
+        rows = dict(prepare(snapshot))
+        beside = loss_rows(owner, name, snapshot, prediction)
     except Skipped:
         raise
     except NoPrediction as error:
         lines = ADAPTER_LINES.format(callback=owner)
         raise Refused(f"{owner}: {error}. Tell it what the module predicts:\n\n{lines}") from error
     except SamplesMixed as error:
-        source = f"{name}.training_step" if probe.predictor.adapter is None else "the adapter"
+        source = f"{name}.training_step" if snapshot.predictor.adapter is None else "the adapter"
         lines = ADAPTER_LINES.format(callback=owner)
         raise Refused(
             f"{owner}: what {source} predicts for a sample must not depend on the others of its batch; give an adapter "
@@ -123,40 +124,30 @@ def preflight(
         ) from error
     except NotCopyable as error:
         raise Refused(f"{owner} measures on a copy of the module, but {error}") from error
-    except NoLayers as error:
+    except (NoLayers, NotMeasurable) as error:
         raise Refused(f"{owner}: {error}") from error
     except NotCovered as error:
         raise Refused(f"{owner}: no engine gives exact per-sample gradients of {name}: {error}") from error
     weights = sum(sizes(trainable(module).values()))
     shape = tuple(prediction.outputs.shape[1:])
     rows["module"] = f"{name}, {weights:,} trainable weights, {prediction.likelihood} outputs {shape} a sample"
-    return Findings(probe, rows | beside, writes, whole)
+    return Findings(snapshot, rows | beside, writes, whole)
 
 
-def training_pass(probe: Probe, batch: Any) -> float:
-    """Seconds of a plain forward and backward pass over some samples."""
-    parameters = list(trainable(probe.module).values())
-
-    def run() -> None:
-        torch.autograd.grad(probe.outputs(probe.module, batch).sum(), parameters, allow_unused=True)
-
-    return seconds(run, probe.device)
-
-
-def cost_row(probe: Probe, copying: Callable[[], object], point: Callable[[], float]) -> str:
-    """What a measured point will take, in seconds and in plain passes, by trials on the samples of a probe.
+def cost_row(snapshot: ModelSnapshot, copying: Callable[[], object], point: Callable[[], float]) -> str:
+    """What a measured point will take, in seconds and in plain passes, by trials on the samples of a snapshot.
 
     Args:
-        probe: A probe.
+        snapshot: A snapshot.
         copying: Makes a replica.
         point: Gives the seconds that a point takes beyond that.
     """
     try:
-        cost = seconds(copying, probe.device) + point()
-        plain = training_pass(probe, probe.first_chunk())
+        cost = seconds(copying, snapshot.device) + point()
+        plain = training_pass(snapshot, snapshot.first_chunk())
     except Exception as error:
         return f"not known, a trial failed ({type(error).__name__})"
-    passes = f"{cost / plain:.2g} forward and backward passes of {num_samples(probe.first_chunk())} samples"
+    passes = f"{cost / plain:.2g} forward and backward passes of {num_samples(snapshot.first_chunk())} samples"
     return f"about {cost:.2g} s a point, as {passes} (a trial)"
 
 
@@ -185,13 +176,13 @@ def _refuse_freed_graph(prediction: Prediction, module: str) -> None:
         ) from error
 
 
-def _with_samples(probe: Probe, module: nn.Module, layouts: Layouts, key: Hashable) -> Batch:
-    """The batch of a probe with the places of its samples, found by experiment unless they are known."""
-    (batch,) = probe.groups
+def _with_samples(snapshot: ModelSnapshot, module: nn.Module, layouts: Layouts, key: Hashable) -> Batch:
+    """The batch of a snapshot with the places of its samples, found by experiment unless they are known."""
+    (batch,) = snapshot.groups
     known = layouts.get(key)
     if known is None:
         try:
-            known = _find_samples(probe, batch, module)
+            known = _find_samples(snapshot, batch, module)
         except SamplesMixed as error:
             known = error
         layouts[key] = known
@@ -200,23 +191,25 @@ def _with_samples(probe: Probe, module: nn.Module, layouts: Layouts, key: Hashab
     return Batch(batch.bare, known) if isinstance(batch, Batch) else known.wrap(batch)
 
 
-def _find_samples(probe: Probe, batch: Any, module: nn.Module) -> Layout:
+def _find_samples(snapshot: ModelSnapshot, batch: Any, module: nn.Module) -> Layout:
     name = type(module).__name__
     while True:
         try:
-            look = partial(first_predictions, probe.predictor, probe.module, probe.to_device(batch))
-            whole, prediction = _guarded(probe, name, look)
-            _refuse_noise(prediction, probe.predictor(probe.module, whole), name, _writes(prediction, probe, module))
+            look = partial(first_predictions, snapshot.predictor, snapshot.module, snapshot.to_device(batch))
+            whole, prediction = _guarded(snapshot, name, look)
+            _refuse_noise(
+                prediction, snapshot.predictor(snapshot.module, whole), name, _writes(prediction, snapshot, module)
+            )
             del prediction  # its graph is large
-            return sample_layout(probe.module, probe.predictor, whole, isinstance(batch, Batch))
+            return sample_layout(snapshot.module, snapshot.predictor, whole, isinstance(batch, Batch))
         except Exception as error:
             if not is_out_of_memory(error) or num_samples(batch) <= CHECK_SAMPLES:
                 raise
             batch = take(batch, slice(0, num_samples(batch) // 2))
 
 
-def _writes(prediction: Prediction, probe: Probe, module: nn.Module) -> bool:
-    pairs = zip(probe.module.parameters(), module.parameters(), strict=True)
+def _writes(prediction: Prediction, snapshot: ModelSnapshot, module: nn.Module) -> bool:
+    pairs = zip(snapshot.module.parameters(), module.parameters(), strict=True)
     return prediction.writes or any(not torch.equal(p, q.to(p)) for p, q in pairs)
 
 
@@ -228,11 +221,13 @@ def _refuse_noise(first: Prediction, second: Prediction, module: str, writes: bo
         raise NoPrediction(f"{module} gives other outputs in a second pass over the same samples in eval mode; {cause}")
 
 
-def _predict(probe: Probe, module: str) -> Prediction:
-    return _guarded(probe, module, partial(probe.predictor, probe.module, probe.to_device(probe.groups[0])))
+def _predict(snapshot: ModelSnapshot, module: str) -> Prediction:
+    return _guarded(
+        snapshot, module, partial(snapshot.predictor, snapshot.module, snapshot.to_device(snapshot.groups[0]))
+    )
 
 
-def _guarded(probe: Probe, module: str, predict: Callable[[], T]) -> T:
+def _guarded(snapshot: ModelSnapshot, module: str, predict: Callable[[], T]) -> T:
     try:
         return predict()
     except (NoPrediction, NotCopyable):
@@ -240,5 +235,5 @@ def _guarded(probe: Probe, module: str, predict: Callable[[], T]) -> T:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        source = f"{module}.training_step" if probe.predictor.adapter is None else "the adapter"
+        source = f"{module}.training_step" if snapshot.predictor.adapter is None else "the adapter"
         raise NoPrediction(f"{source} fails on a copy of the module: {type(error).__name__}: {error}") from error

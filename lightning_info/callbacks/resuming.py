@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any
 
 from lightning.pytorch import Callback
@@ -13,7 +13,7 @@ from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.points import Points
 
 
-class Resuming(Points, Callback):
+class Resuming(Points, Callback, ABC):
     """Goes on with the curves of a checkpoint, or starts them anew where a setting decides what their values mean."""
 
     num_samples: int
@@ -27,7 +27,12 @@ class Resuming(Points, Callback):
     @property
     def state_key(self) -> str:
         """Keeps two instances with different prefixes apart in a checkpoint."""
-        return self._generate_state_key(prefix=self.prefix)
+        return self._generate_state_key(prefix=self.prefix, **self._kind)
+
+    @property
+    def _kind(self) -> dict[str, str]:
+        """What tells a callback from others of its class."""
+        return {}
 
     # not state_dict and load_state_dict: of two callbacks that override these under one state_key Lightning refuses to
     # make a Trainer, before setup can say which argument is missing
@@ -55,12 +60,13 @@ class Resuming(Points, Callback):
             "finished": sorted(self._finished),
             "epochs": dict(self._epochs),
             "samples": self._samples.state(),
+            "quantity": self.quantity.state_dict(),
         }
 
     def _take_up(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`_state` gave; with other settings the curves start anew."""
         self._restart()
-        with self._faults.guard("taking up the state of the checkpoint"):
+        with self._error_policy.guard("taking up the state of the checkpoint"):
             history = {tag: [(int(s), float(v)) for s, v in curve] for tag, curve in state["history"].items()}
             clock = Clock(float(state["elapsed"]), float(state["spent"]))
             position = (
@@ -79,11 +85,14 @@ class Resuming(Points, Callback):
             if changes:
                 self.history, self._ended = {}, history
                 self._saved = None if "num_samples" in changes else self._saved
-                return
-            self.history = history
-            self._finished.update(state.get("finished", ()))
-            self._epochs.update(state.get("epochs", {}))
-            self._measured = max((step for curve in history.values() for step, _ in curve), default=None)
+            else:
+                self.history = history
+                self._finished.update(state.get("finished", ()))
+                self._epochs.update(state.get("epochs", {}))
+                self._measured = max((step for curve in history.values() for step, _ in curve), default=None)
+        if state.get("quantity"):
+            with self._error_policy.guard("taking up what the checkpoint keeps of the quantity"):
+                self.quantity.load_state_dict(state["quantity"], not self._changes)
 
     @abstractmethod
     def _restart(self) -> None:
@@ -93,12 +102,12 @@ class Resuming(Points, Callback):
         """The arguments without which values cannot be compared, in Python's notation."""
         adapter = getattr(self.adapter, "__qualname__", type(self.adapter).__qualname__) if self.adapter else None
         settings = {"num_samples": self.num_samples, "adapter": adapter, "batch_norm": self.batch_norm}
-        return {name: repr(value) for name, value in (settings | dict(self._defining())).items()}
+        return {name: repr(value) for name, value in (settings | dict(self.quantity.settings())).items()}
 
     def _end_curves(self, trainer: Any) -> None:
         """The curves of a checkpoint with other settings end here."""
         step = steps_taken(trainer)
-        self._faults.warn_once(messages.starts_anew(self._changes, step), "settings")
+        self._error_policy.warn_once(messages.starts_anew(self._changes, step), "settings")
         self._report_values(trainer, dict.fromkeys(self._ended, math.nan), step)
         self._ended = {}
 

@@ -1,50 +1,24 @@
-"""``StabilityCallback``: what training owes to one sample, told by a twin in lockstep that trains without it."""
+"""``StabilityCallback``: how much one training sample changes what is learned, by a twin that trains in lockstep."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-from matplotlib.figure import Figure
-from torch import Generator, Tensor
-from torch.utils.data import Dataset
+from typing_extensions import Unpack
 
-from lightning_info import validation as arguments
-from lightning_info.callbacks import twins
+from lightning_info import validation
 from lightning_info.callbacks.base import InfoCallback
-from lightning_info.callbacks.clock import seconds
-from lightning_info.callbacks.faults import Refused
-from lightning_info.callbacks.run_facts import RunFacts
-from lightning_info.gradients.contract import NotCovered
-from lightning_info.gradients.samples import num_samples, take
-from lightning_info.probing.batch_norm import BatchNormStatistics
-from lightning_info.probing.curvature import fisher_products
-from lightning_info.probing.left_out import saves_left_out
-from lightning_info.probing.plane_picture import PlanePicture, picture_of_ends
-from lightning_info.probing.prediction import Adapter
-from lightning_info.probing.probe import Probe, Unavailable
-from lightning_info.probing.side_effects import Guard, SideEffectRefused
-from lightning_info.probing.weight_change import (
-    fisher_distance,
-    flat_weights,
-    length,
-    mean_output_kl,
-    prediction_change,
-    sample_loss,
-    weight_change,
-)
-from lightning_info.probing.weight_paths import Snapshots
-from lightning_info.reporting.layout import Chart
-from lightning_info.reporting.stability_paths import stability_paths
+from lightning_info.callbacks.error_policy import Refused
+from lightning_info.callbacks.options import CommonOptions
+from lightning_info.figures.stability_paths import LossLandscape
+from lightning_info.quantities.stability.twins import TwinStability, harmless
+from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 from lightning_info.twin import NotSupported, Twin
 
-AGREE = (0.8, 1.25)
-"""Output KL by ``½ δᵀFδ``, where the second is a fair account of the first."""
 FIGURE_SECONDS, FIGURE_SHARE = 3.0, 0.05
 """What the losses in the figure may take, in seconds or as a share of the run's time."""
 
@@ -84,23 +58,9 @@ class StabilityCallback(InfoCallback):
         replacement: The sample of the data set in its place; None: drawn by ``seed``.
         beta: Level of the task for ``unique_information``.
         num_twins: How many twins, each with a sample of its own.
-        every_n_epochs: Measure at s = 0 and after epochs n, 2n, ...
-        every_n_train_steps: Measure at optimiser steps 0, n, 2n, ... Without an interval: 0, 1, 2, 4, 8, ..., and the
-            end of every epoch, as far as ``max_overhead`` allows.
         num_samples: Reference samples: the first that pass in training, kept on the CPU. Distances in the weights need
-            none and do not wait for them.
-        reference: Reference samples to use instead (the first ``num_samples`` of them): a Dataset, or tensors such as
-            ``(x, y)``; they must look like the batches that ``training_step`` gets.
-        adapter: ``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)``, where the
-            ``training_step`` hides them.
-        seed: Of the drawn samples, and of the random augmentation of the replacement.
-        prefix: Put in front of every tag, ``prefix/stability/output_kl``.
-        on_error: A measurement that fails becomes one warning and NaN (``"warn"``), or ends the run (``"raise"``).
-        max_overhead: Largest share of the run's time that the points may take, the twin's training apart; by default
-            0.05 without an interval and no limit with one.
-        batch_norm: BatchNorm layers use their ``"running"`` statistics, the twin its own, or those of the
-            ``"reference"`` samples at the measured weights.
-        summary: Print the table at the end of fit.
+            none and do not wait for them. (``max_overhead`` counts the points, not the twin's training.)
+        **common: The arguments that all callbacks share, see :class:`~.CommonOptions`.
 
     Raises:
         ValueError: An argument makes no sense.
@@ -116,17 +76,9 @@ class StabilityCallback(InfoCallback):
         trainer = Trainer(callbacks=[StabilityCallback(index=7)])
     """
 
-    family = "stability"
+    quantity: TwinStability
 
-    _has_targets: bool
-    _no_products: str  # why there is no product with F; empty if there is
-    _facts: RunFacts | None  # of the trainer at the point
-    _snapshots: Snapshots  # of the run and the first twin
-    _samples_alone: dict[int, Any]  # twin's number -> a batch of the sample it lacks
-    _twin_seconds: float  # that the twins trained so far
-    _run: Any  # the trainer, while it trains
     _loss_is_shown: bool  # there was a point since the last twin was lost
-    _ending: bool  # training is over, and the twins are still there
 
     def __init__(
         self,
@@ -134,52 +86,30 @@ class StabilityCallback(InfoCallback):
         replacement: int | None = None,
         beta: float = 1.0,
         num_twins: int = 1,
-        every_n_epochs: int | None = None,
-        every_n_train_steps: int | None = None,
         num_samples: int = 256,
-        # LightningCLI cannot build a subclass of Dataset[Any]
-        reference: Dataset | Sequence[Tensor] | None = None,  # type: ignore[type-arg]
-        adapter: Adapter | None = None,
-        seed: int = 0,
-        prefix: str | None = None,
-        on_error: Literal["warn", "raise"] = "warn",
-        max_overhead: float | None = None,
-        batch_norm: BatchNormStatistics = "running",
-        summary: bool = True,
+        **common: Unpack[CommonOptions],
     ) -> None:
         owner = type(self).__name__
         for name, sample in (("index", index), ("replacement", replacement)):
             if sample is not None:
-                arguments.integer(owner, name, sample, 0)
+                validation.integer(owner, name, sample, 0)
                 if sample < 0:
                     raise ValueError(f"{owner}: {name}={sample}; samples are numbered from 0, for example {name}=0")
-        arguments.positive_number(owner, "beta", beta, 1.0)
-        arguments.positive_integer(owner, "num_twins", num_twins, 4)
+        validation.positive_number(owner, "beta", beta, 1.0)
+        validation.positive_integer(owner, "num_twins", num_twins, 4)
         if num_twins > 1 and index is not None and replacement is not None:
             raise ValueError(
                 f"{owner}: num_twins={num_twins} with index={index} and replacement={replacement} are twins of the "
                 f"same sample; leave out one of the two, which is then drawn for each twin"
             )
-        super().__init__(
-            every_n_epochs=every_n_epochs,
-            every_n_train_steps=every_n_train_steps,
-            num_samples=num_samples,
-            reference=reference,
-            adapter=adapter,
-            seed=seed,
-            prefix=prefix,
-            on_error=on_error,
-            max_overhead=max_overhead,
-            batch_norm=batch_norm,
-            summary=summary,
-        )
-        self.index, self.replacement, self.beta = index, replacement, beta
-        self.twins = tuple(Twin(index, replacement, seed, number) for number in range(num_twins))
-        self.tags: tuple[str, ...] = ()
-        names = ("param_distance", "relative_distance", "output_kl", "unique_information")
-        self.table = tuple(
-            (f"stability/{name}", f"stability_stderr/{name}" if num_twins > 1 else None) for name in names
-        )
+        raises = common.get("on_error") == "raise"
+        quantity = TwinStability(index, replacement, beta, num_twins, common.get("seed", 0), raises)
+        super().__init__(quantity, num_samples=num_samples, **common)
+
+    @property
+    def twins(self) -> Sequence[Twin]:
+        """The twins, each with the sample that it lacks, and why it was lost if it was."""
+        return self.quantity.twins
 
     # ---- the twins' life
 
@@ -193,7 +123,8 @@ class StabilityCallback(InfoCallback):
         """Start the twins from the weights that training starts from."""
         super().on_train_start(trainer, pl_module)
         if self._active:
-            self._run = trainer
+            self.quantity.snapshot_of = self._snapshot_of
+            self.quantity.sample_of = lambda twin: self._samples.laid(twin.replaced_sample(trainer))
             self._each(lambda twin: twin.start(trainer, pl_module))
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
@@ -216,7 +147,7 @@ class StabilityCallback(InfoCallback):
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure the end, and end the twins."""
         self._each(lambda twin: twin.finish(trainer, pl_module))
-        self._ending = True
+        self.quantity.landscape_at_end = partial(self._landscape, trainer)
         super().on_train_end(trainer, pl_module)
         self._stop()
 
@@ -231,7 +162,7 @@ class StabilityCallback(InfoCallback):
     def _stop(self) -> None:
         for twin in self.twins:
             twin.stop()
-        self._run, self._ending = None, False
+        self.quantity.let_go()
 
     def _each(self, act: Callable[[Twin], None]) -> None:
         """Have every twin do its part; without one that trains it is nothing. The time counts as the twins'."""
@@ -242,53 +173,15 @@ class StabilityCallback(InfoCallback):
         except NotSupported as error:
             raise Refused(f"{type(self).__name__}: {error}") from error
         finally:
-            self._twin_seconds += time.perf_counter() - started
+            self.quantity.seconds += time.perf_counter() - started
         for call in (call for twin in self.twins for call in twin.left_out):
-            self._faults.warn_once(
+            self._error_policy.warn_once(
                 f"the twin does not save what the module saves while it trains, so that the files hold the run's: "
                 f"{call} is left out, and so is all that the twin would save, print or log",
                 "left out",
             )
 
-    # ---- before the first step
-
-    def _prepare(self, probe: Probe) -> Mapping[str, str]:
-        try:
-            fisher_products(probe).check()
-            self._no_products = ""
-        except NotCovered as error:
-            self._no_products = str(error)
-        self._has_targets = probe.predictor(probe.module, probe.to_device(probe.groups[0])).targets is not None
-        names = ["param_distance", "relative_distance", "output_kl"]
-        names += ["loss_gap"] if self._has_targets else []
-        names += [] if self._no_products else ["fisher_distance", "unique_information"]
-        families = ["stability"]
-        if len(self.twins) > 1:
-            families += ["stability_stderr", *map(twins.family_of, range(len(self.twins)))]
-        self.tags = ("stability/twin_overhead", *(f"{family}/{name}" for family in families for name in names))
-        rows = {
-            "measures": f"{', '.join(names)} (information in nats, beta = {self.beta:g})",
-            "twins": f"{len(self.twins)}, trained in lockstep with the run: each takes about the run's time once more, "
-            f"and the memory of one more model and optimiser",
-            "replaced": "; ".join(map(twins.replaced, self.twins)),
-        }
-        if self._no_products:
-            rows["left out"] = f"fisher_distance, unique_information: {self._no_products}"
-        return rows
-
-    def _cost(self, probe: Probe, samples: int) -> float:
-        few = replace(probe, groups=[take(probe.groups[0], slice(0, probe.chunk))])
-        cost = seconds(lambda: mean_output_kl(few, few), probe.device)
-        if not self._no_products:
-            weights = flat_weights(probe.module).float()
-            cost += seconds(lambda: fisher_distance(few, weights), probe.device)
-        return len(self.twins) * cost * samples / num_samples(few.groups[0])
-
-    # ---- a point
-
-    def _point(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
-        self._facts = RunFacts.of(trainer, self._collector.chunk)
-        super()._point(trainer, *args, **kwargs)
+    # ---- points
 
     def _take(self, trainer: Any, pl_module: Any, batch_idx: int) -> None:
         """Distances in the weights do not wait for the reference samples."""
@@ -298,177 +191,57 @@ class StabilityCallback(InfoCallback):
         assert self._step is not None
         started = self._clock.elapsed
         values = dict.fromkeys(("stability/param_distance", "stability/relative_distance"), math.nan)
-        with self._faults.guard("the distance in the weights"):
+        with self._error_policy.guard("the distance in the weights"):
             try:
-                found = [self._values_of(number, pl_module, None) for number in range(len(self.twins))]
-                values |= twins.together(found)
+                values |= self.quantity.distances(pl_module, self._point_at(trainer, self._step))
             except Unavailable as error:
                 values = dict.fromkeys(self.tags, math.nan)
-                self._faults.warn_once(f"no value at step {self._step} (NaN): {error}", kind="no value")
-        self._record(trainer, self._step, values | self._twin_overhead, started)
+                self._error_policy.warn_once(f"no value at step {self._step} (NaN): {error}", kind="no value")
+        self._keep_and_report(trainer, self._step, values, started)
 
-    def _is_due(self, trainer: Any, step: int, epochs: int | None) -> bool:
+    def _keep_and_report(self, trainer: Any, step: int, values: dict[str, float], started: float) -> None:
+        values["stability/twin_overhead"] = self.quantity.seconds / self._clock.elapsed
+        super()._keep_and_report(trainer, step, values, started)
+
+    def _falls_due(self, trainer: Any, step: int, epochs: int | None) -> bool:
         """The first step at which no twin is left is a point too, so that no curve ends in an earlier value."""
-        is_due = super()._is_due(trainer, step, epochs)
+        is_due = super()._falls_due(trainer, step, epochs)
         if not trainer.fast_dev_run and all(twin.reason is not None for twin in self.twins):
             is_due, self._loss_is_shown = is_due or not self._loss_is_shown, True
         return is_due
 
     def _preflight(self, trainer: Any, pl_module: Any, batch: Any) -> bool:
         try:
-            with self._harmless():
+            with harmless():
                 return super()._preflight(trainer, pl_module, batch)
         except Unavailable as error:
             raise Refused(f"{type(self).__name__}: {error}") from error
 
-    @contextmanager
-    def _harmless(self) -> Iterator[None]:
-        """What the user's code does in replicas, of the twin too, saves nothing."""
-        guard = Guard("a measurement")
-        try:
-            with saves_left_out(), guard.acting():
-                yield
-        except SideEffectRefused as error:
-            raise Unavailable(str(error)) from error
-        finally:
-            guard.clean_up()
-
-    def _measure(self, probe: Probe, step: int, generator: Generator) -> dict[str, float]:
-        with self._harmless():
-            found = [self._values_of(number, probe.module, probe) for number in range(len(self.twins))]
-        values = dict.fromkeys(self.tags, math.nan) | self._twin_overhead | twins.together(found)
-        ratios = [one["kl_ratio"] for one in found if "kl_ratio" in one]
-        worst = max(ratios, key=lambda ratio: abs(math.log(max(ratio, 1e-300))), default=1.0)
-        if not AGREE[0] <= worst <= AGREE[1]:
-            self._faults.warn_once(
-                f"at step {step} the measured output KL is {worst:.3g} times its second-order form ½δᵀFδ: the two are "
-                f"not near enough for fisher_distance and unique_information to tell what the outputs do (a ReLU "
-                f"network has kinks, BatchNorm statistics of its own). Logged as stability/kl_ratio; said once",
-                "ratio",
-            )
-        return values
-
-    def _values_of(self, number: int, module: Any, probe: Probe | None) -> dict[str, float]:
-        """What tells one twin from the run, by name; without a probe only what needs no samples."""
-        twin = self.twins[number]
-        if twin.error is not None and self.on_error == "raise":
-            raise RuntimeError(twin.reason) from twin.error
-        if twin.reason is not None:
-            if len(self.twins) == 1:
-                raise Unavailable(twins.lost(twin))
-            self._faults.warn_once(f"twin {number + 1}: {twins.lost(twin)}", f"lost {number}")
-            return {}
-        other = twin.weights()
-        change = weight_change(module, other)
-        if number == 0:
-            assert self._step is not None
-            self._snapshots.add(self._step, module, other)
-        distance = length(change)
-        values = {"param_distance": distance, "relative_distance": self._relative(distance, module)}
-        if twin.first_difference_step is None:  # equal bit by bit, which the twin has checked at this step
-            rest = {name for tag in self.tags for family, name in [tag.split("/")] if family == "stability"}
-            return dict.fromkeys(rest - {"twin_overhead"}, 0.0) | values
-        if probe is not None:
-            values |= self._predictions(number, probe, other, change)
-        return values
-
-    def _predictions(self, number: int, probe: Probe, twin: Any, change: Tensor) -> dict[str, float]:
-        assert self._facts is not None
-        other = self._new_probe(twin.trainer, twin, probe.groups)
+    def _snapshot_of(self, trainer: Any, module: Any, groups: list[Any]) -> ModelSnapshot:
+        """A snapshot of a twin."""
+        snapshot = self._new_snapshot(trainer, module, groups)
         if self.batch_norm == "reference":
-            other.use_reference_statistics()
-        n = self._facts.samples_or(probe.size, self._faults)
-        values = prediction_change(probe, other, change, n, self.beta, has_products=not self._no_products)
-        if self._has_targets:
-            if number not in self._samples_alone:
-                self._samples_alone[number] = self._samples.laid(self.twins[number].replaced_sample(self._run))
-            sample = self._samples_alone[number]
-            values["loss_gap"] = sample_loss(other, sample) - sample_loss(probe, sample)
-        return values
+            snapshot.use_reference_statistics()
+        return snapshot
 
-    def _relative(self, distance: float, module: Any) -> float:
-        relative = self._snapshots.relative(distance, module)
-        if relative is None:
-            self._faults.warn_once(
-                "no relative_distance (NaN): the weights at the start are not known, as the run goes on from a "
-                "checkpoint without them, or other parameters are trained now",
-                "start",
-            )
-        return math.nan if relative is None else relative
-
-    @property
-    def _twin_overhead(self) -> dict[str, float]:
-        return {"stability/twin_overhead": self._twin_seconds / self._clock.elapsed}
-
-    # ---- what is shown
-
-    def _charts(self) -> dict[str, Chart]:
-        if self._no_products:
-            return {}
-        tags = [self._tag(f"stability/{name}") for name in ("output_kl", "fisher_distance")]
-        return {"Output KL and ½ δᵀFδ, nats a sample": ("Multiline", tags)}
-
-    def _figures(self) -> dict[str, Callable[[], Figure]]:
-        """The paths of the first twin, when they have an end."""
+    def _landscape(self, trainer: Any) -> LossLandscape | None:
+        """What the figure shows; None where the paths have no end."""
         twin = self.twins[0]
-        if not self._ending or twin.reason is not None or self._snapshots.last_step != self._step:
-            return {}
+        if twin.reason is not None or self.quantity.trajectory.last_step != self._step:
+            return None
+        assert self._step is not None
         try:
-            with self._harmless():
-                picture = self._picture(twin)
-            return {"stability/paths": partial(self._paths, picture)}
+            with harmless():
+                snapshot = self._new_snapshot(trainer, trainer.lightning_module, self._samples.groups, private=True)
+                if self.batch_norm == "reference":
+                    snapshot.use_reference_statistics()
+                most = max(FIGURE_SECONDS, FIGURE_SHARE * self._clock.elapsed)
+                point = self._point_at(trainer, self._step)
+                return self.quantity.landscape(snapshot, twin.weights(), point, most)
         except (ValueError, Unavailable) as error:  # no weight has moved, say
-            self._faults.warn_once(f"no figure of the paths: {error}", "figure")
-            return {}
-
-    def _picture(self, twin: Twin) -> PlanePicture:
-        assert self._facts is not None
-        probe = self._new_probe(self._run, self._run.lightning_module, self._samples.groups, private=True)
-        if self.batch_norm == "reference":
-            probe.use_reference_statistics()
-        n = self._facts.samples_or(probe.size, self._faults)
-        most = max(FIGURE_SECONDS, FIGURE_SHARE * self._clock.elapsed)
-        return picture_of_ends(probe, twin.weights(), self._snapshots, self.beta, n, most)
-
-    def _paths(self, found: PlanePicture) -> Figure:
-        twin, steps = self.twins[0], found.paths.steps
-        title = f"Training with sample {twin.index}, and with sample {twin.replacement} in its place"
-        return stability_paths(found, title=f"{title}; steps {steps[0]} to {steps[-1]}", caption=f"β = {self.beta:g}")
-
-    def _closing_text(self) -> str:
-        lines = [f"stability: {twins.replaced(twin)}{twins.since(twin)}." for twin in self.twins]
-        return "\n".join(lines)
-
-    # ---- state
-
-    def _defining(self) -> Mapping[str, object]:
-        settings = {"index": self.index, "replacement": self.replacement, "num_twins": len(self.twins)}
-        return {**settings, "beta": float(self.beta)}
-
-    def _state(self) -> dict[str, Any]:
-        """What every callback keeps, points of the paths, and the twins."""
-        return {
-            **super()._state(),
-            "snapshots": self._snapshots.state_dict(),
-            "twin_seconds": self._twin_seconds,
-            "twins": [twin.state_dict() for twin in self.twins],
-        }
-
-    def _take_up(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`_state` gave."""
-        super()._take_up(state)
-        with self._faults.guard("taking up the twins of the checkpoint"):
-            self._snapshots.load_state_dict(state["snapshots"])
-            self._twin_seconds = float(state["twin_seconds"])
-            for twin, kept in zip(self.twins, state["twins"], strict=False):
-                twin.load_state_dict(kept)
+            self._error_policy.warn_once(f"no figure of the paths: {error}", "figure")
+            return None
 
     def _restart(self) -> None:
         super()._restart()
-        self._snapshots = Snapshots(self.seed)
-        self._has_targets, self._no_products = False, ""
-        self._facts = self._run = None
-        self._ending = False
-        self._samples_alone = {}
-        self._twin_seconds = 0.0
         self._loss_is_shown = False

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from inspect import isclass
 from pathlib import Path
 from typing import Any
@@ -18,26 +19,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_info import validation
-from lightning_info.checkpoints import Checkpoint, PathLike, Reader, few
-from lightning_info.gradients.contract import NotCovered
-from lightning_info.probing.curvature import fisher_products
-from lightning_info.probing.inert import Inert, StandInTrainer
-from lightning_info.probing.isolation import isolated
-from lightning_info.probing.likelihoods import NoPrediction
-from lightning_info.probing.plane_picture import PlanePicture, picture_of_ends
-from lightning_info.probing.prediction import Adapter, Predictor
-from lightning_info.probing.probe import Probe, Unavailable
-from lightning_info.probing.reference import ReferenceSamples
-from lightning_info.probing.replica import replicate
-from lightning_info.probing.weight_change import (
-    flat_weights,
-    length,
-    prediction_change,
-    sample_loss,
-    weight_change,
-)
-from lightning_info.probing.weight_paths import Snapshots
-from lightning_info.reporting.stability_paths import stability_paths
+from lightning_info.checkpoints import Checkpoint, CheckpointReader, PathLike, few
+from lightning_info.figures.stability_paths import LossLandscape, stability_paths
+from lightning_info.quantities.quantity import Point
+from lightning_info.quantities.stability.quantity import Other, Stability
+from lightning_info.quantities.stability.weight_change import flat_weights
+from lightning_info.quantities.training_setup import TrainingSetup
+from lightning_info.replica.isolation import isolated
+from lightning_info.replica.loss_recognition import NoPrediction
+from lightning_info.replica.prediction import Adapter, Predictor
+from lightning_info.replica.reference_samples import ReferenceSamples
+from lightning_info.replica.replicate import replicate
+from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
+from lightning_info.replica.stand_in_trainer import NullObject, StandInTrainer
 from lightning_info.reporting.table import Curve, curves_table
 
 OWNER = "compare_runs"
@@ -55,7 +49,7 @@ class RunComparison:
     """
 
     history: Mapping[str, Curve]
-    picture: PlanePicture | None
+    picture: LossLandscape | None
     reason: str
     caption: str
 
@@ -141,30 +135,28 @@ def compare_runs(
     validation.positive_number(OWNER, "beta", beta, 1.0)
     validation.positive_integer(OWNER, "num_samples", num_samples, 256)
     validation.positive_integer(OWNER, "batch_size", batch_size, 64)
-    reader, device = Reader(OWNER, weights_only), torch.device(device)
+    reader, device = CheckpointReader(OWNER, weights_only), torch.device(device)
     pairs = matched(reader.checkpoints("run", run), reader.checkpoints("twin", twin))
     samples = _samples(reference, num_samples)
     alone = None if replaced is None else _samples(replaced, sys.maxsize)[0]
     if isclass(module):
         module = reader.made(module, pairs[max(pairs)][0])
     with isolated(device):
-        here, there = (_probe(module, samples, batch_size, adapter, device) for _ in range(2))
-        n, snapshots = _training_samples(training_samples, here.size), Snapshots(seed)
+        here, there = (_snapshot(module, samples, batch_size, adapter, device) for _ in range(2))
+        n, quantity = _training_samples(training_samples, here.size), Stability(beta, seed)
+        quantity.others = [Other(there.module, lambda groups: there, None if alone is None else lambda: alone)]
+        told: set[str] = set()
         history: dict[str, list[tuple[int, float]]] = {}
         for step, (ours, theirs) in pairs.items():
             reader.load(here.module, ours)
             reader.load(there.module, theirs)
+            point = Point(step, torch.Generator().manual_seed(seed), TrainingSetup(n), here.size, partial(_once, told))
             if not history:
-                has_products = _look_at(here, there, step)
-            snapshots.add(step, here.module, there.module)
-            change = weight_change(here.module, there.module)
-            distance = length(change)
-            values = {"param_distance": distance, "relative_distance": snapshots.relative(distance, here.module)}
-            values |= _in_predictions(here, there, change, n, beta, has_products, alone, step)
-            for name, value in values.items():
-                if value is not None:
-                    history.setdefault(f"stability/{name}", []).append((step, value))
-        found, reason = _picture(here, there, snapshots, beta, n)
+                _look_at(quantity, here, there, point)
+            for tag, value in _values(quantity, here, point).items():
+                history.setdefault(tag, []).append((step, value))
+        history = {tag: curve for tag, curve in history.items() if tag not in _UNKNOWN or _has_values(curve)}
+        found, reason = _landscape(quantity, here, there, point)
     return RunComparison(history, found, reason, f"N = {n}, β = {beta:g}")
 
 
@@ -193,10 +185,12 @@ def _samples(given: Dataset[Any] | Sequence[Tensor], most: int) -> list[Any]:
     return samples.groups
 
 
-def _probe(module: Any, samples: list[Any], chunk: int, adapter: Adapter | None, device: torch.device) -> Probe:
-    stand_in = StandInTrainer(Inert())
+def _snapshot(
+    module: Any, samples: list[Any], chunk: int, adapter: Adapter | None, device: torch.device
+) -> ModelSnapshot:
+    stand_in = StandInTrainer(NullObject())
     replica = replicate(module, private=True, trainer=getattr(module, "_trainer", None), stand_in=stand_in).to(device)
-    return Probe(replica, Predictor(stand_in, adapter, shared=False), samples, chunk, device)
+    return ModelSnapshot(replica, Predictor(stand_in, adapter, shared=False), samples, chunk, device)
 
 
 def _training_samples(given: int | None, measured: int) -> int:
@@ -207,51 +201,57 @@ def _training_samples(given: int | None, measured: int) -> int:
     return given
 
 
-def _look_at(here: Probe, there: Probe, step: int) -> bool:
-    """Say once what the comparison cannot have; whether there are products with F."""
+def _look_at(quantity: Stability, here: ModelSnapshot, there: ModelSnapshot, point: Point) -> None:
+    """Say once what the comparison cannot have."""
     try:
-        here.predictor(here.module, here.first_chunk())
+        rows = quantity.prepare(here, point)
     except (NoPrediction, AttributeError) as error:
         raise ValueError(
             f"{OWNER}: {error}; tell what is predicted, for example adapter=lambda module, batch: (module(batch[0]), "
             f'batch[1], "categorical") (or "bernoulli", "gaussian")'
         ) from error
-    if step > 0:
+    if point.step > 0:
         _warn(
-            f"the first common checkpoint is of step {step}: no relative_distance, and the figure begins there. Save "
-            f"the start too: torch.save({{'state_dict': model.state_dict(), 'global_step': 0}}, 'start.ckpt')"
+            f"the first common checkpoint is of step {point.step}: no relative_distance, and the figure begins there. "
+            f"Save the start too: torch.save({{'state_dict': model.state_dict(), 'global_step': 0}}, 'start.ckpt')"
         )
     elif not torch.equal(flat_weights(here.module), flat_weights(there.module)):
         _warn("the runs start from different weights, so that distances tell of more than the data; seed both alike")
-    try:
-        fisher_products(here).check()
-    except NotCovered as error:
-        _warn(f"no fisher_distance and unique_information: {error}")
-        return False
-    return True
+    if "left out" in rows:
+        _warn(f"no {rows['left out']}")
 
 
-def _in_predictions(
-    here: Probe, there: Probe, change: Tensor, n: int, beta: float, has_products: bool, replaced: Any, step: int
-) -> dict[str, float]:
-    """By name; NaN what is not finite."""
-    names = ["output_kl"] + ["fisher_distance", "unique_information"] * has_products
-    values = dict.fromkeys(names, math.nan)
+def _values(quantity: Stability, here: ModelSnapshot, point: Point) -> Mapping[str, float]:
+    """By tag; of a point without finite outputs those of the weights."""
     try:
-        values |= prediction_change(here, there, change, n, beta, has_products=has_products)
+        return quantity.measure(here, point)
     except Unavailable as error:
-        _warn(f"no value at step {step} (NaN): {error}")
-    if replaced is not None:
-        values["loss_gap"] = sample_loss(there, replaced) - sample_loss(here, replaced)
-    return values
+        _warn(f"no value at step {point.step} (NaN): {error}")
+        return dict.fromkeys(quantity.tags, math.nan) | quantity.distances(here.module, point)
 
 
-def _picture(here: Probe, there: Probe, snapshots: Snapshots, beta: float, n: int) -> tuple[PlanePicture | None, str]:
+_UNKNOWN = ("stability/relative_distance", "stability/loss_gap")
+"""Left out where nothing is known of them: without a checkpoint of the start, without the replaced sample."""
+
+
+def _has_values(curve: Curve) -> bool:
+    return any(not math.isnan(value) for _, value in curve)
+
+
+def _landscape(
+    quantity: Stability, here: ModelSnapshot, there: ModelSnapshot, point: Point
+) -> tuple[LossLandscape | None, str]:
     """At the weights of the last step; or why there is none."""
     try:
-        return picture_of_ends(here, there.module, snapshots, beta, n), ""
+        return quantity.landscape(here, there.module, point), ""
     except (ValueError, Unavailable) as error:
         return None, str(error)
+
+
+def _once(told: set[str], message: str, kind: str) -> None:
+    if kind not in told | {"start"}:  # of the start it was said before
+        told.add(kind)
+        _warn(message)
 
 
 def _warn(text: str) -> None:

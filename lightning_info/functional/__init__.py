@@ -1,16 +1,5 @@
 """The mathematics, as pure functions on tensors: no Lightning, no hooks, no state."""
 
-from lightning_info.functional.activation_covariance import (
-    activation_covariance,
-    diagonal_activation_covariance,
-    low_rank_activation_covariance,
-)
-from lightning_info.functional.activation_fisher import (
-    activation_fisher,
-    brunel_nadal_information,
-    gaussian_channel_information,
-    layer_fisher,
-)
 from lightning_info.functional.binning import (
     CodeInformation,
     Information,
@@ -42,8 +31,7 @@ from lightning_info.functional.fisher import (
     trace_estimate,
 )
 from lightning_info.functional.free_energy import free_energy, temperature
-from lightning_info.functional.gaussian_bottleneck import gaussian_bottleneck
-from lightning_info.functional.lanczos import quadrature, runs, spectra
+from lightning_info.functional.lanczos import Eigenpairs, Tridiagonal, quadrature, runs, spectra
 from lightning_info.functional.linear_gaussian import (
     gaussian_information,
     generalisation_error,
@@ -51,7 +39,6 @@ from lightning_info.functional.linear_gaussian import (
     linear_subset_information,
 )
 from lightning_info.functional.mixture import MixtureInformation, mixture_information
-from lightning_info.functional.one_unit import one_unit_information, one_unit_probabilities
 from lightning_info.functional.output_kl import output_kl
 from lightning_info.functional.pac_bayes import (
     RiskBound,
@@ -63,6 +50,19 @@ from lightning_info.functional.pac_bayes import (
 from lightning_info.functional.rate_distortion import RatePoint, parting
 from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.stability import shannon_from_stability, unique_information
+from lightning_info.functional.theory.activation_covariance import (
+    activation_covariance,
+    diagonal_activation_covariance,
+    low_rank_activation_covariance,
+)
+from lightning_info.functional.theory.activation_fisher import (
+    activation_fisher,
+    brunel_nadal_information,
+    gaussian_channel_information,
+    layer_fisher,
+)
+from lightning_info.functional.theory.gaussian_bottleneck import gaussian_bottleneck
+from lightning_info.functional.theory.one_unit import one_unit_information, one_unit_probabilities
 from lightning_info.functional.weight_information import (
     OptimalLambda,
     complexity,
@@ -78,6 +78,7 @@ __all__ = [
     "CodeInformation",
     "DistortionLevel",
     "EffectiveInformation",
+    "Eigenpairs",
     "Information",
     "MixtureInformation",
     "OptimalLambda",
@@ -86,6 +87,7 @@ __all__ = [
     "ShuffledInformation",
     "Spectrum",
     "TraceEstimate",
+    "Tridiagonal",
     "activation_covariance",
     "activation_fisher",
     "bin_codes",

@@ -4,8 +4,8 @@ Beside them: the Gram matrix of the rows of the Fisher information, and, guarded
 factors of it.
 """
 
+from lightning_info.gradients.backpack.ggn import ggn_diagonal, kfac
 from lightning_info.gradients.contract import NotCovered
-from lightning_info.gradients.curvature import ggn_diagonal, kfac
 from lightning_info.gradients.fisher_products import FisherProducts
 from lightning_info.gradients.gram import Gram, GramPlan, choose_gram_engine, gram_matrix
 from lightning_info.gradients.plan import EngineName, Plan, choose_engine, squared_norms

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_info.gradients import norms
 from lightning_info.gradients.contract import NotCovered
 from lightning_info.gradients.rules import SquaredGradNorm
-from lightning_info.gradients.uses import Group, Tap, listed
+from lightning_info.gradients.taps import Group, Tap, listed
 
 
 def squared_norms(

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_info.gradients.batches import company, take
 from lightning_info.gradients.contract import NotCovered, Predict, first_line, trainable
 from lightning_info.gradients.graph import leaf_uses
 from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.memory import is_out_of_memory
-from lightning_info.gradients.samples import company, take
 
 MIXED = "outputs of a sample depend on the other samples of the batch"
 

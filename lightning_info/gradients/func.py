@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_info.gradients.attributes import kept
+from lightning_info.gradients.batches import split_samples
 from lightning_info.gradients.contract import Norms, NotCovered, Predict, first_line, trainable
 from lightning_info.gradients.memory import BUDGET, is_out_of_memory
 from lightning_info.gradients.real import as_real
-from lightning_info.gradients.samples import split_samples
 
 
 class _Caller(nn.Module):

@@ -22,17 +22,19 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from lightning_info.gradients import products, row_functions, row_pass
+from lightning_info.gradients import gram_backward as row_pass
+from lightning_info.gradients import gram_products as products
+from lightning_info.gradients import row_functions
+from lightning_info.gradients.batches import shuffled, split_samples, spread, spread_around, take
 from lightning_info.gradients.contract import NotCovered, Predict, trainable
 from lightning_info.gradients.definition import Definition
+from lightning_info.gradients.engine_vmap_taps import _Passes, _take
+from lightning_info.gradients.layer_gradients import Rows
 from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.loop import alone, fitted, squares_of
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.plan import CHECK_SAMPLES, _call, in_float64
 from lightning_info.gradients.real import as_real, flat
-from lightning_info.gradients.rows import Rows
-from lightning_info.gradients.samples import shuffled, split_samples, spread, spread_around, take
-from lightning_info.gradients.vmap_taps import _Passes, _take
 from lightning_info.validation import one_of
 
 BUDGET = 1 << 31

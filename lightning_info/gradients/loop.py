@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_info.gradients.batches import company, num_samples, take
 from lightning_info.gradients.contract import Norms, NotCovered, Predict, first_line, trainable
 from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.real import as_real
-from lightning_info.gradients.samples import company, num_samples, take
 
 
 def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> Norms:

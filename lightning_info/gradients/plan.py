@@ -9,15 +9,17 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lightning_info.gradients import func, loop, taps, vmap_taps
+from lightning_info.gradients import engine_taps as taps
+from lightning_info.gradients import engine_vmap_taps as vmap_taps
+from lightning_info.gradients import func, loop
+from lightning_info.gradients.batches import map_tensors, shuffled, spread, take
 from lightning_info.gradients.contract import Engine, Norms, NotCovered, Predict, trainable
 from lightning_info.gradients.copies import deep_copy
 from lightning_info.gradients.definition import Definition
 from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.real import in_double, sizes
-from lightning_info.gradients.samples import map_tensors, shuffled, spread, take
-from lightning_info.gradients.uses import listed
+from lightning_info.gradients.taps import listed
 from lightning_info.validation import one_of
 
 EngineName = Literal["auto", "backpack", "backpack_vmap", "func", "loop"]

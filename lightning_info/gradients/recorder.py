@@ -14,7 +14,7 @@ from lightning_info.gradients.attention import multi_head_attention_forward
 from lightning_info.gradients.contract import NotCovered
 from lightning_info.gradients.operators import Operator, read
 from lightning_info.gradients.recurrent import UNROLLED
-from lightning_info.gradients.uses import Tap
+from lightning_info.gradients.taps import Tap
 
 _OPENED: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.nn.functional.multi_head_attention_forward: multi_head_attention_forward,

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_info.gradients.attributes import kept
+from lightning_info.gradients.batches import split_samples
 from lightning_info.gradients.contract import NotCovered, Predict, first_line, trainable
 from lightning_info.gradients.func import _Caller
 from lightning_info.gradients.loop import alone, fitted
 from lightning_info.gradients.memory import BUDGET, is_out_of_memory
 from lightning_info.gradients.real import flat
-from lightning_info.gradients.samples import split_samples
 
 SomeRows = Callable[[Tensor], dict[str, Tensor]]
 """Numbers of r rows, those of each sample in turn -> ``(r, real numbers)`` by parameter."""

@@ -1,159 +1,240 @@
-"""vmap taps: operator taps in a forward pass under ``torch.vmap``, whose batching rules keep track of the sample axis.
+"""Operator calls under ``torch.vmap``, tapped: each runs once, on the tensor that holds all samples.
 
-Every sample goes forward as a batch of one, so whatever a module does with its axes (windows folded into the batch,
-sequence-first layouts) is right by construction; :mod:`~.physical` taps the operators. The backward pass is ordinary.
-
-Parameters that no rule fits (bare ones, recomputed weights, several uses that do not add up in one rule) take part as
-N separate copies, an expanded tensor: the gradients at these are per-sample gradients, from the same backward pass.
-They are materialised, so samples are done in chunks that keep them within :data:`~.memory.BUDGET`.
+The call goes through an ``autograd.Function`` whose ``vmap`` rule receives that tensor. Ordinary autograd records what
+happens in the rule, so its output has an edge to tap.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lightning_info.gradients import backward
-from lightning_info.gradients.attributes import kept
-from lightning_info.gradients.contract import Norms, NotCovered, Predict, first_line, trainable
-from lightning_info.gradients.graph import graph_of
-from lightning_info.gradients.memory import BUDGET, is_out_of_memory
-from lightning_info.gradients.physical import Disagreement, OverBudget, VmapTaps
-from lightning_info.gradients.samples import split_samples
-from lightning_info.gradients.uses import (
-    NO_PARTNER,
-    NO_RULE,
-    OTHER_USE,
-    UNUSED,
-    Group,
-    group,
-    listed,
-    routes_of,
-    unsuited,
-)
+from lightning_info.gradients import attention
+from lightning_info.gradients.contract import NotCovered
+from lightning_info.gradients.memory import BUDGET
+from lightning_info.gradients.operators import Operator
+from lightning_info.gradients.recorder import Recorder
+from lightning_info.gradients.taps import listed, tap
 
-MOST_BRANCHES = 4
-"""Samples for which the module takes different paths go forward apart, as long as there are no more of them."""
+_REQUIRES_GRAD: Any = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
+_QUESTIONS = {_REQUIRES_GRAD, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.item, Tensor.tolist}
+_NO_TENSOR = (int, float, str, torch.Size, torch.dtype, torch.device, type(None))
+_Dims = tuple[int | None, ...]
+_Rule = Callable[[int, _Dims, tuple[Tensor, ...]], Tensor]
 
 
-def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> Norms:
-    """Per-sample squared gradient norms by taps under ``torch.vmap`` (an :class:`~.contract.Engine`)."""
-    leaves, rebuild = split_samples(batch)
-    passes = _Passes(module, predict, rebuild)
-    everything = torch.arange(len(leaves[0]))
-    try:
-        forward = passes.forward(leaves)
-    except (OverBudget, Disagreement) as reason:
-        pending = _divide(everything, reason, passes, leaves)
-    else:
-        return Norms(forward.squared_norms(cotangents), passes.routes)
-    columns = list(cotangents)
-    index: list[Tensor] = []
-    parts: list[dict[str, Tensor]] = []
-    while pending:
-        some = pending.pop()
-        try:
-            forward = passes.forward(_take(leaves, some))
-        except (OverBudget, Disagreement) as reason:
-            pending.extend(_divide(some, reason, passes, leaves))
-            continue
-        parts.append(forward.squared_norms(_take(columns, some)))
-        index.append(some)
-    order = torch.cat(index).argsort()
-    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return Norms({name: values[order.to(values.device)] for name, values in joined.items()}, passes.routes)
+class OverBudget(NotCovered):
+    """The copies of parameters take too much memory for so many samples."""
 
 
-def _take(tensors: list[Tensor], index: Tensor) -> list[Tensor]:
-    return [tensor[index.to(tensor.device)] for tensor in tensors]
+class Disagreement(NotCovered):
+    """The module asks for values that decide what it does, and they differ between samples.
+
+    Attributes:
+        answers: ``(N, values)``.
+    """
+
+    def __init__(self, answers: Tensor) -> None:
+        super().__init__("values that decide what the module does differ from sample to sample")
+        self.answers = answers.cpu()
 
 
-def _divide(index: Tensor, reason: OverBudget | Disagreement, passes: _Passes, leaves: list[Tensor]) -> list[Tensor]:
-    """Samples that can go forward together."""
-    if isinstance(reason, Disagreement):
-        answers, label = torch.unique(reason.answers, dim=0, return_inverse=True)
-        if len(answers) > MOST_BRANCHES:
-            raise NotCovered(str(reason))
-        return [index[label == branch] for branch in range(len(answers))]
-    alone = passes.forward(_take(leaves, index[:1]))  # tells which parameters have to be copied
-    return list(torch.split(index, max(1, min(len(index) - 1, BUDGET // max(1, alone.bytes_per_sample)))))
+class _Physical(torch.autograd.Function):
+    """Calls a rule with N, the tensors that hold all samples and their sample axes; its output has them on axis 0."""
+
+    @staticmethod
+    def forward(anchor: Tensor, rule: _Rule, *tensors: Tensor) -> Tensor:
+        raise NotCovered("a tapped call lies outside of the vmap over samples")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Asked for by torch.func."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: _Dims, anchor: Tensor, rule: _Rule, *tensors: Tensor) -> tuple[Tensor, int]:
+        """Called by ``torch.vmap`` in place of :meth:`forward`; the anchor has the sample axis for sure."""
+        if in_dims[0] is None:
+            raise NotCovered("the module uses torch.vmap itself")
+        return rule(info.batch_size, in_dims[2:], tensors), 0
 
 
-@dataclass
-class _Forward:
-    """A forward pass of some samples, ready to go backward; the copies are those that the outputs depend on."""
+class VmapTaps(Recorder):
+    """Taps the calls that rules fit, and gives all others copies of the parameters, one per sample.
 
-    outputs: Tensor
-    names: list[str]
-    groups: list[Group]
-    copies: dict[str, Tensor]
-    foreign: list[Tensor]
-    bytes_per_sample: int
-    routes: dict[str, str]
+    Args:
+        parameters: All of them.
+        copied: Names of those that must not be tapped.
+        samples: N.
+    """
 
-    def squared_norms(self, cotangents: Iterable[Tensor]) -> dict[str, Tensor]:
-        return backward.squared_norms(self.outputs, self.groups, self.copies, self.foreign, self.names, cotangents)
+    def __init__(self, parameters: dict[str, nn.Parameter], copied: set[str], samples: int) -> None:
+        super().__init__({name: p for name, p in parameters.items() if name not in copied})
+        self.by_id = {id(p): name for name, p in parameters.items()}
+        self.sizes = {name: p.numel() * p.element_size() for name, p in parameters.items()}
+        self.samples = samples
+        self.seen: set[str] = set()
+        self.beside: set[str] = set()
+        self.copies: dict[str, Tensor] = {}
+
+    def enter(self, copies: dict[str, Tensor]) -> VmapTaps:
+        """Take the copies as vmap hands them in."""
+        self.copies = copies
+        return self
+
+    def tapped(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        operator: Operator,
+        names: dict[str, str],
+    ) -> Tensor:
+        """Tap the call where its weights are as the rule takes them."""
+        x, own = operator.inputs, (operator.weight, operator.bias)
+        rows = _has_rows(operator)
+        # frozen weights have no sample axis; computed ones may have one
+        known = all(p is None or id(p) in self.names or _is_frozen(p) for p in own)
+        if not known:
+            self.beside.update(names.values())
+        if not known or any(p is x for p in own) or (rows and operator.key is None and len(x) > 1):
+            plain: Tensor = self.other(func, args, kwargs)
+            return plain
+
+        def rule(samples: int, dims: _Dims, tensors: tuple[Tensor, ...]) -> Tensor:
+            if any(dim is not None for dim in dims[1:]):
+                raise NotCovered(f"the statistics next to {listed(names.values())} depend on the sample")
+            (dim, *_), (inputs, *_) = dims, tensors
+            inputs = inputs.expand(samples, *inputs.shape) if dim is None else inputs.movedim(dim, 0)
+            flat, shape = _flatten(operator, inputs, rows)
+            output = func(
+                *(flat if value is x else value for value in args),
+                **{key: flat if value is x else value for key, value in kwargs.items()},
+            )
+            if output._is_view():  # changed in place, it would get another node
+                output = output.clone()
+            operator.inputs = flat
+            if output.requires_grad:
+                self.taps.append(tap(operator, names, output))
+            return _unflatten(output, shape)
+
+        others = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and all(v is not o for o in (x, *own))]
+        used: set[str] = set()
+        carried = self._with_copies(x, used)
+        self._note(used)
+        return self._apply(rule, carried, *others)
+
+    def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call anything else, on the copies."""
+        if func in _QUESTIONS:
+            return self._ask(func, *args)
+        if not torch.is_grad_enabled():
+            return self._call(func, args, kwargs)
+        used: set[str] = set()
+        args = self._with_copies(args, used)
+        result = self._call(func, args, {key: self._with_copies(value, used) for key, value in kwargs.items()})
+        if not isinstance(result, _NO_TENSOR):
+            self._note(used)
+        return result
+
+    def _with_copies(self, value: Any, used: set[str]) -> Any:
+        if isinstance(value, Tensor):
+            name = self.by_id.get(id(value))
+            if name is None:
+                return value
+            used.add(name)
+            return self.copies[name]
+        if type(value) in (list, tuple):
+            return type(value)([self._with_copies(item, used) for item in value])
+        return value
+
+    def _note(self, used: set[str]) -> None:
+        if not used <= self.seen:
+            self.seen |= used
+            if self.samples > 1 and self.samples * self.bytes_per_sample > BUDGET:
+                raise OverBudget("the copies of parameters take too much memory for so many samples")
+
+    @property
+    def bytes_per_sample(self) -> int:
+        """Of the copies that the module has used."""
+        return sum(self.sizes[name] for name in self.seen)
+
+    def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return self._attention(*args, **kwargs)
+        return _look_up(*args, **kwargs) if func is F.embedding else func(*args, **kwargs)
+
+    def _attention(
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """The fused kernels have no batching rule, but take all samples as one batch."""
+        if not attention.is_foldable(query, key, value, attn_mask):
+            with sdpa_kernel(SDPBackend.MATH):
+                output: Tensor = F.scaled_dot_product_attention(query, key, value, attn_mask, *args, **kwargs)
+                return output
+
+        def rule(samples: int, dims: _Dims, tensors: tuple[Tensor, ...]) -> Tensor:
+            q, k, v, *rest = attention.fold(dims, tensors, samples)
+            output = F.scaled_dot_product_attention(q, k, v, rest[0] if rest else None, *args, **kwargs)
+            return _unflatten(output, (samples, -1))
+
+        return self._apply(rule, query, key, value, *([] if attn_mask is None else [attn_mask]))
+
+    def _ask(self, func: Callable[..., Any], tensor: Tensor, *args: Any) -> Any:
+        """Answer what only values tell, where all samples give the same answer.
+
+        What vmap shows of a tensor never requires a gradient, which would mislead code that asks for it.
+        """
+        answer: Any = None
+
+        def rule(samples: int, dims: _Dims, tensors: tuple[Tensor, ...]) -> Tensor:
+            nonlocal answer
+            (value,) = tensors
+            if dims[0] is not None and func != _REQUIRES_GRAD:
+                value = value.detach().movedim(dims[0], 0)
+                if samples > 1 and not (value == value[:1]).all():
+                    raise Disagreement(value.flatten(1) if value.dim() > 1 else value.unsqueeze(1))
+                value = value[0]
+            answer = func(value, *args)
+            return torch.empty(samples)
+
+        self._apply(rule, tensor)
+        return answer
+
+    def _apply(self, rule: _Rule, *tensors: Tensor) -> Tensor:
+        anchor = next(iter(self.copies.values()))
+        apply: Any = _Physical.apply
+        output: Tensor = apply(anchor, rule, *tensors)
+        return output
 
 
-class _Passes:
-    """Forward passes of one module; they share what they find out about which parameters cannot be tapped, and why."""
+def _look_up(input: Tensor, weight: Tensor, padding_idx: int | None = None, *args: Any, **kwargs: Any) -> Tensor:
+    """``F.embedding``, whose batching rule for a table per sample trains the row of the padding."""
+    output = F.embedding(input, weight, None, *args, **kwargs)
+    if padding_idx is None:
+        return output
+    return torch.where((input == padding_idx % len(weight)).unsqueeze(-1), output.detach(), output)
 
-    def __init__(self, module: nn.Module, predict: Predict, rebuild: Callable[[list[Tensor]], Any]) -> None:
-        self.module, self.predict, self.rebuild = module, predict, rebuild
-        self.parameters = trainable(module)
-        self.names = {id(p): name for name, p in self.parameters.items()}
-        self.copied: dict[str, str] = {}
-        self.routes = dict.fromkeys(self.parameters, UNUSED)
 
-    def forward(self, leaves: list[Tensor]) -> _Forward:
-        """Go forward until every parameter is either tapped in all its uses or copied in all of them."""
-        while True:
-            found, wrong = self._attempt(leaves)
-            if not wrong:
-                self.routes.update(found.routes)
-                return found
-            hidden = wrong.keys() & self.copied.keys()
-            if hidden:
-                raise NotCovered(f"{listed(sorted(hidden))} used where no torch function shows it")
-            self.copied |= wrong
+def _is_frozen(parameter: Tensor) -> bool:
+    return isinstance(parameter, nn.Parameter) and not parameter.requires_grad
 
-    def _attempt(self, leaves: list[Tensor]) -> tuple[_Forward, dict[str, str]]:
-        samples = len(leaves[0])
-        recorder = VmapTaps(self.parameters, set(self.copied), samples)
-        copies = {name: p.detach().expand(samples, *p.shape).requires_grad_() for name, p in self.parameters.items()}
 
-        def one_sample(sample: list[Tensor], copies: dict[str, Tensor]) -> Tensor:
-            single = self.rebuild([leaf.unsqueeze(0) for leaf in sample])
-            with recorder.enter(copies):
-                outputs = self.predict(self.module, single)
-            return outputs.squeeze(0)
+def _has_rows(operator: Operator) -> bool:
+    """Whether axis 0 of a single sample's input are rows; only convolutions take one without that axis."""
+    kernel_size: tuple[int, ...] | None = getattr(operator.layer, "kernel_size", None)
+    return operator.axes is None and (kernel_size is None or operator.inputs.dim() == len(kernel_size) + 2)
 
-        try:
-            with kept(self.module), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="There is a performance drop")
-                outputs = torch.vmap(one_sample, randomness="different")(leaves, copies)
-        except NotCovered:
-            raise
-        except Exception as error:  # whatever the module's own code raises under vmap
-            if is_out_of_memory(error):
-                raise
-            raise NotCovered(f"the module does not vmap ({first_line(error)})") from error
-        graph = graph_of(outputs)
-        alive = {id(leaf) for leaf in graph.leaves}
-        groups = group(recorder.taps, graph.nodes)
-        uses = Counter(self.names[id(leaf)] for leaf in graph.leaves if id(leaf) in self.names)
-        wrong = unsuited(groups, uses)
-        copies = {name: copy for name, copy in copies.items() if id(copy) in alive}
-        wrong.update({name: OTHER_USE for name in uses if name in copies})
-        known = self.names.keys() | {id(copy) for copy in copies.values()}
-        foreign = list({id(leaf): leaf for leaf in graph.leaves if id(leaf) not in known}.values())
-        why = {name: NO_PARTNER if name in recorder.beside else NO_RULE for name in copies}
-        routes = routes_of(groups, {name: self.copied.get(name, reason) for name, reason in why.items()})
-        found = _Forward(outputs, list(self.parameters), groups, copies, foreign, recorder.bytes_per_sample, routes)
-        return found, wrong
+
+def _flatten(operator: Operator, inputs: Tensor, rows: bool) -> tuple[Tensor, tuple[int, ...]]:
+    """All samples' rows in one axis, and the axes that this makes of axis 0."""
+    end = 1 if rows else inputs.dim() - 2 if isinstance(operator.layer, nn.Linear) else 0
+    return inputs.flatten(0, end), inputs.shape[: end + 1]
+
+
+def _unflatten(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return tensor.view(*shape, *tensor.shape[1:])

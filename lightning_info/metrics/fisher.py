@@ -17,8 +17,8 @@ from lightning_info.functional.fisher import exact_cotangents, fisher_cotangent
 from lightning_info.functional.likelihoods import LIKELIHOODS, CotangentEstimator, LikelihoodName
 from lightning_info.functional.standard_error import student_factor
 from lightning_info.gradients import EngineName, Plan, choose_engine
-from lightning_info.gradients.samples import tensors
-from lightning_info.probing.isolation import isolated
+from lightning_info.gradients.batches import tensors
+from lightning_info.replica.isolation import isolated
 from lightning_info.validation import one_of
 
 

@@ -19,7 +19,7 @@ from torch import nn
 
 import lightning_info
 from lightning_info.callbacks.base import InfoCallback
-from lightning_info.checkpoints import Reader
+from lightning_info.checkpoints import CheckpointReader
 from lightning_info.command_line import arguments, call, constructed, imported, made, tensors
 from lightning_info.functional.likelihoods import LIKELIHOODS
 from lightning_info.offline.measure import measure
@@ -111,7 +111,7 @@ def _module(name: str, init: Sequence[str], files: Any, weights_only: bool) -> n
     """The module, with the arguments that a checkpoint of Lightning holds, and those that are given."""
     found, given = imported("--module", name), arguments("--module", init)
     if isclass(found) and issubclass(found, LightningModule) and files is not None:
-        reader = Reader(NAME, weights_only)
+        reader = CheckpointReader(NAME, weights_only)
         last = reader.checkpoints("checkpoints", files)[-1].path
         if reader.hyperparameters(last):
             net: nn.Module = reader.made(found, last, **given)

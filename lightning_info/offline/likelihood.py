@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_info.functional.likelihoods import LikelihoodName, likelihood_named
 from lightning_info.gradients.contract import first_line
-from lightning_info.probing.prediction import Adapter
+from lightning_info.replica.prediction import Adapter
 
 
 class Predicts:

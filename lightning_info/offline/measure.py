@@ -17,19 +17,19 @@ from torch import Tensor, nn
 
 from lightning_info import validation
 from lightning_info.callbacks.base import InfoCallback
-from lightning_info.callbacks.faults import Refused
+from lightning_info.callbacks.error_policy import Refused
 from lightning_info.callbacks.stability import StabilityCallback
 from lightning_info.callbacks.weight_info import WeightInfoCallback
-from lightning_info.checkpoints import Checkpoint, PathLike, Reader
+from lightning_info.checkpoints import Checkpoint, CheckpointReader, PathLike
 from lightning_info.functional.likelihoods import LikelihoodName
 from lightning_info.gradients.contract import first_line
 from lightning_info.offline.likelihood import Predicts, adapter_of, described
 from lightning_info.offline.result import MeasureResult
 from lightning_info.offline.run import OfflineRun
 from lightning_info.offline.samples import batches_of, loader_of
-from lightning_info.probing.isolation import isolated
-from lightning_info.probing.prediction import Adapter
-from lightning_info.probing.replica import replicate
+from lightning_info.replica.isolation import isolated
+from lightning_info.replica.prediction import Adapter
+from lightning_info.replica.replicate import replicate
 
 OWNER = "measure"
 
@@ -94,7 +94,7 @@ def measure(
     ours = [_fresh(callback) for callback in callbacks]
     if not ours:
         raise ValueError(f"{OWNER}: no callback is given; for example measure(module, data, FisherTraceCallback())")
-    reader, device = Reader(OWNER, weights_only), _device(device)
+    reader, device = CheckpointReader(OWNER, weights_only), _device(device)
     files = [] if checkpoints is None else reader.checkpoints("checkpoints", checkpoints)
     whole = _made(reader, module, files)
     adapter = adapter_of(OWNER, whole, likelihood, adapter)
@@ -121,7 +121,7 @@ def measure(
     return _result(ours)
 
 
-def _made(reader: Reader, module: nn.Module | type[nn.Module], files: Sequence[Checkpoint]) -> nn.Module:
+def _made(reader: CheckpointReader, module: nn.Module | type[nn.Module], files: Sequence[Checkpoint]) -> nn.Module:
     if isinstance(module, nn.Module):
         return module
     if not isinstance(module, type) or not issubclass(module, nn.Module):
@@ -184,7 +184,7 @@ def _copy(module: nn.Module) -> Any:
 
 
 def _load_initial(
-    reader: Reader, target: Any, initial: Any, points: Sequence[Checkpoint], ours: Sequence[InfoCallback]
+    reader: CheckpointReader, target: Any, initial: Any, points: Sequence[Checkpoint], ours: Sequence[InfoCallback]
 ) -> bool:
     """Give the target the weights at initialisation, as far as they are known; whether they are."""
     if isinstance(initial, (str, os.PathLike)):

@@ -13,7 +13,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from lightning_info.reporting.curves import curve_panels
+from lightning_info.figures.curve_panels import curve_panels
 from lightning_info.reporting.table import Curve, curves_table
 
 COLUMNS = ("tag", "step", "value", "stderr")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_info.probing.inert import Inert
+from lightning_info.replica.stand_in_trainer import NullObject
 
 
 class OfflineRun:
@@ -48,4 +48,4 @@ class OfflineRun:
         """Whatever else a ``training_step`` asks its trainer for."""
         if name.startswith("__"):
             raise AttributeError(name)
-        return Inert()
+        return NullObject()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lightning_info.probing.isolation import exits_are_errors
+from lightning_info.replica.isolation import exits_are_errors
 
 
 def report_scalars(trainer: Any, values: Mapping[str, float], step: int, kept: Container[str] = ()) -> list[Exception]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
-from lightning_info.probing.isolation import exits_are_errors
+from lightning_info.replica.isolation import exits_are_errors
 
 Sink = tuple[Sequence[str], Callable[..., None]]
 """What a logger must offer (dotted attributes), and what is then called with the logger and the goods."""

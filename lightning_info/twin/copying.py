@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from lightning_info.gradients.copies import Copier
-from lightning_info.probing.replica import STEPS, NotCopyable, name_culprit, refuse_what_leads_back
+from lightning_info.replica.replicate import STEPS, NotCopyable, name_culprit, refuse_what_leads_back
 
 LARGE = 1 << 20
 """Bytes from which on an array of a data set is shared: it is data, not the state of a generator or a counter."""

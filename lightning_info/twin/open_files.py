@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_info.probing.blame import is_library
+from lightning_info.replica.blame import is_library
 
 _MOST = 20_000  # objects to look at
 _LONGEST = 1000  # entries of a container that is looked into

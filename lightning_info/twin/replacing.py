@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_info.gradients.samples import tensors
-from lightning_info.probing.isolation import isolated
+from lightning_info.gradients.batches import tensors
+from lightning_info.replica.isolation import isolated
 from lightning_info.twin.copying import copy_data
 from lightning_info.twin.handover import OutOfStep
 from lightning_info.twin.randomness import seed_all

@@ -12,10 +12,10 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
-from lightning_info.probing.blame import text_of
-from lightning_info.probing.inert import _InertLogger
-from lightning_info.probing.left_out import saves_left_out
-from lightning_info.probing.side_effects import Guard, SideEffect, SideEffectRefused
+from lightning_info.replica.blame import text_of
+from lightning_info.replica.left_out import saves_left_out
+from lightning_info.replica.side_effects import Guard, SideEffect, SideEffectRefused
+from lightning_info.replica.stand_in_trainer import _InertLogger
 from lightning_info.twin.certificate import fingerprint
 from lightning_info.twin.handover import Closed, Feed, Handover, OutOfStep, Word
 from lightning_info.twin.randomness import RandomState, set_random_state

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_info.probing.blame import text_of
-from lightning_info.probing.replica import NotCopyable
+from lightning_info.replica.blame import text_of
+from lightning_info.replica.replicate import NotCopyable
 from lightning_info.twin.certificate import different_setting, fingerprint, same_weights
 from lightning_info.twin.copying import copy_batch, copy_datamodule, copy_module
 from lightning_info.twin.handover import OutOfStep, Place, Word

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lightning_info.functional import bin_codes, code_information, shuffled_information
-from lightning_info.plane.reader import ActivationReader
+from lightning_info.quantities.information_plane.features import LayerFeatures
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from quickstart import DigitsNet, loaders
@@ -43,7 +43,7 @@ def rows(module: nn.Module, x: torch.Tensor, y: torch.Tensor, when: str) -> None
             x = module.get_submodule(name)(x)
             means, cells = x.mean((2, 3)), []
             for directions in DIRECTIONS:
-                codes = bin_codes(ActivationReader((), directions, 0).project(means))
+                codes = bin_codes(LayerFeatures((), directions, 0).project(means))
                 i, chance = code_information(codes, y), shuffled_information(codes, y, repeats=3)
                 cells.append(f"{i.I_XT:.1f}, {i.I_TY:.1f} ({chance.mean:.1f})")
             print(f"| {when} | {name}, {means.shape[1]} channels | " + " | ".join(cells) + " |")

@@ -21,9 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lightning_info import EffectiveInfoCallback
-from lightning_info.callbacks import effective_info
-from lightning_info.probing import linear_layers, noisy_activations, noisy_loss
+from lightning_info.callbacks.base import InfoCallback
+from lightning_info.quantities.effective_information import conditional_gaussian as linear_layers
+from lightning_info.quantities.effective_information import noisy_activations, quantity
+from lightning_info.quantities.effective_information.quantity import EffectiveInformationOfLayers
+from lightning_info.quantities.weight_information import noisy_loss
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from quickstart import DigitsNet, loaders
@@ -54,18 +56,18 @@ def memory(field: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
-class Watched(EffectiveInfoCallback):
+class Watched(EffectiveInformationOfLayers):
     """Notes what every measurement took."""
 
     seconds = estimating = megabytes = 0.0
     rows = 0
 
-    def _measure(self, probe, step, generator):
+    def measure(self, snapshot, point):
         self.rows, self.estimating = 0, 0.0
-        hook = probe.module.register_forward_hook(self._count)
+        hook = snapshot.module.register_forward_hook(self._count)
         Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
         before, start = memory("VmRSS"), time.process_time()
-        values = super()._measure(probe, step, generator)
+        values = super().measure(snapshot, point)
         self.seconds, self.megabytes = time.process_time() - start, memory("VmHWM") - before
         hook.remove()
         return values
@@ -81,13 +83,13 @@ class Watched(EffectiveInfoCallback):
 
 
 noisy = False
-moved, information = noisy_loss.moved, effective_info.effective_information
+moved, information = noisy_loss.moved, quantity.effective_information
 
 
 @contextmanager
-def counted(probe, noise):
+def counted(snapshot, noise):
     global noisy
-    with moved(probe, noise):
+    with moved(snapshot, noise):
         noisy = True
         yield
         noisy = False
@@ -106,17 +108,18 @@ def plain(module: pl.LightningModule, batches: list[tuple[torch.Tensor, torch.Te
 
 def row(name: str, module: pl.LightningModule) -> str:
     train, _ = loaders(BATCH)
-    callback = Watched(every_n_epochs=EPOCHS, num_samples=SAMPLES, on_error="raise", summary=False)
-    effective_info.effective_information = callback.estimate
+    watched = Watched(None, None, (0.05, 0.5), 64, "diagonal", 0)
+    callback = InfoCallback(watched, every_n_epochs=EPOCHS, num_samples=SAMPLES, on_error="raise", summary=False)
+    quantity.effective_information = watched.estimate
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     pl.Trainer(callbacks=[callback], max_epochs=EPOCHS, accelerator="cpu", **options).fit(module, train)
-    reached = sum(dict(callback.history[f"{family}/beta"])[len(train) * EPOCHS] > 0 for family in callback._targets)
+    reached = sum(dict(callback.history[f"{family}/beta"])[len(train) * EPOCHS] > 0 for family in watched._targets)
     x, y = train.dataset[:SAMPLES]
     reference = plain(module.eval(), list(zip(x.split(BATCH), y.split(BATCH), strict=True)))
     return (
-        f"| {name} | {1e3 * reference:.1f} | {callback.seconds:.1f} | {callback.seconds / reference:.0f} | "
-        f"{callback.rows / SAMPLES:.0f} ({reached} levels reached) | {callback.estimating / callback.seconds:.0%} | "
-        f"{callback.megabytes:.0f} |"
+        f"| {name} | {1e3 * reference:.1f} | {watched.seconds:.1f} | {watched.seconds / reference:.0f} | "
+        f"{watched.rows / SAMPLES:.0f} ({reached} levels reached) | {watched.estimating / watched.seconds:.0%} | "
+        f"{watched.megabytes:.0f} |"
     )
 
 

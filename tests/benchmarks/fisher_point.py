@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_info.gradients import Plan
-from lightning_info.probing.fisher import pool_trace
-from lightning_info.probing.inert import StandInTrainer
-from lightning_info.probing.prediction import Predictor
-from lightning_info.probing.probe import Probe
-from lightning_info.probing.replica import replicate
+from lightning_info.quantities.fisher_trace.sampling import pool_trace
+from lightning_info.replica.prediction import Predictor
+from lightning_info.replica.replicate import replicate
+from lightning_info.replica.snapshot import ModelSnapshot
+from lightning_info.replica.stand_in_trainer import StandInTrainer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from quickstart import DigitsNet
@@ -42,8 +42,8 @@ class Mlp(pl.LightningModule):
 
 def point(module: pl.LightningModule, pool: tuple[torch.Tensor, ...], engine: str) -> None:
     stand_in = StandInTrainer(None)
-    probe = Probe(replicate(module), Predictor(stand_in), [pool], BATCH, torch.device("cpu"))
-    pool_trace(probe, Plan(engine, 2), "importance", DRAWS, torch.Generator())
+    snapshot = ModelSnapshot(replicate(module), Predictor(stand_in), [pool], BATCH, torch.device("cpu"))
+    pool_trace(snapshot, Plan(engine, 2), "importance", DRAWS, torch.Generator())
 
 
 def plain(module: pl.LightningModule, pool: tuple[torch.Tensor, ...]) -> None:

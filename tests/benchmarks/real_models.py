@@ -25,12 +25,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_info.gradients import NotCovered, choose_engine
+from lightning_info.gradients.batches import take
 from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.plan import coverage
-from lightning_info.gradients.samples import take
-from lightning_info.probing.inert import StandInTrainer
-from lightning_info.probing.prediction import Predictor
-from lightning_info.probing.replica import replicate
+from lightning_info.replica.prediction import Predictor
+from lightning_info.replica.replicate import replicate
+from lightning_info.replica.stand_in_trainer import StandInTrainer
 
 CLASSES, CHECKED, TIMED, REPEATS = 10, 2, 8, 3
 WORDS, LENGTH = 100, 16

@@ -505,15 +505,15 @@ def test_gradients_that_are_not_finite_give_nan_points(tmp_path, batches):
 
 def failing(callback: FisherTraceCallback, monkeypatch: pytest.MonkeyPatch, *calls: int) -> None:
     """The measurements with these numbers raise."""
-    measure, numbers = callback._measure, iter(range(1000))
+    measure, numbers = callback.quantity.measure, iter(range(1000))
 
-    def flaky(probe, step, generator):
+    def flaky(snapshot, point):
         number = next(numbers)
         if number in calls:
             raise RuntimeError(f"boom {number}")
-        return measure(probe, step, generator)
+        return measure(snapshot, point)
 
-    monkeypatch.setattr(callback, "_measure", flaky)
+    monkeypatch.setattr(callback.quantity, "measure", flaky)
 
 
 @pytest.mark.parametrize("prefix", [None, "mine"])

@@ -20,10 +20,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from lightning_info import EffectiveInfoCallback, InfoPlaneCallback
-from lightning_info.callbacks import effective_info as module_of_callback
 from lightning_info.offline.measure import measure
-from lightning_info.probing import noisy_activations, noisy_loss, relative_curvature
-from lightning_info.probing.level_search import PASSES, POWER_PASSES
+from lightning_info.quantities.effective_information import noisy_activations, relative_curvature
+from lightning_info.quantities.effective_information import quantity as module_of_quantity
+from lightning_info.quantities.effective_information.noise_calibration import PASSES, POWER_PASSES
+from lightning_info.quantities.weight_information import noisy_loss
 
 SAMPLES, REFERENCE = 64, 32
 X, Y = (part[:REFERENCE] for part in data(SAMPLES).tensors)
@@ -101,7 +102,7 @@ def test_what_is_known_of_the_own_noise_of_linear_layers_raises_the_bounds(monke
         known, alone = (effective(beta=0.3, seed=seed), effective(beta=0.3, seed=seed))
         fit(known, module=copy.deepcopy(module), max_steps=1)
         with monkeypatch.context() as patched:
-            patched.setattr(module_of_callback, "find_linear_layers", lambda probe, layers: {})
+            patched.setattr(module_of_quantity, "find_linear_layers", lambda snapshot, layers: {})
             fit(alone, module=copy.deepcopy(module), max_steps=1)
         layers = ("net.1", "net.2")
         found.append([[value(c, f"effective_info/I_XZ/{layer}", 0) for c in (known, alone)] for layer in layers])
@@ -213,9 +214,9 @@ def test_a_measurement_takes_316_passes_at_most(monkeypatch):
             return super().training_step(batch, batch_idx)
 
     @contextmanager
-    def moved(probe, noise):
+    def moved(snapshot, noise):
         noisy.append(1)
-        with original(probe, noise):
+        with original(snapshot, noise):
             yield
         noisy.pop()
 
@@ -225,7 +226,7 @@ def test_a_measurement_takes_316_passes_at_most(monkeypatch):
     torch.manual_seed(0)
     callback = effective(draws=64, distortion=(0.02, 0.03))
     fit(callback, module=Counting(), max_epochs=6)
-    reached = sum(math.isfinite(beta) for f in callback._targets for _, beta in callback.history[f"{f}/beta"])
+    reached = sum(math.isfinite(beta) for f in callback.quantity._targets for _, beta in callback.history[f"{f}/beta"])
     assert reached >= 2
     assert (
         reached * 128 < sum(rows) / REFERENCE <= reached * 128 + 4 * (PASSES + POWER_PASSES)
@@ -236,10 +237,10 @@ def test_a_measurement_takes_316_passes_at_most(monkeypatch):
 def test_the_draws_of_a_measurement_are_never_all_at_hand(monkeypatch):
     alive, most = [], []
 
-    def moved(probe, noise):
+    def moved(snapshot, noise):
         alive.append(weakref.ref(noise))
         most.append(sum(one() is not None for one in alive))
-        return original(probe, noise)
+        return original(snapshot, noise)
 
     original = noisy_activations.moved
     monkeypatch.setattr(noisy_activations, "moved", moved)
@@ -270,7 +271,7 @@ def test_what_is_written_can_be_read_back_and_the_figure_is_a_plane(tmp_path):
         read = {event.step: event.value for event in events.Scalars(tag)}
         assert read == pytest.approx(dict(callback.history[tag]), rel=1e-5, nan_ok=True)
     assert {"effective_info/plane", "effective_info_0.02/plane"} <= set(events.Tags()["images"])
-    axes = callback._figures()["effective_info/plane"]().axes[0]
+    axes = callback.drawings()["effective_info/plane"]().axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("I(X;Z) [nats]", "I(Z;Y) [nats]")
 
 
@@ -282,13 +283,13 @@ def test_the_search_goes_on_after_a_resume_from_the_level_that_it_had_found(tmp_
     torch.load(tmp_path / "last.ckpt", weights_only=True)
     known = value(first, "effective_info/beta", 16)  # the last point that the checkpoint of epoch 3 has
     starts = []
-    original = module_of_callback.find_level
+    original = module_of_quantity.find_level
 
-    def search(probe, noise, seeds, target, start, loss):
+    def search(snapshot, noise, seeds, target, start, loss):
         starts.append(start)
-        return original(probe, noise, seeds, target, start, loss)
+        return original(snapshot, noise, seeds, target, start, loss)
 
-    monkeypatch.setattr(module_of_callback, "find_level", search)
+    monkeypatch.setattr(module_of_quantity, "find_level", search)
     trainer(effective(**common), max_epochs=4).fit(Net(), loader(SAMPLES), ckpt_path=tmp_path / "last.ckpt")
     assert starts[0] == known != starts[1]
 

@@ -1,4 +1,4 @@
-"""Faults injected at every stage of a measurement: the run goes on as if nothing had been measured."""
+"""ErrorPolicy injected at every stage of a measurement: the run goes on as if nothing had been measured."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from lightning_info import (
     WeightInfoCallback,
 )
 from lightning_info.gradients import plan
-from lightning_info.gradients.samples import num_samples
-from lightning_info.probing.isolation import Exited
-from lightning_info.probing.prediction import _warn_once
+from lightning_info.gradients.batches import num_samples
+from lightning_info.replica.isolation import Exited
+from lightning_info.replica.prediction import _warn_once
 
 EVERY = 2  # steps; an epoch has three
 
@@ -61,54 +61,54 @@ def fisher(**options) -> FisherTraceCallback:
 
 # Where a stage is found, and whether its fault costs the values of the point.
 STAGES = {
-    "replica": ("lightning_info.callbacks.bench.replicate", True),
-    "capture": ("lightning_info.probing.prediction._from_calls", True),
-    "batch norm": ("lightning_info.probing.probe.use_statistics_of", True),
-    "scores": ("lightning_info.probing.fisher.output_fisher_trace", True),
-    "cotangents": ("lightning_info.probing.fisher.fisher_cotangent", True),
+    "replica": ("lightning_info.callbacks.session.replicate", True),
+    "capture": ("lightning_info.replica.prediction._from_calls", True),
+    "batch norm": ("lightning_info.replica.snapshot.use_statistics_of", True),
+    "scores": ("lightning_info.quantities.fisher_trace.sampling.output_fisher_trace", True),
+    "cotangents": ("lightning_info.quantities.fisher_trace.sampling.fisher_cotangent", True),
     "engine": ("lightning_info.gradients.plan.ENGINES", True),
-    "estimator": ("lightning_info.probing.fisher.trace_estimate", True),
-    "figure": ("lightning_info.callbacks.fisher_trace.layer_heat_map", False),
+    "estimator": ("lightning_info.quantities.fisher_trace.sampling.trace_estimate", True),
+    "figure": ("lightning_info.quantities.fisher_trace.quantity.layer_heat_map", False),
     "figure sink": ("lightning_info.callbacks.points.report_figure", False),
-    "layout": ("lightning_info.callbacks.base.write_layout", False),
-    "summary": ("lightning_info.callbacks.base.summary_text", False),
+    "layout": ("lightning_info.callbacks.session.write_layout", False),
+    "summary": ("lightning_info.callbacks.preparing.summary_text", False),
     "cost": ("lightning_info.callbacks.preflight.training_pass", False),
-    "table": ("lightning_info.callbacks.base.summary_table", False),
+    "table": ("lightning_info.callbacks.session.summary_table", False),
 }
 
 
 PLANE_STAGES = {
-    "layers": ("lightning_info.probing.probe.LayerCapture", True),
-    "reader": ("lightning_info.plane.reader._targets", True),
-    "labels": ("lightning_info.callbacks.info_plane.labels_of", True),
-    "information": ("lightning_info.plane.estimates.code_information", True),
-    "artefacts": ("lightning_info.callbacks.info_plane.shuffled", True),
-    "plane figure": ("lightning_info.callbacks.info_plane.information_plane", False),
+    "layers": ("lightning_info.replica.snapshot.LayerCapture", True),
+    "reader": ("lightning_info.quantities.information_plane.features._targets", True),
+    "labels": ("lightning_info.quantities.information_plane.quantity.labels_of", True),
+    "information": ("lightning_info.quantities.information_plane.estimates.code_information", True),
+    "artefacts": ("lightning_info.quantities.information_plane.quantity.shuffled", True),
+    "plane figure": ("lightning_info.quantities.information_plane.quantity.information_plane", False),
     "histogram": ("lightning_info.callbacks.points.report_histogram", False),
-    "verdict": ("lightning_info.callbacks.info_plane.judge", False),
+    "verdict": ("lightning_info.quantities.information_plane.quantity.judge", False),
 }
 
 
 WEIGHT_STAGES = {
-    "curvature": ("lightning_info.probing.curvature._decomposed", True),
-    "noise": ("lightning_info.probing.noisy_loss._loss_at", True),
-    "weight information": ("lightning_info.probing.rate_distortion.weight_information", True),
-    "rate-distortion figure": ("lightning_info.callbacks.weight_info.rate_distortion", False),
+    "curvature": ("lightning_info.quantities.weight_information.curvature._decomposed", True),
+    "noise": ("lightning_info.quantities.weight_information.noisy_loss._loss_at", True),
+    "weight information": ("lightning_info.quantities.weight_information.rate_distortion.weight_information", True),
+    "rate-distortion figure": ("lightning_info.quantities.weight_information.quantity.rate_distortion", False),
 }
 
 
 EFFECTIVE_STAGES = {
-    "diagonal": ("lightning_info.probing.curvature._random_column", True),
-    "activations": ("lightning_info.callbacks.effective_info.noisy_activations", True),
-    "effective information": ("lightning_info.callbacks.effective_info.effective_information", True),
-    "effective figure": ("lightning_info.callbacks.effective_info.information_plane", False),
+    "diagonal": ("lightning_info.quantities.weight_information.curvature._random_column", True),
+    "activations": ("lightning_info.quantities.effective_information.quantity.noisy_activations", True),
+    "effective information": ("lightning_info.quantities.effective_information.quantity.effective_information", True),
+    "effective figure": ("lightning_info.quantities.effective_information.quantity.information_plane", False),
 }
 
 
 STABILITY_STAGES = {
-    "output kl": ("lightning_info.probing.weight_change.output_kl", True),
-    "fisher distance": ("lightning_info.probing.weight_change.fisher_distance", True),
-    "sample alone": ("lightning_info.callbacks.stability.sample_loss", True),
+    "output kl": ("lightning_info.quantities.stability.weight_change.output_kl", True),
+    "fisher distance": ("lightning_info.quantities.stability.weight_change.fisher_distance", True),
+    "sample alone": ("lightning_info.quantities.stability.quantity.sample_loss", True),
 }
 
 
@@ -194,7 +194,7 @@ OTHERS = {
 
 @pytest.mark.parametrize(("tag", "stage"), [(tag, stage) for tag, (stages, _) in OTHERS.items() for stage in stages])
 def test_a_fault_of_another_callback_is_one_warning_a_gap_and_nothing_else(monkeypatch, plain, tag, stage):
-    monkeypatch.setattr("lightning_info.probing.curvature.EXACT_OUTPUTS", 0)
+    monkeypatch.setattr("lightning_info.quantities.weight_information.curvature.EXACT_OUTPUTS", 0)
     stages, make = OTHERS[tag]
     callback = make(num_samples=8, every_n_train_steps=EVERY)
     broken = break_stage(monkeypatch, stage, ERRORS["error"], callback)

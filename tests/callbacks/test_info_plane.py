@@ -329,7 +329,7 @@ def test_without_a_label_for_each_sample_there_is_i_xt_only(kind):
     assert "I(X;T) only" in ours.report()
     assert not [tag for tag in ours.history if "I_TY" in tag]
     assert all(math.isfinite(value) for curve in ours.history.values() for _, value in curve)
-    assert ours._figures()["info_plane/plane"]().axes
+    assert ours.drawings()["info_plane/plane"]().axes
 
 
 def test_targets_that_are_all_different_are_no_labels():
@@ -455,8 +455,8 @@ def test_arguments_that_make_no_sense_are_refused(options, message):
 
 
 def test_callbacks_due_together_share_the_replica_and_the_pass(monkeypatch):
-    from lightning_info.callbacks import bench
-    from lightning_info.probing.prediction import Predictor
+    from lightning_info.callbacks import session as bench
+    from lightning_info.replica.prediction import Predictor
 
     replicas, passes = [], []
     replicate, predict = bench.replicate, Predictor.__call__
@@ -490,7 +490,7 @@ def test_callbacks_due_together_share_the_replica_and_the_pass(monkeypatch):
 
 
 def test_a_fault_in_one_costs_the_other_nothing(monkeypatch):
-    from lightning_info.plane import reader
+    from lightning_info.quantities.information_plane import features as reader
 
     def broken(*args):
         raise RuntimeError("broken")
@@ -516,7 +516,7 @@ def test_a_lost_plane_says_so_in_curves_table_verdicts_and_legend(tmp_path, caps
             if trainer.global_step == 5 and fails == "weights":
                 module.act.forward = lambda x: x * math.nan
             elif trainer.global_step == 5:
-                monkeypatch.setattr(ours, "_measure", lambda *args: 1 / 0)
+                monkeypatch.setattr(ours.quantity, "measure", lambda *args: 1 / 0)
 
     ours, board = info_plane(summary=True, on_error="warn", layers=["act", "last"]), TensorBoardLogger(tmp_path)
     trainer(Break(), ours, max_epochs=1, logger=board).fit(Net(), loader(64))
@@ -528,7 +528,7 @@ def test_a_lost_plane_says_so_in_curves_table_verdicts_and_legend(tmp_path, caps
     assert printed.count("lost since 6 (") == 2  # in the table
     assert printed.count("lost since step 6") == 2  # in the verdicts
     assert all(math.isnan(fall) for judgement in ours.verdicts.values() for fall in judgement.falls.values())
-    legend = ours._figures()["info_plane/plane"]().legends[0]
+    legend = ours.drawings()["info_plane/plane"]().legends[0]
     assert [text.get_text() for text in legend.get_texts()] == [f"{n} (lost since step 6)" for n in ("act", "last")]
     events = EventAccumulator(board.log_dir, size_guidance={"histograms": 0}).Reload()
     assert [event.step for event in events.Histograms("activations/last")] == [0, 2, 4]  # none of before at 6

@@ -20,9 +20,9 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from torch.func import functional_call, jacrev
 
 from lightning_info import WeightInfoCallback
-from lightning_info.callbacks.run_facts import RunFacts
-from lightning_info.callbacks.weight_info import GRID
-from lightning_info.probing import curvature as curvature_module
+from lightning_info.quantities.training_setup import TrainingSetup
+from lightning_info.quantities.weight_information import curvature as curvature_module
+from lightning_info.quantities.weight_information.quantity import GRID
 
 SAMPLES, REFERENCE = 64, 24
 X, Y = (part[:REFERENCE] for part in data(SAMPLES).tensors)
@@ -152,21 +152,21 @@ def test_a_module_of_single_precision_agrees_to_four_digits():
 def test_of_a_convex_loss_measured_and_predicted_rise_agree_at_small_levels_and_part_at_large_ones():
     callback = weight_info(lambda_=3.0, draws=100, every_n_train_steps=None, every_n_epochs=20)
     fit(callback, module=Logistic(), max_epochs=20)
-    curve = callback._curves[max(callback._curves)]
+    curve = callback.quantity._curves[max(callback.quantity._curves)]
     assert [point.beta for point in curve] == pytest.approx(GRID)
     for point in curve[:2]:
         assert point.loss - point.quiet == pytest.approx(point.predicted - point.quiet, rel=0.1)
         assert not point.parts
     assert curve[-1].parts
-    assert "differs from its quadratic prediction from beta = " in callback._closing_text()
+    assert "differs from its quadratic prediction from beta = " in callback.quantity.closing_text(callback.record())
     assert [p.information for p in curve] == sorted((p.information for p in curve), reverse=True)
 
 
 def test_a_tanh_net_parts_at_every_level_where_lambda_is_large_and_it_is_said():
     callback = weight_info(lambda_=3.0, draws=20)
     fit(callback)
-    assert callback._curves[16][0].parts
-    assert "at the lowest level, beta = 0.001, already" in callback._closing_text()
+    assert callback.quantity._curves[16][0].parts
+    assert "at the lowest level, beta = 0.001, already" in callback.quantity.closing_text(callback.record())
 
 
 def test_the_optimal_lambda_minimises_the_lagrangian_of_each_level_and_has_a_floor_at_the_start():
@@ -176,7 +176,7 @@ def test_the_optimal_lambda_minimises_the_lagrangian_of_each_level_and_has_a_flo
     assert value(callback, "lambda", 0) == 1e-3
     weights = nn.utils.parameters_to_vector(module.parameters()).detach()
     h, k = SAMPLES * fisher(module, weights), len(weights)
-    for point in callback._curves[16]:
+    for point in callback.quantity._curves[16]:
         distance = 2 * point.lambda_**2 * point.displacement
 
         def lagrangian(lambda_, beta=point.beta, distance=distance):
@@ -239,9 +239,9 @@ def test_what_is_written_can_be_read_back_from_tensorboard(tmp_path):
 def test_the_figure_keeps_the_first_the_last_and_some_between():
     callback = weight_info(every_n_train_steps=1, draws=2)
     fit(callback, max_epochs=3)
-    steps = sorted(callback._curves)
+    steps = sorted(callback.quantity._curves)
     assert (steps[0], steps[-1], len(steps)) == (0, 24, 6)
-    figure = callback._figures()["weight_info/rate_distortion"]()
+    figure = callback.drawings()["weight_info/rate_distortion"]()
     legend = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
     assert legend[0] == "epoch 0, 0 nats displaced"
     assert legend[-1].startswith("epoch 3, ")
@@ -277,7 +277,7 @@ def test_the_weights_at_the_start_travel_in_the_checkpoint(tmp_path, prior):
     resumed = run(path=path)
     for tag in whole.tags:
         assert dict(resumed.history[tag]) == pytest.approx(dict(whole.history[tag]), rel=1e-12)
-    assert resumed._curves == whole._curves
+    assert resumed.quantity._curves == whole.quantity._curves
 
 
 def test_without_the_weights_at_the_start_the_kl_is_nan_with_the_reason_and_the_spectrum_is_not(tmp_path):
@@ -306,7 +306,7 @@ def test_parameters_that_are_unfrozen_later_are_no_part_of_what_was_kept():
             self.net[0].requires_grad_(self.current_epoch > 0)
 
     callback = weight_info(curvature="gram", draws=2)
-    with pytest.warns(UserWarning, match="or parameters were added"):
+    with pytest.warns(UserWarning, match="parameters that were added later"):
         fit(callback, module=Unfreezing())
     assert math.isfinite(value(callback, "kl", 0))
     assert math.isnan(value(callback, "kl", 16))
@@ -320,7 +320,7 @@ def test_a_run_is_read_as_it_is():
 
     class Reading(Callback):
         def on_train_batch_start(self, run, *args):
-            facts[run.accumulate_grad_batches, run.limit_train_batches] = RunFacts.of(run, 8)
+            facts[run.accumulate_grad_batches, run.limit_train_batches] = TrainingSetup.of(run, 8)
 
     for options in ({}, {"accumulate_grad_batches": 4}, {"limit_train_batches": 3}):
         trainer(Reading(), max_epochs=1, **options).fit(Net(), loader(SAMPLES))

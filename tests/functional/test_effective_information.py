@@ -8,9 +8,9 @@ import torch
 from scipy import integrate, stats
 from torch import nn
 
-from lightning_info.functional.activation_covariance import diagonal_activation_covariance
-from lightning_info.functional.activation_fisher import gaussian_channel_information, layer_fisher
 from lightning_info.functional.effective_information import effective_information, running_maximum
+from lightning_info.functional.theory.activation_covariance import diagonal_activation_covariance
+from lightning_info.functional.theory.activation_fisher import gaussian_channel_information, layer_fisher
 from lightning_info.functional.weight_noise import diagonal_noise
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from lightning_info.functional.activation_covariance import activation_covariance
-from lightning_info.functional.activation_fisher import (
+from lightning_info.functional.spectrum import Spectrum
+from lightning_info.functional.theory.activation_covariance import activation_covariance
+from lightning_info.functional.theory.activation_fisher import (
     activation_fisher,
     brunel_nadal_information,
     gaussian_channel_information,
 )
-from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.weight_information import optimal_lambda, posterior_trace, weight_information
 
 K, BETA, LAMBDA = 8, 0.3, 0.7

@@ -95,9 +95,9 @@ def test_a_module_that_decides_by_values_goes_sample_by_sample():
 @pytest.mark.parametrize("form", [True, False])
 @pytest.mark.parametrize("chunk", [1, 1 << 27])
 def test_both_forms_of_a_product_in_any_chunks(form, chunk, monkeypatch):
-    monkeypatch.setattr("lightning_info.gradients.products.CHUNK", chunk)
+    monkeypatch.setattr("lightning_info.gradients.gram_products.CHUNK", chunk)
     monkeypatch.setattr(
-        "lightning_info.gradients.products.is_factored", lambda rows, *sizes: form and rows.factors is not None
+        "lightning_info.gradients.gram_products.is_factored", lambda rows, *sizes: form and rows.factors is not None
     )
     for name in ("mlp", "residual", "encoder", "tied"):
         net, x, columns = zoo_case(name)

@@ -20,7 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_info import FisherTraceCallback
-from lightning_info.probing.probe import Unavailable
+from lightning_info.quantities.fisher_trace.quantity import FisherTrace
+from lightning_info.replica.snapshot import Unavailable
 
 EPOCH = 10  # batches of 8 in the 80 training samples
 X, Y = data(80).tensors
@@ -368,7 +369,7 @@ def test_callback_metrics_say_that_a_curve_is_lost_to_all_but_who_would_act_on_i
     ids=["ModelCheckpoint", "tolerant", "indifferent"],
 )
 def test_a_trace_without_any_value_does_not_end_the_run_of_who_monitors_it(tmp_path, monkeypatch, monitor):
-    monkeypatch.setattr(FisherTraceCallback, "_measure", Mock(side_effect=Unavailable("none")))
+    monkeypatch.setattr(FisherTrace, "measure", Mock(side_effect=Unavailable("none")))
     saving = {"enable_checkpointing": isinstance(monitor, ModelCheckpoint), "default_root_dir": tmp_path}
     run = trainer(fisher(every_n_train_steps=4), monitor, max_epochs=2, **saving)
     run.fit(Classifier(), loader(80), loader(8))
@@ -554,7 +555,7 @@ def test_initialisation_is_measured_later_on_the_weights_of_then(batch_norm):
 
 def test_points_that_had_to_wait_are_named_once(monkeypatch):
     said = []
-    monkeypatch.setattr("lightning_info.callbacks.base.rank_zero_info", said.append)
+    monkeypatch.setattr("lightning_info.callbacks.preparing.rank_zero_info", said.append)
     fit(fisher(num_samples=32, every_n_train_steps=1), max_epochs=1)
     (left_out,) = [message for message in said if "left out" in message]
     assert "the 2 points due at steps 1 to 2 were left out" in left_out

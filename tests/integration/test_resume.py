@@ -73,7 +73,7 @@ def test_curves_go_on_at_the_right_steps_with_the_same_samples(tmp_path, stop, a
 
 
 def test_samples_that_do_not_travel_are_collected_anew_and_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_info.probing.reference.LARGEST_STATE", 10)
+    monkeypatch.setattr("lightning_info.replica.reference_samples.LARGEST_STATE", 10)
     saving = ModelCheckpoint(tmp_path, every_n_train_steps=4, save_last=True)
     trainer(*callbacks(), saving, enable_checkpointing=True, max_epochs=1).fit(Classifier(), loader())
     resumed = callbacks()

@@ -25,8 +25,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from models import Classifier, curves, data, loader, trainer
 from torch.utils.data import DataLoader, Subset
 from lightning_info import EffectiveInfoCallback, FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
-from lightning_info.callbacks import base
-from lightning_info.callbacks.faults import Refused
+from lightning_info.callbacks import preparing
+from lightning_info.callbacks.error_policy import Refused
 from lightning_info.metrics import FisherTrace
 
 def plane(**options):
@@ -103,7 +103,7 @@ def fault(stage, rank, step):
     class Rank(pl.Callback):
         def on_train_start(self, trainer, module):
             ours.rank = trainer.global_rank
-            target = ours._collector.samples if stage == "add" else ours
+            target = ours._collector.samples if stage == "add" else ours.quantity
             setattr(target, stage, broken(getattr(target, stage)))
     run, module = fit(ours, Rank())
     metric = run.callback_metrics["fisher/trace"].item()
@@ -159,12 +159,12 @@ def effective_information():
     return {"history": ours.history, "seen": watch.seen, "weights": weights(module)}
 
 def refused():
-    original = base.findings
+    original = preparing.findings
     def refuse(*args):
         if int(os.environ.get("LOCAL_RANK", 0)) == 1:
             raise Refused("not this module")
         return original(*args)
-    base.findings = refuse
+    preparing.findings = refuse
     try:
         fit(fisher())
     except MisconfigurationException as error:
@@ -175,8 +175,8 @@ save(
     gathered=gathered(),
     timed=timed(),
     uneven=uneven(),
-    other_fails=fault("_measure", 1, 2),
-    first_fails=fault("_measure", 0, 2),
+    other_fails=fault("measure", 1, 2),
+    first_fails=fault("measure", 0, 2),
     other_keeps_nothing=fault("add", 1, "always"),
     first_draws_nothing=fault("_figures", 0, "always"),
     scaled=scaled(),

@@ -5,7 +5,7 @@ import torch
 from models import Classifier, data
 from torch import nn
 
-from lightning_info.probing.replica import NotCopyable
+from lightning_info.replica.replicate import NotCopyable
 from lightning_info.twin.copying import copy_module
 
 X, _ = data(8).tensors

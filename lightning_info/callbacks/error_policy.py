@@ -1,0 +1,59 @@
+"""What happens when a measurement fails: the run goes on, with one warning of each kind."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from lightning_info.replica.isolation import exits_are_errors
+
+
+class Refused(MisconfigurationException):
+    """What cannot be measured, found before the first step; the message tells what to write."""
+
+
+class ErrorPolicy:
+    """The error policy of one callback.
+
+    Args:
+        owner: Name of the callback's class.
+        on_error: ``"warn"``, or ``"raise"`` to end the run.
+    """
+
+    def __init__(self, owner: str, on_error: Literal["warn", "raise"]) -> None:
+        self.owner = owner
+        self.on_error = on_error
+        self._warned: set[str] = set()
+
+    def report(self, error: Exception, what: str, step: int | None = None) -> None:
+        """Warn of a fault once, or raise it."""
+        if self.on_error == "raise":
+            raise error
+        at = "" if step is None else f" at step {step}"
+        self.warn_once(
+            f"{what}{at} failed and training goes on; later failures of this kind are not shown.\n"
+            f"{''.join(traceback.format_exception(error))}",
+            kind=f"{what}: {type(error).__name__}",
+        )
+
+    @contextmanager
+    def guard(self, what: str) -> Iterator[None]:
+        """Report what fails inside; a refusal always passes."""
+        try:
+            with exits_are_errors(what):
+                yield
+        except Refused:
+            raise
+        except Exception as error:
+            self.report(error, what)
+
+    def warn_once(self, message: str, kind: str) -> None:
+        """Warn, unless a warning of this kind was given."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            rank_zero_warn(f"{self.owner}: {message}")

@@ -1,0 +1,69 @@
+"""The arguments that all callbacks share: declared, and described, once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_type_hints
+
+from torch import Tensor
+from torch.utils.data import Dataset
+from typing_extensions import TypedDict
+
+from lightning_info.replica.batch_norm import BatchNormStatistics
+from lightning_info.replica.prediction import Adapter
+
+MARK = "        **common: The arguments that all callbacks share, see :class:`~.CommonOptions`.\n"
+"""Stands in the docstring of a callback for :data:`ARGUMENTS`."""
+
+ARGUMENTS = """\
+        every_n_epochs: Measure at s = 0 and after epochs n, 2n, ... (before the first step of the next epoch, so
+            that ``EarlyStopping`` sees it one epoch later).
+        every_n_train_steps: Measure at optimiser steps 0, n, 2n, ... Without an interval: 0, 1, 2, 4, 8, ..., and the
+            end of every epoch, as far as ``max_overhead`` allows.
+        reference: Reference samples to use instead of the first that pass in training, the first ``num_samples`` of
+            them: a Dataset (collated as a DataLoader does by default), or tensors such as ``(x, y)``; they must look
+            like the batches that ``training_step`` gets.
+        adapter: ``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)`` with ``"categorical"``
+            (logits), ``"bernoulli"`` (logits) or ``"gaussian"`` (means), where the ``training_step`` hides them.
+        seed: Of all random numbers of the measurements; training's own are never touched.
+        prefix: Put in front of every tag, ``prefix/...``.
+        on_error: A measurement that fails becomes one warning and NaN (``"warn"``), or ends the run (``"raise"``).
+        max_overhead: Largest share of the run's time; by default 0.05 without an interval and no limit with one.
+        batch_norm: BatchNorm layers use their ``"running"`` statistics, as ``module.eval()`` does, or those of the
+            ``"reference"`` samples at the measured weights. Running ones lag behind the weights and are arbitrary
+            at initialisation: the first some 100 steps of a curve then show their warm-up more than the weights.
+        summary: Print the table at the end of fit, and what is to be known of it.
+"""
+
+
+class CommonOptions(TypedDict, total=False):
+    """Schedule, reference samples and error policy of a callback; ``help()`` of each callback describes them."""
+
+    every_n_epochs: int | None
+    every_n_train_steps: int | None
+    reference: Dataset | Sequence[Tensor] | None  # type: ignore[type-arg]
+    adapter: Adapter | None
+    seed: int
+    prefix: str | None
+    on_error: Literal["warn", "raise"]
+    max_overhead: float | None
+    batch_norm: BatchNormStatistics
+    summary: bool
+
+
+def show_common_options(init: Callable[..., Any], base: Callable[..., Any]) -> None:
+    """Give a constructor that hands ``**common`` on a signature with the names, types and defaults of its base.
+
+    ``inspect``, ``help()`` and LightningCLI read it; type checkers read :class:`CommonOptions`.
+    """
+    own, types = inspect.signature(init), get_type_hints(base)
+    parameters = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    if len(parameters) == len(own.parameters):
+        return
+    shared = [
+        p.replace(annotation=types[p.name])
+        for p in inspect.signature(base).parameters.values()
+        if p.name in CommonOptions.__annotations__
+    ]
+    vars(init)["__signature__"] = own.replace(parameters=[*parameters, *shared])

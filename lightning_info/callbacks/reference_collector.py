@@ -1,0 +1,128 @@
+"""Where the reference samples come from: what the user gives, a checkpoint, or the first that pass in training."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_info.callbacks.error_policy import ErrorPolicy, Refused
+from lightning_info.callbacks.processes import in_all_processes
+from lightning_info.gradients.batches import num_samples
+from lightning_info.gradients.layout import Layout
+from lightning_info.replica.isolation import exits_are_errors
+from lightning_info.replica.reference_samples import ReferenceSamples
+
+
+class ReferenceCollector:
+    """Fills the reference samples; in several processes alike.
+
+    Args:
+        size: How many.
+        reference: What the user gives, or None.
+        faults: The error policy.
+
+    Attributes:
+        samples: The reference samples.
+        chunk: Samples of one training batch, the largest seen.
+        origin: Where they come from, in words.
+        same: They are those of the checkpoint.
+    """
+
+    def __init__(self, size: int, reference: Dataset[Any] | Sequence[Tensor] | None, faults: ErrorPolicy) -> None:
+        self.samples = ReferenceSamples(size)
+        self.reference = reference
+        self.faults = faults
+        self.chunk = 32
+        self.origin = "the first that pass in training"
+        self.same = False
+
+    def start(self, trainer: Any, batch: Any, saved: list[dict[str, Any]] | None) -> None:
+        """Look at the first batch; take what need not be waited for.
+
+        Args:
+            trainer: The trainer.
+            batch: The first batch of this process.
+            saved: Samples of a checkpoint, in the form of :meth:`ReferenceSamples.state`.
+
+        Raises:
+            Refused: Neither the batch nor ``reference`` has samples.
+        """
+        try:
+            self.chunk = max(1, num_samples(batch))
+        except Exception as error:  # also of containers that cannot be built anew, such as a PackedSequence
+            if self.reference is None:
+                raise Refused(
+                    f"{self.faults.owner}: {error}; a batch must hold tensors whose axis 0 is the sample axis. "
+                    f"Otherwise give the samples to measure, for example reference=(x, y), with an adapter for them"
+                ) from error
+        if self.reference is not None:
+            self._fill(trainer)
+        else:
+            self.samples.size = math.ceil(self.samples.size / trainer.world_size)
+        if saved is not None:
+            with contextlib.suppress(Exception):  # of another make, or the batches of this run look different
+                if self.reference is not None:
+                    self.same = _equal(saved, self.samples.state())
+                else:
+                    self.samples.restore(saved, batch)
+                    self.origin, self.same = "those of the checkpoint", True
+
+    def start_anew(self) -> None:
+        """Samples of a checkpoint do not do: collect others."""
+        self.samples.reopen()
+        self.origin, self.same = "the first that pass in training", False
+
+    def _fill(self, trainer: Any) -> None:
+        assert self.reference is not None
+        self.origin = "those given as reference"
+        try:
+            with exits_are_errors("drawing reference samples"):
+                self.samples.fill(self.reference)
+            self.samples.map(trainer.precision_plugin.convert_input)
+        except Exception as error:
+            raise Refused(
+                f"{self.faults.owner}: no samples can be taken from reference={type(self.reference).__name__}(...): "
+                f"{error}; give a Dataset, or tensors such as reference=(x, y)"
+            ) from error
+
+    def agree(self, trainer: Any) -> None:
+        """Unless all processes have their samples at once, all collect them."""
+        if not in_all_processes(trainer, self.samples.complete):
+            self.samples.reopen()
+
+    def add(self, trainer: Any, batch: Any, batch_idx: int) -> bool:
+        """Keep samples of a training batch; True if there will be no more."""
+        if batch_idx == 0 and self.samples.groups:  # an epoch that ended early: its samples come again
+            return in_all_processes(trainer, True)
+        with self.faults.guard("keeping reference samples"):
+            self._keep(batch)
+        last_of_epoch = trainer.is_last_batch or batch_idx + 1 >= trainer.num_training_batches
+        return in_all_processes(trainer, self.samples.full or last_of_epoch or bool(trainer.fast_dev_run))
+
+    def lay(self, layout: Layout) -> None:
+        """Say where the samples are."""
+        self.samples.lay(layout)
+
+    def _keep(self, batch: Any) -> None:
+        layout = self.samples.layout
+        try:
+            laid = batch if layout is None else layout.wrap(batch)
+        except ValueError as error:
+            self.faults.warn_once(
+                f"a batch does not look like the first one ({error}); such batches are not among the reference samples",
+                "another form",
+            )
+            return
+        self.samples.add(laid)
+        self.chunk = max(self.chunk, num_samples(laid))
+
+
+def _equal(saved: list[dict[str, Any]], state: list[dict[str, Any]] | None) -> bool:
+    leaves = [[leaf for group in groups for leaf in group["tensors"]] for groups in (saved, state or [])]
+    return len(leaves[0]) == len(leaves[1]) and all(map(torch.equal, *leaves))

@@ -1,0 +1,1 @@
+"""Curvature by BackPACK's own extensions, refused where its rules are wrong."""

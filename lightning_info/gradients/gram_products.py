@@ -1,0 +1,100 @@
+"""Inner products of one parameter's rows, in float64, by the cheaper of two exact forms.
+
+- ``rows``: some columns of the matrix of rows at a time, multiplied with themselves;
+- ``factors``: ``sum_{l, m} <g_l, g_m> <x_l, x_m>`` over pairs of positions, for layers with few positions.
+
+Products of float32 rows are summed in float64: a float32 Gram matrix loses the small eigenvalues.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lightning_info.gradients.layer_gradients import Rows
+
+CHUNK = 1 << 27
+"""Bytes that the columns made at once may take."""
+
+TILE = 256
+"""Positions on each side of a block of pairs, which should stay in the processor's cache."""
+
+
+def add_products(total: Tensor, rows: Rows, samples: int) -> None:
+    """Add all inner products of rows to ``total (R, R)``; below its diagonal, it is not to be read.
+
+    Args:
+        total: float64.
+        rows: R of them, those of each sample in turn.
+        samples: N.
+    """
+    if is_factored(rows, samples, len(total) // samples):
+        multiply_factors(rows, total)
+    else:
+        multiply(rows, total)
+
+
+def squared_sums(rows: Rows, chosen: Tensor, count: int) -> Tensor:
+    """Sum of squares over some of the ``count`` rows, for each column, in float64."""
+    if not rows.slices:
+        return torch.zeros(0, dtype=torch.float64, device=chosen.device)
+    parts = [rows.make(first, end)[chosen].double().square().sum(0) for first, end in ranges(rows, count)]
+    return torch.cat(parts)
+
+
+def multiply(rows: Rows, total: Tensor) -> None:
+    """Upper triangle of ``rows rowsᵀ``, added to ``total (R, R)``."""
+    count = len(total)
+    step = max(64, math.ceil(count / 6))
+    for first, end in ranges(rows, count):
+        part = rows.make(first, end).double()
+        for lo in range(0, count, step):
+            total[lo : lo + step, lo:].addmm_(part[lo : lo + step], part[lo:].T)
+
+
+def multiply_factors(rows: Rows, total: Tensor) -> None:
+    """The same, from the factors."""
+    assert rows.factors is not None
+    x, g = (tensor.double() for tensor in rows.factors.tensors())
+    n, c, length, out = g.shape
+    if length == 1:
+        inner = (x[:, 0] @ x[:, 0].T).repeat_interleave(c, 0).repeat_interleave(c, 1)
+        g = g.reshape(n * c, out)
+        total.add_((g @ g.T).mul_(inner))
+        return
+    x, flat = x.contiguous(), g.reshape(n, c, -1)
+    tile = max(1, min(TILE // length, CHUNK // (8 * length * c * out)))
+    for top in range(0, n, tile):
+        for left in range(top, n, tile):
+            some, others = x[top : top + tile].flatten(0, 1), x[left : left + tile].flatten(0, 1)
+            pairs = (some @ others.T).view(-1, length, len(others) // length, length).transpose(1, 2)
+            columns = slice(left * c, (left + tile) * c)
+            for i, inner in enumerate(pairs, top):
+                spread = torch.matmul(inner.unsqueeze(1), g[left : left + tile])  # (samples, C, L, O)
+                total[i * c : (i + 1) * c, columns].addmm_(flat[i], spread.flatten(2).flatten(0, 1).T)
+
+
+def ranges(rows: Rows, count: int) -> list[tuple[int, int]]:
+    """Ranges of slices whose columns, and their float64 copy, stay within :data:`CHUNK`."""
+    step = max(1, CHUNK // (16 * count * rows.width))
+    return [(first, min(first + step, rows.slices)) for first in range(0, rows.slices, step)]
+
+
+def is_factored(rows: Rows, samples: int, columns: int) -> bool:
+    """Whether the form ``factors`` has fewer multiply-adds, those in float64 counted twice."""
+    if rows.factors is None:
+        return False
+    length, inside, out, _ = rows.factors
+    count = samples * columns
+    by_rows = count * length * inside * out + 1.2 * count * count * inside * out
+    if length == 1:
+        return 2 * (samples * samples * inside + count * count * out) < by_rows
+    pair = length * length * (inside + columns * out) + columns * columns * length * out
+    return samples * samples * pair < by_rows
+
+
+def symmetric(total: Tensor) -> Tensor:
+    """From the upper triangle."""
+    return total.triu() + total.triu(1).T

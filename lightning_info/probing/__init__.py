@@ -1,1 +1,0 @@
-"""Looking at the user's module without touching it: replica, isolation, and what it predicts for a batch."""

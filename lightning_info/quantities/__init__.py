@@ -1,0 +1,1 @@
+"""What is measured, without a Trainer: a folder a quantity."""

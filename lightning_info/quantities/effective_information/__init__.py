@@ -1,0 +1,1 @@
+"""The information in the activations under weight noise."""

@@ -1,0 +1,61 @@
+"""The level at which weight noise raises the loss of a network by a distortion, within a fixed number of passes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+from torch import Tensor
+
+from lightning_info.functional.distortion import DistortionLevel, distortion_level
+from lightning_info.quantities.weight_information.noisy_loss import loss_rise
+from lightning_info.replica.snapshot import ModelSnapshot
+
+SHARES = 4
+"""Parts of the samples, each with draws of its own; with more of them little is won."""
+PASSES = 22
+"""Over the samples: two for each evaluation, as a draw comes with its opposite."""
+POWER_PASSES = 8
+"""More of them, for the power of β by which the rise grows at the level."""
+ASIDE, POWERS = 1.25, (0.25, 2.0)
+"""Factor of β on either side for it, and what it may be: eight draws are few."""
+
+
+def find_level(
+    snapshot: ModelSnapshot,
+    noise: Callable[[int, float], Tensor],
+    seeds: Iterator[int],
+    target: float,
+    start: float,
+    loss: float,
+) -> DistortionLevel:
+    """Search with new draws in every evaluation, one for each share of the samples.
+
+    At the level that was found, the power of β by which the rise grows is measured with the last eight draws on either
+    side of it: with the same ones, as the difference of two rises is then known far better than each.
+
+    Args:
+        snapshot: With a private replica.
+        noise: ``(seed, β) -> (k,)``.
+        seeds: ``PASSES // 2 * SHARES`` of them.
+        target: The rise wanted, nats a sample.
+        start: First level to try.
+        loss: Mean loss of a sample without noise.
+    """
+    used: list[int] = []
+
+    def rise(beta: float) -> float:
+        used.extend(next(seeds) for _ in range(SHARES))
+        return rise_of(used[-SHARES:], beta)
+
+    def rise_of(some: list[int], beta: float) -> float:
+        return loss_rise(snapshot, (noise(seed, beta) for seed in some), SHARES, loss)
+
+    level = distortion_level(rise, target, start, PASSES // 2)
+    if not level.is_reached:
+        return level
+    less, more = (rise_of(used[-2 * SHARES :], level.beta * factor) for factor in (1 / ASIDE, ASIDE))
+    if not 0 < less < more < math.inf:  # the power that the search goes by stays
+        return level
+    power = math.log(more / less) / (2 * math.log(ASIDE))
+    return level._replace(power=min(max(power, POWERS[0]), POWERS[1]))

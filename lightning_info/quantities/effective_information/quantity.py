@@ -1,0 +1,370 @@
+"""``EffectiveInformationOfLayers``: I(X;Z), I(Z;Y) of layers under weight noise of a stated distortion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, get_args
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_info import validation
+from lightning_info.figures.information_plane import PlaneCurve, information_plane
+from lightning_info.functional.distortion import DistortionLevel, quadratic_level, quadratic_power
+from lightning_info.functional.effective_information import (
+    EffectiveInformation,
+    effective_information,
+    running_maximum,
+)
+from lightning_info.functional.standard_error import standard_error
+from lightning_info.gradients.contract import trainable
+from lightning_info.gradients.real import flat
+from lightning_info.quantities.effective_information.conditional_gaussian import find_linear_layers, linear_noises
+from lightning_info.quantities.effective_information.noise_calibration import PASSES, POWER_PASSES, SHARES, find_level
+from lightning_info.quantities.effective_information.noisy_activations import (
+    NoisyActivations,
+    NoisyFeatures,
+    noisy_activations,
+)
+from lightning_info.quantities.effective_information.relative_curvature import (
+    NoiseName,
+    TooLarge,
+    choose_relative_curvature,
+    measure_relative_curvature,
+)
+from lightning_info.quantities.information_plane.features import TARGETS, LayerFeatures, padding_row
+from lightning_info.quantities.information_plane.labels import Labels, describe_targets, labels_of
+from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record
+from lightning_info.quantities.weight_information.curvature import CurvaturePlan, run_plan
+from lightning_info.quantities.weight_information.noisy_loss import mean_loss
+from lightning_info.replica.activations import Layer
+from lightning_info.replica.layer_selection import LayerNames, find_layers
+from lightning_info.replica.snapshot import ModelSnapshot
+from lightning_info.replica.timing import seconds
+from lightning_info.reporting.layout import Chart
+from lightning_info.reporting.table import lost_since
+
+FURTHEST_START = 8
+"""Factor between the level of a quadratic loss and the first that is tried, at most."""
+MOST_UNITS = 512
+"""Wider layers become so many random combinations, of which the information is a lower bound too."""
+BINS = 30
+"""Intervals that continuous targets are cut into, as in InfoPlaneCallback."""
+TRIAL_SAMPLES = 64
+"""For the forecast of what the estimates cost, which grows with their square."""
+_NOISE = {"diagonal": "the diagonal of F", "low_rank": "F, by the exact rows", "full": "all elements of F"}
+"""What the user is told of it."""
+
+
+class EffectiveInformationOfLayers(Quantity):
+    """See :class:`~.EffectiveInfoCallback` for the arguments and values."""
+
+    name = "effective_info"
+    unit = "nats"
+    moves_weights = True
+
+    def __init__(
+        self,
+        layers: str | list[str] | None,
+        beta: float | None,
+        distortion: float | Sequence[float],
+        draws: int,
+        noise: NoiseName,
+        seed: int,
+    ) -> None:
+        self.layers, self.beta, self.draws, self.noise, self.seed = layers, beta, draws, noise, seed
+        self.distortion = (distortion,) if isinstance(distortion, (int, float)) else tuple(distortion)
+        self.reset()
+
+    @override
+    def check(self, owner: str) -> None:
+        if self.beta is not None:
+            validation.positive_number(owner, "beta", self.beta, 0.1)
+        for one in self.distortion:
+            validation.positive_number(owner, "distortion", one, 0.05)
+        if not self.distortion or len({f"{one:g}" for one in self.distortion}) < len(self.distortion):
+            raise ValueError(
+                f"{owner}: distortion={self.distortion!r}; give one or several different ones, such as 0.05"
+            )
+        validation.positive_integer(owner, "draws", self.draws, 64)
+        if self.draws < 2:
+            raise ValueError(f"{owner}: draws={self.draws}; a half needs at least 2, and 64 for a tight bound")
+        validation.one_of(owner, "noise", self.noise, get_args(NoiseName))
+        names = [self.name, *(f"{self.name}_{one:g}" for one in self.distortion[1:])]
+        self._targets = {self.name: None} if self.beta is not None else dict(zip(names, self.distortion, strict=True))
+
+    @override
+    def reset(self) -> None:
+        self.tags, self.table = (), ()
+        self._plan: CurvaturePlan | None = None
+        self._features, self._has_targets = NoisyFeatures((), MOST_UNITS, self.seed), False
+        self._linear: dict[str, str] = {}  # label of a layer -> name of the nn.Linear that gives it
+        self._levels: dict[str, float] = {}  # family -> the last level found
+        self._last: dict[str, dict[str, EffectiveInformation]] = {}  # family -> layer -> the last point's
+
+    # ---- before the first step
+
+    @override
+    def prepare(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, str]:
+        mean_loss(snapshot)  # needs targets
+        names: LayerNames | None = self.layers
+        batch = snapshot.to_device(snapshot.groups[0])
+        layers, left_out = find_layers(snapshot.module, snapshot.predictor, batch, names)
+        layers, left_out = self._continuous(layers, left_out)
+        self._features = NoisyFeatures(tuple(layers), MOST_UNITS, self.seed)
+        narrow = [layer for layer in layers if layer.units <= self.draws]
+        self._linear = find_linear_layers(snapshot, narrow) if self.noise == "diagonal" else {}
+        targets = self._read_targets(snapshot)
+        self._has_targets = targets is not None
+        try:
+            self._plan = plan = self._choose(snapshot, point)
+        except TooLarge as error:
+            raise NotMeasurable(str(error)) from error
+        kinds = ("I_XZ", "I_ZY") if self._has_targets else ("I_XZ",)
+        labels = [layer.label for layer in layers]
+        names_of_a_level = ("beta", "beta_stderr", "noisy_loss", "noisy_loss_stderr", "loss", "crossing")
+        self.tags = tuple(
+            tag
+            for family in self._targets
+            for tag in (
+                *(f"{family}/{name}" for name in names_of_a_level),
+                *(
+                    f"{part}/{kind}/{label}"
+                    for part in (family, f"{family}_stderr")
+                    for kind in kinds
+                    for label in labels
+                ),
+            )
+        )
+        self.table = tuple((f"{self.name}/I_XZ/{label}", f"{self.name}_stderr/I_XZ/{label}") for label in labels)
+        level = (
+            f"at beta = {self.beta:g}"
+            if self.beta is not None
+            else f"where the loss rises by {' and '.join(f'{one:g}' for one in self.distortion)} nats a sample"
+        )
+        rows = {
+            "measures": f"lower bounds of {', '.join(kinds)} in nats under weight noise, {level}; {2 * self.draws} "
+            f"draws; lambda_i = |w_i|",
+            "layers": "; ".join(f"{layer.label} ({layer.units} units)" for layer in layers),
+            "labels": describe_targets(targets, BINS),
+            "noise": f"from {_NOISE[self.noise]} of {plan.samples} samples",
+        }
+        padding, enters = padding_row(layers, snapshot.predictor(snapshot.module, batch))
+        if padding:
+            rows["padding"] = padding
+        if enters:
+            point.warn(padding, "padding")
+        if left_out:
+            rows["left out"] = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3])
+        return rows
+
+    def _continuous(self, layers: list[Layer], left_out: dict[str, str]) -> tuple[list[Layer], dict[str, str]]:
+        """Without layers that give integers, and with why; refused if they were named."""
+        why = "it gives integers, and the bounds come from Gaussians; InfoPlaneCallback measures them exactly"
+        discrete = {layer.label: why for layer in layers if layer.is_discrete}
+        if discrete and self.layers is not None:
+            raise NotMeasurable(f"layer {next(iter(discrete))!r} cannot be measured here: {why}")
+        return [layer for layer in layers if not layer.is_discrete], left_out | discrete
+
+    @override
+    def cost(self, snapshot: ModelSnapshot, samples: int) -> float:
+        assert self._plan is not None
+        plan = self._plan
+        few = snapshot.first(snapshot.chunk)
+        generator = torch.Generator().manual_seed(0)
+        curvature = seconds(lambda: measure_relative_curvature(plan, few, generator, _sizes(few)), snapshot.device)
+        drawing = seconds(lambda: few.read(self._features), snapshot.device)
+        draws = len(self._targets) * (2 * self.draws + (0 if self.beta else PASSES + POWER_PASSES))
+        passes = samples / few.size * (curvature + draws * drawing)
+        wide = [min(layer.units, MOST_UNITS) for layer in self._features.layers]
+        trials = [torch.randn(2 * self.draws, TRIAL_SAMPLES, units, generator=generator) for units in wide]
+        estimating = seconds(lambda: [effective_information(z) for z in trials], torch.device("cpu"))
+        return passes + len(self._targets) * (samples / TRIAL_SAMPLES) ** 2 * estimating
+
+    def _choose(self, snapshot: ModelSnapshot, point: Point) -> CurvaturePlan:
+        return choose_relative_curvature(snapshot, point.num_samples, self.noise)
+
+    # ---- a point
+
+    @override
+    def measure(self, snapshot: ModelSnapshot, point: Point) -> dict[str, float]:
+        prior = _sizes(snapshot)
+        self._plan, curvature = run_plan(
+            self._plan,
+            lambda: self._choose(snapshot, point),
+            lambda plan: measure_relative_curvature(plan, snapshot, point.generator, prior),
+        )
+        n = point.training_samples(snapshot.size)
+        h = n * curvature.spectrum.eigenvalues
+        loss, labels = mean_loss(snapshot), self._labels(snapshot, point)
+        values = dict.fromkeys(self.tags, math.nan)
+        seeds = torch.randint(2**62, (2 * self.draws + PASSES * SHARES // 2,), generator=point.generator).tolist()
+
+        def noise(seed: int, beta: float) -> Tensor:  # made anew for each use: all draws at once are many times the net
+            z = torch.randn(len(prior), generator=torch.Generator().manual_seed(seed))
+            return prior * curvature.noise(z, n)(beta, 1.0)
+
+        for family, distortion in self._targets.items():
+            values[f"{family}/loss"] = loss
+            if distortion is None:
+                assert self.beta is not None
+                level = DistortionLevel(self.beta, math.nan, 0, is_reached=True, relative_error=0.0)
+            else:
+                quadratic = quadratic_level(h, torch.ones_like(h), n, distortion)
+                last = self._levels.get(family, quadratic)
+                # where the loss hardly depends on the weights, as at the start, any level may have been the last
+                start = min(max(last, quadratic / FURTHEST_START), quadratic * FURTHEST_START)
+                level = find_level(snapshot, noise, iter(seeds[2 * self.draws :]), distortion, start, loss)
+            if not level.is_reached:
+                point.warn(
+                    f"no value at step {point.step} (NaN): no level was found at which weight noise raises the loss by "
+                    f"{distortion:g} nats; after {level.evaluations} evaluations beta = {level.beta:.3g} raises it by "
+                    f"{level.rise:.3g}. A fixed beta measures all the same",
+                    f"{family} not reached",
+                )
+                continue
+            self._levels[family] = level.beta
+            noises = (noise(seed, level.beta) for seed in seeds[: 2 * self.draws])
+            linear = {}
+            if self._linear:  # the noise is independent, and that of z = 1 its deviation
+                deviations = prior * curvature.noise(torch.ones(len(prior)), n)(level.beta, 1.0)
+                linear = linear_noises(snapshot.module, self._linear.values(), deviations)
+            noisy = noisy_activations(snapshot, self._features, noises, linear)
+            variance_error = level.relative_error * quadratic_power(h, torch.ones_like(h), level.beta) / level.power
+            values |= self._informations(noisy, family, level, variance_error, labels, point)
+        return {tag: value for tag, value in values.items() if tag in self.tags}
+
+    def _informations(
+        self,
+        noisy: NoisyActivations,
+        family: str,
+        level: DistortionLevel,
+        variance_error: float,
+        labels: Labels | None,
+        point: Point,
+    ) -> dict[str, float]:
+        values = {
+            f"{family}/beta": level.beta,
+            f"{family}/beta_stderr": level.beta_stderr,
+            f"{family}/noisy_loss": noisy.losses.mean().item(),
+            f"{family}/noisy_loss_stderr": standard_error(noisy.losses.cpu()),
+        }
+        self._last[family] = {}
+        for layer in self._features.layers:
+            name, z = layer.label, noisy.units.get(layer.label)
+            if z is None or not z.isfinite().all():
+                what = "did not run for all samples" if z is None else "has activations that are not finite under noise"
+                point.warn(f"layer {name!r} {what} at step {point.step} (NaN)", f"{what} {name}")
+                continue
+            chosen = slice(None) if labels is None or labels.known is None else labels.known
+            y = None if labels is None else labels.y[chosen]
+            given = noisy.given_below.get(self._linear.get(name, ""))
+            below = None if given is None else (given.mean[:, chosen], given.variance[:, chosen])
+            searched = variance_error != 0
+            found = effective_information(z[:, chosen], y, below, with_slopes=searched).at_level(variance_error)
+            self._last[family][name] = found
+            values[f"{family}/I_XZ/{name}"] = found.I_XZ
+            values[f"{family}_stderr/I_XZ/{name}"] = found.I_XZ_stderr
+            values[f"{family}/I_ZY/{name}"] = found.I_ZY
+            values[f"{family}_stderr/I_ZY/{name}"] = found.I_ZY_stderr
+        bounds = [found.I_XZ for found in self._last[family].values()]
+        values[f"{family}/crossing"] = running_maximum(bounds)[1] if bounds else math.nan
+        return values
+
+    def _read_targets(self, snapshot: ModelSnapshot) -> Tensor | None:
+        return snapshot.on(snapshot.groups).read(LayerFeatures((), 1, self.seed)).get(TARGETS)
+
+    def _labels(self, snapshot: ModelSnapshot, point: Point) -> Labels | None:
+        targets = self._read_targets(snapshot) if self._has_targets else None
+        labels = None if targets is None else labels_of(targets, BINS)
+        if targets is not None and labels is None:
+            point.warn(
+                "targets are not finite, or more than half of the samples have one like no other's: no I(Z;Y) (NaN)",
+                "targets",
+            )
+        return labels
+
+    # ---- what is shown
+
+    @override
+    def charts(self) -> Mapping[str, Chart]:
+        charts: dict[str, Chart] = {}
+        for kind, title in (("I_XZ", "I(X;Z)"), ("I_ZY", "I(Z;Y)")):
+            tags = [tag for tag in self.tags if tag.startswith(f"{self.name}/{kind}/")]
+            if tags:
+                charts[f"{title} by layer, nats (effective information)"] = ("Multiline", tags)
+        return charts
+
+    @override
+    def figures(self, record: Record) -> Mapping[str, Callable[[], Figure]]:
+        return {f"{family}/plane": partial(self._plane, family, record) for family in self._last}
+
+    def _plane(self, family: str, record: Record) -> Figure:
+        curves = []
+        for layer in self._features.layers:
+            x, y = (dict(record.curves.get(f"{family}/{kind}/{layer.label}", ())) for kind in ("I_XZ", "I_ZY"))
+            last = self._last[family].get(layer.label)
+            points = [(step, x[step], y.get(step, math.nan)) for step in sorted(x)]
+            curves.append(PlaneCurve(layer.label, points, last is not None and last.is_saturated))
+        distortion = self._targets[family]
+        level = f"beta = {self.beta:g}" if distortion is None else f"distortion {distortion:g} nats"
+        found = list(self._last[family].values())
+        return information_plane(
+            curves,
+            title=f"Effective information, {level}, {2 * self.draws} draws (lower bounds)",
+            ceiling_x=found[0].ceiling if found else math.inf,
+            ceiling_y=found[0].label_entropy if found else math.inf,
+            epochs=record.epochs,
+            unit="nats",
+            symbol="Z",
+        )
+
+    @override
+    def closing_text(self, record: Record) -> str:
+        lines = []
+        for family, found in self._last.items():
+            if lost_since(record.curves[f"{family}/beta"]) is not None:
+                continue
+            for what, names in (
+                (
+                    "at their ceiling log N, so that how much more they hold is not seen (more samples show it)",
+                    [name for name, one in found.items() if one.is_saturated],
+                ),
+                (
+                    "at H(Y), which says no more than that the samples are told apart",
+                    [name for name, one in found.items() if one.label_is_ceiling],
+                ),
+            ):
+                if names:
+                    lines.append(f"{family}: {', '.join(names)} at the end {what}.")
+        return "\n".join(lines)
+
+    # ---- state
+
+    @override
+    def settings(self) -> Mapping[str, object]:
+        return {
+            "beta": self.beta and float(self.beta),
+            "distortion": float(self.distortion[0]),
+            "draws": self.draws,
+            "noise": self.noise,
+            "seed": self.seed,
+        }
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"levels": dict(self._levels)}
+
+    @override
+    def load_state_dict(self, state: Mapping[str, Any], same_settings: bool) -> None:
+        if same_settings:
+            self._levels = {str(family): float(beta) for family, beta in state["levels"].items()}
+
+
+def _sizes(snapshot: ModelSnapshot) -> Tensor:
+    """``|w|``, the standard deviations of the prior, ``(k,)`` float64; of a complex weight that of each part."""
+    return torch.cat([flat(p.detach()) for p in trainable(snapshot.module).values()]).abs().double()

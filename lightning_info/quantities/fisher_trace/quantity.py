@@ -1,0 +1,207 @@
+"""``FisherTrace``: tr F over training, by an estimator, with its standard error and its share by module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from matplotlib.figure import Figure
+from typing_extensions import override
+
+from lightning_info import validation
+from lightning_info.figures.layer_heat_map import layer_heat_map
+from lightning_info.gradients import EngineName, NotCovered, Plan, choose_engine
+from lightning_info.gradients.batches import num_samples, spread, take
+from lightning_info.gradients.plan import CHECK_SAMPLES
+from lightning_info.quantities.fisher_trace.hessian import check_hessian, hessian_trace
+from lightning_info.quantities.fisher_trace.sampling import (
+    COTANGENT,
+    GROUPS,
+    Estimator,
+    PoolTrace,
+    SamplingScores,
+    pool_trace,
+    scores_of,
+)
+from lightning_info.quantities.quantity import Point, Quantity, Record
+from lightning_info.replica.alone import Misattributed
+from lightning_info.replica.snapshot import ForwardStatistic, ModelSnapshot, Unavailable
+from lightning_info.replica.timing import seconds, training_pass
+from lightning_info.reporting.layout import Chart
+
+Also = Literal["empirical", "exact", "hessian"]
+Engine = EngineName | Literal["cotangent"]
+LAYERS = "fisher_layers/"
+"""First part of the tags of modules."""
+
+
+class FisherTrace(Quantity):
+    """See :class:`~.FisherTraceCallback` for the arguments.
+
+    Attributes:
+        plan: The engine in use; None before :meth:`prepare`.
+    """
+
+    name = "fisher"
+    unit = "nats / weight²"
+    table = (
+        ("fisher/trace", "fisher/trace_stderr"),
+        ("fisher/empirical_trace", "fisher/empirical_trace_stderr"),
+        ("fisher/exact_trace", "fisher/exact_trace_stderr"),
+        ("fisher/hessian_trace", "fisher/hessian_trace_stderr"),
+    )
+
+    def __init__(
+        self, estimator: Estimator, draws: int | None, also: Sequence[Also] | Also, per_layer: bool, engine: Engine
+    ) -> None:
+        self.estimator, self.draws, self.per_layer, self.engine = estimator, draws, per_layer, engine
+        self.also: tuple[Also, ...] = (also,) if isinstance(also, str) else tuple(also)
+        parts = ("trace", "trace_stderr", "trace_low", "trace_high", "coverage")
+        further = (f"{name}_trace{tail}" for name in self.also for tail in ("", "_stderr"))
+        self.tags = tuple(f"fisher/{name}" for name in (*parts, *further))
+        self.reset()
+
+    @override
+    def check(self, owner: str) -> None:
+        validation.one_of(owner, "estimator", self.estimator, get_args(Estimator))
+        validation.one_of(owner, "engine", self.engine, (*get_args(EngineName), COTANGENT))
+        if self.draws is not None:
+            validation.positive_integer(owner, "draws", self.draws, 64)
+        for extra in self.also:
+            validation.one_of(owner, "also", extra, get_args(Also))
+        if self.engine == COTANGENT and "exact" in (self.estimator, *self.also):
+            raise ValueError(f"{owner}: the engine 'cotangent' is never exact; choose another engine or estimator")
+        if self.estimator == "sampled":
+            rank_zero_warn(
+                f"{owner}: with estimator='sampled' a confident network's trace is carried by labels that are almost "
+                f"never drawn; its stderr then covers the truth in one case of ten. The default 'importance' does not"
+            )
+
+    @override
+    def reset(self) -> None:
+        self.plan: Plan | None = None
+
+    @override
+    def prepare(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, str]:
+        if "empirical" in (self.estimator, *self.also):
+            snapshot.predictor(snapshot.module, snapshot.to_device(snapshot.groups[0])).loss_gradient()  # needs targets
+        if "hessian" in self.also:
+            check_hessian(snapshot)
+        self.plan = self._choose(snapshot)
+        draws = "" if self.draws is None or self.estimator == "exact" else f", {self.draws} draws"
+        further = f"; also {', '.join(self.also)}" if self.also else ""
+        if self.plan.engine == COTANGENT:
+            engine = f"{COTANGENT!r}: no per-sample gradients (coverage 0), unbiased with a larger error"
+        else:
+            checked = (
+                f"{self.plan.checked} samples agree with plain autograd"
+                if self.plan.checked
+                else "not yet compared with autograd"
+            )
+            skipped = "".join(f"; not {name!r}: {reason}" for name, reason in self.plan.reasons.items())
+            engine = f"{self.plan.engine!r}, exact for all trainable weights ({checked}); {self.plan.describe()}"
+            engine += skipped
+        return {
+            "measures": f"tr F, the trace of the Fisher information ({self.estimator} estimator{draws}{further})",
+            "engine": engine,
+        }
+
+    @override
+    def cost(self, snapshot: ModelSnapshot, samples: int) -> float:
+        assert self.plan is not None
+        plan, module, batch = self.plan, snapshot.module, snapshot.first_chunk()
+        size, outputs = num_samples(batch), snapshot.outputs(module, batch).detach()
+        scores = lambda: scores_of(snapshot.predictor(module, batch), self.estimator)  # noqa: E731
+        forward = seconds(scores, snapshot.device) / size
+        drawn = samples if self.draws is None else min(self.draws, samples)
+        few = take(batch, slice(0, drawn))
+        cotangent = torch.ones_like(outputs[:drawn])
+
+        def norms(columns: int) -> float:
+            if plan.engine == COTANGENT:
+                group = max(1, drawn // GROUPS)
+                return training_pass(snapshot, take(batch, slice(0, group))) / group
+            run = lambda: plan.squared_norms(module, snapshot.outputs, few, [cotangent] * columns)  # noqa: E731
+            return seconds(run, snapshot.device) / len(cotangent)
+
+        first, cost = norms(1), 0.0
+        for estimator in (self.estimator, *self.also):
+            cost += (samples + drawn) * forward + drawn * first
+            if estimator == "hessian":  # a backward pass through a backward pass
+                cost += 2 * drawn * first
+            if estimator == "exact":
+                further = max(0.0, (norms(3) - first) / 2)
+                cost += (samples - drawn) * first + samples * (outputs[0].numel() - 1) * further
+        return cost
+
+    def _choose(self, snapshot: ModelSnapshot, samples: Any = None) -> Plan:
+        few = samples
+        if few is None:
+            few = snapshot.to_device(spread(snapshot.groups[0], min(CHECK_SAMPLES, snapshot.chunk)))
+        if self.engine == "cotangent":  # no per-sample gradients, but samples must be independent: one alone tells
+            return Plan(COTANGENT, choose_engine(snapshot.module, snapshot.outputs, few, "loop").checked)
+        return choose_engine(snapshot.module, snapshot.outputs, few, self.engine)
+
+    @override
+    def statistics(self) -> list[ForwardStatistic]:
+        return [SamplingScores(name) for name in (self.estimator, *self.also) if name != "hessian"]
+
+    @override
+    def measure(self, snapshot: ModelSnapshot, point: Point) -> dict[str, float]:
+        if self.plan is None or self.plan.checked < min(2, snapshot.chunk):
+            try:
+                self.plan = self._choose(snapshot)
+            except NotCovered as error:
+                raise Unavailable(f"no engine gives exact per-sample gradients here: {error}") from error
+        main = self._trace(snapshot, self.estimator, point)
+        values = {
+            "fisher/trace": main.estimate.trace,
+            "fisher/trace_stderr": main.estimate.stderr,
+            "fisher/trace_low": main.estimate.low,
+            "fisher/trace_high": main.estimate.high,
+            "fisher/coverage": main.coverage,
+        }
+        for name in self.also:
+            if name == "hessian":
+                estimate = hessian_trace(snapshot, self.draws, point.generator)
+            else:
+                estimate = self._trace(snapshot, name, point).estimate
+            values[f"fisher/{name}_trace"], values[f"fisher/{name}_trace_stderr"] = estimate
+        for parameter, value in main.per_parameter.items():
+            tag = f"{LAYERS}{parameter.rpartition('.')[0] or 'root'}"
+            values[tag] = values.get(tag, 0.0) + value
+        return values
+
+    def _trace(self, snapshot: ModelSnapshot, estimator: Estimator, point: Point) -> PoolTrace:
+        assert self.plan is not None
+        try:
+            return pool_trace(snapshot, self.plan, estimator, self.draws, point.generator)
+        except NotCovered as error:  # the module changed its structure, or reads these samples in another way
+            try:
+                self.plan = self._choose(snapshot, error.samples if isinstance(error, Misattributed) else None)
+                return pool_trace(snapshot, self.plan, estimator, self.draws, point.generator)
+            except NotCovered as again:
+                raise Unavailable(f"no engine gives exact per-sample gradients here: {again}") from again
+
+    @override
+    def settings(self) -> Mapping[str, object]:
+        return {"estimator": self.estimator}
+
+    @override
+    def is_logged(self, tag: str) -> bool:
+        return self.per_layer or not tag.startswith(LAYERS)
+
+    @override
+    def charts(self) -> Mapping[str, Chart]:
+        band = ("fisher/trace", "fisher/trace_low", "fisher/trace_high")
+        return {"Fisher trace (tr F) with its 95 % band": ("Margin", band)}
+
+    @override
+    def figures(self, record: Record) -> Mapping[str, Callable[[], Figure]]:
+        curves = {tag.removeprefix(LAYERS): curve for tag, curve in record.curves.items() if tag.startswith(LAYERS)}
+        if not curves:
+            return {}
+        return {"fisher/layers": partial(layer_heat_map, curves, "Fisher trace by module (tr F)", self.unit)}

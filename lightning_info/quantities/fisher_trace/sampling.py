@@ -1,0 +1,185 @@
+"""The trace of the Fisher information over the reference samples: forward passes, draws, one backward per draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Generator, Tensor
+
+from lightning_info.functional.fisher import (
+    TraceEstimate,
+    draw_samples,
+    exact_cotangents,
+    fisher_cotangent,
+    output_fisher_trace,
+    sampling_probabilities,
+    trace_estimate,
+)
+from lightning_info.gradients import Plan
+from lightning_info.gradients.contract import trainable
+from lightning_info.gradients.plan import coverage
+from lightning_info.gradients.real import as_real
+from lightning_info.replica.activations import Activation, Layer
+from lightning_info.replica.alone import Alone, NotItsOwn
+from lightning_info.replica.loss_recognition import Prediction
+from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
+
+COTANGENT = "cotangent"
+"""Name of the engine that needs no per-sample gradients."""
+GROUPS = 16
+
+Estimator = Literal["importance", "rademacher", "sampled", "exact", "empirical"]
+
+
+@dataclass
+class PoolTrace:
+    """Trace over the pool of reference samples.
+
+    Attributes:
+        estimate: The trace and its standard error beyond which the pool says nothing.
+        per_parameter: The contribution of each trainable parameter, by name; they sum to the trace.
+        coverage: Share of the trainable elements whose per-sample norm was computed exactly.
+    """
+
+    estimate: TraceEstimate
+    per_parameter: dict[str, float]
+    coverage: float
+
+
+def pool_trace(
+    snapshot: ModelSnapshot, plan: Plan, estimator: Estimator, draws: int | None, generator: Generator
+) -> PoolTrace:
+    """Estimate ``tr F`` (or the empirical trace) over the pool.
+
+    ``draws`` samples are drawn with replacement, with probability proportional to ``tr H(z_n)`` (empirical: to
+    ``‖∂loss_n/∂z‖²``) and a tenth uniform. If the pool is not larger, or for ``"exact"``, or with ``draws=None``, every
+    sample is taken once.
+
+    With the engine ``"cotangent"`` the samples taken go backward in sixteen groups, each with random signs: for a group
+    of m, ``‖sum_n s_n J_nᵀ u_n‖²`` has the expectation ``sum_n ‖J_nᵀ u_n‖²``, so that one backward pass a group is an
+    unbiased estimate without any per-sample gradient; the spread of the groups is the error.
+
+    Raises:
+        Unavailable: Outputs or gradients are not finite.
+        NotCovered: The plan's engine does not fit the replica any more, or (:class:`~.alone.Misattributed`) these
+            samples: one of those drawn goes through the replica alone, with whose norms the engine's are compared.
+    """
+    scores = _all_scores(snapshot, estimator)
+    size = len(scores)
+    index, probabilities = torch.arange(size), None
+    if draws is not None and draws < size and estimator != "exact":
+        distribution = sampling_probabilities(scores)
+        index = draw_samples(distribution, draws, generator=generator)
+        probabilities = distribution[index]
+    if plan.engine == COTANGENT:
+        factors = torch.ones(len(index)).double() if probabilities is None else (size * probabilities).rsqrt()
+        return _by_cotangents(snapshot, index, factors, estimator, generator)
+
+    columns: list[dict[str, Tensor]] = []
+    order: list[Tensor] = []
+    looked_at = int(snapshot.audit.spot * len(index))
+    for batch, places in snapshot.drawn(index):
+        prediction = snapshot.predictor(snapshot.module, batch)
+        cotangents = _cotangents(prediction, estimator, generator)
+        found = (places == looked_at).nonzero().flatten().tolist()
+        one = Alone(batch, found[0]) if found and len(places) > 1 else None
+        norms_here = plan.squared_norms(
+            snapshot.module, snapshot.outputs, batch, cotangents if one is None else one.noting(cotangents)
+        )
+        if one is not None:
+            _compare_alone(snapshot, one, prediction, norms_here)
+        columns.append(norms_here)
+        order.append(places)
+    norms = {name: torch.cat([column[name] for column in columns]).cpu() for name in columns[0]}
+
+    values = torch.stack(list(norms.values())).sum(0)
+    _check_finite(values, "samples")
+    probabilities = None if probabilities is None else probabilities[torch.cat(order)]
+    estimate = trace_estimate(values, probabilities, size)
+    if estimator == "exact":
+        estimate = TraceEstimate(estimate.trace, 0.0)
+    per_parameter = {name: trace_estimate(norm, probabilities, size).trace for name, norm in norms.items()}
+    return PoolTrace(estimate, per_parameter, coverage(snapshot.module, norms))
+
+
+def _compare_alone(snapshot: ModelSnapshot, one: Alone, whole: Prediction, norms: dict[str, Tensor]) -> None:
+    alone = snapshot.predictor(snapshot.module, one.part)
+    try:
+        one.compare_outputs(alone, whole)
+    except NotItsOwn as error:
+        raise Unavailable(str(error)) from error
+    one.compare_norms(snapshot.module, alone, norms)
+
+
+@dataclass(frozen=True)
+class SamplingScores:
+    """Reads what the probability of drawing a sample goes by; outputs are not kept."""
+
+    estimator: Estimator
+
+    layers: ClassVar[tuple[Layer, ...]] = ()
+
+    def __call__(self, prediction: Prediction, activations: Mapping[str, Activation]) -> dict[str, Tensor]:
+        """``scores`` and whether the outputs are ``finite``, ``(N,)`` each."""
+        outputs = prediction.outputs.detach()
+        finite = outputs.reshape(len(outputs), -1).isfinite().all(1)
+        return {"scores": scores_of(prediction, self.estimator), "finite": finite}
+
+
+def _all_scores(snapshot: ModelSnapshot, estimator: Estimator) -> Tensor:
+    read = snapshot.read(SamplingScores(estimator))
+    not_finite = int((~read["finite"]).sum())
+    if not_finite:
+        raise Unavailable(f"the outputs of {not_finite} of {snapshot.size} reference samples are not finite")
+    return read["scores"]
+
+
+def scores_of(prediction: Prediction, estimator: Estimator) -> Tensor:
+    """``tr H(z_n)``, or for the empirical Fisher the squared gradient of the loss in the outputs, ``(N,)``."""
+    if estimator == "empirical":
+        gradient = prediction.loss_gradient()
+        return gradient.reshape(len(gradient), -1).square().sum(1)
+    return output_fisher_trace(prediction.outputs, prediction.likelihood, prediction.mask)
+
+
+def _by_cotangents(
+    snapshot: ModelSnapshot, index: Tensor, factors: Tensor, estimator: Estimator, generator: Generator
+) -> PoolTrace:
+    parameters = trainable(snapshot.module)
+    order = torch.randperm(len(index), generator=generator)
+    groups = torch.tensor_split(order, min(GROUPS, len(index)))
+    signs = 2.0 * torch.randint(0, 2, (len(index),), generator=generator) - 1.0
+    weight = signs * factors * (len(groups) / len(index)) ** 0.5  # groups of another size count in proportion
+    rows = []
+    for group in groups:
+        total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        for batch, places in snapshot.drawn(index[group]):
+            prediction = snapshot.predictor(snapshot.module, batch)
+            (u,) = _cotangents(prediction, estimator, generator)
+            u = weight[group[places]].to(u).reshape(-1, *(1,) * (u.dim() - 1)) * u
+            outputs = prediction.outputs
+            gradients = torch.autograd.grad(outputs, list(parameters.values()), u.to(outputs), allow_unused=True)
+            for name, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    total[name] += gradient
+        rows.append(torch.stack([as_real(gradient).double().square().sum() for gradient in total.values()]))
+    norms = torch.stack(rows, 1).cpu()
+    _check_finite(norms.sum(0), "groups")
+    return PoolTrace(trace_estimate(norms.sum(0)), dict(zip(parameters, norms.mean(1).tolist(), strict=True)), 0.0)
+
+
+def _check_finite(values: Tensor, of: str) -> None:
+    if not values.isfinite().all():
+        raise Unavailable(f"the gradients of {int((~values.isfinite()).sum())} of {len(values)} {of} are not finite")
+
+
+def _cotangents(prediction: Prediction, estimator: Estimator, generator: Generator) -> Iterable[Tensor]:
+    if estimator == "empirical":
+        return [prediction.loss_gradient()]
+    outputs, likelihood, mask = prediction.outputs.detach(), prediction.likelihood, prediction.mask
+    if estimator == "exact":
+        return exact_cotangents(outputs, likelihood, mask)
+    return [fisher_cotangent(outputs, likelihood, estimator, generator=generator, mask=mask)]

@@ -1,0 +1,1 @@
+"""The information plane: estimates, their artefacts, and verdicts on compression."""

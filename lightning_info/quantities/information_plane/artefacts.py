@@ -1,0 +1,187 @@
+"""Numbers of the information plane that mean less than they seem, and what to say of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from torch import Generator, Tensor
+
+from lightning_info.functional.binning import shuffled_information
+from lightning_info.quantities.information_plane.estimates import Bounds, Estimate, Reading, codes
+from lightning_info.quantities.information_plane.labels import Labels
+
+MOST_CLAMPED = 0.01
+"""Share of activations outside of a given range beyond which it does not fit the layer."""
+_NARROW = 3
+"""Intervals that a layer must span for bins to resolve it."""
+_WIDE_GAP = 1.0
+"""Bits between the bounds of the mixture beyond which they say little."""
+
+
+@dataclass
+class LayerReading:
+    """One layer at one point under one estimate.
+
+    Attributes:
+        layer: Its label.
+        estimate: The estimate.
+        t: Activations ``(N, d)``, finite.
+        bounds: Ends of the bins; None without bins, and for integers.
+        reading: What the estimate reads.
+    """
+
+    layer: str
+    estimate: Estimate
+    t: Tensor
+    bounds: Bounds | None
+    reading: Reading
+
+
+@dataclass
+class PointContext:
+    """What all cases of a point have in common.
+
+    Attributes:
+        bins: Number of intervals.
+        labels: Of the samples.
+        generator: Of shuffled labels.
+    """
+
+    bins: int
+    labels: Labels | None
+    generator: Generator
+
+
+def near_ceiling(information: float, samples: int) -> bool:
+    """Within a bit of log2 N: almost every sample has a code of its own."""
+    return information > math.log2(samples) - 1
+
+
+def clamped(t: Tensor, bounds: Bounds) -> float:
+    """Share of the activations outside of the bins."""
+    return ((t < bounds[0]) | (t > bounds[1])).double().mean().item()
+
+
+def shuffled(case: LayerReading, setting: PointContext) -> float:
+    """I(T;Y) in bits where there is nothing to know: with shuffled labels; NaN unless all samples have one.
+
+    Args:
+        case: Of an estimate with bins, or of integers.
+        setting: See there.
+    """
+    labels = setting.labels
+    has_codes = case.bounds is not None or not case.t.is_floating_point()
+    if not has_codes or labels is None or labels.known is not None:
+        return math.nan
+    found = codes(case.t, setting.bins, case.bounds)
+    return shuffled_information(found, labels.y, repeats=2, generator=setting.generator).mean
+
+
+def _ceiling(cases: list[LayerReading], setting: PointContext) -> str | None:
+    bounded = [case for case in cases if case.estimate.has_ceiling]
+    hit = [case for case in bounded if near_ceiling(case.reading.I_XT, len(case.t))]
+    if not hit:
+        return None
+    return (
+        f"I(X;T) of {_layers(hit)} is within 1 bit of its ceiling, log2 N = {math.log2(len(hit[0].t)):.3g} bits "
+        f"({hit[0].estimate}): almost every sample has a code of its own, which says nothing about the layer. Fewer "
+        f"bins (or more noise) or more samples (num_samples) resolve more; such layers are drawn grey"
+    )
+
+
+def _memorised(cases: list[LayerReading], setting: PointContext) -> str | None:
+    hit, labels = [case for case in cases if case.reading.unique > 0.5], setting.labels
+    if not hit or labels is None or labels.known is not None or labels.entropy == 0:
+        return None
+    worst = max(hit, key=lambda case: case.reading.unique)
+    return (
+        f"more than half of the samples have a code of their own in {_layers(hit)}, so I(T;Y) comes from memorised "
+        f"bins, not from knowledge: {worst.layer!r} reads {worst.reading.I_TY:.3g} of H(Y) = {labels.entropy:.3g} "
+        f"bits, and {shuffled(worst, setting):.3g} bits with shuffled labels"
+    )
+
+
+def _sign_bit(cases: list[LayerReading], setting: PointContext) -> str | None:
+    hit = [case for case in cases if case.bounds is not None and _is_cut_in_two(case.t, case.bounds, setting.bins)]
+    if not hit:
+        return None
+    return (
+        f"all activations of {_layers(hit)} lie around one edge between two bins, so that I(X;T) reads little more "
+        f"than on which side of it a unit is: up to a spurious bit a unit, however small they are. Another number "
+        f"of bins has other edges (an odd one none in the middle), for example bins={setting.bins + 1}"
+    )
+
+
+def _starved(cases: list[LayerReading], setting: PointContext) -> str | None:
+    hit = [case for case in cases if case.bounds is not None and _is_starved(case, case.bounds, setting.bins)]
+    if not hit:
+        return None
+    return (
+        f"the activations of {_layers(hit)} span fewer than {_NARROW} of the {setting.bins} bins ({hit[0].estimate}): "
+        f"one range for all layers starves those with small activations; bin_range='global' has one for each layer"
+    )
+
+
+def _outside(cases: list[LayerReading], setting: PointContext) -> str | None:
+    given = [
+        case for case in cases if case.bounds is not None and case.estimate.bin_range not in ("global", "adaptive")
+    ]
+    hit = [case for case in given if case.bounds is not None and clamped(case.t, case.bounds) > MOST_CLAMPED]
+    if not hit:
+        return None
+    return (
+        f"more than {MOST_CLAMPED:.0%} of the activations of {_layers(hit)} lie outside of the bins and are counted in "
+        f"the outermost ones ({hit[0].estimate}); that can look like compression. (-1, 1) is for tanh; "
+        f"bin_range='global' fits any activation"
+    )
+
+
+def _wide(cases: list[LayerReading], setting: PointContext) -> str | None:
+    hit = [case for case in cases if case.reading.low is not None and _gap(case.reading) > _WIDE_GAP]
+    if not hit:
+        return None
+    return (
+        f"the bounds of the mixture lie up to {max(_gap(case.reading) for case in hit):.2g} bits apart in "
+        f"{_layers(hit)}; the sampling estimate between them is closer, as long as it is below log2 N - 4"
+    )
+
+
+ARTEFACTS: dict[str, Callable[[list[LayerReading], PointContext], str | None]] = {
+    "ceiling": _ceiling,
+    "memorised": _memorised,
+    "sign bit": _sign_bit,
+    "starved": _starved,
+    "outside": _outside,
+    "bounds": _wide,
+}
+"""What can be seen at a point, by kind; each gives a message or None."""
+
+
+def _is_cut_in_two(t: Tensor, bounds: Bounds, bins: int) -> bool:
+    width = (bounds[1] - bounds[0]) / bins
+    if not 0 < width < math.inf:  # beyond what float64 tells apart
+        return False
+    low, high = t.min().item(), t.max().item()
+    edge = bounds[0] + width * round((low / 2 + high / 2 - bounds[0]) / width)
+    inner = bounds[0] + width / 2 < edge < bounds[1] - width / 2
+    return inner and low < edge < high and max(edge - low, high - edge) < width / 2
+
+
+def _is_starved(case: LayerReading, bounds: Bounds, bins: int) -> bool:
+    if case.estimate.bin_range in ("global", "adaptive"):
+        return False
+    return 0 < (case.t.max() - case.t.min()).item() < _NARROW * (bounds[1] - bounds[0]) / bins
+
+
+def _gap(reading: Reading) -> float:
+    assert reading.low is not None
+    assert reading.high is not None
+    return reading.high[0] - reading.low[0]
+
+
+def _layers(cases: Iterable[LayerReading], most: int = 4) -> str:
+    names = list(dict.fromkeys(repr(case.layer) for case in cases))
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ("layer " if len(names) == 1 else "layers ") + ", ".join(names[:most]) + rest

@@ -1,0 +1,122 @@
+"""What the information plane needs of a forward pass: a few units a layer, and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from lightning_info.functional.codes import row_hashes
+from lightning_info.quantities.information_plane.labels import IGNORED
+from lightning_info.replica.activations import LOSS, Activation, Layer, is_discrete, masks_of
+from lightning_info.replica.loss_recognition import Prediction
+
+MOST_UNITS = 12
+"""Wider layers are projected."""
+MOST_LABELS = 39
+"""Of a sample with masked labels that become one class, which has three values for each."""
+TARGETS = "targets"
+
+
+@dataclass(frozen=True)
+class LayerFeatures:
+    """Reads the units of some layers, of wide ones a random projection, and the targets.
+
+    Args:
+        layers: The layers.
+        directions: Of the projection of layers with more than :data:`MOST_UNITS` units.
+        seed: Of the projection.
+    """
+
+    layers: tuple[Layer, ...]
+    directions: int
+    seed: int
+
+    def __call__(self, prediction: Prediction, activations: Mapping[str, Activation]) -> dict[str, Tensor]:
+        """``units/<layer>``, ``shown/<layer>`` and, where a sample has one target, ``targets``."""
+        read = {}
+        for label, activation in activations.items():
+            read[f"units/{label}"] = self.project(activation.units)
+            read[f"shown/{label}"] = activation.shown
+        targets = _targets(prediction)
+        if targets is not None:
+            read[TARGETS] = targets
+        return read
+
+    def project(self, units: Tensor) -> Tensor:
+        """At most :data:`MOST_UNITS` units, ``(N, d)``: orthonormal random combinations of more, a hash of integers."""
+        width = units.shape[1]
+        if width <= MOST_UNITS:
+            return units
+        if is_discrete(units):
+            return row_hashes(units).unsqueeze(1)
+        projected: Tensor = units @ _directions(width, self.directions, self.seed).to(units)
+        return projected
+
+
+@lru_cache(maxsize=64)
+def _directions(width: int, count: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed((1_000_003 * seed + width) % 2**63)
+    normal = torch.randn(width, min(count, width), generator=generator, dtype=torch.float64)
+    directions: Tensor = torch.linalg.qr(normal).Q
+    return directions
+
+
+def padding_row(layers: Sequence[Layer], prediction: Prediction) -> tuple[str, bool]:
+    """What is said of padding in the means over positions; empty if there is nothing to say.
+
+    Args:
+        layers: The layers.
+        prediction: For a few samples.
+
+    Returns:
+        The text, and whether padding that is known of enters the means of some layers.
+    """
+    said = []
+    for source in dict.fromkeys(layer.padding for layer in layers if layer.padding):
+        which = ", ".join(layer.label for layer in layers if layer.padding == source)
+        said.append(f"left out of the means over positions of {which}, by {source}")
+    entered = [layer.label for layer in layers if layer.positions and not layer.padding]
+    has_positions = prediction.likelihood == "categorical" or len(prediction.positions) > 2
+    known = [
+        mask.name
+        for mask in masks_of(prediction)
+        if not bool(mask.kept.all())
+        and (mask.name != LOSS or has_positions or LOSS in (layer.padding for layer in layers))
+    ]
+    if entered and known:
+        said.append(
+            f"positions that {known[0]} leaves out enter the means over positions of {', '.join(entered)}, which have "
+            f"another number of them: how much a batch is padded then shows there"
+        )
+    return "; ".join(said), bool(entered and known)
+
+
+def _targets(prediction: Prediction) -> Tensor | None:
+    """Classes ``(N,)``, labels of several outputs ``(N, k)`` in {0, 1}, or continuous targets ``(N, k)``.
+
+    What the loss leaves out is a value of its own of labels, and 0 of continuous targets; a sample of which it leaves
+    out all has no label.
+    """
+    y, mask = prediction.targets, prediction.mask
+    if y is None:
+        return None
+    if prediction.likelihood == "categorical":
+        if y.is_floating_point():
+            y = y.argmax(-1)
+        if mask is not None:
+            y = torch.where(mask, y, IGNORED)
+        return y.flatten() if y.numel() == len(y) else None
+    y = y.flatten(1) if y.dim() > 1 else y.unsqueeze(1)
+    kept = None if mask is None or mask.numel() != y.numel() else mask.reshape(y.shape)
+    if prediction.likelihood == "bernoulli":
+        labels = (y > 0.5).long()
+        if kept is None or y.shape[1] > MOST_LABELS:
+            return labels if kept is None else labels * kept
+        codes = ((labels + 1) * kept * 3 ** torch.arange(y.shape[1], device=y.device)).sum(1)
+        return torch.where(kept.any(1), codes, IGNORED)
+    y = y.double()
+    return y if kept is None else torch.where(kept, y, 0.0).masked_fill(~kept.any(1, keepdim=True), torch.nan)

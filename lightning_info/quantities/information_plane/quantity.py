@@ -1,0 +1,334 @@
+"""``InformationPlane``: I(X;T) and I(T;Y) of the layers T over training, their artefacts, and verdicts at the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_info import validation
+from lightning_info.figures.information_plane import PlaneCurve, information_plane
+from lightning_info.functional.compression import FALL
+from lightning_info.quantities.information_plane.arguments import estimates
+from lightning_info.quantities.information_plane.artefacts import (
+    ARTEFACTS,
+    MOST_CLAMPED,
+    LayerReading,
+    PointContext,
+    shuffled,
+)
+from lightning_info.quantities.information_plane.estimates import (
+    BinRange,
+    Bounds,
+    Estimate,
+    EstimatorName,
+    EstimatorSettings,
+)
+from lightning_info.quantities.information_plane.features import MOST_UNITS, TARGETS, LayerFeatures, padding_row
+from lightning_info.quantities.information_plane.labels import Labels, describe_targets, labels_of
+from lightning_info.quantities.information_plane.trajectory import Plane, Trajectory
+from lightning_info.quantities.information_plane.verdicts import CompressionVerdict, is_saturated, judge
+from lightning_info.quantities.quantity import Point, Quantity, Record, Warn
+from lightning_info.replica.activations import Layer
+from lightning_info.replica.layer_selection import LayerNames, find_layers
+from lightning_info.replica.snapshot import ModelSnapshot
+from lightning_info.replica.timing import seconds
+from lightning_info.reporting.layout import Chart
+from lightning_info.reporting.table import Curve, lost_since, verdict_table
+
+SHUFFLED = "info_plane_shuffled"
+"""First part of the tags of I(T;Y) with shuffled labels."""
+GROWTH = 2.0
+"""Factor by which a layer's range may grow since its first point before the finer bins of then are worth a word."""
+
+
+class InformationPlane(Quantity):
+    """See :class:`~.InfoPlaneCallback` for the arguments.
+
+    Attributes:
+        verdicts: Layer -> how far I(X;T) fell under each range or estimator, known at the end, and in words.
+    """
+
+    name = "info_plane"
+    unit = "bits"
+
+    _shown: dict[str, Tensor]  # activations of the last point for histograms
+    _first_width: dict[str, float]  # of each layer's range
+    _told: set[str]  # kinds of artefacts
+
+    def __init__(
+        self,
+        layers: LayerNames | None,
+        estimator: EstimatorName | Sequence[EstimatorName],
+        bins: int,
+        bin_range: BinRange | Sequence[BinRange],
+        noise: float,
+        noise_variance: float | None,
+        directions: int,
+        seed: int,
+    ) -> None:
+        self.layers, self.bins, self.directions, self.seed = layers, bins, directions, seed
+        self._estimator, self._bin_range = estimator, bin_range
+        self.method = EstimatorSettings(bins, noise, noise_variance)
+        self.reset()
+
+    @override
+    def check(self, owner: str) -> None:
+        validation.positive_integer(owner, "bins", self.bins, 30)
+        validation.positive_integer(owner, "directions", self.directions, 2)
+        validation.positive_number(owner, "noise", self.method.noise, 0.1)
+        if self.method.noise_variance is not None:
+            validation.positive_number(owner, "noise_variance", self.method.noise_variance, 0.1)
+        self.estimates = estimates(owner, self._estimator, self._bin_range)
+
+    @override
+    def reset(self) -> None:
+        self._trajectory = Trajectory()
+        self._features = LayerFeatures((), 1, 0)
+        self._shown, self._first_width, self._told = {}, {}, set()
+        self.verdicts: dict[str, CompressionVerdict] = {}
+
+    # ---- before the first step
+
+    @override
+    def prepare(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, str]:
+        batch = snapshot.to_device(snapshot.groups[0])
+        layers, left_out = find_layers(snapshot.module, snapshot.predictor, batch, self.layers)
+        self._features = LayerFeatures(tuple(layers), self.directions, self.seed)
+        targets = snapshot.on(snapshot.groups).read(self._features).get(TARGETS)
+        kinds = ("I_XT",) if targets is None else ("I_XT", "I_TY")
+        families = [family for estimate in self.estimates for family in estimate.families]
+        names = [layer.label for layer in layers]
+        self.tags = tuple(f"{family}/{kind}/{name}" for family in families for kind in kinds for name in names)
+        if self.estimates[0].bin_range is not None and targets is not None:
+            self.tags += tuple(f"{SHUFFLED}/I_TY/{name}" for name in names)
+        shown = "info_plane_final" if self.estimates[0].bin_range == "global" else "info_plane"
+        self.table = tuple((f"{shown}/I_XT/{name}", None) for name in names)
+        binned = f"; {self.bins} bins" if any(estimate.bin_range for estimate in self.estimates) else ""
+        rows = {
+            "measures": f"{', '.join(kinds)} in bits: {'; '.join(map(str, self.estimates))}{binned}",
+            "layers": "; ".join(map(self._describe, layers)),
+            "labels": describe_targets(targets, self.bins),
+        }
+        padding, enters = padding_row(layers, snapshot.predictor(snapshot.module, batch))
+        if padding:
+            rows["padding"] = padding
+        if enters:
+            point.warn(padding, "padding")
+        if left_out:
+            rows["left out"] = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3])
+        return rows
+
+    def _describe(self, layer: Layer) -> str:
+        if layer.is_discrete:
+            how = f", a hash of them, as more than {MOST_UNITS}" if layer.units > MOST_UNITS else ""
+            return f"{layer.label} ({layer.kind}, exact codes of {layer.units} integers together{how})"
+        what = "channel means" if layer.positions else "units"
+        reduced = f" as {self.directions} random combinations" if layer.units > MOST_UNITS else ""
+        return f"{layer.label} ({f'{layer.kind}, ' if layer.kind else ''}{layer.units} {what}{reduced})"
+
+    @override
+    def cost(self, snapshot: ModelSnapshot, samples: int) -> float:
+        few = snapshot.first(snapshot.chunk)
+        cost = seconds(lambda: few.read(self._features), snapshot.device) * samples / few.size
+        repeated, y = torch.arange(samples) % few.size, Labels(torch.arange(samples) % 2)
+        for layer in self._features.layers:
+            t = few.read(self._features)[f"units/{layer.label}"][repeated]
+            for estimate in self.estimates:
+                cost += seconds(partial(estimate.read, t, y, _ends(t), self.method), t.device)
+        return cost
+
+    # ---- a point
+
+    @override
+    def statistics(self) -> list[LayerFeatures]:
+        return [self._features]
+
+    @override
+    def measure(self, snapshot: ModelSnapshot, point: Point) -> dict[str, float]:
+        step = point.step
+        read = snapshot.read(self._features)
+        names = [layer.label for layer in self._features.layers if f"units/{layer.label}" in read]
+        activations = {name: read[f"units/{name}"] for name in names}
+        self._shown = {name: read[f"shown/{name}"] for name in names}
+        labels = self._labels(read.get(TARGETS), point.warn)
+        if not self._trajectory.fits(labels, snapshot.size):  # other samples than before
+            self._trajectory = Trajectory()
+        self._trajectory.add(step, activations, labels, snapshot.size)
+        values, cases = dict.fromkeys(self.tags, math.nan), []
+        for layer in self._features.layers:
+            name, t = layer.label, activations.get(layer.label)
+            if t is None or not t.isfinite().all():
+                what = "has activations that are not finite"
+                if t is None:
+                    what = "did not run for all samples as at the start"
+                if name in snapshot.audit.mixed:
+                    what = "gives a sample other activations beside others than alone, or those of another sample,"
+                point.warn(f"layer {name!r} {what} at step {step} (NaN)", f"{what} {name}")
+                continue
+            for estimate in self.estimates:
+                seen = self._trajectory.ranges[name]
+                reading = estimate.read(t, labels, seen, self.method, point.generator)
+                values |= {tag: value for tag, value in estimate.tagged(reading, name).items() if tag in values}
+                cases.append(LayerReading(name, estimate, t, estimate.bounds(t, seen), reading))
+        setting = PointContext(self.bins, labels, point.generator)
+        for case in cases:
+            tag = f"{SHUFFLED}/I_TY/{case.layer}"
+            if tag in values and case.estimate is self.estimates[0]:
+                values[tag] = shuffled(case, setting)
+        self._warn(cases, setting, point.warn)
+        return values
+
+    def _labels(self, targets: Tensor | None, warn: Warn) -> Labels | None:
+        if targets is None:
+            return None
+        labels = labels_of(targets, self.bins)
+        if labels is None:
+            warn(
+                "targets are not finite, or more than half of the samples have one like no other's: no I(T;Y) (NaN)",
+                "targets",
+            )
+        elif labels.entropy == 0 and labels.known is None:
+            warn("all reference samples have one label: I(T;Y) is 0, as H(Y) is", "one class")
+        return labels
+
+    def _warn(self, cases: list[LayerReading], setting: PointContext, warn: Warn) -> None:
+        for kind in ARTEFACTS.keys() - self._told:
+            message = ARTEFACTS[kind](cases, setting)
+            if message is not None:
+                self._told.add(kind)
+                warn(message, kind)
+        for case in cases:
+            if case.estimate.bin_range == "global" and case.bounds is not None:
+                width = case.bounds[1] - case.bounds[0]
+                if width > GROWTH * self._first_width.setdefault(case.layer, width):
+                    warn(
+                        f"the range of {case.layer!r} has grown more than {GROWTH:g} times since its first point; what "
+                        f"was logged until now was measured in finer bins. At the end of fit info_plane_final/... has "
+                        f"whole curves in the bins of the range over all of training; the figure always has",
+                        "growth",
+                    )
+
+    # ---- looking back
+
+    def planes(self, bin_range: BinRange) -> Plane:
+        """The curves by binning under any range, see :meth:`~.InfoPlaneCallback.curves`."""
+        return self._trajectory.curves(Estimate("", "binning", bin_range), self.method)
+
+    def _measured_curves(self, estimate: Estimate, record: Record) -> Plane:
+        plane: Plane = {}
+        for layer in self._features.layers:
+            x, y = (dict(record.curves.get(f"{estimate.family}/{kind}/{layer.label}", ())) for kind in ("I_XT", "I_TY"))
+            plane[layer.label] = [(step, x[step], y.get(step, math.nan)) for step in sorted(x)]
+        return plane
+
+    @override
+    def finish(self, record: Record, point: Point) -> Mapping[str, Curve]:
+        measured = {e: self._measured_curves(e, record) for e in self.estimates if e.bin_range is None}
+        self.verdicts = judge(self._trajectory, self.estimates, self.method, measured)
+        for name, judgement in self.verdicts.items():
+            since = lost_since(record.curves.get(f"{self.estimates[0].family}/I_XT/{name}", ()))
+            if since is not None:  # a fall to the end is not known
+                falls = dict.fromkeys(judgement.falls, math.nan)
+                self.verdicts[name] = CompressionVerdict(falls, f"lost since step {since}")
+        torn = [repr(name) for name, judgement in self.verdicts.items() if judgement.verdict.startswith("depends")]
+        if torn:
+            point.warn(
+                f"whether {', '.join(torn)} compress{'es' if len(torn) == 1 else ''} depends on the range of the bins "
+                f"or the estimator; see the verdicts at the end",
+                "torn",
+            )
+        curves: dict[str, Curve] = {}
+        for estimate in self.estimates:
+            for name, points in self.planes("global").items() if estimate.bin_range == "global" else ():
+                curves[f"{estimate.family}_final/I_XT/{name}"] = [(step, x) for step, x, _ in points]
+                if self._trajectory.labels is not None:
+                    curves[f"{estimate.family}_final/I_TY/{name}"] = [(step, y) for step, _, y in points]
+        return curves
+
+    @override
+    def closing_text(self, record: Record) -> str:
+        if not self.verdicts:
+            return ""
+        falls = {name: judgement.falls for name, judgement in self.verdicts.items()}
+        table = verdict_table(falls, {name: judgement.verdict for name, judgement in self.verdicts.items()})
+        return (
+            f"\nBits from the peak of I(X;T) to its end, by the range of the bins\n{table}\n"
+            f"A fall of {FALL} bits counts; -: more than {MOST_CLAMPED:.0%} of the activations lie outside.\n"
+            f"One run is no evidence: other seeds differ."
+        )
+
+    @override
+    def charts(self) -> Mapping[str, Chart]:
+        charts: dict[str, Chart] = {}
+        for estimate in self.estimates:
+            for kind, title in (("I_XT", "I(X;T)"), ("I_TY", "I(T;Y)")):
+                tags = [tag for tag in self.tags if tag.startswith(f"{estimate.family}/{kind}/")]
+                if tags:
+                    charts[f"{title} by layer, bits ({estimate})"] = ("Multiline", tags)
+        return charts
+
+    @override
+    def histograms(self) -> Mapping[str, Tensor]:
+        return {f"activations/{name}": shown for name, shown in self._shown.items()}
+
+    @override
+    def figures(self, record: Record) -> Mapping[str, Callable[[], Figure]]:
+        drawn = self.estimates if self._trajectory.points else ()
+        return {f"{estimate.family}/plane": partial(self._plane, estimate, record) for estimate in drawn}
+
+    def _plane(self, estimate: Estimate, record: Record) -> Figure:
+        is_global, samples, labels = estimate.bin_range == "global", self._trajectory.samples, self._trajectory.labels
+        plane = self.planes("global") if is_global else self._measured_curves(estimate, record)
+        for points in plane.values():  # of points without a value no activations are kept
+            last = points[-1][0] if points else -1
+            points += [(step, math.nan, math.nan) for step in sorted(record.epochs) if step > last]
+        how = "binning, global range (over training)" if is_global else str(estimate)
+        bins = f", {self.bins} bins" if estimate.bin_range is not None else ""
+        bounded = estimate.has_ceiling and samples > 0
+        chance = [record.curves.get(f"{SHUFFLED}/I_TY/{name}", [(0, math.nan)])[-1][1] for name in plane]
+        known = estimate is self.estimates[0] and any(map(math.isfinite, chance))
+        return information_plane(
+            [
+                PlaneCurve(name, points, bounded and is_saturated((x for _, x, _ in points), samples))
+                for name, points in plane.items()
+            ],
+            title=f"Information plane: {how}{bins}, {samples} samples",
+            ceiling_x=math.log2(samples) if bounded else math.inf,
+            ceiling_y=math.inf if labels is None else labels.entropy,
+            epochs=record.epochs,
+            caption=f"I(T;Y) at the end with shuffled labels: {', '.join(f'{c:.2g}' for c in chance)}" if known else "",
+        )
+
+    # ---- state
+
+    @override
+    def settings(self) -> Mapping[str, object]:
+        first = self.estimates[0]  # tags of further ones have their names
+        settings = {"estimator": str(first), "directions": self.directions, "seed": self.seed}
+        ranges = {estimate.bin_range for estimate in self.estimates}
+        if ranges != {None}:
+            settings["bins"] = self.bins
+        if None in ranges:
+            settings |= {"noise": self.method.noise, "noise_variance": self.method.noise_variance}
+        return settings
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"trajectory": self._trajectory.state(), "first_width": dict(self._first_width)}
+
+    @override
+    def load_state_dict(self, state: Mapping[str, Any], same_settings: bool) -> None:
+        if same_settings:
+            self._trajectory = Trajectory.restored(state["trajectory"])
+            self._first_width = dict(state["first_width"])
+
+
+def _ends(t: Tensor) -> Bounds:
+    return t.min().item(), t.max().item()

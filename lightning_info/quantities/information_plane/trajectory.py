@@ -1,0 +1,104 @@
+"""The activations of a run's points, as far as memory allows: the range over all of training is known at its end."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from lightning_info.quantities.information_plane.estimates import Bounds, Estimate, EstimatorSettings
+from lightning_info.quantities.information_plane.labels import Labels
+
+LARGEST = 1 << 26
+"""Bytes of activations that are kept, 64 MiB; beyond that every second point is let go."""
+MOST_POINTS = 200
+"""Points of a curve that is computed anew; of more, every second, fourth, ..."""
+
+Plane = dict[str, list[tuple[int, float, float]]]
+"""``layer -> [(step, I(X;T), I(T;Y)), ...]``, NaN where there is no value."""
+
+
+class Trajectory:
+    """Activations of the same samples at the measured points.
+
+    Attributes:
+        points: ``step -> layer -> (N, d)``, in the order of measuring; the last one is always there.
+        ranges: The smallest and largest activation of each layer over all points, those let go included.
+        labels: Of the samples.
+        samples: N; 0 before the first point.
+    """
+
+    def __init__(self) -> None:
+        self.points: dict[int, dict[str, Tensor]] = {}
+        self.ranges: dict[str, Bounds] = {}
+        self.labels: Labels | None = None
+        self.samples = 0
+        self._every = 1  # of the points, every how manyth is kept
+        self._count = 0
+
+    def fits(self, labels: Labels | None, samples: int) -> bool:
+        """Whether points of such samples go on with this trajectory."""
+        if not self.samples:
+            return True
+        same = labels is self.labels is None or (labels is not None and labels.equal(self.labels))
+        return same and samples == self.samples
+
+    def add(self, step: int, activations: dict[str, Tensor], labels: Labels | None, samples: int) -> None:
+        """Take a point; values that are not finite take no part in the range."""
+        self.labels, self.samples = labels, samples
+        for layer, values in activations.items():
+            finite = values[values.isfinite()]
+            if len(finite):
+                low, high = self.ranges.get(layer, (math.inf, -math.inf))
+                self.ranges[layer] = min(low, finite.min().item()), max(high, finite.max().item())
+        last = next(reversed(self.points), None)
+        if last is not None and (self._count - 1) % self._every:  # it was there for being the last only
+            del self.points[last]
+        self.points[step] = {layer: values.clone() for layer, values in activations.items()}
+        self._count += 1
+        while self._bytes() > LARGEST and len(self.points) > 2:
+            self._every *= 2
+            steps = list(self.points)
+            kept = {*steps[::2], steps[-1]}
+            self.points = {step: self.points[step] for step in steps if step in kept}
+
+    def curves(self, estimate: Estimate, method: EstimatorSettings) -> Plane:
+        """All kept points under one estimate, the global range being that of all points."""
+        steps = sorted(self.points)
+        every = 2 ** max(0, math.ceil(math.log2(max(1, len(steps)) / MOST_POINTS)))
+        plane: Plane = {}
+        for i, step in enumerate(steps):
+            if i % every == 0 or i == len(steps) - 1:
+                for layer, t in self.points[step].items():
+                    pair = (math.nan, math.nan)
+                    if t.isfinite().all():
+                        pair = estimate.read(t, self.labels, self.ranges[layer], method)[:2]
+                    plane.setdefault(layer, []).append((step, *pair))
+        return plane
+
+    def _bytes(self) -> int:
+        leaves = (values for point in self.points.values() for values in point.values())
+        return sum(values.numel() * values.element_size() for values in leaves)
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "points": {step: dict(point) for step, point in self.points.items()},
+            "ranges": {layer: list(bounds) for layer, bounds in self.ranges.items()},
+            "labels": None if self.labels is None else self.labels.y,
+            "samples": self.samples,
+            "every": self._every,
+            "count": self._count,
+        }
+
+    @classmethod
+    def restored(cls, state: dict[str, Any]) -> Trajectory:
+        """What :meth:`state` gave."""
+        trajectory = cls()
+        trajectory.points = {int(step): dict(point) for step, point in state["points"].items()}
+        trajectory.ranges = {layer: (float(low), float(high)) for layer, (low, high) in state["ranges"].items()}
+        trajectory.labels = None if state["labels"] is None else Labels(state["labels"])
+        trajectory.samples = int(state["samples"])
+        trajectory._every, trajectory._count = int(state["every"]), int(state["count"])
+        return trajectory

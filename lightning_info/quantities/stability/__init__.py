@@ -1,0 +1,1 @@
+"""How far two trainings are apart that differ in one sample."""

@@ -1,0 +1,50 @@
+"""What the mathematics asks of a run: the number of training samples, and the optimiser's step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning_info.functional.free_energy import temperature
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """Facts of a training at a point; without arguments nothing is known of one.
+
+    Attributes:
+        training_samples: Of an epoch: the size of the data set, or fewer where its batches are limited; NaN if the
+            data have no length.
+        batch_size: Samples that go into one optimiser step, over accumulated batches and processes.
+        group: The first parameter group of the optimisers; empty if there is none.
+    """
+
+    training_samples: float = math.nan
+    batch_size: int = 1
+    group: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, trainer: Any, samples_in_batch: int) -> TrainingSetup:
+        """Read them off a trainer, whose batches hold so many samples."""
+        together = samples_in_batch * trainer.world_size
+        try:
+            size = float(len(trainer.train_dataloader.dataset))
+        except (AttributeError, TypeError):  # several loaders, or a data set without a length
+            size = math.inf
+        samples = min(size, trainer.num_training_batches * together)
+        groups = (group for optimizer in trainer.optimizers for group in optimizer.param_groups)
+        return cls(
+            samples if 0 < samples < math.inf else math.nan,
+            together * trainer.accumulate_grad_batches,
+            dict(next(groups, {})),
+        )
+
+    @property
+    def temperature(self) -> float:
+        """Of the optimiser at its present learning rate; NaN without one."""
+        if "lr" not in self.group:
+            return math.nan
+        momentum, dampening = (float(self.group.get(name, 0.0)) for name in ("momentum", "dampening"))
+        return temperature(float(self.group["lr"]), self.batch_size, momentum, dampening)

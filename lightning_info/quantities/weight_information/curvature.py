@@ -1,0 +1,392 @@
+"""The Fisher information of the weights as the information in them needs it: its spectrum, and noise with ``Σ*``.
+
+Four ways, chosen by size before the first step and named to the user:
+
+- ``"matrix"``: all k x k elements, for few weights;
+- ``"gram"``: the exact rows of some samples, every output of each, by their Gram matrix;
+- ``"lanczos"``: products with F only, for more outputs than rows can be had of; random probes, with an error;
+- ``"diagonal"``: the diagonal of F in place of F, where nothing else fits, or if asked for; also for modules without
+  second derivatives, which drawing the noise takes in the two ways before it.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, cast
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lightning_info.functional.fisher import exact_cotangents, fisher_cotangent
+from lightning_info.functional.lanczos import Eigenpairs, converged, lanczos, quadrature, runs
+from lightning_info.functional.likelihoods import LikelihoodName
+from lightning_info.functional.spectrum import Spectrum
+from lightning_info.functional.spectrum_bracket import SpectrumBracket
+from lightning_info.functional.weight_noise import diagonal_noise, full_noise, lanczos_noise, low_rank_noise
+from lightning_info.gradients.batches import num_samples, take
+from lightning_info.gradients.contract import NotCovered, trainable
+from lightning_info.gradients.fisher_products import FisherProducts
+from lightning_info.gradients.gram import GramPlan, choose_gram_engine
+from lightning_info.gradients.plan import CHECK_SAMPLES
+from lightning_info.gradients.real import sizes
+from lightning_info.gradients.row_matrix import RowEngineName, outer_products
+from lightning_info.gradients.row_products import RowProducts
+from lightning_info.replica.prediction import Prediction
+from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
+
+T = TypeVar("T")
+CurvatureName = Literal["matrix", "gram", "lanczos", "diagonal"]
+
+MATRIX_WEIGHTS = 1024
+"""Weights up to which the whole matrix is made: its decomposition takes less than that of all rows' Gram matrix."""
+MOST_ROWS = 1280
+"""Rows of a Gram matrix at most: 128 samples of ten classes, decomposed in half a second; twice as many take four."""
+PRODUCTS = 5e12
+"""Multiply-adds, k R² for R rows, that a Gram matrix may take."""
+FEWEST_SAMPLES = 16
+"""With fewer samples than this in the Gram matrix, Lanczos over all of them says more."""
+EXACT_OUTPUTS = 32
+"""Outputs of a sample up to which the diagonal takes all of them."""
+STEPS, PROBES = 32, 4
+"""Of Lanczos: 1-3 % off in the KL of small trained nets, by 640 forward and backward passes (tests/benchmarks)."""
+BASIS = 1 << 33
+"""Bytes that its vectors may take (8 GiB, 16 million weights); beyond there is the diagonal."""
+
+Noise = Callable[[float, float], Tensor]
+"""``(β, λ) -> (k,)``: the noise of one z; on the device of the weights, float64."""
+
+
+@dataclass
+class Curvature(ABC):
+    """F of the mean over some samples.
+
+    Attributes:
+        snapshot: With exactly these samples, and a private replica.
+        spectra: Of F; several if they are random estimates, of which the mean counts.
+    """
+
+    snapshot: ModelSnapshot
+    spectra: list[Spectrum]
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """All spectra as one."""
+        return Spectrum.average(self.spectra) if len(self.spectra) > 1 else self.spectra[0]
+
+    @abstractmethod
+    def noise(self, z: Tensor, training_samples: float) -> Noise:
+        """Weight noise for the summed loss of N training samples, of which these stand for all.
+
+        Args:
+            z: ``(k,)``, standard normal, on the CPU.
+            training_samples: N.
+        """
+
+
+@dataclass
+class MatrixCurvature(Curvature):
+    """By all eigenvalues and eigenvectors ``(k, k)`` of F."""
+
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+
+    def noise(self, z: Tensor, training_samples: float) -> Noise:  # noqa: D102
+        h, z = training_samples * self.eigenvalues, z.to(self.eigenvalues)
+        return lambda beta, lambda_: full_noise(z, h, self.eigenvectors, beta, lambda_)
+
+
+@dataclass
+class GramCurvature(Curvature):
+    """By eigenvalues and eigenvectors ``(R, R)`` of the Gram matrix of the rows."""
+
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+
+    def noise(self, z: Tensor, training_samples: float) -> Noise:  # noqa: D102
+        mu, u, scale = self.eigenvalues, self.eigenvectors, training_samples / self.snapshot.size
+        z = z.to(mu)
+        along = torch.cat([products(z) for products in self._products()])
+        return lambda beta, lambda_: low_rank_noise(z, along, self._transposed, mu, u, beta, lambda_, scale=scale)
+
+    def _products(self) -> Iterator[RowProducts]:
+        for batch in self.snapshot.parts():
+            columns = _columns(self.snapshot.predictor(self.snapshot.module, batch))
+            with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
+                products = RowProducts(self.snapshot.module, self.snapshot.outputs, batch, columns)
+            yield products
+
+    def _transposed(self, v: Tensor) -> Tensor:
+        total, first = torch.zeros(self.spectrum.weights, dtype=torch.float64, device=v.device), 0
+        for products in self._products():
+            count = products.columns.shape[0] * products.columns.shape[1]
+            total += products.transposed(v[first : first + count])
+            first += count
+        return total
+
+
+@dataclass
+class LanczosCurvature(Curvature):
+    """By products with F, and the eigenvectors found on the way.
+
+    Attributes:
+        bracket: The mean of the spectra by the rule in use and by Gauss' rule, between which the truth lies.
+    """
+
+    product: FisherProducts
+    known: Eigenpairs
+    bracket: SpectrumBracket
+
+    def noise(self, z: Tensor, training_samples: float) -> Noise:  # noqa: D102
+        run = lanczos(self.product, z.to(self.known.vectors), STEPS, self.known)
+        return lambda beta, lambda_: lanczos_noise(run, beta, lambda_, scale=training_samples)
+
+
+@dataclass
+class DiagonalCurvature(Curvature):
+    """By the diagonal ``(k,)`` of F."""
+
+    diagonal: Tensor
+
+    def noise(self, z: Tensor, training_samples: float) -> Noise:  # noqa: D102
+        z = z.to(self.diagonal)
+        return lambda beta, lambda_: diagonal_noise(z, training_samples * self.diagonal, beta, lambda_)
+
+
+@dataclass
+class CurvaturePlan:
+    """How F will be measured.
+
+    Attributes:
+        name: One of the four ways.
+        samples: How many it is of; for ``"gram"`` the first of the largest group of equal shapes.
+        each: Outputs of a sample, which are its rows.
+        weights: k, when it was chosen.
+        rows: Who makes the rows; None for ``"lanczos"``.
+    """
+
+    name: CurvatureName
+    samples: int
+    each: int
+    weights: int
+    rows: GramPlan | None
+
+    @property
+    def size(self) -> int:
+        """Of the matrix whose eigenvectors are taken; 0 if there is none."""
+        return {"gram": self.samples * self.each, "matrix": self.weights}.get(self.name, 0)
+
+    def describe(self) -> str:
+        """For the user."""
+        of = f"F of {self.samples} samples"
+        return {
+            "matrix": f"all elements of {of}, exact",
+            "gram": f"spectrum of {of} by their {self.samples * self.each} exact rows, one for each output",
+            "lanczos": f"spectrum of {of} by {PROBES} random probes and {STEPS} Lanczos steps each, with its error",
+            "diagonal": f"the diagonal of {of} in the place of F: everything is of the diagonal",
+        }[self.name]
+
+    def measure(self, snapshot: ModelSnapshot, generator: Generator) -> Curvature:
+        """Measure F at the weights of a replica.
+
+        Args:
+            snapshot: With a private replica and the reference samples.
+            generator: Of the random probes.
+
+        Raises:
+            Unavailable: Outputs or gradients are not finite; there are no samples.
+            NotCovered: The rows of the replica cannot be made any more.
+        """
+        if not snapshot.groups:
+            raise Unavailable("no reference samples could be kept")
+        whole = snapshot.on(snapshot.groups)
+        if self.name == "lanczos":
+            return self._by_products(whole, generator)
+        weights = _weights(snapshot)
+        if self.name == "gram":
+            some = whole.on([take(max(snapshot.groups, key=num_samples), slice(0, self.samples))])
+            batch = snapshot.to_device(some.groups[0])
+            gram = self._rows.gram(snapshot.module, snapshot.outputs, batch, _finite_columns(snapshot, batch)).matrix
+            values, vectors = _decomposed(gram)
+            return GramCurvature(some, [Spectrum(values / some.size, weights)], values, vectors)
+        if self.name == "matrix":
+            values, vectors = _decomposed(self.matrix(whole) / whole.size)
+            return MatrixCurvature(whole, [Spectrum(values, weights)], values, vectors)
+        diagonal = self.diagonal(whole, generator)
+        return DiagonalCurvature(whole, [Spectrum(diagonal, weights)], diagonal)
+
+    @property
+    def _rows(self) -> GramPlan:
+        assert self.rows is not None
+        return self.rows
+
+    def matrix(self, snapshot: ModelSnapshot) -> Tensor:
+        """N times F, ``(k, k)`` float64; for the way ``"matrix"``. Raises as :meth:`measure`."""
+        engine = cast(RowEngineName, self._rows.engine)
+        total = torch.zeros(_weights(snapshot), _weights(snapshot), dtype=torch.float64, device=snapshot.device)
+        for batch in snapshot.parts():
+            total += outer_products(snapshot.module, snapshot.outputs, batch, _finite_columns(snapshot, batch), engine)
+        return total
+
+    def _by_products(self, snapshot: ModelSnapshot, generator: Generator) -> LanczosCurvature:
+        product = fisher_products(snapshot)
+        product.check()
+        normal = (torch.randn(product.weights, generator=generator) for _ in range(PROBES + 1))
+        found, gauss = [], []
+        try:
+            for run in runs(product, (z.to(snapshot.device).double() for z in normal), STEPS):
+                found.append(quadrature(run))
+                gauss.append(quadrature(run, "gauss"))
+                known = converged(run).largest(min(STEPS, product.weights - 1))
+        except ValueError as error:
+            raise Unavailable(f"the spectrum of F is not finite ({error})") from error
+        bracket = SpectrumBracket(Spectrum.average(found), Spectrum.average(gauss))
+        return LanczosCurvature(snapshot, found, product, known, bracket)
+
+    def diagonal(self, snapshot: ModelSnapshot, generator: Generator) -> Tensor:
+        """The diagonal of F, ``(k,)`` float64; for the way ``"diagonal"``.
+
+        Exact where the outputs are few, else by one random cotangent a sample, which is unbiased. Raises as
+        :meth:`measure`.
+        """
+        total = torch.zeros(_weights(snapshot), dtype=torch.float64, device=snapshot.device)
+        for batch in snapshot.parts():
+            prediction = _finite(snapshot.predictor(snapshot.module, batch))
+            columns = _columns(prediction) if self.each <= EXACT_OUTPUTS else _random_column(prediction, generator)
+            squares = self._rows.gram(snapshot.module, snapshot.outputs, batch, columns, diagonal=True).diagonal
+            assert squares is not None
+            total += torch.cat([squares[name].flatten() for name in trainable(snapshot.module)])
+        diagonal = total / snapshot.size
+        if not diagonal.isfinite().all():
+            raise Unavailable("gradients of some reference samples are not finite")
+        return diagonal
+
+
+def choose_curvature(
+    snapshot: ModelSnapshot, samples: int, name: CurvatureName | Literal["auto"] = "auto", max_rows: int | None = None
+) -> CurvaturePlan:
+    """Choose by size how F is measured, and who makes its rows.
+
+    Args:
+        snapshot: With a few samples.
+        samples: Reference samples that there will be.
+        name: ``"auto"``, or the way to take.
+        max_rows: Rows of a Gram matrix at most; by default :data:`MOST_ROWS`, and fewer for many weights.
+
+    Raises:
+        NotCovered: No engine makes the rows exactly; too many outputs for the way that was asked for, or an operator
+            without the second derivative that it takes to draw noise.
+    """
+    few = snapshot.first(min(CHECK_SAMPLES, snapshot.chunk))
+    batch = snapshot.to_device(few.groups[0])
+    each = snapshot.predictor(snapshot.module, batch).outputs[0].numel()
+    weights = _weights(snapshot)
+    most = max_rows or int(min(MOST_ROWS, math.sqrt(PRODUCTS / max(1, weights))))
+    some = min(samples, most // each)
+    if name == "auto":
+        name = _by_size(weights, samples, each, some)
+        if name in ("gram", "lanczos") and not _is_twice_differentiable(few):
+            name = "diagonal"
+    elif name in ("gram", "lanczos"):
+        fisher_products(few).check()
+    if name == "matrix":
+        return CurvaturePlan(name, samples, each, weights, _row_engine(snapshot, batch))
+    if name == "lanczos":
+        return CurvaturePlan(name, samples, each, weights, None)
+    if name == "gram" and some < 1:
+        raise NotCovered(
+            f"a sample has {each} rows, one for each output, of which a Gram matrix takes {most} here; choose "
+            f"curvature='lanczos', which makes none"
+        )
+    size = some if name == "gram" else samples
+    return CurvaturePlan(name, size, each, weights, choose_gram_engine(snapshot.module, snapshot.outputs, batch))
+
+
+def _by_size(weights: int, samples: int, each: int, in_gram: int) -> CurvatureName:
+    if weights <= min(MATRIX_WEIGHTS, samples * each):
+        return "matrix"
+    if in_gram >= min(FEWEST_SAMPLES, samples):
+        return "gram"
+    return "lanczos" if 16 * STEPS * weights <= BASIS else "diagonal"
+
+
+def _is_twice_differentiable(snapshot: ModelSnapshot) -> bool:
+    try:
+        fisher_products(snapshot).check()
+    except NotCovered:
+        return False
+    return True
+
+
+def run_plan(
+    plan: CurvaturePlan | None, choose: Callable[[], CurvaturePlan], run: Callable[[CurvaturePlan], T]
+) -> tuple[CurvaturePlan, T]:
+    """Run a plan; if it does not fit the replica any more, as the module changed its structure, choose again, once.
+
+    Returns:
+        The plan that ran, and what it gave.
+
+    Raises:
+        Unavailable: None fits.
+    """
+    if plan is not None:
+        try:
+            return plan, run(plan)
+        except NotCovered:
+            pass
+    try:
+        plan = choose()
+        return plan, run(plan)
+    except NotCovered as error:
+        raise Unavailable(f"F cannot be had exactly here: {error}") from error
+
+
+def _weights(snapshot: ModelSnapshot) -> int:
+    return sum(sizes(trainable(snapshot.module).values()))
+
+
+def _row_engine(snapshot: ModelSnapshot, batch: Any) -> GramPlan:
+    try:
+        return choose_gram_engine(snapshot.module, snapshot.outputs, batch, "func")
+    except NotCovered:
+        return choose_gram_engine(snapshot.module, snapshot.outputs, batch, "loop")
+
+
+def fisher_products(snapshot: ModelSnapshot) -> FisherProducts:
+    """Products with F over all reference samples; they raise Unavailable where outputs are not finite."""
+
+    def predict(module: nn.Module, batch: Any) -> tuple[Tensor, LikelihoodName, Tensor | None]:
+        prediction = _finite(snapshot.predictor(module, batch))
+        return prediction.outputs, prediction.likelihood, prediction.mask
+
+    return FisherProducts(snapshot.module, predict, snapshot.parts)
+
+
+def _decomposed(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    if not matrix.isfinite().all():
+        raise Unavailable("gradients of some reference samples are not finite")
+    values, vectors = torch.linalg.eigh(matrix)
+    return values, vectors
+
+
+def _finite(prediction: Prediction) -> Prediction:
+    if not prediction.outputs.isfinite().all():
+        raise Unavailable("some outputs of the reference samples are not finite")
+    return prediction
+
+
+def _finite_columns(snapshot: ModelSnapshot, batch: Any) -> Tensor:
+    return _columns(_finite(snapshot.predictor(snapshot.module, batch)))
+
+
+def _columns(prediction: Prediction) -> Tensor:
+    """``(C, N, ...)`` float64."""
+    return torch.stack(list(exact_cotangents(prediction.outputs, prediction.likelihood, prediction.mask)))
+
+
+def _random_column(prediction: Prediction, generator: Generator) -> Tensor:
+    outputs, likelihood, mask = prediction.outputs, prediction.likelihood, prediction.mask
+    return fisher_cotangent(outputs, likelihood, "rademacher", generator=generator, mask=mask).unsqueeze(0)

@@ -1,0 +1,295 @@
+"""``WeightInformation``: KL(Q|P) of the weights from a prior, the spectrum of F, and the rate-distortion curve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_info import validation
+from lightning_info.figures.rate_distortion import rate_distortion
+from lightning_info.functional.free_energy import free_energy
+from lightning_info.functional.rate_distortion import RatePoint, parting
+from lightning_info.functional.spectrum import Spectrum
+from lightning_info.functional.weight_information import complexity, optimal_lambda
+from lightning_info.gradients.batches import num_samples
+from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record
+from lightning_info.quantities.weight_information.curvature import (
+    Curvature,
+    CurvatureName,
+    CurvaturePlan,
+    LanczosCurvature,
+    choose_curvature,
+    run_plan,
+)
+from lightning_info.quantities.weight_information.errors import information_errors, spectrum_errors
+from lightning_info.quantities.weight_information.initial_weights import InitialWeights, squared_norm
+from lightning_info.quantities.weight_information.noisy_loss import mean_loss, noisy_losses
+from lightning_info.quantities.weight_information.rate_distortion import rate_distortion_curve
+from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
+from lightning_info.replica.timing import seconds
+
+GRID = tuple(10.0**exponent for exponent in (-3, -2, -1, 0, 1, 2))
+"""Levels of the rate-distortion curve, as multiples of ``beta``."""
+MOST_CURVES = 6
+"""Points whose rate-distortion curve is kept for the figure: the first, the last, and some between."""
+TRIAL_SAMPLES, TRIAL_SIZE = 8, 512
+"""Samples and size of a matrix for the forecast of a point's cost."""
+
+
+class WeightInformation(Quantity):
+    """See :class:`~.WeightInfoCallback` for the arguments and values."""
+
+    name = "weight_info"
+    unit = "nats"
+    moves_weights = True
+    needs_start = True
+    table = (
+        ("weight_info/kl", "weight_info/kl_stderr"),
+        ("weight_info/log_det", "weight_info/log_det_stderr"),
+        ("weight_info/effective_rank", "weight_info/effective_rank_stderr"),
+        ("weight_info/expected_loss", "weight_info/expected_loss_stderr"),
+    )
+
+    _curves: dict[int, list[RatePoint]]  # step -> rate-distortion curve
+    _eigenvalues: Tensor  # of the last point
+
+    def __init__(
+        self,
+        beta: float,
+        prior: Literal["init", "zero"],
+        lambda_: float | Literal["init_std", "optimal"],
+        curvature: Literal["auto", "matrix", "gram", "lanczos", "diagonal"],
+        max_rows: int | None,
+        draws: int,
+    ) -> None:
+        self.beta, self.prior, self.lambda_ = beta, prior, lambda_
+        self.curvature, self.max_rows, self.draws = curvature, max_rows, draws
+        names = "kl kl_displacement log_det trace effective_rank top_eigenvalue beta lambda complexity expected_loss"
+        more = "complexity_stderr expected_loss_stderr predicted_loss loss temperature free_energy"
+        self.tags = tuple(f"weight_info/{name}" for name in f"{names} {more}".split())
+        self.reset()
+
+    @override
+    def check(self, owner: str) -> None:
+        validation.positive_number(owner, "beta", self.beta, 1.0)
+        validation.one_of(owner, "prior", self.prior, ("init", "zero"))
+        if isinstance(self.lambda_, str):
+            validation.one_of(owner, "lambda_", self.lambda_, ("init_std", "optimal"))
+        elif self.lambda_ == math.inf:
+            raise ValueError(
+                f"{owner}: lambda_=inf has no KL; give a finite one and compare weight_info/log_det of two networks"
+            )
+        else:
+            validation.positive_number(owner, "lambda_", self.lambda_, 0.1)
+        validation.one_of(owner, "curvature", self.curvature, ("auto", *get_args(CurvatureName)))
+        if self.max_rows is not None:
+            validation.positive_integer(owner, "max_rows", self.max_rows, 640)
+        validation.positive_integer(owner, "draws", self.draws, 8)
+        if self.draws % 2:
+            raise ValueError(
+                f"{owner}: draws={self.draws}; they come in opposite pairs, so give an even number, draws=8"
+            )
+
+    @override
+    def reset(self) -> None:
+        self._initial = InitialWeights()
+        self._plan: CurvaturePlan | None = None
+        self._curves, self._eigenvalues = {}, torch.empty(0)
+
+    # ---- before the first step
+
+    @override
+    def start(self, module: Any) -> None:
+        self._initial.keep(module, whole=self.prior == "init")
+
+    @override
+    def prepare(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, str]:
+        if self.lambda_ == "init_std" and self._initial.std == 0:
+            raise NotMeasurable(
+                "the weights at the start are all equal, so that their standard deviation gives no prior; give a "
+                "number, for example lambda_=0.1"
+            )
+        mean_loss(snapshot)  # needs targets
+        self._plan = plan = self._choose(snapshot, point)
+        prior = "0" if self.prior == "zero" else "the weights at the start"
+        return {
+            "measures": f"KL(Q|P), the information in the weights, at beta = {self.beta:g}; prior N(w_ref, lambda²) at "
+            f"w_ref = {prior}, lambda = {self.lambda_}; rate-distortion curve at {len(GRID)} levels, {self.draws} "
+            f"draws each",
+            "curvature": plan.describe(),
+        }
+
+    @override
+    def cost(self, snapshot: ModelSnapshot, samples: int) -> float:
+        assert self._plan is not None
+        plan = self._plan
+        few = min(TRIAL_SAMPLES, num_samples(snapshot.groups[0]))
+        snapshot = snapshot.first(few)
+        generator = torch.Generator().manual_seed(0)
+        found: list[Curvature] = []
+        measuring = seconds(lambda: found.append(plan.measure(snapshot, generator)), snapshot.device)
+        moving = seconds(lambda: noisy_losses(found[0], [(1.0, 0.1)], 1.0, 2, generator), snapshot.device)
+        small = torch.eye(TRIAL_SIZE, dtype=torch.float64, device=snapshot.device)
+        decomposing = seconds(lambda: torch.linalg.eigh(small), snapshot.device)
+        passes = plan.samples / few * (measuring + len(GRID) * self.draws / 2 * moving)
+        return passes + decomposing * (plan.size / TRIAL_SIZE) ** 3
+
+    # ---- a point
+
+    @override
+    def measure(self, snapshot: ModelSnapshot, point: Point) -> dict[str, float]:
+        self._plan, curvature = run_plan(
+            self._plan, lambda: self._choose(snapshot, point), lambda plan: plan.measure(snapshot, point.generator)
+        )
+        spectrum, loss = curvature.spectrum, mean_loss(curvature.snapshot)
+        n = point.training_samples(curvature.snapshot.size)
+        if not math.isfinite(loss):
+            raise Unavailable(f"the loss of the reference samples is {loss}")
+        is_exact, temperature = len(curvature.spectra) == 1, point.setup.temperature
+        self._eigenvalues = spectrum.eigenvalues if is_exact else torch.empty(0)  # nodes of Lanczos stand for many
+        values = dict.fromkeys(self.tags, math.nan) | {
+            "weight_info/trace": spectrum.trace,
+            "weight_info/effective_rank": spectrum.effective_rank,
+            "weight_info/top_eigenvalue": spectrum.top_eigenvalue,
+            "weight_info/beta": self.beta,
+            "weight_info/loss": loss,
+            "weight_info/temperature": temperature,
+            "weight_info/free_energy": free_energy(loss, spectrum, temperature, 1.0),
+        }
+        if isinstance(curvature, LanczosCurvature):
+            values |= spectrum_errors(curvature, temperature)
+        distance, summed = self._squared_distance(snapshot, point), spectrum.scaled(n)
+        betas = [self.beta * level for level in GRID]
+        levels = [(beta, self._prior_std(summed, distance, beta, point)) for beta in betas]
+        if any(math.isnan(lambda_) for _, lambda_ in levels):
+            return values
+        curve = rate_distortion_curve(curvature, loss, levels, distance, n, self.draws, point.generator)
+        self._keep(point.step, curve)
+        here = curve[GRID.index(1.0)]
+        values |= {
+            "weight_info/lambda": here.lambda_,
+            "weight_info/log_det": summed.log_det(here.beta / here.lambda_**2),
+            "weight_info/kl": here.information,
+            "weight_info/kl_displacement": here.displacement,
+            "weight_info/expected_loss": here.loss,
+            "weight_info/expected_loss_stderr": here.stderr,
+            "weight_info/predicted_loss": here.predicted,
+            "weight_info/complexity": complexity(n * here.loss, here.information, here.beta),
+        }
+        kl_error = math.nan if distance is None else 0.0
+        if isinstance(curvature, LanczosCurvature):
+            prior_std = partial(self._prior_std, distance=distance, beta=here.beta, point=point)
+            values |= information_errors(curvature, n, distance, here, prior_std)
+            kl_error = values["weight_info/kl_stderr"]
+        error = math.hypot(n * values["weight_info/expected_loss_stderr"], here.beta * kl_error)
+        return values | {"weight_info/complexity_stderr": error}
+
+    def _choose(self, snapshot: ModelSnapshot, point: Point) -> CurvaturePlan:
+        return choose_curvature(snapshot, point.num_samples, self.curvature, self.max_rows)
+
+    def _squared_distance(self, snapshot: ModelSnapshot, point: Point) -> float | None:
+        """``‖w - w_ref‖²``; None where the weights at the start are not known."""
+        if self.prior == "zero":
+            return squared_norm(snapshot.module)
+        distance = self._initial.squared_distance(snapshot.module)
+        if distance is None:
+            _warn_of_start(point)
+        return distance
+
+    def _prior_std(self, summed: Spectrum, distance: float | None, beta: float, point: Point) -> float:
+        """λ at a level; NaN where it is not known."""
+        if self.lambda_ == "init_std":
+            if math.isnan(self._initial.std):
+                _warn_of_start(point)
+            return self._initial.std
+        if self.lambda_ != "optimal":
+            return float(self.lambda_)
+        if distance is None:
+            return math.nan
+        best = optimal_lambda(summed, distance, beta)
+        if best.is_floor:
+            point.warn(
+                f"the optimal lambda is 0 while the weights are where they started; {best.lambda_:g} is taken", "floor"
+            )
+        return best.lambda_
+
+    def _keep(self, step: int, curve: list[RatePoint]) -> None:
+        self._curves[step] = curve
+        if len(self._curves) > MOST_CURVES:
+            steps = sorted(self._curves)
+            gaps = zip(steps, steps[1:], steps[2:], strict=False)
+            crowded = min(gaps, key=lambda gap: (gap[2] + 1) / (gap[0] + 1))[1]
+            del self._curves[crowded]
+
+    # ---- what is shown
+
+    @override
+    def histograms(self) -> Mapping[str, Tensor]:
+        return {"weight_info/log10_eigenvalues": self._eigenvalues[self._eigenvalues > 0].log10()}
+
+    @override
+    def figures(self, record: Record) -> Mapping[str, Callable[[], Figure]]:
+        if not any(math.isfinite(point.information) for curve in self._curves.values() for point in curve):
+            return {}
+        curves = {record.epochs.get(step, 0.0): curve for step, curve in sorted(self._curves.items())}
+        how = self._plan.describe() if self._plan else ""
+        return {"weight_info/rate_distortion": partial(rate_distortion, curves, self.beta, how)}
+
+    @override
+    def closing_text(self, record: Record) -> str:
+        if not self._curves or max(self._curves) != record.last_step:  # none of the end
+            return ""
+        curve = self._curves[max(self._curves)]
+        first, ends = parting(curve), f"beta = {curve[0].beta:g} to {curve[-1].beta:g}"
+        differs = "The loss under weight noise differs from its quadratic prediction"
+        if first is None:
+            return f"The loss under weight noise agrees with its quadratic prediction at every level, {ends}."
+        if first == curve[0].beta:
+            return (
+                f"{differs} at the lowest level, beta = {first:g}, already: in directions of which F sees next to "
+                f"nothing the loss has other curvature, or noise of size lambda is not small."
+            )
+        return (
+            f"{differs} from beta = {first:g} on: there beta is not small, and the KL is that of a Gaussian which the "
+            f"loss does not ask for."
+        )
+
+    # ---- state
+
+    @override
+    def settings(self) -> Mapping[str, object]:
+        return {
+            "beta": float(self.beta),
+            "prior": self.prior,
+            "lambda_": self.lambda_ if isinstance(self.lambda_, str) else float(self.lambda_),
+            "curvature": self.curvature,
+            "max_rows": self.max_rows,
+        }
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        curves = {step: [list(point) for point in curve] for step, curve in self._curves.items()}
+        return {"initial": self._initial.state(), "curves": curves}
+
+    @override
+    def load_state_dict(self, state: Mapping[str, Any], same_settings: bool) -> None:
+        self._initial.restore(state["initial"])
+        if same_settings:
+            self._curves = {int(s): [RatePoint(*point) for point in c] for s, c in state["curves"].items()}
+
+
+def _warn_of_start(point: Point) -> None:
+    point.warn(
+        "no KL (NaN): the weights at the start are not known. A run that goes on from a checkpoint without them has "
+        "none, nor have parameters that were added later; lightning_info.measure takes them as initial=... (a module, "
+        "a state dict or a file). prior='zero' with a number for lambda_ needs none, for example "
+        "WeightInfoCallback(prior='zero', lambda_=0.1)",
+        "prior",
+    )

@@ -1,0 +1,51 @@
+"""The rate-distortion curve of the weights, measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Generator
+
+from lightning_info.functional.rate_distortion import RatePoint
+from lightning_info.functional.weight_information import expected_loss_rise, weight_information
+from lightning_info.quantities.weight_information.curvature import Curvature
+from lightning_info.quantities.weight_information.noisy_loss import noisy_losses
+
+
+def rate_distortion_curve(
+    curvature: Curvature,
+    loss: float,
+    levels: Sequence[tuple[float, float]],
+    squared_distance: float | None,
+    training_samples: float,
+    draws: int,
+    generator: Generator,
+) -> list[RatePoint]:
+    """KL and expected loss at each level, on the samples that F is of.
+
+    Args:
+        curvature: F at the weights of the replica.
+        loss: Mean loss of a sample without noise, nats.
+        levels: β and the standard deviation λ of the prior, of each.
+        squared_distance: ``‖w - w_ref‖²``; None if it is not known.
+        training_samples: N of the summed loss.
+        draws: Weights drawn for each level, an even number.
+        generator: Source of the draws.
+    """
+    summed = curvature.spectrum.scaled(training_samples)
+    noisy = noisy_losses(curvature, levels, training_samples, draws, generator)
+    distance = math.nan if squared_distance is None else squared_distance
+    return [
+        RatePoint(
+            beta,
+            lambda_,
+            math.nan if squared_distance is None else weight_information(summed, squared_distance, beta, lambda_),
+            distance / (2 * lambda_**2),
+            found.mean,
+            found.stderr,
+            loss + expected_loss_rise(summed, beta, lambda_) / training_samples,
+            loss,
+        )
+        for (beta, lambda_), found in zip(levels, noisy, strict=True)
+    ]

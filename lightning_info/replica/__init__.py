@@ -1,0 +1,1 @@
+"""How a copy of the user's module runs: snapshot, isolation, loss recognition, activations, reference samples."""

@@ -1,0 +1,436 @@
+"""The activations of a replica's forward pass: what every module gives, and every activation function that it calls.
+
+Modules are seen through forward hooks that live as long as the pass; functions such as ``torch.relu`` through a
+``TorchFunctionMode``. What is seen is reduced to one row of units a sample at once: later operations may write to it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.nn.modules import activation
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+from lightning_info.gradients.real import as_real, in_double
+from lightning_info.replica.loss_recognition import Prediction
+from lightning_info.replica.padding import Padding, of_positions
+
+SHOWN_UNITS = 64
+"""Activations of one sample that a histogram shows, evenly spread over the layer."""
+
+_FUNCTIONS = {
+    "celu", "elu", "gelu", "glu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log_sigmoid",
+    "mish", "prelu", "relu", "relu6", "rrelu", "selu", "sigmoid", "silu", "softplus", "softshrink", "softsign", "tanh",
+    "tanhshrink", "threshold",
+}  # fmt: skip
+_INVERTIBLE = {"elu", "celu", "leaky_relu", "log_sigmoid", "selu", "sigmoid", "softplus", "softsign", "tanh"}
+_INVERTIBLE_MODULES = (
+    nn.ELU, nn.CELU, nn.LeakyReLU, nn.LogSigmoid, nn.SELU, nn.Sigmoid, nn.Softplus, nn.Softsign, nn.Tanh,
+)  # fmt: skip
+_NO_ACTIVATION = (
+    activation.MultiheadAttention, activation.Softmax, activation.LogSoftmax, activation.Softmax2d, activation.Softmin,
+)  # fmt: skip
+_CHANNELS_FIRST = ("conv", "batch_norm", "group_norm", "instance_norm")
+_CHANNELS_LAST = {
+    "linear", "bilinear", "embedding", "layer_norm", "rms_norm", "lstm", "gru", "rnn_tanh", "rnn_relu",
+    "multi_head_attention_forward",
+}  # fmt: skip
+_MOVES_AXES = {"permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims"}
+
+LOSS = "the mask of the loss"
+"""Name of what the loss leaves out, as a source of padding."""
+
+SampleAxis = Literal["first", "second", "folded"]
+"""Where the samples are: on axis 0, on axis 1 (sequence first), or with positions folded into axis 0."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call that gives activations.
+
+    Attributes:
+        name: Dotted name of the module, with that of the activation function behind the module that calls it.
+        index: Calls of that name before this one in the pass.
+        kind: Class of the module, or name of the function.
+        is_activation: It is an activation function, or a module without parameters or others inside that calls one.
+        has_weights: It is a module that owns parameters.
+        channels_first: The channels are on axis 1, as those of the layer with weights that ran last (unless they were
+            moved since, which the length of the axes tells).
+    """
+
+    name: str
+    index: int
+    kind: str
+    is_activation: bool
+    has_weights: bool
+    channels_first: bool
+
+
+OUTPUTS_CALL = Call("", 0, "", is_activation=False, has_weights=False, channels_first=False)
+"""Stands for what the module predicts, where no call gives it as it is."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A call whose activations are measured.
+
+    Attributes:
+        label: What it is called in tags: its name, with ``:index`` if it is called more than once.
+        name: See :class:`Call`; empty for what the module predicts, where no call gives it as it is.
+        index: See :class:`Call`.
+        kind: See :class:`Call`.
+        samples: Where its samples are.
+        units: Units of a sample, after the mean over positions.
+        positions: A mean over positions (pixels, tokens) was taken.
+        padding: What tells which of them are left out of the mean; empty if nothing does.
+        is_discrete: Its units are integers or booleans, those at all positions together: no mean is taken of codes.
+    """
+
+    label: str
+    name: str
+    index: int
+    kind: str
+    samples: SampleAxis
+    units: int
+    positions: bool
+    padding: str = ""
+    is_discrete: bool = False
+
+
+@dataclass
+class Activation:
+    """What a layer gives for a batch.
+
+    Attributes:
+        units: ``(N, units)``; of complex values real and imaginary part, integers as they are (booleans as uint8).
+        shown: ``(N, at most SHOWN_UNITS)``, the values at single positions.
+        before: What an invertible activation function took, like ``units``: the same information, without saturation.
+            None for another layer, where a mean over positions was taken, and where the call overwrote it.
+    """
+
+    units: Tensor
+    shown: Tensor
+    before: Tensor | None = None
+
+
+@dataclass
+class _Running:
+    """A module that runs.
+
+    Attributes:
+        name: Of the module.
+        is_whole: The functions that it calls are not shown apart: an activation function written as a module.
+        activates: It calls one.
+    """
+
+    name: str
+    is_whole: bool
+    activates: bool = False
+
+
+See = Callable[[Call, Tensor, Tensor | None], None]
+C = TypeVar("C", bound="Capture")
+
+
+class Capture(TorchFunctionMode):
+    """Shows every call of a pass to a function; leaves nothing behind. Modules of TorchScript are not seen.
+
+    Args:
+        module: A replica; None to see no modules.
+        see: Takes the call, its output, and what an invertible activation function took. What it raises is kept in
+            :attr:`error`, and the pass goes on.
+
+    Attributes:
+        error: What ``see`` raised first.
+        unseen: What the calls gave that have no activations to show, by name and by kind.
+    """
+
+    def __init__(self, module: nn.Module | None, see: See) -> None:
+        super().__init__()
+        self.error: Exception | None = None
+        self.unseen: dict[str, str] = {}
+        self._module, self._see = module, see
+        self._handles: list[RemovableHandle] = []
+        self._running: list[_Running] = []
+        self._calls: Counter[str] = Counter()
+        self._channels_first, self._channels, self._axes_moved = False, 0, False
+
+    def __enter__(self: C) -> C:
+        """Hook the modules."""
+        for name, part in () if self._module is None else self._module.named_modules():
+            if name and not isinstance(part, torch.jit.ScriptModule):
+                is_leaf, owns_none = next(part.children(), None) is None, next(part.parameters(False), None) is None
+                is_whole = is_leaf and (owns_none or _is_activation(part))
+                self._handles.append(part.register_forward_pre_hook(partial(self._begins, name, is_whole)))
+                self._handles.append(part.register_forward_hook(partial(self._ends, name), always_call=True))
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        """Unhook them."""
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        for handle in self._handles:
+            handle.remove()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "").strip("_")
+        if name in _FUNCTIONS:
+            if self._running and self._running[-1].is_whole:
+                self._running[-1].activates = True
+            else:
+                owner = f"{self._running[-1].name}." if self._running else ""
+                before = args[0] if name in _INVERTIBLE and args else None
+                self._show(owner + name, name, result, True, False, before)
+        elif name in _MOVES_AXES:
+            self._axes_moved = True
+        else:
+            self._note_channels(name, args, result)
+        return result
+
+    def _note_channels(self, name: str, args: tuple[Any, ...], result: Any) -> None:
+        first = name.startswith(_CHANNELS_FIRST)
+        over_channels_and_pixels = name.endswith("norm") and len(args) > 1 and _length(args[1]) > 1
+        if first or (name in _CHANNELS_LAST and not over_channels_and_pixels):
+            tensor = _shown_tensor(result)
+            if tensor is not None and tensor.dim() > 1:
+                self._channels_first, self._axes_moved = first, False
+                self._channels = tensor.shape[1 if first else -1]
+
+    def _has_channels_first(self, tensor: Tensor) -> bool:
+        first = self._channels_first
+        if self._axes_moved and tensor.dim() > 2:
+            here, there = tensor.shape[1 if first else -1], tensor.shape[-1 if first else 1]
+            return not first if there == self._channels != here else first
+        return first
+
+    def _begins(self, name: str, is_whole: bool, module: nn.Module, args: Any) -> None:
+        self._running.append(_Running(name, is_whole))
+
+    def _ends(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        running = self._running.pop()
+        is_activation = running.activates or _is_activation(module)
+        has_weights = next(module.parameters(recurse=False), None) is not None
+        before = args[0] if isinstance(module, _INVERTIBLE_MODULES) and args else None
+        self._show(name, type(module).__name__, output, is_activation, has_weights and not is_activation, before)
+
+    def _show(self, name: str, kind: str, output: Any, is_activation: bool, has_weights: bool, before: Any) -> None:
+        index = self._calls[name]
+        self._calls[name] += 1
+        with torch._C.DisableTorchFunction():  # what is done here is no part of the pass
+            tensor = _shown_tensor(output)
+            if tensor is not None:
+                call = Call(name, index, kind, is_activation, has_weights, self._has_channels_first(tensor))
+                is_whole = isinstance(before, Tensor) and before.data_ptr() != tensor.data_ptr()
+                self._hand_over(call, tensor.detach(), before.detach() if is_whole else None)
+            else:
+                self.unseen[name] = self.unseen[kind] = _what(output)
+
+    def _hand_over(self, call: Call, tensor: Tensor, before: Tensor | None = None) -> None:
+        try:
+            self._see(call, tensor, before)
+        except Exception as error:
+            self.error = self.error or error
+
+
+class LayerCapture(Capture):
+    """Keeps what some layers give for a batch.
+
+    Args:
+        module: A replica.
+        layers: The layers; with none of them the pass is left alone.
+        samples: N.
+
+    Attributes:
+        activations: By label; of layers that did not run there is none.
+    """
+
+    def __init__(self, module: nn.Module, layers: Collection[Layer], samples: int) -> None:
+        super().__init__(module if layers else None, self._keep)
+        self.activations: dict[str, Activation] = {}
+        self._wanted = {(layer.name, layer.index): layer for layer in layers}
+        self._samples = samples
+        self._padded: dict[str, Tensor] = {}  # by label, channels on axis 1: until it is known where the padding is
+
+    def take_outputs(self, prediction: Prediction) -> None:
+        """What the pass was for: the outputs, where they are among the layers and no call gives them, and its padding.
+
+        A mean over positions then leaves out those that the prediction or the batch tells to be none.
+        """
+        self._hand_over(OUTPUTS_CALL, outputs_of(prediction))
+        if self._padded:
+            masks = masks_of(prediction)
+            for label, rows in self._padded.items():
+                mask = of_positions(masks, self._samples, rows.shape[2])
+                if mask is not None:
+                    self.activations[label].units = _mean_of(rows, mask.kept)
+            self._padded.clear()
+
+    def _keep(self, call: Call, tensor: Tensor, before: Tensor | None) -> None:
+        layer = self._wanted.get((call.name, call.index))
+        if layer is not None:
+            rows = by_sample(tensor, self._samples, layer.samples)
+            values = units(rows, call.channels_first, layer.samples)
+            if values.shape == (self._samples, layer.units):  # else it has other units, of a longer sequence, say
+                alike = before is not None and (before.shape, before.dtype) == (tensor.shape, tensor.dtype)
+                same = alike and not layer.positions
+                taken = by_sample(before, self._samples, layer.samples) if before is not None and same else None
+                flat = None if taken is None else units(taken, call.channels_first, layer.samples).clone()
+                self.activations[layer.label] = Activation(values.clone(), _shown(rows), flat)
+                if layer.padding:
+                    self._padded[layer.label] = by_channel(rows, call.channels_first, layer.samples).clone()
+
+
+def outputs_of(prediction: Prediction) -> Tensor:
+    """Without a graph, and a predicted variance beside its mean on the last axis."""
+    outputs, y = prediction.outputs.detach(), prediction.targets
+    has_variance = prediction.likelihood == "gaussian" and y is not None and outputs.dim() == y.dim() + 1
+    return outputs.flatten(-2) if has_variance and outputs.dim() > 2 else outputs
+
+
+def _is_activation(module: nn.Module) -> bool:
+    return type(module).__module__ == activation.__name__ and not isinstance(module, _NO_ACTIVATION)
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, (tuple, list)) else 1
+
+
+def _shown_tensor(output: Any) -> Tensor | None:
+    """Recurrent layers give their outputs first, models of transformers (after a loss) logits or hidden states.
+
+    Complex values, integers and booleans are shown where there are no real ones beside them.
+    """
+    shown = [tensor for tensor in _tensors(output) if _is_shown(tensor)]
+    kinds = (Tensor.is_floating_point, Tensor.is_complex, lambda tensor: True)
+    return next((tensor for is_kind in kinds for tensor in shown if is_kind(tensor)), None)
+
+
+def _what(output: Any) -> str:
+    """What a call gave that shows no activations."""
+    tensor = next(_tensors(output), None)
+    if tensor is None:
+        return f"no tensor ({type(output).__name__})"
+    if is_functorch_wrapped_tensor(tensor):
+        return "a tensor inside of torch.vmap or torch.func"
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.layout != torch.strided:
+        return f"a tensor with layout {tensor.layout}"
+    return f"a tensor of shape {tuple(tensor.shape)}, {tensor.dtype}"
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+        return
+    values: Any = ()
+    if isinstance(output, Mapping):
+        values = output.values()
+    elif isinstance(output, (tuple, list)):
+        values = output
+    elif is_dataclass(output):
+        values = (getattr(output, field.name) for field in fields(output))
+    for value in values:
+        yield from _tensors(value)
+
+
+def _is_shown(tensor: Tensor) -> bool:
+    if is_functorch_wrapped_tensor(tensor) or tensor.is_nested or tensor.layout != torch.strided:
+        return False
+    return not tensor.is_quantized and tensor.dim() > 0 and tensor.numel() > 0
+
+
+def is_discrete(tensor: Tensor) -> bool:
+    """Whether it holds integers or booleans."""
+    return not tensor.is_floating_point() and not tensor.is_complex()
+
+
+def _shown(rows: Tensor) -> Tensor:
+    """Of layers with positions always as many, whatever the length of a sequence; in no step with its axes."""
+    flat = as_real(rows).reshape(len(rows), -1)
+    width = flat.shape[1]
+    if rows.dim() < 3 and width <= SHOWN_UNITS:
+        return flat.clone()
+    golden = torch.arange(SHOWN_UNITS, dtype=torch.float64) * ((5**0.5 - 1) / 2) % 1
+    return flat[:, (golden * width).long().to(flat.device)]
+
+
+def by_sample(tensor: Tensor, samples: int, axis: SampleAxis) -> Tensor:
+    """The tensor with its samples on axis 0 and positions that were folded into it on axis 1."""
+    if axis == "second":
+        return tensor.movedim(1, 0)
+    if axis == "folded":
+        return tensor.reshape(samples, len(tensor) // samples, *tensor.shape[1:])
+    return tensor
+
+
+def possible_axes(tensor: Tensor, samples: int) -> list[SampleAxis]:
+    """Where the samples may be, by the shape; the likeliest first."""
+    axes: list[SampleAxis] = []
+    if len(tensor) == samples:
+        axes.append("first")
+    if tensor.dim() > 2 and tensor.shape[1] == samples:
+        axes.append("second")
+    if len(tensor) > samples and len(tensor) % samples == 0:
+        axes.append("folded")
+    return axes
+
+
+def units(tensor: Tensor, channels_first: bool, axis: SampleAxis) -> Tensor:
+    """One row of units a sample: the mean over positions of every channel, ``(N, units)``.
+
+    Complex units become two, real and imaginary part. Integers and booleans are codes, which have no mean: the row
+    holds those at all positions.
+
+    Args:
+        tensor: As :func:`by_sample` gives it.
+        channels_first: Channels on the axis after the samples (and folded positions), otherwise on the last one.
+        axis: Where the samples were.
+    """
+    if is_discrete(tensor):
+        return (tensor.byte() if tensor.dtype == torch.bool else tensor).reshape(len(tensor), -1)
+    if tensor.dim() > 2:
+        tensor = by_channel(tensor, channels_first, axis).mean(2)
+    return as_real(tensor).reshape(len(tensor), -1)
+
+
+def by_channel(tensor: Tensor, channels_first: bool, axis: SampleAxis) -> Tensor:
+    """``(N, channels, positions)`` of a tensor with positions; the arguments are those of :func:`units`."""
+    channel = 1 + (axis == "folded") if channels_first else tensor.dim() - 1
+    return tensor.movedim(channel, 1).flatten(2)
+
+
+def masks_of(prediction: Prediction) -> list[Padding]:
+    """What tells which positions of a sample are none; the first of them that fits a layer is taken."""
+    masks, mask = [], prediction.mask
+    if mask is not None and mask.dim() > 1:
+        masks.append(Padding(LOSS, mask))
+        if prediction.likelihood != "categorical" and mask.dim() > 2:  # of every output of a position
+            masks.append(Padding(LOSS, mask.any(-1)))
+    return masks + prediction.padding()
+
+
+def _mean_of(rows: Tensor, kept: Tensor) -> Tensor:
+    """Mean over the positions that are kept, ``(N, C, P), (N, P) -> (N, C)``; 0 where none is.
+
+    In double precision, so that equal samples with more padding are equal.
+    """
+    kept = kept.to(rows.device)[:, None]
+    total = in_double(torch.where(kept, rows, 0)).sum(2)
+    mean = (total / kept.sum(2).clamp_min(1)).to(rows.dtype)
+    return as_real(mean).reshape(len(mean), -1)

@@ -1,0 +1,295 @@
+"""A batch's prediction: outputs, targets and likelihood, from the module's own ``training_step`` or from an adapter.
+
+Zero configuration: the replica's ``training_step`` runs under a ``TorchFunctionMode`` that sees the likelihoods which
+it calls (:data:`~.likelihoods.LIKELIHOODS`). One call over the whole batch is what the module is trained on; whatever
+else the returned loss holds (penalties) is not part of the predictive distribution.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
+from torch.autograd.graph import GradientEdge
+from torch.overrides import TorchFunctionMode
+
+from lightning_info.functional.likelihoods import LikelihoodName
+from lightning_info.gradients.batches import num_samples
+from lightning_info.gradients.layout import bare
+from lightning_info.replica.isolation import exits_are_errors
+from lightning_info.replica.loss_recognition import (
+    LIKELIHOODS,
+    NoPrediction,
+    Prediction,
+    Skipped,
+    WritesParameters,
+    bernoulli,
+    categorical,
+    gaussian,
+)
+from lightning_info.replica.padding import Padding, in_batch, in_call
+from lightning_info.replica.returned_loss import ReturnedLoss, backward, edge_of
+from lightning_info.replica.stand_in_trainer import StandInTrainer, detach_from_trainer
+from lightning_info.replica.writes import written
+
+Adapter = Callable[[Any, Any], Any]
+"""``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)``."""
+
+_BY_NAME = {"categorical": categorical, "bernoulli": bernoulli, "gaussian": gaussian}
+
+ADAPTER_LINES = """\
+    def adapter(module, batch):
+        x, y = batch
+        return module(x), y, "categorical"  # logits (N, C, *); or "bernoulli" (logits), "gaussian" (means)
+
+and pass it to the callback: {callback}(adapter=adapter)."""
+
+
+@dataclass
+class Predictor:
+    """Maps a replica and a batch to the prediction; needs the trainer only to hide it from the replica.
+
+    Args:
+        stand_in: Put in the trainer's place.
+        adapter: Used instead of the ``training_step`` if given.
+        shared: The replica shares the user's weights, so that a write to them must be refused.
+    """
+
+    stand_in: StandInTrainer
+    adapter: Adapter | None = None
+    shared: bool = True
+
+    def __call__(self, module: nn.Module, batch: Any) -> Prediction:
+        """The prediction for a batch on the module's device.
+
+        Raises:
+            NoPrediction: None, several or an unusable likelihood; or the module writes to shared parameters.
+            Skipped: The ``training_step`` returns None for the batch, which is then not trained on.
+        """
+        detach_from_trainer(module, self.stand_in)
+        samples, given = num_samples(batch), bare(batch)
+        batch = apply_to_collection(given, Tensor, torch.clone)  # a training_step may edit its batch in place
+        with _default_dtype(module), _Watch(module, self.shared) as watch:
+            returned = self._called(module, batch, watch)
+        if self.adapter is not None:
+            prediction = _from_adapter(returned, samples)
+        else:
+            automatic = getattr(module, "automatic_optimization", True)
+            prediction = _from_calls(watch, returned, samples, type(module).__name__, automatic)
+        prediction.writes = watch.writes
+        padded = watch.padded
+        prediction.padding = lambda: [*in_batch(given, samples), *padded]
+        return prediction
+
+    def _called(self, module: nn.Module, batch: Any, watch: _Watch) -> Any:
+        with exits_are_errors("the adapter" if self.adapter else f"{type(module).__name__}.training_step"):
+            if self.adapter is not None:
+                return self.adapter(module, batch)
+            try:
+                return _training_step(module, batch)
+            except (NoPrediction, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                if not watch.diverged:
+                    raise
+                _warn_once(
+                    f"{type(module).__name__}.training_step ended with {type(error).__name__} at weights that "
+                    f"a measurement has put noise on, as its loss there is not finite; it counts as it is, and "
+                    f"training goes on"
+                )
+                return watch.calls[0].value
+
+    def outputs(self, module: nn.Module, batch: Any) -> Tensor:
+        """Only the outputs, ``(N, ...)``: the form that the gradient engines take."""
+        return self(module, batch).outputs
+
+
+@dataclass
+class _Call:
+    function: Callable[..., Any]
+    arguments: dict[str, Any]
+    value: Tensor
+    edge: GradientEdge | None
+
+
+class _Watch(TorchFunctionMode):
+    """Records likelihood calls, and keeps ``training_step`` from going backward or writing to shared parameters."""
+
+    def __init__(self, module: nn.Module, shared: bool) -> None:
+        super().__init__()
+        self.calls: list[_Call] = []
+        self.losses: list[Any] = []  # that went backward
+        self.padded: list[Padding] = []
+        self.writes = False
+        self.shared = shared
+        self.parameters = [p for p in module.parameters() if not p.is_inference()]
+        self.storages = {_storage(p) for p in self.parameters} - {None}
+        self.versions = [p._version for p in self.parameters]
+
+    @property
+    def diverged(self) -> bool:
+        """There was one likelihood, which is not finite."""
+        values = [call.value.detach() for call in self.calls]
+        return len(values) == 1 and not _is_wrapped(values[0]) and not bool(values[0].isfinite().all())
+
+    def __exit__(self, *exception: Any) -> None:
+        """Notice what was written in ways that are not seen; a shared replica shares the counters of writes."""
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        if not self.writes and [p._version for p in self.parameters] != self.versions:
+            self.writes = True
+            if self.shared:
+                rank_zero_warn(
+                    "a measurement has changed the weights of the training run, once, by an operation of the module "
+                    "that PyTorch does not show; from now on it is measured on a private copy"
+                )
+                raise WritesParameters("it changes the module's parameters in a way that is not seen")
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.Tensor.backward, backward):
+            self.losses.append(args[0])
+            return None
+        self._note_writes(func, args, kwargs)
+        result = func(*args, **kwargs)
+        if func in LIKELIHOODS and torch.is_grad_enabled():
+            arguments = inspect.signature(func).bind(*args, **kwargs).arguments
+            if any(isinstance(value, Tensor) and value.requires_grad for value in arguments.values()):
+                if _is_wrapped(result):
+                    self.calls.append(_Call(func, arguments, result, None))
+                else:  # the step may write to it: into a view of something else, its place in the graph would be lost
+                    result = result.clone()
+                    self.calls.append(_Call(func, arguments, result.detach().clone(), edge_of(result)))
+        elif (padding := in_call(func, args, kwargs)) is not None:
+            self.padded.append(padding)
+        return result
+
+    def _note_writes(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for tensor in written(func, args, kwargs):
+            if _storage(_unwrapped(tensor)) in self.storages:
+                self.writes = True
+                if self.shared:  # it would change the user's weights
+                    name = getattr(func, "__qualname__", None) or func.__name__
+                    raise WritesParameters(f"it changes the module's parameters while it runs ({name})")
+
+
+def _unwrapped(tensor: Tensor) -> Tensor:
+    while is_functorch_wrapped_tensor(tensor):
+        tensor = get_unwrapped(tensor)
+    return tensor
+
+
+def _storage(tensor: Tensor) -> int | None:
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # wrapped by torch.func
+        return None
+
+
+@cache
+def _warn_once(message: str) -> None:
+    rank_zero_warn(message)
+
+
+def _training_step(module: nn.Module, batch: Any) -> Any:
+    step = cast(Any, module).training_step
+    args: list[int] = []  # index of the batch, then of the loader
+    kwargs: dict[str, int] = {}
+    for parameter in list(inspect.signature(step).parameters.values())[1:]:
+        wanted = parameter.default is parameter.empty or parameter.name in ("batch_idx", "dataloader_idx")
+        if wanted and parameter.kind is parameter.KEYWORD_ONLY:
+            kwargs[parameter.name] = 0
+        elif wanted and parameter.kind is not parameter.VAR_KEYWORD:
+            args.append(0)
+    return step(batch, *args, **kwargs)
+
+
+@contextmanager
+def _default_dtype(module: nn.Module) -> Iterator[None]:
+    """Tensors that the module makes have its own precision, as in Lightning's step."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(next((p.dtype for p in module.parameters() if p.is_floating_point()), before))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _from_calls(watch: _Watch, returned: Any, samples: int, owner: str, automatic: bool) -> Prediction:
+    calls = watch.calls
+    loss = returned.get("loss") if isinstance(returned, Mapping) else returned
+    if loss is None and not watch.losses and (automatic or not calls):  # Lightning leaves such a batch out, too
+        if isinstance(returned, Mapping):
+            raise NoPrediction(f"{owner}.training_step returned a {type(returned).__name__} without 'loss'")
+        raise Skipped(f"{owner}.training_step returned None")
+    known = ", ".join(f.__name__ for f in LIKELIHOODS)
+    if not calls:
+        raise NoPrediction(f"{owner}.training_step calls no likelihood that is known here ({known})")
+    if len(calls) > 1:
+        raise NoPrediction(f"{owner}.training_step calls {len(calls)} likelihoods, and which one is meant is not clear")
+    (call,) = calls
+    arguments = call.arguments
+    outputs, targets = arguments["input"], arguments["target"]
+    if targets.requires_grad:
+        if any(isinstance(v, Tensor) and v.requires_grad for name, v in arguments.items() if name != "target"):
+            raise NoPrediction(f"{owner}.training_step compares two quantities that both depend on the parameters")
+        if call.function not in (F.mse_loss, F.gaussian_nll_loss):
+            raise NoPrediction(f"the targets of {call.function.__name__} in {owner}.training_step depend on parameters")
+        arguments = {**arguments, "input": targets, "target": outputs}
+    prediction = LIKELIHOODS[call.function](arguments, samples)
+    if not _is_wrapped(call.value):
+        trained = watch.losses or [loss]
+        losses = [t for t in trained if isinstance(t, Tensor) and t.numel() == 1 and t.requires_grad]
+        is_each = call.value.dim() > 0 or arguments.get("reduction") == "none"
+        prediction.returned = ReturnedLoss(losses, call.value, call.edge, is_each)
+    return prediction
+
+
+def _is_wrapped(tensor: Tensor) -> bool:
+    return _storage(tensor) is None
+
+
+def _from_adapter(returned: Any, samples: int) -> Prediction:
+    forms = "(outputs, targets) or (outputs, targets, likelihood)"
+    if not isinstance(returned, (tuple, list)) or len(returned) not in (2, 3):
+        raise NoPrediction(f"the adapter returned {_describe(returned)} instead of {forms}")
+    outputs, targets = returned[:2]
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
+        is_complex = isinstance(outputs, Tensor) and outputs.is_complex()
+        raise NoPrediction(
+            f"the adapter's outputs are {_describe(outputs)}; they must be a floating-point tensor"
+            + (", of complex ones torch.view_as_real(outputs)" if is_complex else "")
+        )
+    if not isinstance(targets, (Tensor, type(None))):
+        raise NoPrediction(f"the adapter's targets are {_describe(targets)}; they must be a tensor or None")
+    if len(returned) == 3:
+        likelihood, known = returned[2], get_args(LikelihoodName)
+        if likelihood not in known:
+            raise NoPrediction(f"the adapter named the likelihood {likelihood!r}; choose one of {', '.join(known)}")
+    elif targets is not None and not targets.is_floating_point() and outputs.dim() == targets.dim() + 1:
+        likelihood = "categorical"
+    else:
+        raise NoPrediction(
+            f"outputs of shape {tuple(outputs.shape)} from the adapter leave the likelihood open; return it too, for "
+            f'example (outputs, targets, "gaussian")'
+        )
+    return _BY_NAME[likelihood]({"input": outputs, "target": targets}, samples)
+
+
+def _describe(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{type(value).__name__}"

@@ -1,0 +1,354 @@
+"""The experiment that tells the sample axis of a batch: cut and permute samples, and see whether predictions follow.
+
+A leaf is of samples if cutting and permuting it with the others cuts and permutes the predictions. A module whose
+samples are independent predicts for a sample the same in its whole batch, beside other samples, and alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_info.gradients.batches import company, num_samples, shuffled, spread_index, take, tensors
+from lightning_info.gradients.contract import first_line
+from lightning_info.gradients.layout import GO_ON, Batch, Layout, Path, by_length, describe, is_plain_list, rebuilt
+from lightning_info.gradients.layout import lengths as tensor_lengths
+from lightning_info.gradients.memory import is_out_of_memory
+from lightning_info.gradients.plan import CHECK_SAMPLES, float64_copy, float64_tensors
+from lightning_info.replica.loss_recognition import NoPrediction, Prediction
+from lightning_info.replica.prediction import Predictor
+
+MOST_TRIALS = 64
+"""Ways to tell the leaves of samples from those of the batch that are tried for one number of samples."""
+MOST_ELEMENTS = 1 << 20
+"""Of the samples that are cut and permuted; at least :data:`FEWEST_CUT` of them."""
+FEWEST_CUT = 32
+_EXCLUDED = 5e3
+"""Outputs beyond are stand-ins for infinity and tell nothing about the scale of the others."""
+
+
+class SamplesMixed(ValueError):
+    """A sample's prediction depends on the others in its batch, as far as one can cut it; the message tells how."""
+
+
+Layouts = dict[Hashable, Layout | SamplesMixed]
+"""What experiments found, by what they looked at."""
+
+
+def first_predictions(predict: Predictor, module: nn.Module, batch: Any) -> tuple[Batch, Prediction]:
+    """The prediction for a whole batch, for the likeliest number of samples that it can be read with.
+
+    Args:
+        predict: The predictor.
+        module: A replica.
+        batch: On its device; a :class:`~.layout.Batch` has its number.
+
+    Raises:
+        NoPrediction: Of the likeliest number, if there is none for any.
+    """
+    error: NoPrediction | None = None
+    for size in _sizes(batch):
+        whole = batch if isinstance(batch, Batch) else Batch(batch, by_length(batch, size))
+        try:
+            return whole, predict(module, whole)
+        except NoPrediction as one:
+            error = error or one
+    assert error is not None
+    raise error
+
+
+def sample_layout(module: nn.Module, predict: Predictor, whole: Batch, is_given: bool = False) -> Layout:
+    """Find the leaves that carry samples, by experiment.
+
+    Args:
+        module: A private replica.
+        predict: The predictor.
+        whole: A training batch on its device, as :func:`first_predictions` gives it.
+        is_given: The layout is known, and only the samples' independence is looked at.
+
+    Raises:
+        SamplesMixed: There is no way to cut the batch into samples.
+    """
+    ordered: Layout | None = None
+    first: tuple[Batch, str] | None = None
+    sizes = [len(whole)] if is_given else [len(whole), *(n for n in _sizes(whole.bare) if n not in (1, len(whole)))]
+    for size in sizes:
+        trials = [whole] if is_given else [Batch(whole.bare, layout) for layout in _layouts(whole.bare, size)]
+        try:
+            experiment = _Experiment(module, predict, trials[0])
+        except _Fault as fault:
+            first = first or (trials[0], str(fault))
+            continue
+        for trial in trials:
+            found, seen = experiment.look(trial)
+            if found is not None and not found.ordered:
+                return found
+            ordered = ordered or found
+            first = first or (trial, seen)
+    if ordered is not None:
+        return ordered
+    assert first is not None
+    raise SamplesMixed(_told(*first))
+
+
+def needs_order(module: nn.Module, predict: Predictor, batches: Iterable[Any]) -> bool:
+    """Whether some batch goes through as it is and fails in another order, which the first one did not show."""
+    for batch in batches:
+        try:
+            predict(module, batch)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return False
+        try:
+            predict(module, take(batch, shuffled(num_samples(batch))))
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return True
+    return False
+
+
+class _Fault(Exception):
+    """A trial that fails; the message tells what is seen."""
+
+
+class _Experiment:
+    """Trials on one batch, for one number of samples.
+
+    Args:
+        module: A replica.
+        predict: The predictor.
+        whole: The batch.
+    """
+
+    def __init__(self, module: nn.Module, predict: Predictor, whole: Batch) -> None:
+        self.module, self.predict = module, predict
+        self.base = _predicted(predict, module, whole)
+        self.precise = float64_copy(module)
+
+    def look(self, whole: Batch) -> tuple[Layout | None, str]:
+        """The layout of a trial, ordered if only permuted samples are not right; or None, and what is seen."""
+        if len(whole) == 1:
+            return whole.layout, ""
+        each = max(1, sum(leaf.numel() for leaf in tensors(whole)) // len(whole))
+        index = spread_index(len(whole), max(FEWEST_CUT, MOST_ELEMENTS // each))
+        try:
+            some, cut = self._cut(take(whole, index))
+            _compare(cut, self.base, index, 1e-2)
+            fewest = self._fewest(some, cut)
+            for start in (0, 1):
+                part = torch.arange(start, len(index), 2)
+                if len(part) >= fewest:
+                    _compare(self._of(some, part), cut, part, self._tolerance)
+        except _Fault as fault:
+            return None, str(fault)
+        layout = replace(whole.layout, fewest=max(fewest, whole.layout.fewest))
+        if layout.ordered:
+            return layout, ""
+        order = shuffled(len(index))
+        try:
+            permuted = self._of(some, order)
+            _compare(permuted, cut, order, self._tolerance)
+            _compare_gradients(permuted, cut, order, self._tolerance)
+        except _Fault as fault:
+            return replace(layout, ordered=True), str(fault)
+        return layout, ""
+
+    @property
+    def _tolerance(self) -> float:
+        return 1e-3 if self.precise is None else 1e-6
+
+    def _cut(self, some: Batch) -> tuple[Batch, Prediction]:
+        """Some samples and their prediction, in float64 if the module runs in it."""
+        if self.precise is not None:
+            doubled = float64_tensors(some)
+            try:
+                cut = self.predict(self.precise, doubled)
+                if cut.outputs.dtype == torch.float64:
+                    return doubled, cut
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+        cut = _predicted(self.predict, self.module, some)
+        self.precise = None
+        return some, cut
+
+    def _of(self, some: Batch, index: Tensor) -> Prediction:
+        return _predicted(self.predict, self.module if self.precise is None else self.precise, take(some, index))
+
+    def _fewest(self, some: Batch, cut: Prediction) -> int:
+        """Samples that the module takes at least: one, or two where only a batch of one is special to it."""
+        first: _Fault | None = None
+        for fewest in (1, 2):
+            try:
+                for i in spread_index(len(some), CHECK_SAMPLES).tolist():
+                    few = company(i, len(some), fewest)
+                    _compare(self._of(some, few), cut, few, self._tolerance)
+            except _Fault as fault:
+                first = first or fault
+            else:
+                return fewest
+        assert first is not None
+        raise first
+
+
+def disagreement(part: Prediction, whole: Prediction, index: Tensor, tolerance: float) -> str | None:
+    """What in the prediction for some samples is not that of their rows in a larger batch.
+
+    Only counted positions are compared, as padding may be as long as the longest sample of a batch.
+
+    Args:
+        part: Of the samples.
+        whole: Of the larger batch.
+        index: Their rows in it.
+        tolerance: Relative, and a tenth of it in units of the largest output.
+    """
+    index = index.to(whole.outputs.device)
+    z, expected = part.outputs.detach(), whole.outputs.detach()[index].to(part.outputs)
+    here = part.mask
+    there = whole.mask[index] if whole.mask is not None else None
+    told = f"outputs of shape {tuple(z.shape)} for {tuple(expected.shape)} in the larger batch"
+    if z.dim() != expected.dim() or (here is None) != (there is None):
+        return told
+    if here is not None and there is not None:
+        lengths = [min(pair) for pair in zip(here.shape, there.shape, strict=True)]
+        common = tuple(slice(0, length) for length in lengths)
+        if here[common].sum() != here.sum() or there[common].sum() != there.sum() or z.shape[-1] != expected.shape[-1]:
+            return told
+        here, there, z, expected = here[common], there[common], z[common], expected[common]
+        if not torch.equal(here, there):
+            return "other ignored positions"
+        z, expected = z[here], expected[here]
+    elif z.shape != expected.shape:
+        return told
+    if not _alike(z, expected, tolerance):
+        return "other outputs than in the larger batch"
+    y, labels = part.targets, whole.targets[index] if whole.targets is not None else None
+    if (y is None) != (labels is None):
+        return "no targets"
+    if y is not None and labels is not None:
+        if here is not None and y.dim() == here.dim():
+            y, labels = y[common][here], labels[common][here]
+        if y.shape != labels.shape or not _alike(y, labels, tolerance):
+            return "other targets than in the larger batch"
+    return None
+
+
+def _alike(values: Tensor, expected: Tensor, tolerance: float) -> bool:
+    if not values.is_floating_point():
+        return torch.equal(values, expected.to(values))
+    expected = expected.to(values)
+    usual = expected[expected.abs() < _EXCLUDED].abs()
+    scale = usual.max().item() if usual.numel() else 1.0
+    return torch.allclose(values, expected, rtol=tolerance, atol=0.1 * tolerance * scale, equal_nan=True)
+
+
+def _compare(part: Prediction, whole: Prediction, index: Tensor, tolerance: float) -> None:
+    found = disagreement(part, whole, index, tolerance)
+    if found is not None:
+        raise _Fault(f"{_counted(len(index))} gave {found}")
+
+
+def _compare_gradients(part: Prediction, whole: Prediction, order: Tensor, tolerance: float) -> None:
+    """Of the loss in the outputs, which class weights enter."""
+    try:
+        expected = whole.loss_gradient()
+    except Exception:  # there is none, whatever the reason
+        return
+    try:
+        found = part.loss_gradient()
+    except Exception as error:
+        raise _Fault(f"the loss of permuted samples failed with {type(error).__name__}: {first_line(error)}") from error
+    if found.shape != expected.shape or not _alike(found, expected[order.to(expected.device)], tolerance):
+        raise _Fault(f"{len(order)} permuted samples had another loss")
+
+
+def _predicted(predict: Predictor, module: nn.Module, batch: Batch) -> Prediction:
+    try:
+        return predict(module, batch)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise _Fault(f"{_counted(len(batch))} failed with {type(error).__name__}: {first_line(error)}") from error
+
+
+def _counted(samples: int) -> str:
+    return "one sample alone" if samples == 1 else f"{samples} samples"
+
+
+def _sizes(batch: Any) -> list[int]:
+    """Numbers of samples that a batch may have, the likeliest first."""
+    if isinstance(batch, Batch):
+        return [len(batch)]
+    sizes = tensor_lengths(batch)
+
+    def visit(path: Path, value: Any) -> Any:
+        if path and is_plain_list(value) and len(value) > 1 and any(True for _ in tensors(value)):
+            sizes.append(len(value))
+        return GO_ON
+
+    rebuilt(batch, visit)
+    return list(dict.fromkeys(size for size in sizes if size > 0))
+
+
+def _layouts(batch: Any, size: int) -> Iterator[Layout]:
+    """Leaves that may carry so many samples: all whose axis 0 has the length, then fewer, and axis 1 beside them."""
+    count = 0
+    for whole_lists in (False, True):
+        first, second, others = _leaves(batch, size, whole_lists)
+        if whole_lists and not any(_is_list_of_tensors(leaf) for leaf in first.values()):
+            return
+        beside: list[tuple[Path, ...]] = [(), tuple(second)] if second else [()]
+        if 1 < len(second) < 4:
+            beside += [(path,) for path in second]
+        for left_out in range(len(first) + 1):
+            for dropped, turned in itertools.product(itertools.combinations(first, left_out), beside):
+                if any(path in turned for path in dropped):
+                    continue
+                axes = {path: 0 for path in first if path not in dropped} | dict.fromkeys(turned, 1)
+                rest = (path for path in (*dropped, *second, *others) if path not in axes)
+                if axes and count < MOST_TRIALS:
+                    count += 1
+                    yield Layout(axes, frozenset(rest))
+
+
+def _leaves(batch: Any, size: int, whole_lists: bool) -> tuple[dict[Path, Any], list[Path], list[Path]]:
+    """Leaves with so many entries on axis 0, and on axis 1; and the other ones."""
+    first: dict[Path, Any] = {}
+    second: list[Path] = []
+    rest: list[Path] = []
+
+    def visit(path: Path, value: Any) -> Any:
+        if isinstance(value, (Tensor, np.ndarray)):
+            if value.ndim > 0 and len(value) == size:
+                first[path] = value
+            if value.ndim > 1 and value.shape[1] == size:
+                second.append(path)
+            if path not in first and path not in second:
+                rest.append(path)
+            return value
+        if path and is_plain_list(value) and len(value) == size and (whole_lists or not _is_list_of_tensors(value)):
+            first[path] = value
+            return value
+        return GO_ON
+
+    rebuilt(batch, visit)
+    return first, second, rest
+
+
+def _is_list_of_tensors(value: Any) -> bool:
+    return is_plain_list(value) and any(True for _ in tensors(value))
+
+
+def _told(whole: Batch, fault: str) -> str:
+    cut = [describe(path) for path in whole.layout.axes]
+    kept = [describe(path) for path in whole.layout.shared]
+    rest = f", {', '.join(kept)} kept whole" if kept else ""
+    return f"a batch of {len(whole)} samples was cut along {', '.join(cut)}{rest}, and {fault}"

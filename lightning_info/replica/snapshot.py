@@ -1,0 +1,245 @@
+"""One measurement's view of the run: a replica, its predictions, and the reference samples."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lightning_info.gradients.batches import map_tensors, num_samples, take
+from lightning_info.gradients.layout import Batch
+from lightning_info.gradients.memory import is_out_of_memory
+from lightning_info.replica.activations import Activation, Layer, LayerCapture
+from lightning_info.replica.alone import Alone, NotItsOwn
+from lightning_info.replica.batch_norm import use_statistics_of
+from lightning_info.replica.loss_recognition import Prediction
+from lightning_info.replica.prediction import Predictor
+
+
+class Unavailable(Exception):
+    """A point that has no value (outputs not finite, say); reported as NaN with the message, never an error."""
+
+
+class ForwardStatistic(Protocol):
+    """Takes from a forward pass what a measurement needs; hashable, so that equal ones read once."""
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Layers whose activations it needs."""
+
+    def __call__(self, prediction: Prediction, activations: Mapping[str, Activation]) -> dict[str, Tensor]:
+        """A few numbers a sample.
+
+        Args:
+            prediction: For a batch of N samples.
+            activations: By the layers' labels; of layers that did not run there is none.
+
+        Returns:
+            Tensors ``(N, ...)`` without a graph, by any names.
+        """
+
+
+@dataclass
+class Audit:
+    """One reference sample goes through the replica alone as well, to see that what is read for it is its own.
+
+    Attributes:
+        spot: Which one, as a share of the pool; another one at every point.
+        done: Once is enough.
+        mixed: Labels of layers that gave it another sample's activations, or some that depend on the others.
+    """
+
+    spot: float = 0.0
+    done: bool = False
+    mixed: set[str] = field(default_factory=set)
+
+
+@dataclass
+class ModelSnapshot:
+    """What a measurement works with.
+
+    Attributes:
+        module: The replica.
+        predictor: Maps the replica and a batch to its prediction.
+        groups: The reference samples; batches on the CPU.
+        chunk: Samples that go through the replica at once: the user's own batch size.
+        device: The replica's device.
+        batch_norms: The replica's layers that training uses with batch statistics.
+        statistics: What measurements at this step will read; one pass serves all.
+        whole: The snapshot of a larger pool that begins with these samples, if its pass serves this one too.
+        audit: What is looked at besides.
+    """
+
+    module: nn.Module
+    predictor: Predictor
+    groups: list[Any]
+    chunk: int
+    device: torch.device
+    batch_norms: list[_BatchNorm] = field(default_factory=list)
+    statistics: list[ForwardStatistic] = field(default_factory=list)
+    whole: ModelSnapshot | None = None
+    audit: Audit = field(default_factory=Audit)
+    _read: dict[ForwardStatistic, dict[str, Tensor] | Exception] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Of the pool."""
+        return sum(map(num_samples, self.groups))
+
+    def on(self, groups: list[Any], audit: Audit | None = None) -> ModelSnapshot:
+        """The same replica with other samples: nothing that was read before is taken for theirs.
+
+        Args:
+            groups: The samples.
+            audit: What is looked at besides; None: as before.
+        """
+        audit = self.audit if audit is None else audit
+        return replace(self, groups=groups, statistics=[], whole=None, audit=audit, _read={})
+
+    def first(self, samples: int) -> ModelSnapshot:
+        """The same replica with the first samples of the first group."""
+        return self.on([take(self.groups[0], slice(0, samples))])
+
+    def beginning(self, groups: list[Any]) -> ModelSnapshot:
+        """The same replica with samples that the pool begins with; a pass over the pool serves them too."""
+        return replace(self, groups=groups, whole=self)
+
+    def read(self, reader: ForwardStatistic) -> dict[str, Tensor]:
+        """What a reader takes from the reference samples, ``(P, ...)`` on the CPU in their order.
+
+        The first call makes a forward pass over all samples, for all :attr:`statistics` at once. What one gives for
+        some of the samples only (a layer that runs for some) is left out.
+
+        Raises:
+            Unavailable: There are no samples.
+            Exception: Whatever this reader raised; that of another one is its own affair.
+        """
+        if self.whole is not None:
+            return {name: rows[: self.size] for name, rows in self.whole.read(reader).items()}
+        if reader not in self._read:
+            self._pass([wanted for wanted in dict.fromkeys([reader, *self.statistics]) if wanted not in self._read])
+        found = self._read[reader]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _pass(self, statistics: list[ForwardStatistic]) -> None:
+        layers = dict.fromkeys(layer for reader in statistics for layer in reader.layers)
+        rows: dict[ForwardStatistic, dict[str, list[Tensor]]] = {reader: defaultdict(list) for reader in statistics}
+        failed: dict[ForwardStatistic, Exception] = {}
+
+        def guarded(reader: ForwardStatistic, step: Callable[[], None]) -> None:
+            try:
+                if reader not in failed:
+                    step()
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                failed[reader] = error
+
+        def keep(reader: ForwardStatistic, prediction: Prediction, seen: LayerCapture) -> None:
+            if reader.layers and seen.error is not None:
+                raise seen.error
+            for name, values in reader(prediction, seen.activations).items():
+                rows[reader][name].append(values.cpu())
+
+        def join(reader: ForwardStatistic) -> None:
+            whole = {name: torch.cat(parts) for name, parts in rows[reader].items()}
+            self._read[reader] = {name: found for name, found in whole.items() if len(found) == self.size}
+
+        looked_at = -1 if self.audit.done or not layers else int(self.audit.spot * self.size)
+        for batch in self.parts():
+            seen = LayerCapture(self.module, layers, num_samples(batch))
+            with seen if layers else nullcontext():  # a pass without layers is left alone
+                prediction = self.predictor(self.module, batch)
+            seen.take_outputs(prediction)
+            if 0 <= looked_at < num_samples(batch):
+                self._look_alone(Alone(batch, looked_at), prediction, seen.activations, layers)
+            looked_at -= num_samples(batch)
+            for label in self.audit.mixed:
+                seen.activations.pop(label, None)
+            for reader in statistics:
+                guarded(reader, partial(keep, reader, prediction, seen))
+        for reader in statistics:
+            guarded(reader, partial(join, reader))
+        self._read.update(failed)
+
+    def _look_alone(
+        self, one: Alone, whole: Prediction, activations: Mapping[str, Activation], layers: Collection[Layer]
+    ) -> None:
+        if num_samples(one.batch) == 1:
+            return
+        self.audit.done = True
+        with LayerCapture(self.module, layers, len(one.index)) as seen:
+            prediction = self.predictor(self.module, one.part)
+        seen.take_outputs(prediction)
+        try:
+            one.compare_outputs(prediction, whole)
+        except NotItsOwn as error:
+            raise Unavailable(str(error)) from error
+        self.audit.mixed |= one.others(seen.activations, activations)
+
+    def to_device(self, batch: Any) -> Any:
+        """The batch as the replica takes it: on its device, half precision upcast as the replica's weights are."""
+        return map_tensors(
+            batch,
+            lambda leaf: (
+                leaf.to(self.device, torch.float32)
+                if leaf.dtype in (torch.float16, torch.bfloat16)
+                else leaf.to(self.device)
+            ),
+        )
+
+    def outputs(self, module: nn.Module, batch: Any) -> Tensor:
+        """The form of the predictor that the gradient engines take."""
+        return self.predictor(module, batch).outputs
+
+    def first_chunk(self) -> Any:
+        """The first samples, as many as go through the replica at once, on its device."""
+        return self.to_device(take(self.groups[0], slice(0, self.chunk)))
+
+    def use_reference_statistics(self) -> None:
+        """Give the BatchNorm layers of the replica the statistics of the reference samples."""
+        use_statistics_of(self.batch_norms, lambda part: self.predictor(self.module, part), self.parts())
+
+    def parts(self) -> Iterator[Any]:
+        """All reference samples, at most a chunk at a time, on the replica's device.
+
+        Raises:
+            Unavailable: There are none.
+        """
+        if not self.groups:
+            raise Unavailable("no reference samples could be kept")
+        for group in self.groups:
+            size = num_samples(group)
+            for index in torch.tensor_split(
+                torch.arange(size), math.ceil(size / self.chunk)
+            ):  # equal size: none of one
+                yield self.to_device(take(group, index))
+
+    def drawn(self, numbers: Tensor) -> Iterator[tuple[Any, Tensor]]:
+        """Some reference samples, at most a chunk at a time, and their places among the numbers.
+
+        Args:
+            numbers: ``(D,)``, counted through all groups; any order, any of them more than once.
+        """
+        offset = 0
+        for group in self.groups:
+            size = num_samples(group)
+            places = ((numbers >= offset) & (numbers < offset + size)).nonzero().squeeze(1)
+            if isinstance(group, Batch) and group.layout.ordered:
+                places = places[numbers[places].argsort(stable=True)]
+            chunks = torch.split(places, self.chunk)
+            if isinstance(group, Batch) and group.layout.fewest > 1:  # of equal size: none of one
+                chunks = torch.tensor_split(places, max(1, math.ceil(len(places) / self.chunk)))
+            for some in chunks if len(places) else ():
+                yield self.to_device(take(group, numbers[some] - offset)), some
+            offset += size

@@ -1,0 +1,37 @@
+"""Seconds of a call, and of a plain training pass on a snapshot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from lightning_info.gradients.contract import trainable
+from lightning_info.replica.snapshot import ModelSnapshot
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type not in ("cpu", "meta"):
+        torch.accelerator.synchronize(device)
+
+
+def seconds(run: Callable[[], object], device: torch.device) -> float:
+    """What a call takes, once."""
+    synchronize(device)
+    started = time.perf_counter()
+    run()
+    synchronize(device)
+    return time.perf_counter() - started
+
+
+def training_pass(snapshot: ModelSnapshot, batch: Any) -> float:
+    """Seconds of a plain forward and backward pass over some samples."""
+    parameters = list(trainable(snapshot.module).values())
+
+    def run() -> None:
+        torch.autograd.grad(snapshot.outputs(snapshot.module, batch).sum(), parameters, allow_unused=True)
+
+    return seconds(run, snapshot.device)
