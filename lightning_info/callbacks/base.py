@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -45,6 +47,7 @@ class InfoCallback(Preparing):
             processes that of the first in each of them.
     """
 
+    _off = ""  # why nothing is measured in this run
     _decision: tuple[tuple[int, int], bool] | None  # epoch and batch of the last decision, and whether a point is due
     _offline = False  # measured without a Trainer
 
@@ -134,7 +137,9 @@ class InfoCallback(Preparing):
         """Refuse what cannot work, before anything is trained."""
         if stage != "fit":
             return
-        refuse_sharding(type(self).__name__, type(trainer.strategy).__name__)
+        self._off = ""
+        with self._or_off():
+            refuse_sharding(type(self).__name__, type(trainer.strategy).__name__)
         alike = [
             c
             for c in [c for c in trainer.callbacks if isinstance(c, InfoCallback)]
@@ -142,14 +147,14 @@ class InfoCallback(Preparing):
         ]
         if len(alike) > 1:
             names = ", ".join(sorted({type(c).__name__ for c in alike}))
-            raise Refused(
+            raise MisconfigurationException(
                 f"{type(self).__name__}: {len(alike)} of them write the same tags ({names}); "
                 f"give each a prefix, for example {type(alike[-1]).__name__}(prefix='second')"
             )
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the clock; a run that starts at step 0 starts a new history."""
-        self._active = not trainer.barebones
+        self._active = not trainer.barebones and not self._off
         if not self._active:
             return
         goes_on = self._resumed or (self._trainer == id(trainer) and steps_taken(trainer) > 0)
@@ -178,14 +183,15 @@ class InfoCallback(Preparing):
         """Collect reference samples and measure if a point is due."""
         if not self._active:
             return
-        with self._clock.spending(), self._error_policy.guard("its bookkeeping"):
+        with self._or_off(trainer), self._clock.spending(), self._error_policy.guard("its bookkeeping"):
             if not self._samples.complete:
                 with isolated(pl_module.device):
                     self._collect(trainer, pl_module, batch, batch_idx)
             if self.is_due(trainer, batch_idx):
                 with isolated(pl_module.device):
                     self._take(trainer, pl_module, batch_idx)
-        self._session.leave_batch(self)
+        if self._active:
+            self._session.leave_batch(self)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure the end, draw the figures, print the table."""
@@ -212,6 +218,27 @@ class InfoCallback(Preparing):
                 self._measure_and_log(trainer, pl_module, step, due)
             if self._measured is not None:
                 self._report_end(trainer)
+
+    @contextmanager
+    def _or_off(self, trainer: Any = None) -> Iterator[None]:
+        """What is refused inside switches this callback off, and training goes on; with ``on_error="raise"`` it ends.
+
+        Args:
+            trainer: The trainer, once training has started.
+        """
+        try:
+            yield
+        except Refused as error:
+            if self.on_error == "raise":
+                raise
+            owner = type(self).__name__
+            self._active, self._off = False, str(error)
+            self._summary = f"{owner} is off: {error}"
+            self._initial = None
+            if trainer is not None:
+                self._session.drop(self)
+                self._write_layout(trainer)  # if the others were waiting for it
+            rank_zero_warn(f"{error}\n\n{owner} is off, and training goes on (on_error='raise' ends it instead)")
 
     # ---- without a Trainer: what ``lightning_info.measure`` calls in the place of the hooks
 

@@ -137,6 +137,12 @@ class Session:
         """Only one callback has joined: what is said once for all is said now."""
         return len(self._joined) == 1
 
+    def drop(self, member: Member) -> None:
+        """A callback takes no part any more."""
+        self.members = [c for c in self.members if c is not member]
+        if len(self._through) >= len(self.members):
+            self.clear()
+
     def due(self, trainer: Any, batch_idx: int) -> list[Member]:
         """The callbacks that measure at this batch."""
         return [c for c in self.members if c.is_ready and c.is_due(trainer, batch_idx)]
