@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from lightning_info import validation
 from lightning_info.callbacks import messages
 from lightning_info.callbacks.clock import Clock
-from lightning_info.callbacks.error_policy import ErrorPolicy, Refused
+from lightning_info.callbacks.error_policy import ErrorPolicy, Refused, WrongArgument
 from lightning_info.callbacks.monitors import monitors
 from lightning_info.callbacks.options import ARGUMENTS, MARK, show_common_options
 from lightning_info.callbacks.preflight import refuse_sharding
@@ -89,6 +89,11 @@ class InfoCallback(Preparing):
         validation.one_of(owner, "batch_norm", batch_norm, get_args(BatchNormStatistics))
         if max_overhead is not None:
             validation.positive_number(owner, "max_overhead", max_overhead, 0.05)
+            if max_overhead > 1:
+                raise ValueError(
+                    f"{owner}: max_overhead={max_overhead:g} is more than the whole run; it is a share of the run's "
+                    f"time, for example max_overhead=0.05 for 5 %"
+                )
         if prefix:
             validation.path(owner, "prefix", prefix, "run1")
         if adapter is not None and not callable(adapter):
@@ -229,7 +234,7 @@ class InfoCallback(Preparing):
         try:
             yield
         except Refused as error:
-            if self.on_error == "raise":
+            if self.on_error == "raise" or isinstance(error, WrongArgument):
                 raise
             owner = type(self).__name__
             self._active, self._off = False, str(error)

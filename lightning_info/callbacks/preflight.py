@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from lightning_info.callbacks.error_policy import Refused
+from lightning_info.callbacks.error_policy import Refused, WrongArgument
 from lightning_info.callbacks.loss_rows import loss_rows
 from lightning_info.gradients.batches import num_samples, spread, take
 from lightning_info.gradients.contract import NotCovered, trainable
@@ -124,7 +124,9 @@ def preflight(
         ) from error
     except NotCopyable as error:
         raise Refused(f"{owner} measures on a copy of the module, but {error}") from error
-    except (NoLayers, NotMeasurable) as error:
+    except NoLayers as error:
+        raise WrongArgument(f"{owner}: {error}") from error
+    except NotMeasurable as error:
         raise Refused(f"{owner}: {error}") from error
     except NotCovered as error:
         raise Refused(f"{owner}: no engine gives exact per-sample gradients of {name}: {error}") from error

@@ -82,6 +82,7 @@ class EffectiveInformationOfLayers(Quantity):
 
     @override
     def check(self, owner: str) -> None:
+        validation.layers(owner, self.layers)
         if self.beta is not None:
             validation.positive_number(owner, "beta", self.beta, 0.1)
         for one in self.distortion:
