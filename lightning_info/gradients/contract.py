@@ -46,6 +46,12 @@ class Engine(Protocol):
         """
 
 
+def call(module: nn.Module, inputs: Any) -> Tensor:
+    """The plainest :data:`Predict`: the batch is the module's only input."""
+    outputs: Tensor = module(inputs)
+    return outputs
+
+
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that are trained, by name; tied ones once, under their first name."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}

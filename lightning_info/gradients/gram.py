@@ -25,15 +25,15 @@ from torch import Tensor, nn
 from lightning_info.gradients import gram_backward as row_pass
 from lightning_info.gradients import gram_products as products
 from lightning_info.gradients import row_functions
-from lightning_info.gradients.batches import shuffled, split_samples, spread, spread_around, take
-from lightning_info.gradients.contract import NotCovered, Predict, trainable
+from lightning_info.gradients.batches import select, shuffled, split_samples, spread, spread_around, take
+from lightning_info.gradients.contract import NotCovered, Predict, call, trainable
 from lightning_info.gradients.definition import Definition
-from lightning_info.gradients.engine_vmap_taps import _Passes, _take
+from lightning_info.gradients.engine_vmap_taps import Passes
 from lightning_info.gradients.layer_gradients import Rows
 from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.loop import alone, fitted, squares_of
 from lightning_info.gradients.memory import is_out_of_memory
-from lightning_info.gradients.plan import CHECK_SAMPLES, _call, in_float64
+from lightning_info.gradients.plan import CHECK_SAMPLES, in_float64
 from lightning_info.gradients.real import as_real, flat
 from lightning_info.validation import one_of
 
@@ -104,7 +104,7 @@ _Engine = Callable[[nn.Module, Predict, Any, Tensor, _Total], None]
 
 def _by_taps(module: nn.Module, predict: Predict, batch: Any, columns: Tensor, total: _Total) -> None:
     leaves, rebuild = split_samples(batch)
-    passes = _Passes(module, predict, rebuild)
+    passes = Passes(module, predict, rebuild)
     chunk = _samples_at_once(passes, leaves, total)
     blocks = torch.split(torch.arange(total.samples), max(1, chunk // 2) if chunk < total.samples else total.samples)
     pairs = list(itertools.combinations(range(len(blocks)), 2)) or [(0, 0)]
@@ -114,7 +114,7 @@ def _by_taps(module: nn.Module, predict: Predict, batch: Any, columns: Tensor, t
         fresh = torch.cat([torch.full((len(blocks[b]) * total.columns,), b in new) for b in dict.fromkeys((i, j))])
         new -= {i, j}
         part = total.part(len(index))
-        forward = passes.forward(_take(leaves, index))
+        forward = passes.forward(select(leaves, index))
         u = columns[:, index.to(columns.device)]
         if u.shape[1:] != forward.outputs.shape:
             shapes = tuple(forward.outputs.shape), tuple(u.shape[1:])
@@ -133,16 +133,15 @@ def _consumer(part: _Total, total: _Total, fresh: Tensor) -> row_pass.Consume:
     return consume
 
 
-def _samples_at_once(passes: _Passes, leaves: list[Tensor], total: _Total) -> int:
+def _samples_at_once(passes: Passes, leaves: list[Tensor], total: _Total) -> int:
     """How many fit the budget: kept inputs, copies, and what the backward pass and the largest layer take."""
-    alone = passes.forward(_take(leaves, torch.arange(1)))
+    alone = passes.forward(select(leaves, torch.arange(1)))
     kept = largest = 0
     for tap in (tap for members in alone.groups for tap in members.taps):
-        x, layer = tap.operator.inputs, tap.operator.layer
+        x = tap.operator.inputs
         size = x.numel() * max(4, x.element_size())
-        kernel = torch.Size(getattr(layer, "kernel_size", ())).numel()
         kept += 2 * size
-        largest = max(largest, size * (3 * total.columns + 2 * kernel))
+        largest = max(largest, size * (3 * total.columns + 2 * tap.operator.unfolded))
     outputs = alone.outputs.numel() * alone.outputs.element_size() * total.columns
     each = kept + largest + outputs + total.columns * alone.bytes_per_sample
     return max(2, BUDGET // max(1, each))
@@ -361,5 +360,5 @@ def gram_matrix(
     Raises:
         NotCovered: No engine is exact for this module.
     """
-    plan = choose_gram_engine(module, _call, inputs, engine)
-    return plan.gram(module, _call, inputs, cotangents, diagonal=diagonal)
+    plan = choose_gram_engine(module, call, inputs, engine)
+    return plan.gram(module, call, inputs, cotangents, diagonal=diagonal)

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_info.gradients import convolution, norms
-from lightning_info.gradients.convolution import Geometry, cheapest, conv_weight
+from lightning_info.gradients import norms
+from lightning_info.gradients.layers import convolution
+from lightning_info.gradients.layers.convolution import Geometry, cheapest, conv_weight
 
 GEOMETRIES = {  # input channels a group, output channels a group, input size, geometry, padding
     "one axis": (2, 3, (11,), Geometry((3,), (2,), (2,), 1), (2,)),
