@@ -10,6 +10,9 @@ from torch import Tensor, nn
 Predict = Callable[[nn.Module, Any], Tensor]
 """``(module, batch) -> outputs (N, ...)``, differentiable in the module's parameters."""
 
+OutputGradients = Callable[[Tensor], dict[str, Tensor]]
+"""Numbers ``n C + c`` of R samples and cotangents -> their gradients as real numbers, ``(R, numbers)`` by parameter."""
+
 
 class NotCovered(Exception):
     """An engine cannot compute every parameter's per-sample gradient exactly; the message says which and why."""

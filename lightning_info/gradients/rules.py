@@ -14,7 +14,7 @@ from backpack.extensions.firstorder.base import FirstOrderBackpropExtension, Fir
 from torch import Tensor
 
 from lightning_info.gradients import layers  # noqa: F401  # enters all layer types in the registry
-from lightning_info.gradients.layers.base import LAYERS, Layer, SquaredNorm
+from lightning_info.gradients.layers.base import LAYERS, Layer, NormRule
 
 Gradients = tuple[Tensor, ...]
 
@@ -28,7 +28,7 @@ class _Rule(FirstOrderModuleExtension):  # type: ignore[misc]
         super().__init__(list(layer.squared_norms))
 
     @staticmethod
-    def _call(rule: SquaredNorm, ext: Any, module: Any, g_inp: Gradients, g_out: Gradients, bp: Any) -> Tensor:
+    def _call(rule: NormRule, ext: Any, module: Any, g_inp: Gradients, g_out: Gradients, bp: Any) -> Tensor:
         return rule(module, module.input0, g_out[0])
 
 

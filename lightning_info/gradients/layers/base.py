@@ -18,10 +18,10 @@ from lightning_info.gradients.layer_gradients import Rows
 Function = Callable[..., Any]
 """A function of torch, or of the user's that hands its calls to ``torch.overrides.handle_torch_function``."""
 
-SquaredNorm = Callable[[Any, Tensor, Tensor], Tensor]
+NormRule = Callable[[Any, Tensor, Tensor], Tensor]
 """``(stand-in, x (N, ...), g (N, ...)) -> (N,)``: squared norms of the samples' gradients at one parameter."""
 
-OutputGradients = Callable[[Any, Tensor, Tensor], Rows]
+GradientRule = Callable[[Any, Tensor, Tensor], Rows]
 """``(stand-in, x (N, ...), g (N, C, ...))``: the gradients at one parameter for each of C cotangents."""
 
 InputAndGradient = tuple[Tensor, Tensor]
@@ -97,8 +97,8 @@ class Layer:
     name: str
     modules: tuple[type[nn.Module], ...] = ()
     calls: Mapping[Function, Callable[..., Operator | None]] = field(default_factory=dict)
-    squared_norms: Mapping[str, SquaredNorm] = field(default_factory=dict)
-    gradients: Mapping[str, OutputGradients] = field(default_factory=dict)
+    squared_norms: Mapping[str, NormRule] = field(default_factory=dict)
+    gradients: Mapping[str, GradientRule] = field(default_factory=dict)
     cross_terms: Mapping[Layer, CrossTerm] = field(default_factory=dict)
     extra_axes: int = 0
     takes_complex: bool = False

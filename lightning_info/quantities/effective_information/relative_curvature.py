@@ -19,7 +19,7 @@ from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.weight_noise import low_rank_noise
 from lightning_info.gradients.batches import num_samples, take
 from lightning_info.gradients.contract import NotCovered
-from lightning_info.gradients.row_matrix import RowEngineName, row_matrix
+from lightning_info.gradients.fisher_products import FactorEngineName, factor_matrix
 from lightning_info.quantities.weight_information.curvature import (
     FEWEST_SAMPLES,
     MOST_ROWS,
@@ -120,7 +120,7 @@ def measure_relative_curvature(
     some = whole.on([take(max(snapshot.groups, key=num_samples), slice(0, plan.samples))])
     batch = snapshot.to_device(some.groups[0])
     assert plan.rows is not None
-    engine = cast(RowEngineName, plan.rows.engine)
-    rows = prior * row_matrix(snapshot.module, snapshot.outputs, batch, _finite_columns(snapshot, batch), engine)
+    engine = cast(FactorEngineName, plan.rows.engine)
+    rows = prior * factor_matrix(snapshot.module, snapshot.outputs, batch, _finite_columns(snapshot, batch), engine)
     values, vectors = _decomposed(rows @ rows.T)
     return RowsCurvature(some, [Spectrum(values / some.size, len(prior))], rows, values, vectors)

@@ -29,12 +29,10 @@ from lightning_info.functional.spectrum_bracket import SpectrumBracket
 from lightning_info.functional.weight_noise import diagonal_noise, full_noise, lanczos_noise, low_rank_noise
 from lightning_info.gradients.batches import num_samples, take
 from lightning_info.gradients.contract import NotCovered, trainable
-from lightning_info.gradients.fisher_products import FisherProducts
+from lightning_info.gradients.fisher_products import FactorEngineName, FisherProducts, RowProducts, outer_products
 from lightning_info.gradients.gram import GramPlan, choose_gram_engine
 from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.real import sizes
-from lightning_info.gradients.row_matrix import RowEngineName, outer_products
-from lightning_info.gradients.row_products import RowProducts
 from lightning_info.replica.prediction import Prediction
 from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 
@@ -225,7 +223,7 @@ class CurvaturePlan:
 
     def matrix(self, snapshot: ModelSnapshot) -> Tensor:
         """N times F, ``(k, k)`` float64; for the way ``"matrix"``. Raises as :meth:`measure`."""
-        engine = cast(RowEngineName, self._rows.engine)
+        engine = cast(FactorEngineName, self._rows.engine)
         total = torch.zeros(_weights(snapshot), _weights(snapshot), dtype=torch.float64, device=snapshot.device)
         for batch in snapshot.parts():
             total += outer_products(snapshot.module, snapshot.outputs, batch, _finite_columns(snapshot, batch), engine)
