@@ -7,9 +7,10 @@ matrix ``A (N C, k)``, and
 .. math:: F = A^\top A / N, \qquad K = A A^\top .
 
 ``K / N`` has the nonzero eigenvalues of F (:class:`~lightning_info.functional.spectrum.Spectrum`). One forward pass
-and one backward pass under ``torch.vmap`` over the C cotangents hand out one parameter's rows after the other; each
-adds its products to K, in float64, and is freed. Where all samples at once would exceed :data:`BUDGET`, blocks of K
-come from pairs of chunks of samples. Modules that do not vmap have their rows computed one by one, exactly as well.
+and one backward pass under ``torch.vmap`` over the C cotangents hand out one parameter's gradients after the other;
+each adds its products to K, in float64, and is freed. Where all samples at once would exceed :data:`BUDGET`, blocks of
+K come from pairs of chunks of samples. Modules that do not vmap have their gradients computed one by one, exactly as
+well.
 """
 
 from __future__ import annotations
@@ -229,7 +230,7 @@ class GramPlan:
 
 
 def _is_own(module: nn.Module, predict: Predict, batch: Any, columns: Tensor, gram: Tensor, sample: int) -> bool:
-    """Whether the block of a sample is that of its gradient alone, by one random combination of its rows."""
+    """Whether the block of a sample is that of its gradient alone, by one random combination of its gradients."""
     if columns.shape[1] == 1:
         return True
     count, parameters = len(columns), trainable(module)
@@ -312,7 +313,7 @@ def choose_gram_engine(module: nn.Module, predict: Predict, batch: Any, engine: 
 
 
 def _products(definition: Definition, tolerance: float) -> dict[str, Tensor] | None:
-    """The products by parameter of all samples' rows alone; None where they are not finite.
+    """The products by parameter of the gradients of all samples alone; None where they are not finite.
 
     Raises:
         NotCovered: The samples are mixed.
