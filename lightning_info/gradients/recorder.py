@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lightning_info.gradients import layers  # noqa: F401  # enters all layer types in the registry
 from lightning_info.gradients.contract import NotCovered
 from lightning_info.gradients.layers.base import OPENED, Operator, read
 from lightning_info.gradients.taps import Tap

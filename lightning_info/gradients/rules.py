@@ -13,7 +13,6 @@ from typing import Any
 from backpack.extensions.firstorder.base import FirstOrderBackpropExtension, FirstOrderModuleExtension
 from torch import Tensor
 
-from lightning_info.gradients import layers  # noqa: F401  # enters all layer types in the registry
 from lightning_info.gradients.layers.base import LAYERS, Layer, NormRule
 
 Gradients = tuple[Tensor, ...]
@@ -35,7 +34,8 @@ class _Rule(FirstOrderModuleExtension):  # type: ignore[misc]
 class SquaredGradNorm(FirstOrderBackpropExtension):  # type: ignore[misc]
     """BackPACK extension: squared norms of the per-sample gradients, ``(N,)`` per parameter in ``sq_grad_norm``.
 
-    Further layers are added with BackPACK's own ``set_module_extension(cls, rule)``.
+    It has the layers of :mod:`~.layers`; further ones are registered there (:func:`~.layers.base.register`), or added
+    with BackPACK's own ``set_module_extension(cls, rule)``.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""One file a layer type; importing this folder enters them all in the registry of :mod:`~.layers.base`.
+"""One file a layer type. Importing anything of this folder enters all of them in the registry, :mod:`~.layers.base`.
 
 To teach the engines a new layer type, write its file and import it here.
 """
