@@ -27,6 +27,7 @@ from lightning_info.callbacks.resuming import Resuming, steps_taken
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.callbacks.session import SharedSnapshots
 from lightning_info.gradients.batches import take
+from lightning_info.quantities.checks import check_quantity, prepared
 from lightning_info.quantities.quantity import Quantity
 from lightning_info.replica.batch_norm import BatchNormStatistics, on_batch_statistics
 from lightning_info.replica.isolation import isolated
@@ -82,12 +83,7 @@ class InfoCallback(Resuming):
         summary: bool = True,
     ) -> None:
         owner = type(self).__name__
-        if not isinstance(quantity, Quantity):
-            raise ValueError(
-                f"{owner}: {quantity!r} is no Quantity; give an instance of a subclass of "
-                f"lightning_info.quantities.Quantity"
-            )
-        quantity.check(owner)
+        check_quantity(owner, quantity)
         validation.intervals(owner, every_n_epochs, every_n_train_steps)
         validation.positive_integer(owner, "num_samples", num_samples, 256)
         validation.integer(owner, "seed", seed, 0)
@@ -144,12 +140,20 @@ class InfoCallback(Resuming):
         if stage != "fit":
             return
         refuse_sharding(type(self).__name__, type(trainer.strategy).__name__)
-        alike = [c for c in self._ours(trainer) if c.family == self.family and c.prefix == self.prefix]
+        ours = self._ours(trainer)
+        if sum(c.quantity is self.quantity for c in ours) > 1:
+            raise Refused(
+                f"{type(self).__name__}: two callbacks share one {type(self.quantity).__name__}, which keeps what it "
+                f"has measured; give each an instance of its own"
+            )
+        alike = [c for c in ours if c.family == self.family and c.prefix == self.prefix]
         if len(alike) > 1:
             names = ", ".join(sorted({type(c).__name__ for c in alike}))
+            last = type(alike[-1]).__name__
+            own = f"{type(alike[-1].quantity).__name__}(), " if last == "InfoCallback" else ""
             raise Refused(
-                f"{type(self).__name__}: {len(alike)} of them write the same tags ({names}); "
-                f"give each a prefix, for example {type(alike[-1]).__name__}(prefix='second')"
+                f"{type(self).__name__}: {len(alike)} of them write the same tags ({names}: {self.family}/...); "
+                f"give each a prefix, for example {last}({own}prefix='second')"
             )
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -362,7 +366,7 @@ class InfoCallback(Resuming):
         with self._error_policy.guard("the check before the first step"):
             key = id(self.adapter), id(self.reference), self._samples.complete
             make = partial(self._new_snapshot, trainer, pl_module, private=True)
-            prepare = partial(self.quantity.prepare, point=self._point_at(trainer, steps_taken(trainer)))
+            prepare = partial(prepared, self.quantity, point=self._point_at(trainer, steps_taken(trainer)))
             found = findings(owner, pl_module, make, prepare, batch, self._bench.layouts, key)
             if found is None:
                 return False
