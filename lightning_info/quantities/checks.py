@@ -57,10 +57,15 @@ def prepared(quantity: Quantity, snapshot: ModelSnapshot, point: Point) -> dict[
         raise NotMeasurable(f"{kind}.tags is a string; give a tuple, tags = ({quantity.tags!r},)")
     try:
         check_tags(quantity, quantity.tags)
+        _check_shown(quantity)
         if type(quantity).cost is Quantity.cost:
             _try(quantity, snapshot, point)
     except InvalidValues as error:
         raise NotMeasurable(str(error)) from error
+    try:
+        dict(quantity.settings())
+    except Exception as error:
+        raise NotMeasurable(f"{kind}.settings fails ({type(error).__name__}: {error}); return a dict") from error
     return {"measures": quantity.name} | {title: str(text) for title, text in (rows or {}).items()}
 
 
@@ -126,6 +131,24 @@ def curves_of(quantity: Quantity, found: object) -> dict[str, Curve]:
         raise InvalidValues(f"{kind}.finish gives no curves [(step, value), ...] by tag: {error}") from error
 
 
+def _check_shown(quantity: Quantity) -> None:
+    """Tables and charts are those of all callbacks together."""
+    kind, name = type(quantity).__name__, quantity.name
+    for row in quantity.table:
+        if isinstance(row, str) or len(row) != 2:
+            raise InvalidValues(
+                f"{kind}.table holds {row!r}; a row is a tag and the tag of its error, or None, for example "
+                f"('{name}/value', None)"
+            )
+    for title, chart in quantity.charts().items():
+        form, tags = chart if len(chart) == 2 else (None, ())
+        if form not in ("Margin", "Multiline") or isinstance(tags, str) or (form == "Margin" and len(tags) != 3):
+            raise InvalidValues(
+                f"{kind}.charts gives {chart!r} for {title!r}; a chart is ('Multiline', tags), or "
+                f"('Margin', (tag, tag of the lower end, tag of the upper end))"
+            )
+
+
 def _number(kind: str, tag: str, value: object) -> float:
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
         return float(value.detach())
@@ -163,7 +186,7 @@ def _try(quantity: Quantity, snapshot: ModelSnapshot, point: Point) -> None:
     if not changed:
         return
     kind, what = type(quantity).__name__, f"changes {changed[0]!r} of the replica that it measures on"
-    if quantity.moves_weights:
+    if quantity.moves_weights or changed[0] not in dict(snapshot.module.named_parameters()):
         raise InvalidValues(f"{kind}.measure {what}; put it back at the end, as other callbacks measure there too")
     raise InvalidValues(
         f"{kind}.measure {what}, whose weights are those of the run; work on a copy, or say moves_weights = True in "
