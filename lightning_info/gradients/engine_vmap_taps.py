@@ -1,7 +1,7 @@
 """vmap taps: operator taps in a forward pass under ``torch.vmap``, whose batching rules keep track of the sample axis.
 
 Every sample goes forward as a batch of one, so whatever a module does with its axes (windows folded into the batch,
-sequence-first layouts) is right by construction; :mod:`~.physical` taps the operators. The backward pass is ordinary.
+sequence-first layouts) is right by construction; :mod:`~.vmap_taps` taps the operators. The backward pass is ordinary.
 
 Parameters that no rule fits (bare ones, recomputed weights, several uses that do not add up in one rule) take part as
 N separate copies, an expanded tensor: the gradients at these are per-sample gradients, from the same backward pass.

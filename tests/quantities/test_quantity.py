@@ -323,5 +323,5 @@ def test_names_of_others_are_refused():
 
 def test_one_object_in_two_callbacks_is_refused():
     shared = WeightNorm()
-    with pytest.raises(Exception, match="two callbacks share one WeightNorm, .* give each an instance of its own"):
+    with pytest.raises(Exception, match=r"two callbacks share one WeightNorm, .* give each an instance of its own"):
         fit(callback(shared), callback(shared, prefix="second"))
