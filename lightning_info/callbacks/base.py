@@ -41,7 +41,10 @@ MOST_SKIPPED = 10
 
 
 class InfoCallback(Resuming):
-    """What all callbacks of this package share; see the concrete ones for use.
+    """Measures a quantity during training: says when, on which samples, and where the values go.
+
+    The callbacks of this package are made of it; for a :class:`~.Quantity` of your own it is used as it is, see
+    ``docs/quantities.md``.
 
     A point at step s describes the weights after s optimiser steps. It is measured in ``on_train_batch_start`` of the
     first batch of s, on a replica, over the reference samples. Between points nothing runs but a comparison of
@@ -50,6 +53,23 @@ class InfoCallback(Resuming):
     Attributes:
         history: ``tag -> [(step, value), ...]`` of everything measured, NaN where a point has no value; with several
             processes that of the first in each of them.
+
+    Args:
+        quantity: What is measured; an instance for each callback.
+        num_samples: Reference samples: the first that pass in training.
+        **common: The arguments that all callbacks share, see :class:`~.CommonOptions`.
+
+    Raises:
+        ValueError: An argument makes no sense.
+        MisconfigurationException: Before the first step: sharded strategy, a module that cannot be measured, a quantity
+            that gives what cannot be shown.
+
+    Example::
+
+        from lightning.pytorch import Trainer
+        from lightning_info import InfoCallback
+
+        trainer = Trainer(callbacks=[InfoCallback(WeightNorm(), every_n_epochs=1)])
     """
 
     _prepared: bool  # the check before the first step is done
@@ -495,3 +515,6 @@ class InfoCallback(Resuming):
             print(messages.time_taken(c._tag(c.family), c._points, c._clock.overhead, c._clock.elapsed))
             if text := c.quantity.closing_text(c.record()):
                 print(text)
+
+
+InfoCallback.__doc__ = (InfoCallback.__doc__ or "").replace(MARK, ARGUMENTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 
@@ -146,6 +147,11 @@ def test_a_yaml_file_can_name_a_quantity():
     given = {"class_path": "lightning_info.InfoCallback", "init_args": {"quantity": norm, "every_n_epochs": 2}}
     made = parser.instantiate(parser.parse_object({"callback": given})).callback
     assert made.quantity.power == 1
+
+
+def test_its_documentation_has_every_argument():
+    for name in inspect.signature(InfoCallback).parameters:
+        assert f"        {name}: " in InfoCallback.__doc__
 
 
 def test_a_record_knows_its_last_step():
