@@ -15,7 +15,7 @@ from lightning_info.callbacks.messages import monitored_gap
 from lightning_info.callbacks.monitors import is_tolerant, monitors
 from lightning_info.callbacks.processes import of_rank_zero
 from lightning_info.callbacks.reference_collector import ReferenceCollector
-from lightning_info.callbacks.session import SharedSnapshots, new_snapshot
+from lightning_info.callbacks.session import Member, Session, new_snapshot
 from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.quantities.checks import InvalidValues, curves_of, values_of
@@ -40,7 +40,7 @@ MOST_BATCHES = 8
 """Batches that are looked at where the samples' order may be the cause of a failure."""
 
 
-class Points:
+class Points(Member):
     """Measures points of a quantity and reports them; ``base`` says when.
 
     Attributes:
@@ -59,7 +59,7 @@ class Points:
     _error_policy: ErrorPolicy
     _collector: ReferenceCollector
     _clock: Clock
-    _bench: SharedSnapshots  # of the first of our callbacks in the trainer, which all use
+    _session: Session  # of the run; what the callbacks of the trainer share
     _chunk: int  # samples that go through a replica at once
     _private: bool  # replicas must not share the weights, as the module writes to them when it runs
     _measured: int | None  # step of the last point
@@ -70,6 +70,10 @@ class Points:
     _finished: set[str]  # tags of the quantity's ``finish``, without prefix
     _known: set[str]  # tags of the points of this run, without prefix
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy belongs to no run."""
+        return {name: value for name, value in vars(self).items() if name != "_session"}
+
     # ---- replicas
 
     def _new_snapshot(self, trainer: Any, pl_module: Any, groups: list[Any], private: bool = False) -> ModelSnapshot:
@@ -77,29 +81,31 @@ class Points:
         return new_snapshot(trainer, pl_module, groups, adapter=self.adapter, chunk=self._chunk, private=private)
 
     @property
-    def _snapshot_key(self) -> tuple[Any, ...]:
+    def sharing_key(self) -> tuple[Any, ...]:
         """Callbacks in which this agrees can measure on the same replica."""
         of = len(self._samples) if self.batch_norm == "reference" else None
         return self.adapter, self._private, self.batch_norm, of
 
-    def _snapshot(self, trainer: Any, pl_module: Any, due: Sequence[Points]) -> ModelSnapshot:
-        """A snapshot of this step; the first of the callbacks that can share one makes it, for all that are due."""
-        key, bench, own = self._snapshot_key, self._bench, self._samples.groups
-        found = bench.find(key, own, self._chunk)
-        if found is not None:
-            return found
-        alike = [c for c in due if c._snapshot_key == key and bench.begins(c._samples.groups, own)]
-        pool = max((c._samples.groups for c in alike), key=lambda groups: sum(map(num_samples, groups)), default=own)
-        snapshot = self._new_snapshot(trainer, pl_module, pool)
-        for c in due:
-            if c._snapshot_key == key and bench.begins(pool, c._samples.groups):
-                snapshot.statistics += c._statistics()
-        if self.batch_norm == "reference":
-            snapshot.use_reference_statistics()
-        bench.keep(key, snapshot)
-        return bench.find(key, own, self._chunk) or snapshot
+    @property
+    def groups(self) -> list[Any]:
+        """The reference samples, batches on the CPU."""
+        return self._samples.groups
 
-    def _statistics(self) -> list[ForwardStatistic]:
+    @property
+    def chunk(self) -> int:
+        """Samples that go through a replica at once."""
+        return self._chunk
+
+    def _snapshot(self, trainer: Any, pl_module: Any, due: Sequence[Member]) -> ModelSnapshot:
+        def make(groups: list[Any]) -> ModelSnapshot:
+            snapshot = self._new_snapshot(trainer, pl_module, groups)
+            if self.batch_norm == "reference":
+                snapshot.use_reference_statistics()
+            return snapshot
+
+        return self._session.snapshot(self, due, make)
+
+    def statistics(self) -> list[ForwardStatistic]:
         """What the quantity reads from the forward pass; a fault in it is none of the others' affair."""
         with self._error_policy.guard("listing its statistics"):
             return list(dict.fromkeys(self.quantity.statistics()))  # they must be hashable
@@ -112,7 +118,7 @@ class Points:
         trainer: Any,
         pl_module: Any,
         step: int,
-        due: Sequence[Points] = (),
+        due: Sequence[Member] = (),
         initial: ModelSnapshot | None = None,
     ) -> None:
         self._clock.wait_for(pl_module.device)
@@ -125,7 +131,7 @@ class Points:
         """Keep and report a point's values; what it took began at ``started`` on the clock."""
         is_gap = not any(map(math.isfinite, values.values()))
         values[f"{self.quantity.name}/overhead"] = self._clock.overhead
-        values = of_rank_zero(trainer, {self._tag(tag): value for tag, value in values.items()})
+        values = of_rank_zero(trainer, {self.tagged(tag): value for tag, value in values.items()})
         for tag, value in values.items():
             self.history.setdefault(tag, []).append((step, value))
         self._known.update(map(self._untagged, values))
@@ -135,7 +141,7 @@ class Points:
         self._report_values(trainer, values, step)
         if trainer.is_global_zero and not is_gap:  # what is kept for them is of the last point that had values
             for tag, shown in self.quantity.histograms().items():
-                for refusal in report_histogram(trainer, self._tag(tag), shown, step):
+                for refusal in report_histogram(trainer, self.tagged(tag), shown, step):
                     self._error_policy.report(refusal, "writing a histogram to a logger", step)
         self._point_seconds = self._clock.elapsed - started
         doubled = self._points >= 4 and self._points & (self._points - 1) == 0
@@ -143,7 +149,7 @@ class Points:
             self._draw(trainer, step)
 
     def _values(
-        self, trainer: Any, pl_module: Any, step: int, due: Sequence[Points], initial: ModelSnapshot | None
+        self, trainer: Any, pl_module: Any, step: int, due: Sequence[Member], initial: ModelSnapshot | None
     ) -> dict[str, float]:
         """The point's values, in chunks as small as memory needs; NaN if it has none."""
         while True:
@@ -168,8 +174,9 @@ class Points:
                 break
             except Skipped as error:
                 assert snapshot is not None
-                self._bench.discard(snapshot)
-                if not sum(c._leave_out_skipped(snapshot) for c in dict.fromkeys((self, *due))):
+                self._session.discard(snapshot)
+                others = [c for c in due if isinstance(c, Points)]
+                if not sum(c._leave_out_skipped(snapshot) for c in dict.fromkeys((self, *others))):
                     self._error_policy.warn_once(
                         f"no value at step {step} (NaN): {error} for the reference samples", kind="no value"
                     )
@@ -179,7 +186,7 @@ class Points:
                 continue
             except Exception as error:
                 if snapshot is not None:
-                    self._bench.discard(snapshot)
+                    self._session.discard(snapshot)
                 if isinstance(error, WritesParameters) and not self._private:
                     self._private = True  # it did not when it was looked at before the first step
                     continue
@@ -263,9 +270,9 @@ class Points:
         for tag, curve in curves.items():
             last = max((step for step, _ in curve), default=-1)  # of the points that have values
             curve = [*curve, *((step, math.nan) for step in sorted(self._epochs) if step > last)]
-            self.history[self._tag(tag)] = curve
+            self.history[self.tagged(tag)] = curve
             for step, value in curve:
-                by_step.setdefault(step, {})[self._tag(tag)] = value
+                by_step.setdefault(step, {})[self.tagged(tag)] = value
         for step in sorted(by_step):
             self._report_values(trainer, by_step[step], step)
 
@@ -275,7 +282,7 @@ class Points:
         started = self._clock.elapsed
         with self._error_policy.guard("drawing a figure"):
             for tag, draw in self.quantity.figures(self.record()).items():
-                for refusal in report_figure(trainer, self._tag(tag), draw(), step):
+                for refusal in report_figure(trainer, self.tagged(tag), draw(), step):
                     self._error_policy.report(refusal, "writing a figure to a logger", step)
         self._drawing += self._clock.elapsed - started
 
@@ -298,11 +305,8 @@ class Points:
     def _samples(self) -> ReferenceSamples:
         return self._collector.samples
 
-    def _tag(self, tag: str) -> str:
-        return f"{self.prefix}/{tag}" if self.prefix else tag
-
     def _untagged(self, tag: str) -> str:
-        return tag.removeprefix(self._tag(""))
+        return tag.removeprefix(self.tagged(""))
 
 
 def _epoch(trainer: Any, step: int) -> float:

@@ -1,19 +1,24 @@
-"""What callbacks that measure at the same step share: replicas, and the forward pass over the reference samples."""
+"""What the callbacks of one Trainer share: who is due, replicas and their pass, the chart layout, the table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 
 from lightning_info.gradients.batches import num_samples, take, tensors, without_samples
+from lightning_info.quantities.quantity import Quantity
 from lightning_info.replica.batch_norm import on_batch_statistics
 from lightning_info.replica.prediction import Adapter, Predictor
 from lightning_info.replica.replicate import replicate
 from lightning_info.replica.sample_axis import Layouts
-from lightning_info.replica.snapshot import Audit, ModelSnapshot
+from lightning_info.replica.snapshot import Audit, ForwardStatistic, ModelSnapshot
 from lightning_info.replica.stand_in_trainer import StandInTrainer
+from lightning_info.reporting.layout import Chart, write_layout
+from lightning_info.reporting.table import Curve, summary_table
 
 GOLDEN = (5**0.5 - 1) / 2
 """Its multiples spread evenly, so that other samples are looked at from point to point."""
@@ -43,15 +48,146 @@ def new_snapshot(
     return ModelSnapshot(replica, predictor, groups, chunk, device, batch_norms, audit=audit)
 
 
-class SharedSnapshots:
-    """The probes of the present step, by what must agree for two callbacks to use the same one."""
+class Member(ABC):
+    """What a session asks of a callback."""
 
-    def __init__(self) -> None:
+    quantity: Quantity
+    prefix: str | None
+    summary: bool
+
+    @property
+    @abstractmethod
+    def is_prepared(self) -> bool:
+        """The module is checked."""
+
+    @property
+    @abstractmethod
+    def is_ready(self) -> bool:
+        """The reference samples are complete, too."""
+
+    @property
+    @abstractmethod
+    def last_step(self) -> int | None:
+        """Of the last point; None before the first."""
+
+    @property
+    @abstractmethod
+    def sharing_key(self) -> Hashable:
+        """Callbacks in which this agrees can measure on the same replica."""
+
+    @property
+    @abstractmethod
+    def groups(self) -> list[Any]:
+        """The reference samples."""
+
+    @property
+    @abstractmethod
+    def chunk(self) -> int:
+        """Samples that go through a replica at once."""
+
+    @abstractmethod
+    def statistics(self) -> list[ForwardStatistic]:
+        """What its quantity reads from the forward pass; none where it fails to tell."""
+
+    @abstractmethod
+    def is_due(self, trainer: Any, batch_idx: int) -> bool:
+        """Whether a point falls on this batch."""
+
+    @abstractmethod
+    def last_curves(self) -> dict[str, Curve]:
+        """Curves with a value at the last point, by whole tag."""
+
+    @abstractmethod
+    def closing_lines(self) -> list[str]:
+        """What is printed below the table."""
+
+    def tagged(self, tag: str) -> str:
+        """A tag with the callback's prefix."""
+        return f"{self.prefix}/{tag}" if self.prefix else tag
+
+
+class Session:
+    """One run of one Trainer: the snapshots of the present step, and what is said once for all callbacks.
+
+    Attributes:
+        members: The callbacks, in the order of the Trainer.
+        layouts: Where the samples of a batch are, by what must agree for two callbacks to find the same.
+    """
+
+    _of_trainers: ClassVar[WeakKeyDictionary[Any, Session]] = WeakKeyDictionary()
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = members
+        self.layouts: Layouts = {}
+        self._joined: list[Member] = []
+        self._through: list[Member] = []  # with the present batch
+        self._ended: list[Member] = []
         self._snapshots: list[tuple[Hashable, ModelSnapshot]] = []
         self._initial: dict[Hashable, ModelSnapshot] = {}
         self._begins: dict[tuple[int, int], bool] = {}
-        self.layouts: Layouts = {}
-        """Where the samples are, by what must agree for two callbacks to find the same."""
+
+    @classmethod
+    def join(cls, trainer: Any, member: Member) -> Session:
+        """The session of the run that starts; the first callback that joins opens it."""
+        session = cls._of_trainers.get(trainer)
+        if session is None or member in session._joined:
+            session = cls([c for c in trainer.callbacks if isinstance(c, Member)])
+            cls._of_trainers[trainer] = session
+        session._joined.append(member)
+        return session
+
+    @property
+    def is_new(self) -> bool:
+        """Only one callback has joined: what is said once for all is said now."""
+        return len(self._joined) == 1
+
+    def due(self, trainer: Any, batch_idx: int) -> list[Member]:
+        """The callbacks that measure at this batch."""
+        return [c for c in self.members if c.is_ready and c.is_due(trainer, batch_idx)]
+
+    def leave_batch(self, member: Member) -> None:
+        """A callback is through with the batch; once all are, nothing is kept, and training goes on."""
+        self._through.append(member)
+        if len(self._through) >= len(self.members):
+            self.clear()
+
+    def ends(self, member: Member) -> bool:
+        """A callback has ended; True for the last one."""
+        self._ended.append(member)
+        return len(self._ended) == len(self.members)
+
+    # ---- what is said once for all
+
+    def write_layout(self, trainer: Any) -> list[Exception]:
+        """Lay the charts out once every callback knows its own.
+
+        Returns:
+            What loggers raised.
+        """
+        if len(self._joined) < len(self.members) or not all(c.is_prepared for c in self.members):
+            return []
+        charts: dict[str, Chart] = {
+            c.tagged(title): (kind, [c.tagged(tag) for tag in tags])
+            for c in self.members
+            for title, (kind, tags) in c.quantity.charts().items()
+        }
+        return write_layout(trainer, charts)
+
+    def print_table(self) -> None:
+        """One table for all, and what each says below it."""
+        told = [c for c in self.members if c.summary and c.is_prepared]
+        curves = {tag: curve for c in told for tag, curve in c.last_curves().items()}
+        rows = [
+            (c.tagged(tag), error and c.tagged(error))
+            for c in told
+            for tag, error in c.quantity.table
+            if c.tagged(tag) in curves
+        ]
+        if told:
+            print("\n" + summary_table(curves, rows))
+            print("\n".join(line for c in told for line in c.closing_lines()))
+
+    # ---- snapshots of the present step
 
     def initial(self, key: Hashable, make: Callable[[], ModelSnapshot]) -> ModelSnapshot:
         """One without samples whose replica keeps the weights of this step; one replica for all with this key."""
@@ -59,24 +195,37 @@ class SharedSnapshots:
             self._initial[key] = make()
         return self._initial[key].on([])
 
-    def keep(self, key: Hashable, snapshot: ModelSnapshot) -> None:
-        """Offer a snapshot to the others, until :meth:`clear`."""
-        self._snapshots.append((key, snapshot))
-
-    def find(self, key: Hashable, groups: list[Any], chunk: int) -> ModelSnapshot | None:
-        """A kept snapshot whose samples begin with these; it reads from the pass of the kept one.
+    def snapshot(
+        self, member: Member, due: Sequence[Member], make: Callable[[list[Any]], ModelSnapshot]
+    ) -> ModelSnapshot:
+        """A snapshot for a callback; the first of those that can share one has it made, for all that are due.
 
         Args:
-            key: As it was kept with.
-            groups: The samples.
-            chunk: The snapshot's chunk must not be larger.
+            member: The callback.
+            due: All that measure at this step.
+            make: Makes one with the given samples.
         """
+        key, own = member.sharing_key, member.groups
+        found = self._find(key, own, member.chunk)
+        if found is not None:
+            return found
+        alike = [c for c in due if c.sharing_key == key and self._begins_with(c.groups, own)]
+        pool = max((c.groups for c in alike), key=lambda groups: sum(map(num_samples, groups)), default=own)
+        snapshot = make(pool)
+        for c in due:
+            if c.sharing_key == key and self._begins_with(pool, c.groups):
+                snapshot.statistics += c.statistics()
+        self._snapshots.append((key, snapshot))
+        return self._find(key, own, member.chunk) or snapshot
+
+    def _find(self, key: Hashable, groups: list[Any], chunk: int) -> ModelSnapshot | None:
+        """A kept snapshot whose samples begin with these; the other reads from its pass."""
         for other, snapshot in self._snapshots:
-            if other == key and snapshot.chunk <= chunk and self.begins(snapshot.groups, groups):
+            if other == key and snapshot.chunk <= chunk and self._begins_with(snapshot.groups, groups):
                 return snapshot.beginning(groups)
         return None
 
-    def begins(self, pool: list[Any], groups: list[Any]) -> bool:
+    def _begins_with(self, pool: list[Any], groups: list[Any]) -> bool:
         """Whether a pool begins with these samples, by their content, which is compared once."""
         if pool is groups:
             return True
@@ -91,7 +240,8 @@ class SharedSnapshots:
         self._snapshots = [kept for kept in self._snapshots if kept[1].module is not snapshot.module]
 
     def clear(self) -> None:
-        """Let go of everything, before training goes on."""
+        """Let go of everything that belongs to the present batch."""
+        self._through.clear()
         self._snapshots.clear()
         self._initial.clear()
 

@@ -203,9 +203,9 @@ class StabilityCallback(InfoCallback):
         values["stability/twin_overhead"] = self.quantity.seconds / self._clock.elapsed
         super()._keep_and_report(trainer, step, values, started)
 
-    def _is_due(self, trainer: Any, step: int, epochs: int | None) -> bool:
+    def _falls_due(self, trainer: Any, step: int, epochs: int | None) -> bool:
         """The first step at which no twin is left is a point too, so that no curve ends in an earlier value."""
-        is_due = super()._is_due(trainer, step, epochs)
+        is_due = super()._falls_due(trainer, step, epochs)
         if not trainer.fast_dev_run and all(twin.reason is not None for twin in self.twins):
             is_due, self._loss_is_shown = is_due or not self._loss_is_shown, True
         return is_due

@@ -31,7 +31,7 @@ from lightning_info.functional.fisher import (
     trace_estimate,
 )
 from lightning_info.functional.free_energy import free_energy, temperature
-from lightning_info.functional.lanczos import quadrature, runs, spectra
+from lightning_info.functional.lanczos import Eigenpairs, Tridiagonal, quadrature, runs, spectra
 from lightning_info.functional.linear_gaussian import (
     gaussian_information,
     generalisation_error,
@@ -78,6 +78,7 @@ __all__ = [
     "CodeInformation",
     "DistortionLevel",
     "EffectiveInformation",
+    "Eigenpairs",
     "Information",
     "MixtureInformation",
     "OptimalLambda",
@@ -86,6 +87,7 @@ __all__ = [
     "ShuffledInformation",
     "Spectrum",
     "TraceEstimate",
+    "Tridiagonal",
     "activation_covariance",
     "activation_fisher",
     "bin_codes",

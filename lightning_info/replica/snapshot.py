@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
@@ -156,7 +157,8 @@ class ModelSnapshot:
 
         looked_at = -1 if self.audit.done or not layers else int(self.audit.spot * self.size)
         for batch in self.parts():
-            with LayerCapture(self.module, layers, num_samples(batch)) as seen:
+            seen = LayerCapture(self.module, layers, num_samples(batch))
+            with seen if layers else nullcontext():  # a pass without layers is left alone
                 prediction = self.predictor(self.module, batch)
             seen.take_outputs(prediction)
             if 0 <= looked_at < num_samples(batch):

@@ -70,10 +70,10 @@ STAGES = {
     "estimator": ("lightning_info.quantities.fisher_trace.sampling.trace_estimate", True),
     "figure": ("lightning_info.quantities.fisher_trace.quantity.layer_heat_map", False),
     "figure sink": ("lightning_info.callbacks.points.report_figure", False),
-    "layout": ("lightning_info.callbacks.base.write_layout", False),
-    "summary": ("lightning_info.callbacks.base.summary_text", False),
+    "layout": ("lightning_info.callbacks.session.write_layout", False),
+    "summary": ("lightning_info.callbacks.preparing.summary_text", False),
     "cost": ("lightning_info.callbacks.preflight.training_pass", False),
-    "table": ("lightning_info.callbacks.base.summary_table", False),
+    "table": ("lightning_info.callbacks.session.summary_table", False),
 }
 
 

@@ -79,7 +79,7 @@ class Penalised(Classifier):
 
 def test_a_penalty_is_named_once(monkeypatch):
     said = []
-    monkeypatch.setattr("lightning_info.callbacks.base.rank_zero_info", said.append)
+    monkeypatch.setattr("lightning_info.callbacks.preparing.rank_zero_info", said.append)
     module = Penalised()
     penalty = module.net[0].weight.square().sum().item()
     fit(module)
@@ -90,7 +90,7 @@ def test_a_penalty_is_named_once(monkeypatch):
 @pytest.mark.parametrize(("batch_norm", "statistics"), [(True, "running"), (True, "reference"), (False, "running")])
 def test_running_statistics_are_named_where_they_are_used(monkeypatch, batch_norm, statistics):
     said = []
-    monkeypatch.setattr("lightning_info.callbacks.base.rank_zero_info", said.append)
+    monkeypatch.setattr("lightning_info.callbacks.preparing.rank_zero_info", said.append)
     fit(Classifier(batch_norm=batch_norm), batch_norm=statistics)
     assert ("running statistics, which lag" in said[0]) == (batch_norm and statistics == "running")
     assert ("statistics of the reference samples" in said[0]) == (batch_norm and statistics == "reference")
@@ -301,7 +301,7 @@ def test_a_step_that_frees_its_graph_is_refused(name):
 
 def test_the_summary_tells_what_is_measured_on_what_when_by_whom_and_what_it_costs(monkeypatch):
     said = []
-    monkeypatch.setattr("lightning_info.callbacks.base.rank_zero_info", said.append)
+    monkeypatch.setattr("lightning_info.callbacks.preparing.rank_zero_info", said.append)
     fit(Classifier(nn.Linear(FEATURES, CLASSES)), also=["exact"], draws=5, prefix="mine")
     (summary,) = said
     head, *lines = re.split(r"\n  (?=\S)", summary)
@@ -317,7 +317,7 @@ def test_the_summary_tells_what_is_measured_on_what_when_by_whom_and_what_it_cos
 
 def test_the_summary_tells_why_a_faster_engine_does_not_do(monkeypatch):
     said = []
-    monkeypatch.setattr("lightning_info.callbacks.base.rank_zero_info", said.append)
+    monkeypatch.setattr("lightning_info.callbacks.preparing.rank_zero_info", said.append)
     fit(Scaled())
     assert "'backpack', exact" not in said[0]
     assert "not 'backpack': no rule for the operator that uses scale" in " ".join(said[0].split())

@@ -13,7 +13,7 @@ from oracle import fisher_trace_by_definition
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_info import EffectiveInfoCallback, FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
-from lightning_info.callbacks.base import MOST_SKIPPED
+from lightning_info.callbacks.preparing import MOST_SKIPPED
 
 SIZE = 4
 X = torch.randn(64, FEATURES, generator=torch.Generator().manual_seed(0))

@@ -555,7 +555,7 @@ def test_initialisation_is_measured_later_on_the_weights_of_then(batch_norm):
 
 def test_points_that_had_to_wait_are_named_once(monkeypatch):
     said = []
-    monkeypatch.setattr("lightning_info.callbacks.base.rank_zero_info", said.append)
+    monkeypatch.setattr("lightning_info.callbacks.preparing.rank_zero_info", said.append)
     fit(fisher(num_samples=32, every_n_train_steps=1), max_epochs=1)
     (left_out,) = [message for message in said if "left out" in message]
     assert "the 2 points due at steps 1 to 2 were left out" in left_out

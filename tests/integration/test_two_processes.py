@@ -25,7 +25,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from models import Classifier, curves, data, loader, trainer
 from torch.utils.data import DataLoader, Subset
 from lightning_info import EffectiveInfoCallback, FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
-from lightning_info.callbacks import base
+from lightning_info.callbacks import preparing
 from lightning_info.callbacks.error_policy import Refused
 from lightning_info.metrics import FisherTrace
 
@@ -159,12 +159,12 @@ def effective_information():
     return {"history": ours.history, "seen": watch.seen, "weights": weights(module)}
 
 def refused():
-    original = base.findings
+    original = preparing.findings
     def refuse(*args):
         if int(os.environ.get("LOCAL_RANK", 0)) == 1:
             raise Refused("not this module")
         return original(*args)
-    base.findings = refuse
+    preparing.findings = refuse
     try:
         fit(fisher())
     except MisconfigurationException as error:

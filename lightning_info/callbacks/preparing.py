@@ -1,0 +1,162 @@
+"""The first batch, and the reference samples: what is looked at before a callback measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_info.callbacks import messages
+from lightning_info.callbacks.error_policy import Refused
+from lightning_info.callbacks.first_batch import findings
+from lightning_info.callbacks.monitors import monitors
+from lightning_info.callbacks.preflight import STATISTICS, cost_row, summary_text
+from lightning_info.callbacks.processes import in_any_process
+from lightning_info.callbacks.resuming import Resuming, steps_taken
+from lightning_info.callbacks.schedule import Schedule
+from lightning_info.gradients.batches import take
+from lightning_info.quantities.checks import prepared
+from lightning_info.replica.batch_norm import on_batch_statistics
+from lightning_info.replica.snapshot import ModelSnapshot
+
+MOST_SKIPPED = 10
+"""Batches for which ``training_step`` returns None that are waited out before there is one to look at."""
+
+
+class Preparing(Resuming):
+    """Checks the module at the first batch, and collects the reference samples."""
+
+    reference: Dataset[Any] | Sequence[Tensor] | None
+    on_error: Literal["warn", "raise"]
+
+    _schedule: Schedule
+    _offline: bool  # measured without a Trainer
+    _summary: str
+    _prepared: bool  # the check before the first step is done
+    _skipped: int  # batches before it for which training_step returned None
+    _initial: ModelSnapshot | None  # the module at s = 0, until the reference samples are complete
+    _left_out: list[int]  # steps that were due before they were
+
+    def _collect(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if not self._prepared:
+            if self._skipped >= MOST_SKIPPED:
+                return
+            self._prepared = self._begin(trainer, pl_module, batch)
+            if not self._prepared:
+                return
+            self._write_layout(trainer)
+        if not self._samples.complete and self._collector.add(trainer, batch, batch_idx):
+            self._close_samples(trainer, pl_module)
+
+    def _begin(self, trainer: Any, pl_module: Any, batch: Any) -> bool:
+        """The first batch: see what there is to measure, and refuse what cannot be measured.
+
+        Returns:
+            False if ``training_step`` returns None for it in some process, so that the next one is to be looked at.
+        """
+        refusal, seen = None, True
+        try:
+            with self._error_policy.guard("looking at the first batch"):
+                if self._skipped == 0:
+                    self._collector.start(trainer, batch, self._saved)
+                self._chunk = self._collector.chunk
+                seen = self._look(trainer, pl_module, batch)
+        except Refused as error:
+            refusal = error
+        if in_any_process(trainer, refusal is not None):  # all processes end, or none
+            raise refusal or Refused(f"{type(self).__name__}: refused by another process")
+        if in_any_process(trainer, not seen):
+            self._skipped += 1
+            if self._skipped == MOST_SKIPPED:  # steps may have been taken: no reason to end the run
+                self._initial, reason = None, messages.skipped(self._skipped)
+                if self.on_error == "raise":
+                    raise Refused(f"{type(self).__name__}: {reason}")
+                self._error_policy.warn_once(reason, "skipped")
+            return False
+        self._collector.agree(trainer)
+        if self._changes:
+            self._end_curves(trainer)
+        elif self._resumed:
+            if not self.history:
+                self._left_out.append(0)
+            elif not self._collector.same:
+                self._error_policy.warn_once("the curve goes on with other reference samples than before", "samples")
+        self._resumed, self._saved, self._changes = False, None, {}
+        if self._schedule.budget is not None:
+            warning = messages.monitored(monitors(trainer), map(self.tagged, self.quantity.tags), self._schedule.budget)
+            if warning:
+                self._error_policy.warn_once(warning, "monitor")
+        return True
+
+    def _look(self, trainer: Any, pl_module: Any, batch: Any) -> bool:
+        """False if ``training_step`` returns None for the samples."""
+        if self._samples.complete:
+            try:
+                if self._preflight(trainer, pl_module, take(self._samples.groups[0], slice(0, self._chunk))):
+                    return True
+                raise Refused(f"{type(self).__name__}: training_step returned None for the reference samples")
+            except Refused:
+                if not self._collector.same or self.reference is not None:
+                    raise
+                self._collector.start_anew()
+        return self._preflight(trainer, pl_module, batch)
+
+    def _close_samples(self, trainer: Any, pl_module: Any) -> None:
+        if not self._samples.close(trainer.world_size):
+            self._error_policy.warn_once(
+                "batches cannot be sent; the samples are those of the first process only", "sending"
+            )
+        self._chunk = self._collector.chunk
+        if self._initial is not None:
+            self._initial.groups = self._samples.groups
+            self._measure_and_log(trainer, pl_module, 0, initial=self._initial)
+            self._initial = None
+        if self._left_out:
+            rank_zero_info(f"{type(self).__name__}: {messages.left_out(self._left_out, len(self._samples))}")
+
+    def _preflight(self, trainer: Any, pl_module: Any, batch: Any) -> bool:
+        """Refuse, before the first step, a module that cannot be measured; say how another one will be.
+
+        Returns:
+            False if ``training_step`` returns None for all of the samples.
+        """
+        owner = type(self).__name__
+        with self._error_policy.guard("the check before the first step"):
+            key = id(self.adapter), id(self.reference), self._samples.complete
+            make = partial(self._new_snapshot, trainer, pl_module, private=True)
+            prepare = partial(prepared, self.quantity, point=self._point_at(trainer, steps_taken(trainer)))
+            found = findings(owner, pl_module, make, prepare, batch, self._session.layouts, key)
+            if found is None:
+                return False
+            self._collector.lay(found.whole.layout)
+            if not self._samples.complete:
+                self._chunk = self._collector.chunk = len(found.whole)
+            self._private = self.quantity.moves_weights or found.writes
+            size = len(self._samples) if self._samples.complete else self.num_samples
+            rows = {
+                "measures": found.rows.pop("measures"),
+                "samples": f"{size} reference samples: {self._collector.origin}; eval mode",
+                "steps": str(self._schedule),
+                **found.rows,
+            }
+            if on_batch_statistics(pl_module):
+                rows["BatchNorm"] = STATISTICS[self.batch_norm]
+            copying = partial(self._new_snapshot, trainer, pl_module, [])
+            rows["cost"] = cost_row(found.snapshot, copying, partial(self.quantity.cost, found.snapshot, size))
+            if self._offline:
+                del rows["steps"]
+                if self.reference is None:
+                    rows["samples"] = f"the first {size} samples of the data, or all where it holds fewer; eval mode"
+            self._summary = summary_text(f"{owner}{f'(prefix={self.prefix!r})' if self.prefix else ''}", rows)
+            if not self._offline:
+                rank_zero_info(self._summary)
+        return True
+
+    def _write_layout(self, trainer: Any) -> None:
+        with self._error_policy.guard("writing the chart layout"):
+            for refusal in self._session.write_layout(trainer):
+                self._error_policy.report(refusal, "writing the chart layout")
