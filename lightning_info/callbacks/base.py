@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -28,6 +27,7 @@ from lightning_info.callbacks.reference_collector import ReferenceCollector
 from lightning_info.callbacks.resuming import steps_taken
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.callbacks.session import Session
+from lightning_info.quantities.checks import check_quantity
 from lightning_info.quantities.quantity import Quantity
 from lightning_info.replica.batch_norm import BatchNormStatistics
 from lightning_info.replica.isolation import isolated
@@ -36,7 +36,10 @@ from lightning_info.reporting.table import Curve
 
 
 class InfoCallback(Preparing):
-    """What all callbacks of this package share; see the concrete ones for use.
+    """Measures a quantity during training: says when, on which samples, and where the values go.
+
+    The callbacks of this package are made of it; for a :class:`~.Quantity` of your own it is used as it is, see
+    ``docs/quantities.md``.
 
     A point at step s describes the weights after s optimiser steps. It is measured in ``on_train_batch_start`` of the
     first batch of s, on a replica, over the reference samples. Between points nothing runs but a comparison of
@@ -45,6 +48,23 @@ class InfoCallback(Preparing):
     Attributes:
         history: ``tag -> [(step, value), ...]`` of everything measured, NaN where a point has no value; with several
             processes that of the first in each of them.
+
+    Args:
+        quantity: What is measured; an instance for each callback.
+        num_samples: Reference samples: the first that pass in training.
+        **common: The arguments that all callbacks share, see :class:`~.CommonOptions`.
+
+    Raises:
+        ValueError: An argument makes no sense.
+        MisconfigurationException: Before the first step: sharded strategy, a module that cannot be measured, a quantity
+            that gives what cannot be shown.
+
+    Example::
+
+        from lightning.pytorch import Trainer
+        from lightning_info import InfoCallback
+
+        trainer = Trainer(callbacks=[InfoCallback(WeightNorm(), every_n_epochs=1)])
     """
 
     _off = ""  # why nothing is measured in this run
@@ -76,12 +96,7 @@ class InfoCallback(Preparing):
         summary: bool = True,
     ) -> None:
         owner = type(self).__name__
-        if not isinstance(quantity, Quantity):
-            raise ValueError(
-                f"{owner}: {quantity!r} is no Quantity; give an instance of a subclass of "
-                f"lightning_info.quantities.Quantity"
-            )
-        quantity.check(owner)
+        check_quantity(owner, quantity)
         validation.intervals(owner, every_n_epochs, every_n_train_steps)
         validation.positive_integer(owner, "num_samples", num_samples, 256)
         validation.integer(owner, "seed", seed, 0)
@@ -145,16 +160,20 @@ class InfoCallback(Preparing):
         self._off = ""
         with self._or_off():
             refuse_sharding(type(self).__name__, type(trainer.strategy).__name__)
-        alike = [
-            c
-            for c in [c for c in trainer.callbacks if isinstance(c, InfoCallback)]
-            if c.family == self.family and c.prefix == self.prefix
-        ]
+        ours = [c for c in trainer.callbacks if isinstance(c, InfoCallback)]
+        if sum(c.quantity is self.quantity for c in ours) > 1:
+            raise WrongArgument(
+                f"{type(self).__name__}: two callbacks share one {type(self.quantity).__name__}, which keeps what it "
+                f"has measured; give each an instance of its own"
+            )
+        alike = [c for c in ours if c.family == self.family and c.prefix == self.prefix]
         if len(alike) > 1:
             names = ", ".join(sorted({type(c).__name__ for c in alike}))
-            raise MisconfigurationException(
-                f"{type(self).__name__}: {len(alike)} of them write the same tags ({names}); "
-                f"give each a prefix, for example {type(alike[-1]).__name__}(prefix='second')"
+            last = type(alike[-1]).__name__
+            own = f"{type(alike[-1].quantity).__name__}(), " if last == "InfoCallback" else ""
+            raise WrongArgument(
+                f"{type(self).__name__}: {len(alike)} of them write the same tags ({names}: {self.family}/...); "
+                f"give each a prefix, for example {last}({own}prefix='second')"
             )
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -375,3 +394,6 @@ class InfoCallback(Preparing):
         self._points = 0
         self._point_seconds = 0.0
         self._drawing = 0.5  # what the first figure is expected to take
+
+
+InfoCallback.__doc__ = (InfoCallback.__doc__ or "").replace(MARK, ARGUMENTS)

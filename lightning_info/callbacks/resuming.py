@@ -63,8 +63,13 @@ class Resuming(Points, Callback, ABC):
             "finished": sorted(self._finished),
             "epochs": dict(self._epochs),
             "samples": self._samples.state(),
-            "quantity": self.quantity.state_dict(),
+            "quantity": self._state_of_quantity(),
         }
+
+    def _state_of_quantity(self) -> dict[str, Any]:
+        with self._error_policy.guard("keeping the quantity in a checkpoint"):
+            return self.quantity.state_dict()
+        return {}
 
     def _take_up(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`_state` gave; with other settings the curves start anew."""

@@ -76,7 +76,7 @@ def test_it_ends_the_run_if_asked(kind):
 
 @pytest.mark.parametrize("refused_first", [True, False])
 def test_one_that_is_refused_stops_no_other(refused_first):
-    """An IterableDataset has no sample to replace; the others measure what they measure alone, and print their table."""
+    """An IterableDataset has no sample to replace; the others measure what they measure alone."""
 
     def fisher():
         return FisherTraceCallback("exact", num_samples=16, every_n_train_steps=2, on_error="raise")

@@ -28,10 +28,10 @@ from lightning_info.quantities.weight_information.curvature import (
     DiagonalCurvature,
     MatrixCurvature,
     Noise,
-    _decomposed,
-    _finite_columns,
-    _weights,
     choose_curvature,
+    decomposed,
+    finite_columns,
+    num_weights,
 )
 from lightning_info.replica.snapshot import ModelSnapshot
 
@@ -75,7 +75,7 @@ def choose_relative_curvature(snapshot: ModelSnapshot, samples: int, noise: Nois
         TooLarge: For ``"low_rank"`` or ``"full"``.
         NotCovered: No engine makes the gradients exactly.
     """
-    weights = _weights(snapshot)
+    weights = num_weights(snapshot)
     if noise == "diagonal":
         return choose_curvature(snapshot, samples, "diagonal")
     if noise == "full" and weights > FULL_WEIGHTS:
@@ -116,12 +116,12 @@ def measure_relative_curvature(
         diagonal = plan.diagonal(whole, generator) * prior.square()
         return DiagonalCurvature(whole, [Spectrum(diagonal, len(prior))], diagonal)
     if plan.name == "matrix":
-        values, vectors = _decomposed(plan.matrix(whole) / whole.size * prior * prior[:, None])
+        values, vectors = decomposed(plan.matrix(whole) / whole.size * prior * prior[:, None])
         return MatrixCurvature(whole, [Spectrum(values, len(prior))], values, vectors)
     some = whole.on([take(max(snapshot.groups, key=num_samples), slice(0, plan.samples))])
     batch = snapshot.to_device(some.groups[0])
     assert plan.rows is not None
     engine = cast(FactorEngineName, plan.rows.engine)
-    rows = prior * factor_matrix(snapshot.module, snapshot.outputs, batch, _finite_columns(snapshot, batch), engine)
-    values, vectors = _decomposed(rows @ rows.T)
+    rows = prior * factor_matrix(snapshot.module, snapshot.outputs, batch, finite_columns(snapshot, batch), engine)
+    values, vectors = decomposed(rows @ rows.T)
     return FactorCurvature(some, [Spectrum(values / some.size, len(prior))], rows, values, vectors)

@@ -204,15 +204,15 @@ class CurvaturePlan:
         whole = snapshot.on(snapshot.groups)
         if self.name == "lanczos":
             return self._by_products(whole, generator)
-        weights = _weights(snapshot)
+        weights = num_weights(snapshot)
         if self.name == "gram":
             some = whole.on([take(max(snapshot.groups, key=num_samples), slice(0, self.samples))])
             batch = snapshot.to_device(some.groups[0])
-            gram = self._rows.gram(snapshot.module, snapshot.outputs, batch, _finite_columns(snapshot, batch)).matrix
-            values, vectors = _decomposed(gram)
+            gram = self._rows.gram(snapshot.module, snapshot.outputs, batch, finite_columns(snapshot, batch)).matrix
+            values, vectors = decomposed(gram)
             return GramCurvature(some, [Spectrum(values / some.size, weights)], values, vectors)
         if self.name == "matrix":
-            values, vectors = _decomposed(self.matrix(whole) / whole.size)
+            values, vectors = decomposed(self.matrix(whole) / whole.size)
             return MatrixCurvature(whole, [Spectrum(values, weights)], values, vectors)
         diagonal = self.diagonal(whole, generator)
         return DiagonalCurvature(whole, [Spectrum(diagonal, weights)], diagonal)
@@ -225,9 +225,9 @@ class CurvaturePlan:
     def matrix(self, snapshot: ModelSnapshot) -> Tensor:
         """N times F, ``(k, k)`` float64; for the way ``"matrix"``. Raises as :meth:`measure`."""
         engine = cast(FactorEngineName, self._rows.engine)
-        total = torch.zeros(_weights(snapshot), _weights(snapshot), dtype=torch.float64, device=snapshot.device)
+        total = torch.zeros(num_weights(snapshot), num_weights(snapshot), dtype=torch.float64, device=snapshot.device)
         for batch in snapshot.parts():
-            total += outer_products(snapshot.module, snapshot.outputs, batch, _finite_columns(snapshot, batch), engine)
+            total += outer_products(snapshot.module, snapshot.outputs, batch, finite_columns(snapshot, batch), engine)
         return total
 
     def _by_products(self, snapshot: ModelSnapshot, generator: Generator) -> LanczosCurvature:
@@ -251,7 +251,7 @@ class CurvaturePlan:
         Exact where the outputs are few, else by one random cotangent a sample, which is unbiased. Raises as
         :meth:`measure`.
         """
-        total = torch.zeros(_weights(snapshot), dtype=torch.float64, device=snapshot.device)
+        total = torch.zeros(num_weights(snapshot), dtype=torch.float64, device=snapshot.device)
         for batch in snapshot.parts():
             prediction = _finite(snapshot.predictor(snapshot.module, batch))
             columns = _columns(prediction) if self.each <= EXACT_OUTPUTS else _random_column(prediction, generator)
@@ -282,7 +282,7 @@ def choose_curvature(
     few = snapshot.first(min(CHECK_SAMPLES, snapshot.chunk))
     batch = snapshot.to_device(few.groups[0])
     each = snapshot.predictor(snapshot.module, batch).outputs[0].numel()
-    weights = _weights(snapshot)
+    weights = num_weights(snapshot)
     most = max_rows or int(min(MOST_ROWS, math.sqrt(PRODUCTS / max(1, weights))))
     some = min(samples, most // each)
     if name == "auto":
@@ -343,7 +343,8 @@ def run_plan(
         raise Unavailable(f"F cannot be had exactly here: {error}") from error
 
 
-def _weights(snapshot: ModelSnapshot) -> int:
+def num_weights(snapshot: ModelSnapshot) -> int:
+    """k: trainable weights, of complex ones both parts."""
     return sum(sizes(trainable(snapshot.module).values()))
 
 
@@ -364,7 +365,12 @@ def fisher_products(snapshot: ModelSnapshot) -> FisherProducts:
     return FisherProducts(snapshot.module, predict, snapshot.parts)
 
 
-def _decomposed(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def decomposed(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues ``(k,)`` and eigenvectors ``(k, k)``.
+
+    Raises:
+        Unavailable: The matrix is not finite.
+    """
     if not matrix.isfinite().all():
         raise Unavailable("gradients of some reference samples are not finite")
     values, vectors = torch.linalg.eigh(matrix)
@@ -377,7 +383,12 @@ def _finite(prediction: Prediction) -> Prediction:
     return prediction
 
 
-def _finite_columns(snapshot: ModelSnapshot, batch: Any) -> Tensor:
+def finite_columns(snapshot: ModelSnapshot, batch: Any) -> Tensor:
+    """Exact cotangents ``(C, N, ...)`` float64 of a batch.
+
+    Raises:
+        Unavailable: Some outputs are not finite.
+    """
     return _columns(_finite(snapshot.predictor(snapshot.module, batch)))
 
 
