@@ -20,6 +20,7 @@ from lightning_info.gradients.layout import Batch, Layout
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.real import sizes
+from lightning_info.quantities.checks import WrongQuantity
 from lightning_info.quantities.quantity import NotMeasurable
 from lightning_info.replica.layer_selection import NoLayers
 from lightning_info.replica.prediction import ADAPTER_LINES, NoPrediction, Prediction, Skipped
@@ -124,7 +125,7 @@ def preflight(
         ) from error
     except NotCopyable as error:
         raise Refused(f"{owner} measures on a copy of the module, but {error}") from error
-    except NoLayers as error:
+    except (NoLayers, WrongQuantity) as error:
         raise WrongArgument(f"{owner}: {error}") from error
     except NotMeasurable as error:
         raise Refused(f"{owner}: {error}") from error

@@ -12,13 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity
+from lightning_info.quantities.quantity import Point, Quantity
 from lightning_info.replica.snapshot import ModelSnapshot
 from lightning_info.reporting.table import Curve
 
 
 class InvalidValues(ValueError):
     """What a quantity gave is not one number for each tag; the message tells what to give."""
+
+
+class WrongQuantity(ValueError):
+    """A quantity itself is wrong, whatever it is measured of; the message tells what to write."""
 
 
 def check_quantity(owner: str, quantity: object) -> None:
@@ -46,26 +50,27 @@ def prepared(quantity: Quantity, snapshot: ModelSnapshot, point: Point) -> dict[
     """What :meth:`~.Quantity.prepare` gives, at least ``"measures"``; a quantity that times no trial itself is tried.
 
     Raises:
-        NotMeasurable: By the quantity; or it declares tags, or gives values on a few samples, that cannot be shown;
-            or it changes the replica.
+        NotMeasurable: By the quantity.
+        WrongQuantity: It declares tags, or gives values on a few samples, that cannot be shown; or it changes the
+            replica.
     """
     rows: Any = quantity.prepare(snapshot, point)
     kind = type(quantity).__name__
     if rows is not None and not isinstance(rows, Mapping):
-        raise NotMeasurable(f"{kind}.prepare returned {_described(rows)}; return a dict of texts, or nothing")
+        raise WrongQuantity(f"{kind}.prepare returned {_described(rows)}; return a dict of texts, or nothing")
     if isinstance(quantity.tags, str):
-        raise NotMeasurable(f"{kind}.tags is a string; give a tuple, tags = ({quantity.tags!r},)")
+        raise WrongQuantity(f"{kind}.tags is a string; give a tuple, tags = ({quantity.tags!r},)")
     try:
         check_tags(quantity, quantity.tags)
         _check_shown(quantity)
         if type(quantity).cost is Quantity.cost:
             _try(quantity, snapshot, point)
     except InvalidValues as error:
-        raise NotMeasurable(str(error)) from error
+        raise WrongQuantity(str(error)) from error
     try:
         dict(quantity.settings())
     except Exception as error:
-        raise NotMeasurable(f"{kind}.settings fails ({type(error).__name__}: {error}); return a dict") from error
+        raise WrongQuantity(f"{kind}.settings fails ({type(error).__name__}: {error}); return a dict") from error
     return {"measures": quantity.name} | {title: str(text) for title, text in (rows or {}).items()}
 
 

@@ -305,7 +305,6 @@ DECLARED = {
     "chart": ({"charts": lambda self: {"A": "mine/a"}}, "Mine.charts gives 'mine/a' for 'A'; a chart is ('Multiline'"),
     "band": ({"charts": lambda self: {"A": ("Margin", ("mine/a",))}}, "Mine.charts gives ('Margin', ('mine/a',)) for"),
     "prepare": ({"prepare": lambda self, snapshot, point: "text"}, "Mine.prepare returned 'text' (str); return a dict"),
-    "refused": ({"prepare": refuses}, "there is nothing to measure; add a layer"),
     "settings": ({"settings": lambda self: 1 / 0}, "Mine.settings fails (ZeroDivisionError: division by zero)"),
     "moves": ({"measure": moves}, "Mine.measure changes 'net.0.weight' of the replica that it measures on, whose"),
     "leaves": ({"measure": moves, "moves_weights": True}, "Mine.measure changes 'net.0.weight' of the replica that it"),
@@ -317,6 +316,12 @@ def test_what_does_not_fit_is_told_before_the_first_step(attributes, message):
     with pytest.raises(Exception, match="InfoCallback") as refused:
         fit(callback(quantity(lambda step: {"mine/a": 1.0}, **attributes)))
     assert str(refused.value).startswith(f"InfoCallback: {message}")
+
+
+def test_what_a_quantity_refuses_itself_switches_it_off_with_a_word():
+    one, (text,) = told(quantity(lambda step: {"mine/a": 1.0}, prepare=refuses))
+    assert text.startswith("InfoCallback: there is nothing to measure; add a layer")
+    assert one.history == {}
 
 
 def test_names_of_others_are_refused():
