@@ -1,5 +1,6 @@
 """What a neural network learns, live in TensorBoard: callbacks for a PyTorch Lightning ``Trainer``."""
 
+from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.effective_info import EffectiveInfoCallback
 from lightning_info.callbacks.fisher_trace import FisherTraceCallback
 from lightning_info.callbacks.info_plane import InfoPlaneCallback
@@ -13,6 +14,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "EffectiveInfoCallback",
     "FisherTraceCallback",
+    "InfoCallback",
     "InfoPlaneCallback",
     "MeasureResult",
     "RunComparison",

@@ -62,6 +62,19 @@ def positive_number(owner: str, name: str, value: object, example: float) -> Non
         )
 
 
+def layers(owner: str, value: object) -> None:
+    """Refuse what names no layers.
+
+    Raises:
+        ValueError: With an example.
+    """
+    names = [value] if value is None or isinstance(value, (str, type)) else value
+    if not isinstance(names, Sequence) or not all(name is None or isinstance(name, (str, type)) for name in names):
+        raise ValueError(
+            f"{owner}: layers must be names of modules or classes, got {value!r}; for example layers=['net.1', 'ReLU']"
+        )
+
+
 def path(owner: str, name: str, value: object, example: str) -> None:
     """Refuse a value that loggers which make folders of tags (MLflow) do not take.
 

@@ -55,6 +55,14 @@ def curves(callback) -> dict[str, list[tuple[int, float]]]:
     return {tag: curve for tag, curve in callback.history.items() if not tag.endswith("/overhead")}
 
 
+def strict(*callbacks):
+    """The callbacks, of which a refusal ends the run."""
+    for callback in callbacks:
+        if hasattr(callback, "on_error"):
+            callback.on_error = "raise"
+    return callbacks
+
+
 def trainer(*callbacks, **options) -> pl.Trainer:
     """A silent Trainer on the CPU without logger or checkpoints unless asked for."""
     defaults = {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -16,7 +17,7 @@ from torch.utils.data import Dataset
 from lightning_info import validation
 from lightning_info.callbacks import messages
 from lightning_info.callbacks.clock import Clock
-from lightning_info.callbacks.error_policy import ErrorPolicy, Refused
+from lightning_info.callbacks.error_policy import ErrorPolicy, Refused, WrongArgument
 from lightning_info.callbacks.monitors import monitors
 from lightning_info.callbacks.options import ARGUMENTS, MARK, show_common_options
 from lightning_info.callbacks.preflight import refuse_sharding
@@ -26,6 +27,7 @@ from lightning_info.callbacks.reference_collector import ReferenceCollector
 from lightning_info.callbacks.resuming import steps_taken
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.callbacks.session import Session
+from lightning_info.quantities.checks import check_quantity
 from lightning_info.quantities.quantity import Quantity
 from lightning_info.replica.batch_norm import BatchNormStatistics
 from lightning_info.replica.isolation import isolated
@@ -34,7 +36,10 @@ from lightning_info.reporting.table import Curve
 
 
 class InfoCallback(Preparing):
-    """What all callbacks of this package share; see the concrete ones for use.
+    """Measures a quantity during training: says when, on which samples, and where the values go.
+
+    The callbacks of this package are made of it; for a :class:`~.Quantity` of your own it is used as it is, see
+    ``docs/quantities.md``.
 
     A point at step s describes the weights after s optimiser steps. It is measured in ``on_train_batch_start`` of the
     first batch of s, on a replica, over the reference samples. Between points nothing runs but a comparison of
@@ -43,8 +48,26 @@ class InfoCallback(Preparing):
     Attributes:
         history: ``tag -> [(step, value), ...]`` of everything measured, NaN where a point has no value; with several
             processes that of the first in each of them.
+
+    Args:
+        quantity: What is measured; an instance for each callback.
+        num_samples: Reference samples: the first that pass in training.
+        **common: The arguments that all callbacks share, see :class:`~.CommonOptions`.
+
+    Raises:
+        ValueError: An argument makes no sense.
+        MisconfigurationException: Before the first step: sharded strategy, a module that cannot be measured, a quantity
+            that gives what cannot be shown.
+
+    Example::
+
+        from lightning.pytorch import Trainer
+        from lightning_info import InfoCallback
+
+        trainer = Trainer(callbacks=[InfoCallback(WeightNorm(), every_n_epochs=1)])
     """
 
+    _off = ""  # why nothing is measured in this run
     _decision: tuple[tuple[int, int], bool] | None  # epoch and batch of the last decision, and whether a point is due
     _offline = False  # measured without a Trainer
 
@@ -73,12 +96,7 @@ class InfoCallback(Preparing):
         summary: bool = True,
     ) -> None:
         owner = type(self).__name__
-        if not isinstance(quantity, Quantity):
-            raise ValueError(
-                f"{owner}: {quantity!r} is no Quantity; give an instance of a subclass of "
-                f"lightning_info.quantities.Quantity"
-            )
-        quantity.check(owner)
+        check_quantity(owner, quantity)
         validation.intervals(owner, every_n_epochs, every_n_train_steps)
         validation.positive_integer(owner, "num_samples", num_samples, 256)
         validation.integer(owner, "seed", seed, 0)
@@ -86,6 +104,11 @@ class InfoCallback(Preparing):
         validation.one_of(owner, "batch_norm", batch_norm, get_args(BatchNormStatistics))
         if max_overhead is not None:
             validation.positive_number(owner, "max_overhead", max_overhead, 0.05)
+            if max_overhead > 1:
+                raise ValueError(
+                    f"{owner}: max_overhead={max_overhead:g} is more than the whole run; it is a share of the run's "
+                    f"time, for example max_overhead=0.05 for 5 %"
+                )
         if prefix:
             validation.path(owner, "prefix", prefix, "run1")
         if adapter is not None and not callable(adapter):
@@ -134,22 +157,28 @@ class InfoCallback(Preparing):
         """Refuse what cannot work, before anything is trained."""
         if stage != "fit":
             return
-        refuse_sharding(type(self).__name__, type(trainer.strategy).__name__)
-        alike = [
-            c
-            for c in [c for c in trainer.callbacks if isinstance(c, InfoCallback)]
-            if c.family == self.family and c.prefix == self.prefix
-        ]
+        self._off = ""
+        with self._or_off():
+            refuse_sharding(type(self).__name__, type(trainer.strategy).__name__)
+        ours = [c for c in trainer.callbacks if isinstance(c, InfoCallback)]
+        if sum(c.quantity is self.quantity for c in ours) > 1:
+            raise WrongArgument(
+                f"{type(self).__name__}: two callbacks share one {type(self.quantity).__name__}, which keeps what it "
+                f"has measured; give each an instance of its own"
+            )
+        alike = [c for c in ours if c.family == self.family and c.prefix == self.prefix]
         if len(alike) > 1:
             names = ", ".join(sorted({type(c).__name__ for c in alike}))
-            raise Refused(
-                f"{type(self).__name__}: {len(alike)} of them write the same tags ({names}); "
-                f"give each a prefix, for example {type(alike[-1]).__name__}(prefix='second')"
+            last = type(alike[-1]).__name__
+            own = f"{type(alike[-1].quantity).__name__}(), " if last == "InfoCallback" else ""
+            raise WrongArgument(
+                f"{type(self).__name__}: {len(alike)} of them write the same tags ({names}: {self.family}/...); "
+                f"give each a prefix, for example {last}({own}prefix='second')"
             )
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the clock; a run that starts at step 0 starts a new history."""
-        self._active = not trainer.barebones
+        self._active = not trainer.barebones and not self._off
         if not self._active:
             return
         goes_on = self._resumed or (self._trainer == id(trainer) and steps_taken(trainer) > 0)
@@ -178,14 +207,15 @@ class InfoCallback(Preparing):
         """Collect reference samples and measure if a point is due."""
         if not self._active:
             return
-        with self._clock.spending(), self._error_policy.guard("its bookkeeping"):
+        with self._or_off(trainer), self._clock.spending(), self._error_policy.guard("its bookkeeping"):
             if not self._samples.complete:
                 with isolated(pl_module.device):
                     self._collect(trainer, pl_module, batch, batch_idx)
             if self.is_due(trainer, batch_idx):
                 with isolated(pl_module.device):
                     self._take(trainer, pl_module, batch_idx)
-        self._session.leave_batch(self)
+        if self._active:
+            self._session.leave_batch(self)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure the end, draw the figures, print the table."""
@@ -212,6 +242,27 @@ class InfoCallback(Preparing):
                 self._measure_and_log(trainer, pl_module, step, due)
             if self._measured is not None:
                 self._report_end(trainer)
+
+    @contextmanager
+    def _or_off(self, trainer: Any = None) -> Iterator[None]:
+        """What is refused inside switches this callback off, and training goes on; with ``on_error="raise"`` it ends.
+
+        Args:
+            trainer: The trainer, once training has started.
+        """
+        try:
+            yield
+        except Refused as error:
+            if self.on_error == "raise" or isinstance(error, WrongArgument):
+                raise
+            owner = type(self).__name__
+            self._active, self._off = False, str(error)
+            self._summary = f"{owner} is off: {error}"
+            self._initial = None
+            if trainer is not None:
+                self._session.drop(self)
+                self._write_layout(trainer)  # if the others were waiting for it
+            rank_zero_warn(f"{error}\n\n{owner} is off, and training goes on (on_error='raise' ends it instead)")
 
     # ---- without a Trainer: what ``lightning_info.measure`` calls in the place of the hooks
 
@@ -343,3 +394,6 @@ class InfoCallback(Preparing):
         self._points = 0
         self._point_seconds = 0.0
         self._drawing = 0.5  # what the first figure is expected to take
+
+
+InfoCallback.__doc__ = (InfoCallback.__doc__ or "").replace(MARK, ARGUMENTS)

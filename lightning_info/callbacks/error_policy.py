@@ -17,6 +17,10 @@ class Refused(MisconfigurationException):
     """What cannot be measured, found before the first step; the message tells what to write."""
 
 
+class WrongArgument(Refused):
+    """An argument that does not fit this module; it ends the run before the first step, whatever ``on_error`` says."""
+
+
 class ErrorPolicy:
     """The error policy of one callback.
 

@@ -18,6 +18,7 @@ from lightning_info.callbacks.reference_collector import ReferenceCollector
 from lightning_info.callbacks.session import Member, Session, new_snapshot
 from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.memory import is_out_of_memory
+from lightning_info.quantities.checks import InvalidValues, curves_of, values_of
 from lightning_info.quantities.quantity import Point, Quantity, Record
 from lightning_info.quantities.training_setup import TrainingSetup
 from lightning_info.replica.batch_norm import BatchNormStatistics
@@ -27,7 +28,7 @@ from lightning_info.replica.prediction import Adapter
 from lightning_info.replica.reference_samples import ReferenceSamples
 from lightning_info.replica.sample_axis import needs_order
 from lightning_info.replica.skipped import without_skipped
-from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
+from lightning_info.replica.snapshot import ForwardStatistic, ModelSnapshot, Unavailable
 from lightning_info.reporting.figures import report_figure
 from lightning_info.reporting.histograms import report_histogram
 from lightning_info.reporting.scalars import report_scalars
@@ -104,6 +105,12 @@ class Points(Member):
 
         return self._session.snapshot(self, due, make)
 
+    def statistics(self) -> list[ForwardStatistic]:
+        """What the quantity reads from the forward pass; a fault in it is none of the others' affair."""
+        with self._error_policy.guard("listing its statistics"):
+            return list(dict.fromkeys(self.quantity.statistics()))  # they must be hashable
+        return []
+
     # ---- measuring
 
     def _measure_and_log(
@@ -156,9 +163,14 @@ class Points(Member):
                         snapshot.chunk = self._chunk
                         if self.batch_norm == "reference":
                             snapshot.use_reference_statistics()
-                    return dict(self.quantity.measure(snapshot, point))
+                    return values_of(self.quantity, self.quantity.measure(snapshot, point))
             except Unavailable as error:
                 self._error_policy.warn_once(f"no value at step {step} (NaN): {error}", kind="no value")
+                break
+            except InvalidValues as error:
+                if self._error_policy.on_error == "raise":
+                    raise
+                self._error_policy.warn_once(f"no value at step {step} (NaN): {error}", kind="invalid values")
                 break
             except Skipped as error:
                 assert snapshot is not None
@@ -250,7 +262,8 @@ class Points(Member):
     def _write_end(self, trainer: Any) -> None:
         curves: Mapping[str, Curve] = {}
         with self._error_policy.guard("looking back at the end"):
-            curves = self.quantity.finish(self.record(), self._point_at(trainer, self._measured or 0))
+            found = self.quantity.finish(self.record(), self._point_at(trainer, self._measured or 0))
+            curves = curves_of(self.quantity, found)
         curves = of_rank_zero(trainer, curves)
         self._finished.update(curves)
         by_step: dict[int, dict[str, float]] = {}

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from lightning_info.callbacks.error_policy import Refused
+from lightning_info.callbacks.error_policy import Refused, WrongArgument
 from lightning_info.callbacks.loss_rows import loss_rows
 from lightning_info.gradients.batches import num_samples, spread, take
 from lightning_info.gradients.contract import NotCovered, trainable
@@ -20,6 +20,7 @@ from lightning_info.gradients.layout import Batch, Layout
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.real import sizes
+from lightning_info.quantities.checks import WrongQuantity
 from lightning_info.quantities.quantity import NotMeasurable
 from lightning_info.replica.layer_selection import NoLayers
 from lightning_info.replica.prediction import ADAPTER_LINES, NoPrediction, Prediction, Skipped
@@ -124,7 +125,9 @@ def preflight(
         ) from error
     except NotCopyable as error:
         raise Refused(f"{owner} measures on a copy of the module, but {error}") from error
-    except (NoLayers, NotMeasurable) as error:
+    except (NoLayers, WrongQuantity) as error:
+        raise WrongArgument(f"{owner}: {error}") from error
+    except NotMeasurable as error:
         raise Refused(f"{owner}: {error}") from error
     except NotCovered as error:
         raise Refused(f"{owner}: no engine gives exact per-sample gradients of {name}: {error}") from error

@@ -19,6 +19,7 @@ from lightning_info.callbacks.processes import in_any_process
 from lightning_info.callbacks.resuming import Resuming, steps_taken
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.gradients.batches import take
+from lightning_info.quantities.checks import prepared
 from lightning_info.replica.batch_norm import on_batch_statistics
 from lightning_info.replica.snapshot import ModelSnapshot
 
@@ -127,7 +128,7 @@ class Preparing(Resuming):
         with self._error_policy.guard("the check before the first step"):
             key = id(self.adapter), id(self.reference), self._samples.complete
             make = partial(self._new_snapshot, trainer, pl_module, private=True)
-            prepare = partial(self.quantity.prepare, point=self._point_at(trainer, steps_taken(trainer)))
+            prepare = partial(prepared, self.quantity, point=self._point_at(trainer, steps_taken(trainer)))
             found = findings(owner, pl_module, make, prepare, batch, self._session.layouts, key)
             if found is None:
                 return False

@@ -18,6 +18,8 @@ class Resuming(Points, Callback, ABC):
 
     num_samples: int
 
+    _off: str  # why nothing is measured in this run; empty if it is
+
     _step: int | None  # of the last decision
     _resumed: bool  # a state was taken up, and no batch seen yet
     _changes: dict[str, tuple[str, str]]  # settings that are others than in that state: then and now
@@ -39,7 +41,8 @@ class Resuming(Points, Callback, ABC):
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Put the state where Lightning puts those of callbacks."""
-        checkpoint.setdefault("callbacks", {})[self.state_key] = self._state()
+        if not self._off:
+            checkpoint.setdefault("callbacks", {})[self.state_key] = self._state()
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Take up the state of a callback of this class and prefix."""
@@ -60,8 +63,13 @@ class Resuming(Points, Callback, ABC):
             "finished": sorted(self._finished),
             "epochs": dict(self._epochs),
             "samples": self._samples.state(),
-            "quantity": self.quantity.state_dict(),
+            "quantity": self._state_of_quantity(),
         }
+
+    def _state_of_quantity(self) -> dict[str, Any]:
+        with self._error_policy.guard("keeping the quantity in a checkpoint"):
+            return self.quantity.state_dict()
+        return {}
 
     def _take_up(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`_state` gave; with other settings the curves start anew."""

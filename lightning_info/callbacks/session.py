@@ -15,7 +15,7 @@ from lightning_info.replica.batch_norm import on_batch_statistics
 from lightning_info.replica.prediction import Adapter, Predictor
 from lightning_info.replica.replicate import replicate
 from lightning_info.replica.sample_axis import Layouts
-from lightning_info.replica.snapshot import Audit, ModelSnapshot
+from lightning_info.replica.snapshot import Audit, ForwardStatistic, ModelSnapshot
 from lightning_info.replica.stand_in_trainer import StandInTrainer
 from lightning_info.reporting.layout import Chart, write_layout
 from lightning_info.reporting.table import Curve, summary_table
@@ -86,6 +86,10 @@ class Member(ABC):
         """Samples that go through a replica at once."""
 
     @abstractmethod
+    def statistics(self) -> list[ForwardStatistic]:
+        """What its quantity reads from the forward pass; none where it fails to tell."""
+
+    @abstractmethod
     def is_due(self, trainer: Any, batch_idx: int) -> bool:
         """Whether a point falls on this batch."""
 
@@ -136,6 +140,12 @@ class Session:
     def is_new(self) -> bool:
         """Only one callback has joined: what is said once for all is said now."""
         return len(self._joined) == 1
+
+    def drop(self, member: Member) -> None:
+        """A callback takes no part any more."""
+        self.members = [c for c in self.members if c is not member]
+        if len(self._through) >= len(self.members):
+            self.clear()
 
     def due(self, trainer: Any, batch_idx: int) -> list[Member]:
         """The callbacks that measure at this batch."""
@@ -210,7 +220,7 @@ class Session:
         snapshot = make(pool)
         for c in due:
             if c.sharing_key == key and self._begins_with(pool, c.groups):
-                snapshot.statistics += c.quantity.statistics()
+                snapshot.statistics += c.statistics()
         self._snapshots.append((key, snapshot))
         return self._find(key, own, member.chunk) or snapshot
 

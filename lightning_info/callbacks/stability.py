@@ -117,7 +117,7 @@ class StabilityCallback(InfoCallback):
         """Refuse what no twin can follow; have the training loader tell which samples it gives."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            self._each(lambda twin: twin.install(trainer))
+            self._each(None, lambda twin: twin.install(trainer))
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the twins from the weights that training starts from."""
@@ -125,28 +125,28 @@ class StabilityCallback(InfoCallback):
         if self._active:
             self.quantity.snapshot_of = self._snapshot_of
             self.quantity.sample_of = lambda twin: self._samples.laid(twin.replaced_sample(trainer))
-            self._each(lambda twin: twin.start(trainer, pl_module))
+            self._each(trainer, lambda twin: twin.start(trainer, pl_module))
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """The twins start the epoch too."""
-        self._each(lambda twin: twin.epoch_start(trainer))
+        self._each(trainer, lambda twin: twin.epoch_start(trainer))
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """The twins have the weights of this step; measure if a point is due."""
-        self._each(lambda twin: twin.batch_start(trainer, pl_module, batch))
+        self._each(trainer, lambda twin: twin.batch_start(trainer, pl_module, batch))
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """The twins train on the batch."""
-        self._each(lambda twin: twin.batch_end(trainer))
+        self._each(trainer, lambda twin: twin.batch_end(trainer))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """The twins end the epoch too."""
-        self._each(lambda twin: twin.epoch_end(trainer))
+        self._each(trainer, lambda twin: twin.epoch_end(trainer))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure the end, and end the twins."""
-        self._each(lambda twin: twin.finish(trainer, pl_module))
+        self._each(trainer, lambda twin: twin.finish(trainer, pl_module))
         self.quantity.landscape_at_end = partial(self._landscape, trainer)
         super().on_train_end(trainer, pl_module)
         self._stop()
@@ -164,16 +164,20 @@ class StabilityCallback(InfoCallback):
             twin.stop()
         self.quantity.let_go()
 
-    def _each(self, act: Callable[[Twin], None]) -> None:
+    def _each(self, trainer: Any, act: Callable[[Twin], None]) -> None:
         """Have every twin do its part; without one that trains it is nothing. The time counts as the twins'."""
+        if self._off:
+            return
         started = time.perf_counter()
-        try:
-            for twin in self.twins:
-                act(twin)
-        except NotSupported as error:
-            raise Refused(f"{type(self).__name__}: {error}") from error
-        finally:
-            self.quantity.seconds += time.perf_counter() - started
+        with self._or_off(trainer):
+            try:
+                for twin in self.twins:
+                    act(twin)
+            except NotSupported as error:
+                self._stop()
+                raise Refused(f"{type(self).__name__}: {error}") from error
+            finally:
+                self.quantity.seconds += time.perf_counter() - started
         for call in (call for twin in self.twins for call in twin.left_out):
             self._error_policy.warn_once(
                 f"the twin does not save what the module saves while it trains, so that the files hold the run's: "

@@ -53,12 +53,13 @@ class WeightInfoCallback(InfoCallback):
         prior: Its mean: the weights at the start of training (``"init"``), or 0 (``"zero"``, as in the paper).
         lambda_: Its standard deviation: ``"init_std"``, that of the weights at the start, one number; ``"optimal"``,
             the one that minimises the Lagrangian at each point; or a number.
-        curvature: How F is measured: ``"matrix"`` (k x k, for few weights), ``"gram"`` (exact rows, one for each output
-            of a sample), ``"lanczos"`` (products with F, random probes), or ``"auto"``: by size, in this order.
-            ``"diagonal"`` puts the diagonal of F in its place, in everything that is logged; ``"auto"`` takes it where
-            nothing else fits, and for modules without second derivatives that are too large for ``"matrix"``.
-        max_rows: Rows at most with ``"gram"``: fewer samples are taken where there are more. By default 1280, and fewer
-            for more than three million weights.
+        curvature: How F is measured: ``"matrix"`` (k x k, for few weights), ``"gram"`` (the Gram matrix of the exact
+            gradients of each output of each sample), ``"lanczos"`` (products with F, random probes), or ``"auto"``: by
+            size, in this order. ``"diagonal"`` puts the diagonal of F in its place, in everything that is logged;
+            ``"auto"`` takes it where nothing else fits, and for modules without second derivatives that are too large
+            for ``"matrix"``.
+        max_rows: Size of the Gram matrix at most: fewer samples are taken where there are more gradients. By default
+            1280, and less for more than three million weights.
         draws: Weights drawn for each level, in opposite pairs; the same normal numbers for all levels.
         num_samples: Reference samples: the first that pass in training, kept on the CPU; with several processes an
             equal number from each, which every process then measures.

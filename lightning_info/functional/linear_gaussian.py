@@ -47,11 +47,11 @@ def linear_information(
     Raises:
         ValueError: Shapes, a noise variance that is not positive, a negative one of the teacher.
     """
-    w, cov = _map("w", w, input_cov), input_cov.double()
+    w, cov = as_map("w", w, input_cov), input_cov.double()
     scale, whole = per_nat(unit) / 2, _log_det(w @ cov @ w.T, noise_variance)
     if teacher is None:
         return Information(scale * whole, math.nan)
-    w_o = _map("teacher", teacher, input_cov)
+    w_o = as_map("teacher", teacher, input_cov)
     if teacher_noise_variance < 0:
         raise ValueError(f"teacher_noise_variance={teacher_noise_variance}: expected at least 0")
     y_cov = w_o @ cov @ w_o.T + teacher_noise_variance * torch.eye(len(w_o), dtype=cov.dtype, device=cov.device)
@@ -84,7 +84,7 @@ def linear_subset_information(
     Raises:
         ValueError: Shapes, a noise variance that is not positive.
     """
-    w, cov = _map("w", w, input_cov), input_cov.double()
+    w, cov = as_map("w", w, input_cov), input_cov.double()
     known = torch.zeros(len(cov), dtype=torch.bool, device=cov.device)
     known[subset if isinstance(subset, Tensor) else list(subset)] = True
     if conditional:
@@ -108,7 +108,7 @@ def generalisation_error(
     Raises:
         ValueError: Shapes.
     """
-    w, w_o = _map("w_total", w_total, input_cov), _map("teacher", teacher, input_cov)
+    w, w_o = as_map("w_total", w_total, input_cov), as_map("teacher", teacher, input_cov)
     if w.shape != w_o.shape:
         raise ValueError(
             f"w_total of shape {tuple(w.shape)} and teacher of shape {tuple(w_o.shape)}: expected the same"
@@ -155,7 +155,17 @@ def gaussian_information(t: Tensor, y: Tensor | None, noise_variance: float, *, 
     return Information(scale * whole, min(scale * max(0.0, whole - rest), code_information(labels, unit=unit).I_XT))
 
 
-def _map(name: str, w: Tensor, input_cov: Tensor) -> Tensor:
+def as_map(name: str, w: Tensor, input_cov: Tensor) -> Tensor:
+    """A linear map of the inputs in float64, checked.
+
+    Args:
+        name: What the caller's argument is called.
+        w: ``(units, D)``.
+        input_cov: ``(D, D)``, covariance of the inputs.
+
+    Raises:
+        ValueError: The shapes do not fit; the message names the argument.
+    """
     d = len(input_cov)
     if input_cov.shape != (d, d):
         raise ValueError(f"input_cov of shape {tuple(input_cov.shape)}: expected (D, D), for example torch.eye(D) / D")

@@ -1,14 +1,15 @@
 r"""Spectrum of the Fisher information, and what follows from it: log-determinant, trace, effective rank.
 
-With the exact rows ``A (R, k)`` of N samples (all columns of the roots of the output Fisher informations, see
-:func:`~.fisher.exact_cotangents`), ``F = AᵀA / N`` has the eigenvalues of the Gram matrix ``A Aᵀ / N`` and zeros:
+The rows of the factor ``A (R, k)`` are the per-output gradients of N samples, for all columns of the roots of the
+output Fisher informations (:func:`~.fisher.exact_cotangents`). ``F = AᵀA / N`` has the eigenvalues of the Gram matrix
+``A Aᵀ / N`` and zeros:
 
 .. math:: \log\det(F + cI) = \sum_{i \le r} \log(\lambda_i + c) + (k - r) \log c, \qquad r = \min(k, R) .
 
-F alone is singular and its log-determinant -inf, so the damping c is always stated. Rows from *sampled* cotangents
+F alone is singular and its log-determinant -inf, so the damping c is always stated. Gradients from *sampled* cotangents
 serve the trace only: their spectrum is biased (effective rank 38 against 83, Gram matrix of a ResNet-18).
 
-Where the rows are too many, a few nodes stand for all eigenvalues, each with a multiplicity that need not be whole
+Where A has too many rows, a few nodes stand for all eigenvalues, each with a multiplicity that need not be whole
 (:mod:`~.lanczos`); every sum over eigenvalues is then weighted by them.
 
 Source: Achille, Paolini & Soatto, Remark 2.7 and figure 1.
@@ -67,7 +68,7 @@ class Spectrum:
 
     @classmethod
     def of_matrix(cls, matrix: Tensor, weights: int) -> Spectrum:
-        """Of a Gram matrix ``A Aᵀ / N`` of rows, ``(R, R)``, or of the ``(k, k)`` matrix itself; symmetric."""
+        """Of a Gram matrix ``A Aᵀ / N``, ``(R, R)``, or of the ``(k, k)`` matrix itself; symmetric."""
         if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"Spectrum: the matrix has shape {tuple(matrix.shape)}; it has to be square")
         if not matrix.isfinite().all():

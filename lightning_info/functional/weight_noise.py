@@ -23,7 +23,7 @@ from lightning_info.functional.lanczos import Tridiagonal, function_times
 from lightning_info.functional.weight_information import check_level
 
 RESOLVED = 1e-10
-"""Eigenvalues of a Gram matrix below this share of the largest are rounding of the rows; no weight is held there."""
+"""Eigenvalues of a Gram matrix below this share of the largest are rounding of A; no weight is held there."""
 
 
 def low_rank_noise(

@@ -1,15 +1,14 @@
-"""Per-sample gradients of any module: rules, taps, engines, and the plan that chooses and checks one.
+"""Per-sample gradients of any module: rules by layer type, engines, and the plan that chooses and checks one.
 
-Beside them: the Gram matrix of the rows of the Fisher information, and, guarded, BackPACK's diagonal and Kronecker
-factors of it.
+Beside them: the Gram matrix ``A Aᵀ`` of per-output gradients, the factor A of the Fisher information ``F = AᵀA / N``,
+and, guarded, BackPACK's diagonal and Kronecker factors of F.
 """
 
 from lightning_info.gradients.backpack.ggn import ggn_diagonal, kfac
 from lightning_info.gradients.contract import NotCovered
-from lightning_info.gradients.fisher_products import FisherProducts
+from lightning_info.gradients.fisher_products import FisherProducts, RowProducts
 from lightning_info.gradients.gram import Gram, GramPlan, choose_gram_engine, gram_matrix
 from lightning_info.gradients.plan import EngineName, Plan, choose_engine, squared_norms
-from lightning_info.gradients.row_products import RowProducts
 from lightning_info.gradients.rules import SquaredGradNorm
 
 __all__ = [

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_info.gradients import norms
 from lightning_info.gradients.contract import NotCovered
 from lightning_info.gradients.rules import SquaredGradNorm
-from lightning_info.gradients.taps import Group, Tap, listed
+from lightning_info.gradients.taps import Group, Tap, Tied, listed, tied
 
 
 def squared_norms(
@@ -79,7 +79,8 @@ class _Sums:
         sharing: dict[str, list[Group]] = defaultdict(list)
         for members in groups:
             sharing[members.names.get("weight", "")].append(members)
-        self.tied = {name: pair for name, pair in sharing.items() if name and len(pair) == 2}
+        pairs = {name: tied(name, several) for name, several in sharing.items()}
+        self.tied = {name: pair for name, pair in pairs.items() if pair is not None}
 
     @torch.no_grad()
     def arrive(self, tap: Tap, gradient: Tensor | None) -> None:
@@ -94,24 +95,24 @@ class _Sums:
         pair = self.tied.get(members.names.get("weight", ""))
         if pair is None:
             members.factors = []
-        elif all(one.is_complete for one in pair):
-            self._add_cross_term(*pair)
+        elif pair.first.is_complete and pair.second.is_complete:
+            self._add_cross_term(pair)
 
     def _add(self, members: Group, x: Tensor, g: Tensor) -> None:
-        layer: Any = members.taps[0].operator.layer
+        layer: Any = members.taps[0].operator.module
         vars(layer).update(input0=x, output=g)
         self.extension(layer, (), (g,))
         for slot, name in members.names.items():
             self.total[name] += getattr(getattr(layer, slot), self.extension.savefield).double()
         del layer.input0, layer.output
 
-    def _add_cross_term(self, first: Group, second: Group) -> None:
-        table, linear = (first, second) if isinstance(first.taps[0].operator.layer, nn.Embedding) else (second, first)
-        looked_up, used = table.join(), linear.join()
-        if looked_up is not None and used is not None:
-            padding_idx: Any = table.taps[0].operator.layer.padding_idx
-            cross = norms.tied_embedding_weight(*looked_up, *used, padding_idx)
-            self.total[table.names["weight"]] += 2 * cross.double()
+    def _add_cross_term(self, pair: Tied) -> None:
+        """``‖a + b‖² = ‖a‖² + ‖b‖² + 2 <a, b>``, whose squares are there already."""
+        own, other = pair.first.join(), pair.second.join()
+        if own is not None and other is not None:
+            modules = (members.taps[0].operator.module for members in (pair.first, pair.second))
+            product = pair.inner_product(next(modules), own, next(modules), other)
+            self.total[pair.first.names["weight"]] += 2 * product.double()
 
     def close(self) -> None:
         """End of one backward pass."""

@@ -49,6 +49,11 @@ def take(batch: Any, index: Tensor | slice) -> Any:
     return _like(batch, rebuilt(bare(batch), visit))
 
 
+def select(tensors: list[Tensor], index: Tensor) -> list[Tensor]:
+    """The same samples of several tensors, each with the samples on axis 0 and on a device of its own."""
+    return [tensor[index.to(tensor.device)] for tensor in tensors]
+
+
 def spread(batch: Any, most: int) -> Any:
     """At most so many samples, evenly over the batch and in its order."""
     return take(batch, spread_index(num_samples(batch), most))

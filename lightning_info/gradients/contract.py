@@ -10,6 +10,9 @@ from torch import Tensor, nn
 Predict = Callable[[nn.Module, Any], Tensor]
 """``(module, batch) -> outputs (N, ...)``, differentiable in the module's parameters."""
 
+OutputGradients = Callable[[Tensor], dict[str, Tensor]]
+"""Numbers ``n C + c`` of R samples and cotangents -> their gradients as real numbers, ``(R, numbers)`` by parameter."""
+
 
 class NotCovered(Exception):
     """An engine cannot compute every parameter's per-sample gradient exactly; the message says which and why."""
@@ -44,6 +47,12 @@ class Engine(Protocol):
         Raises:
             NotCovered: The engine cannot give all of them exactly.
         """
+
+
+def call(module: nn.Module, inputs: Any) -> Tensor:
+    """The plainest :data:`Predict`: the batch is the module's only input."""
+    outputs: Tensor = module(inputs)
+    return outputs
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lightning_info.gradients import backward
 from lightning_info.gradients.contract import Norms, NotCovered, Predict, trainable
 from lightning_info.gradients.graph import graph_of
-from lightning_info.gradients.operators import Operator
+from lightning_info.gradients.layers.base import Operator
 from lightning_info.gradients.recorder import Recorder
 from lightning_info.gradients.taps import UNUSED, group, listed, routes_of, tap, unsuited
 

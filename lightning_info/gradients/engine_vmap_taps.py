@@ -1,7 +1,7 @@
 """vmap taps: operator taps in a forward pass under ``torch.vmap``, whose batching rules keep track of the sample axis.
 
 Every sample goes forward as a batch of one, so whatever a module does with its axes (windows folded into the batch,
-sequence-first layouts) is right by construction; :mod:`~.physical` taps the operators. The backward pass is ordinary.
+sequence-first layouts) is right by construction; :mod:`~.vmap_taps` taps the operators. The backward pass is ordinary.
 
 Parameters that no rule fits (bare ones, recomputed weights, several uses that do not add up in one rule) take part as
 N separate copies, an expanded tensor: the gradients at these are per-sample gradients, from the same backward pass.
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lightning_info.gradients import backward
 from lightning_info.gradients.attributes import kept
-from lightning_info.gradients.batches import split_samples
+from lightning_info.gradients.batches import select, split_samples
 from lightning_info.gradients.contract import Norms, NotCovered, Predict, first_line, trainable
 from lightning_info.gradients.graph import graph_of
 from lightning_info.gradients.memory import BUDGET, is_out_of_memory
@@ -45,7 +45,7 @@ MOST_BRANCHES = 4
 def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> Norms:
     """Per-sample squared gradient norms by taps under ``torch.vmap`` (an :class:`~.contract.Engine`)."""
     leaves, rebuild = split_samples(batch)
-    passes = _Passes(module, predict, rebuild)
+    passes = Passes(module, predict, rebuild)
     everything = torch.arange(len(leaves[0]))
     try:
         forward = passes.forward(leaves)
@@ -59,34 +59,30 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
     while pending:
         some = pending.pop()
         try:
-            forward = passes.forward(_take(leaves, some))
+            forward = passes.forward(select(leaves, some))
         except (OverBudget, Disagreement) as reason:
             pending.extend(_divide(some, reason, passes, leaves))
             continue
-        parts.append(forward.squared_norms(_take(columns, some)))
+        parts.append(forward.squared_norms(select(columns, some)))
         index.append(some)
     order = torch.cat(index).argsort()
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return Norms({name: values[order.to(values.device)] for name, values in joined.items()}, passes.routes)
 
 
-def _take(tensors: list[Tensor], index: Tensor) -> list[Tensor]:
-    return [tensor[index.to(tensor.device)] for tensor in tensors]
-
-
-def _divide(index: Tensor, reason: OverBudget | Disagreement, passes: _Passes, leaves: list[Tensor]) -> list[Tensor]:
+def _divide(index: Tensor, reason: OverBudget | Disagreement, passes: Passes, leaves: list[Tensor]) -> list[Tensor]:
     """Samples that can go forward together."""
     if isinstance(reason, Disagreement):
         answers, label = torch.unique(reason.answers, dim=0, return_inverse=True)
         if len(answers) > MOST_BRANCHES:
             raise NotCovered(str(reason))
         return [index[label == branch] for branch in range(len(answers))]
-    alone = passes.forward(_take(leaves, index[:1]))  # tells which parameters have to be copied
+    alone = passes.forward(select(leaves, index[:1]))  # tells which parameters have to be copied
     return list(torch.split(index, max(1, min(len(index) - 1, BUDGET // max(1, alone.bytes_per_sample)))))
 
 
 @dataclass
-class _Forward:
+class Forward:
     """A forward pass of some samples, ready to go backward; the copies are those that the outputs depend on."""
 
     outputs: Tensor
@@ -98,10 +94,11 @@ class _Forward:
     routes: dict[str, str]
 
     def squared_norms(self, cotangents: Iterable[Tensor]) -> dict[str, Tensor]:
+        """Go backward: see :func:`~.backward.squared_norms`."""
         return backward.squared_norms(self.outputs, self.groups, self.copies, self.foreign, self.names, cotangents)
 
 
-class _Passes:
+class Passes:
     """Forward passes of one module; they share what they find out about which parameters cannot be tapped, and why."""
 
     def __init__(self, module: nn.Module, predict: Predict, rebuild: Callable[[list[Tensor]], Any]) -> None:
@@ -111,7 +108,7 @@ class _Passes:
         self.copied: dict[str, str] = {}
         self.routes = dict.fromkeys(self.parameters, UNUSED)
 
-    def forward(self, leaves: list[Tensor]) -> _Forward:
+    def forward(self, leaves: list[Tensor]) -> Forward:
         """Go forward until every parameter is either tapped in all its uses or copied in all of them."""
         while True:
             found, wrong = self._attempt(leaves)
@@ -123,7 +120,7 @@ class _Passes:
                 raise NotCovered(f"{listed(sorted(hidden))} used where no torch function shows it")
             self.copied |= wrong
 
-    def _attempt(self, leaves: list[Tensor]) -> tuple[_Forward, dict[str, str]]:
+    def _attempt(self, leaves: list[Tensor]) -> tuple[Forward, dict[str, str]]:
         samples = len(leaves[0])
         recorder = VmapTaps(self.parameters, set(self.copied), samples)
         copies = {name: p.detach().expand(samples, *p.shape).requires_grad_() for name, p in self.parameters.items()}
@@ -155,5 +152,5 @@ class _Passes:
         foreign = list({id(leaf): leaf for leaf in graph.leaves if id(leaf) not in known}.values())
         why = {name: NO_PARTNER if name in recorder.beside else NO_RULE for name in copies}
         routes = routes_of(groups, {name: self.copied.get(name, reason) for name, reason in why.items()})
-        found = _Forward(outputs, list(self.parameters), groups, copies, foreign, recorder.bytes_per_sample, routes)
+        found = Forward(outputs, list(self.parameters), groups, copies, foreign, recorder.bytes_per_sample, routes)
         return found, wrong

@@ -1,17 +1,20 @@
-r"""Products with the Fisher information itself, ``v -> F v``, by plain autograd: no rows, no matrix.
+r"""Products with the Fisher information and with its factor, by plain autograd; for few weights, both as matrices.
 
-With the Jacobian ``J_n`` of sample n's outputs and their Fisher information ``H_n``,
+With the Jacobian ``J_n`` of sample n's outputs, their Fisher information ``H_n`` and all columns ``s_nc`` of a root of
+it (:func:`~lightning_info.functional.exact_cotangents`), the factor A ``(N C, k)`` has the per-output gradients
+``J_nᵀ s_nc`` as rows, in the order (n, c), and
 
-.. math:: F v = \frac1N \sum_n J_n^\top H_n J_n v .
+.. math:: F = A^\top A / N = \frac1N \sum_n J_n^\top H_n J_n .
 
-For some samples at a time that is one forward pass, one backward pass that can be differentiated, one through it (which
-gives ``J v``, see :mod:`~.row_products`) and an ordinary one. Memory is that of the largest part.
+``Aᵀv`` is one ordinary backward pass from the cotangent ``sum_c v_nc s_nc``. It is linear in that cotangent, so its
+derivative gives ``J w`` and with it ``A w``: a second backward pass, through the first. ``F v`` is both in turn, for
+some samples at a time. No row of A is made, and memory is that of the largest part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +22,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_info.functional.fisher import output_fisher_product
 from lightning_info.functional.likelihoods import LikelihoodName
-from lightning_info.gradients.contract import NotCovered, first_line, trainable
-from lightning_info.gradients.memory import is_out_of_memory
+from lightning_info.gradients import func, loop
+from lightning_info.gradients.contract import NotCovered, Predict, first_line, trainable
+from lightning_info.gradients.memory import gradients_at_once, is_out_of_memory
 from lightning_info.gradients.real import as_real, flat, sizes
 
 PredictLikelihood = Callable[[nn.Module, Any], tuple[Tensor, LikelihoodName, Tensor | None]]
 """``(module, part) -> (outputs (N, ...), likelihood, mask or None)``, laid out as in :mod:`~..functional.fisher`."""
+
+FactorEngineName = Literal["func", "loop"]
 
 
 class FisherProducts:
@@ -60,8 +66,8 @@ class FisherProducts:
             outputs, likelihood, mask = self._forward(part)
             (tangent,) = self._tangents(outputs, v[None])
             cotangent = output_fisher_product(outputs, likelihood, tangent, mask)
-            gradients = self._gradients(outputs, cotangent.to(outputs))
-            for slot, gradient in zip(self._split(total), gradients, strict=True):
+            gradients = _gradients(outputs, self.parameters, cotangent.to(outputs))
+            for slot, gradient in zip(torch.split(total, sizes(self.parameters)), gradients, strict=True):
                 if gradient is not None:
                     slot += flat(gradient.detach())
             samples += len(outputs)
@@ -93,7 +99,7 @@ class FisherProducts:
         outputs, _, _ = self._forward(next(iter(self.parts())))
         generator = torch.Generator().manual_seed(seed)
         u = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
-        pairs = zip(self._gradients(outputs, u, retain_graph=True), self.parameters, strict=True)
+        pairs = zip(_gradients(outputs, self.parameters, u, retain_graph=True), self.parameters, strict=True)
         gradients = [flat(torch.zeros_like(p) if g is None else g.detach()).double() for g, p in pairs]
         squares = [g.square().sum() for g in gradients]
         shares = 0.5 + torch.rand(len(gradients), generator=generator, dtype=torch.float64)
@@ -115,27 +121,128 @@ class FisherProducts:
         """``J v`` of each vector, of the shape of the outputs."""
         u = torch.zeros_like(outputs, requires_grad=True)
         try:
-            gradients = self._gradients(outputs, u, create_graph=True)
-            return [self._tangent(u, gradients, v) for v in vectors]
+            gradients = _gradients(outputs, self.parameters, u, create_graph=True)
+            return [_tangent(u, gradients, torch.split(v, sizes(self.parameters))) for v in vectors]
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
             raise NotCovered(f"the module has no second derivative ({first_line(error)})") from error
 
-    def _tangent(self, u: Tensor, gradients: Sequence[Tensor | None], v: Tensor) -> Tensor:
-        terms = [
-            (flat(gradient) * part.to(gradient.device, as_real(gradient).dtype)).sum()
-            for gradient, part in zip(gradients, self._split(v), strict=True)
-            if gradient is not None and gradient.requires_grad
+
+class RowProducts:
+    """The factor A ``(N C, k)``, as two functions.
+
+    The weights are those of :func:`~.contract.trainable` one after the other, flat (:mod:`~.real`). The graph of one
+    forward pass is kept as long as the object. The module has to be twice differentiable for ``A w`` alone.
+
+    Args:
+        module: The module; never changed.
+        predict: Gives the outputs ``(N, ...)``.
+        batch: N samples, which the module does not mix.
+        cotangents: ``(C, *outputs.shape)``.
+    """
+
+    def __init__(self, module: nn.Module, predict: Predict, batch: Any, cotangents: Tensor) -> None:
+        self.parameters = list(trainable(module).values())
+        self.outputs = predict(module, batch)
+        self.columns = cotangents.to(self.outputs.detach())
+
+    @property
+    def weights(self) -> int:
+        """Number of them, k."""
+        return sum(sizes(self.parameters))
+
+    def transposed(self, v: Tensor) -> Tensor:
+        """``Aᵀv``: ``(N C,) -> (k,)``."""
+        weights = v.to(self.columns).view(self.columns.shape[1], -1).T
+        weights = weights.reshape(*weights.shape, *(1,) * (self.columns.dim() - 2))
+        gradients = _gradients(self.outputs, self.parameters, (weights * self.columns).sum(0), retain_graph=True)
+        pairs = zip(gradients, self.parameters, strict=True)
+        return torch.cat([flat((torch.zeros_like(p) if g is None else g).detach()) for g, p in pairs])
+
+    def __call__(self, w: Tensor) -> Tensor:
+        """``A w``: ``(k,) -> (N C,)``."""
+        u = torch.zeros_like(self.outputs, requires_grad=True)
+        gradients = _gradients(self.outputs, self.parameters, u, retain_graph=True, create_graph=True)
+        products = self.columns * _tangent(u, gradients, torch.split(w, sizes(self.parameters)))
+        return products.reshape(*products.shape[:2], -1).sum(2).T.flatten()
+
+
+def factor_matrix(
+    module: nn.Module, predict: Predict, batch: Any, cotangents: Tensor, engine: FactorEngineName
+) -> Tensor:
+    """The factor A itself, ``(N C, k)`` float64; arguments of :func:`outer_products`.
+
+    Raises:
+        NotCovered: The engine cannot give it exactly.
+    """
+    return torch.cat(list(_some_rows(module, predict, batch, cotangents, engine)))
+
+
+def outer_products(
+    module: nn.Module, predict: Predict, batch: Any, cotangents: Tensor, engine: FactorEngineName
+) -> Tensor:
+    """``AᵀA``, the sum of the outer products of all per-output gradients: N times F if the cotangents are exact.
+
+    Args:
+        module: The module; never changed.
+        predict: Gives the outputs ``(N, ...)``.
+        batch: N samples.
+        cotangents: ``(C, *outputs.shape)``.
+        engine: Makes the gradients; one that :func:`~.gram.choose_gram_engine` found right.
+
+    Returns:
+        ``(k, k)`` float64; the weights are those of :func:`~.contract.trainable` one after the other, a complex one as
+        two (:mod:`~.real`).
+
+    Raises:
+        NotCovered: The engine cannot give them exactly.
+    """
+    k = sum(sizes(trainable(module).values()))
+    total = torch.zeros(k, k, dtype=torch.float64, device=cotangents.device)
+    for rows in _some_rows(module, predict, batch, cotangents, engine):
+        total.addmm_(rows.T, rows)
+    return total
+
+
+def _some_rows(
+    module: nn.Module, predict: Predict, batch: Any, cotangents: Tensor, engine: FactorEngineName
+) -> Iterator[Tensor]:
+    """Rows of A, ``(some, k)`` float64 each time."""
+    gradients = {"func": func, "loop": loop}[engine].output_gradients(module, predict, batch, cotangents)
+    parameters = trainable(module)
+    widths = dict(zip(parameters, sizes(parameters.values()), strict=True))
+    for numbers in torch.split(torch.arange(cotangents.shape[0] * cotangents.shape[1]), gradients_at_once(module)):
+        rows = gradients(numbers)
+        parts = [
+            rows[name] if name in rows else torch.zeros(len(numbers), width, device=cotangents.device)
+            for name, width in widths.items()
         ]
-        if not terms:
-            return torch.zeros_like(u).detach()
-        (tangent,) = torch.autograd.grad(torch.stack(terms).sum(), u, retain_graph=True)
-        return tangent.detach()
+        yield torch.cat([part.double() for part in parts], 1)
 
-    def _gradients(self, outputs: Tensor, u: Tensor, **options: bool) -> tuple[Tensor | None, ...]:
-        gradients = torch.autograd.grad(outputs, self.parameters, u, allow_unused=True, **options)
-        return tuple(g.to_dense() if g is not None and g.is_sparse else g for g in gradients)
 
-    def _split(self, v: Tensor) -> tuple[Tensor, ...]:
-        return torch.split(v, sizes(self.parameters))
+def _gradients(
+    outputs: Tensor, parameters: list[nn.Parameter], u: Tensor, **options: bool
+) -> tuple[Tensor | None, ...]:
+    """``Jᵀu`` by parameter, for a cotangent u of the shape of the outputs."""
+    gradients = torch.autograd.grad(outputs, parameters, u, allow_unused=True, **options)
+    return tuple(g.to_dense() if g is not None and g.is_sparse else g for g in gradients)
+
+
+def _tangent(u: Tensor, gradients: Sequence[Tensor | None], parts: Sequence[Tensor]) -> Tensor:
+    """``J v``, of the shape of the outputs: the derivative of ``<Jᵀu, v>`` in u.
+
+    Args:
+        u: The cotangent, which requires a gradient.
+        gradients: ``Jᵀu`` by parameter.
+        parts: v by parameter, flat.
+    """
+    terms = [
+        (flat(gradient) * part.to(gradient.device, as_real(gradient).dtype)).sum()
+        for gradient, part in zip(gradients, parts, strict=True)
+        if gradient is not None and gradient.requires_grad
+    ]
+    if not terms:
+        return torch.zeros_like(u).detach()
+    (tangent,) = torch.autograd.grad(torch.stack(terms).sum(), u, retain_graph=True)
+    return tangent.detach()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,10 +11,38 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_info.gradients.attributes import kept
-from lightning_info.gradients.batches import split_samples
-from lightning_info.gradients.contract import Norms, NotCovered, Predict, first_line, trainable
+from lightning_info.gradients.batches import select, split_samples
+from lightning_info.gradients.contract import Norms, NotCovered, OutputGradients, Predict, first_line, trainable
 from lightning_info.gradients.memory import BUDGET, is_out_of_memory
-from lightning_info.gradients.real import as_real
+from lightning_info.gradients.real import as_real, flat
+
+
+def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> Norms:
+    """Per-sample squared gradient norms by ``torch.func`` (an :class:`~.contract.Engine`)."""
+    gradients = _Gradients(module, predict, batch, lambda gradient: as_real(gradient).square().sum().double())
+    total: dict[str, Tensor] = {}
+    for u in cotangents:
+        found = gradients(gradients.leaves, u)
+        total = {name: total.get(name, 0) + norm for name, norm in found.items()}
+    return Norms(total, dict.fromkeys(total, "torch.func"))
+
+
+def output_gradients(module: nn.Module, predict: Predict, batch: Any, columns: Tensor) -> OutputGradients:
+    """Per-output gradients ``J_nᵀ u_nc`` by ``torch.func``.
+
+    Args:
+        module: The module; never changed.
+        predict: Gives the outputs ``(N, ...)``.
+        batch: N samples.
+        columns: The cotangents, ``(C, *outputs.shape)``.
+    """
+    gradients = _Gradients(module, predict, batch, flat)
+
+    def some(numbers: Tensor) -> dict[str, Tensor]:
+        n, c = numbers // len(columns), numbers % len(columns)
+        return gradients(select(gradients.leaves, n), columns[c.to(columns.device), n.to(columns.device)])
+
+    return some
 
 
 class _Caller(nn.Module):
@@ -29,37 +57,43 @@ class _Caller(nn.Module):
         return outputs
 
 
-def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> Norms:
-    """Per-sample squared gradient norms by ``torch.func`` (an :class:`~.contract.Engine`)."""
-    caller = _Caller(module, predict)
-    parameters = {name: p.detach() for name, p in trainable(caller).items()}
-    leaves, rebuild = split_samples(batch)
+class _Gradients:
+    """Gradients of samples, each for a cotangent of its own and reduced as soon as it is there."""
 
-    def one_sample(sample: list[Tensor], u: Tensor) -> dict[str, Tensor]:
-        single = rebuild([leaf.unsqueeze(0) for leaf in sample])
+    def __init__(self, module: nn.Module, predict: Predict, batch: Any, reduce: Callable[[Tensor], Tensor]) -> None:
+        self.caller = _Caller(module, predict)
+        self.parameters = {name: p.detach() for name, p in trainable(self.caller).items()}
+        self.leaves, self.rebuild = split_samples(batch)
+        self.reduce = reduce
+        bytes_per_sample = sum(p.numel() * p.element_size() for p in self.parameters.values())
+        self.chunk = max(1, BUDGET // max(1, bytes_per_sample))
+
+    def __call__(self, leaves: list[Tensor], u: Tensor) -> dict[str, Tensor]:
+        """What the gradients of R samples and cotangents ``(R, ...)`` are reduced to, ``(R, ...)`` by parameter.
+
+        Raises:
+            NotCovered: The module does not vmap.
+        """
+        try:
+            # the fused attention kernels have no batching rule; where others lack one it is slower, not wrong
+            with kept(self.caller.module), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="There is a performance drop")
+                chunk = self.chunk if self.chunk < len(u) else None
+                vmapped = torch.vmap(self._one_sample, randomness="different", chunk_size=chunk)
+                found: dict[str, Tensor] = vmapped(leaves, u.to(leaves[0].device))
+        except Exception as error:  # whatever the module's own code raises under vmap
+            if is_out_of_memory(error):
+                raise
+            raise NotCovered(f"the module does not vmap ({first_line(error)})") from error
+        return {name.removeprefix("module."): values for name, values in found.items()}
+
+    def _one_sample(self, sample: list[Tensor], u: Tensor) -> dict[str, Tensor]:
+        single = self.rebuild([leaf.unsqueeze(0) for leaf in sample])
 
         def outputs(parameters: dict[str, Tensor]) -> Tensor:
-            row: Tensor = torch.func.functional_call(caller, parameters, (single,)).squeeze(0)
+            row: Tensor = torch.func.functional_call(self.caller, parameters, (single,)).squeeze(0)
             return row
 
-        row, pullback = torch.func.vjp(outputs, parameters)[:2]
+        row, pullback = torch.func.vjp(outputs, self.parameters)[:2]
         (gradients,) = pullback(u.to(row.dtype))
-        return {name: as_real(gradient).square().sum().double() for name, gradient in gradients.items()}
-
-    bytes_per_sample = sum(p.numel() * p.element_size() for p in parameters.values())
-    chunk = max(1, BUDGET // max(1, bytes_per_sample))
-    total: dict[str, Tensor] = {}
-    try:
-        for u in cotangents:
-            u = u.to(leaves[0].device)
-            # the fused attention kernels have no batching rule; where others lack one it is slower, not wrong
-            with kept(module), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="There is a performance drop")
-                norms = torch.vmap(one_sample, randomness="different", chunk_size=chunk)(leaves, u)
-            total = {name: total.get(name, 0) + norm for name, norm in norms.items()}
-    except Exception as error:  # whatever the module's own code raises under vmap
-        if is_out_of_memory(error):
-            raise
-        raise NotCovered(f"the module does not vmap ({first_line(error)})") from error
-    total = {name.removeprefix("module."): norm for name, norm in total.items()}
-    return Norms(total, dict.fromkeys(total, "torch.func"))
+        return {name: self.reduce(gradient) for name, gradient in gradients.items()}

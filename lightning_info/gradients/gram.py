@@ -1,14 +1,16 @@
-r"""Gram matrix of the rows of the Fisher information, and its diagonal, without a matrix of the size of the weights.
+r"""Gram matrix of the factor A of the Fisher information ``F = AᵀA / N``, without a matrix of the size of the weights.
 
 With cotangents that are all columns ``s_nc`` of a root of the output Fisher information
-(:func:`~lightning_info.functional.exact_cotangents`) the rows ``a_nc = J_nᵀ s_nc`` make the matrix ``A (N C, k)``, and
+(:func:`~lightning_info.functional.exact_cotangents`) the per-output gradients ``a_nc = J_nᵀ s_nc`` are the rows of the
+matrix ``A (N C, k)``, and
 
 .. math:: F = A^\top A / N, \qquad K = A A^\top .
 
 ``K / N`` has the nonzero eigenvalues of F (:class:`~lightning_info.functional.spectrum.Spectrum`). One forward pass
-and one backward pass under ``torch.vmap`` over the C cotangents hand out one parameter's rows after the other; each
-adds its products to K, in float64, and is freed. Where all samples at once would exceed :data:`BUDGET`, blocks of K
-come from pairs of chunks of samples. Modules that do not vmap have their rows computed one by one, exactly as well.
+and one backward pass under ``torch.vmap`` over the C cotangents hand out one parameter's gradients after the other;
+each adds its products to K, in float64, and is freed. Where all samples at once would exceed :data:`BUDGET`, blocks of
+K come from pairs of chunks of samples. Modules that do not vmap have their gradients computed one by one, exactly as
+well.
 """
 
 from __future__ import annotations
@@ -22,18 +24,17 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from lightning_info.gradients import gram_backward as row_pass
+from lightning_info.gradients import func, gram_backward, loop
 from lightning_info.gradients import gram_products as products
-from lightning_info.gradients import row_functions
-from lightning_info.gradients.batches import shuffled, split_samples, spread, spread_around, take
-from lightning_info.gradients.contract import NotCovered, Predict, trainable
+from lightning_info.gradients.batches import select, shuffled, split_samples, spread, spread_around, take
+from lightning_info.gradients.contract import NotCovered, OutputGradients, Predict, call, trainable
 from lightning_info.gradients.definition import Definition
-from lightning_info.gradients.engine_vmap_taps import _Passes, _take
+from lightning_info.gradients.engine_vmap_taps import Passes
 from lightning_info.gradients.layer_gradients import Rows
 from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.loop import alone, fitted, squares_of
-from lightning_info.gradients.memory import is_out_of_memory
-from lightning_info.gradients.plan import CHECK_SAMPLES, _call, in_float64
+from lightning_info.gradients.memory import gradients_at_once, is_out_of_memory
+from lightning_info.gradients.plan import CHECK_SAMPLES, in_float64
 from lightning_info.gradients.real import as_real, flat
 from lightning_info.validation import one_of
 
@@ -50,10 +51,10 @@ GramEngineName = Literal["auto", "taps", "func", "loop"]
 
 
 class Gram(NamedTuple):
-    """Inner products of all rows.
+    """Inner products of all per-output gradients.
 
     Attributes:
-        matrix: ``K = A Aᵀ``, ``(N C, N C)`` float64, the C rows of each sample in turn.
+        matrix: ``K = A Aᵀ``, ``(N C, N C)`` float64, the C per-output gradients of each sample in turn.
         diagonal: The diagonal of ``AᵀA`` (N times that of F) by parameter, float64, of a complex one ``(*shape)`` in
             the form ``(*shape, 2)``; None if it was not asked for.
     """
@@ -104,7 +105,7 @@ _Engine = Callable[[nn.Module, Predict, Any, Tensor, _Total], None]
 
 def _by_taps(module: nn.Module, predict: Predict, batch: Any, columns: Tensor, total: _Total) -> None:
     leaves, rebuild = split_samples(batch)
-    passes = _Passes(module, predict, rebuild)
+    passes = Passes(module, predict, rebuild)
     chunk = _samples_at_once(passes, leaves, total)
     blocks = torch.split(torch.arange(total.samples), max(1, chunk // 2) if chunk < total.samples else total.samples)
     pairs = list(itertools.combinations(range(len(blocks)), 2)) or [(0, 0)]
@@ -114,16 +115,16 @@ def _by_taps(module: nn.Module, predict: Predict, batch: Any, columns: Tensor, t
         fresh = torch.cat([torch.full((len(blocks[b]) * total.columns,), b in new) for b in dict.fromkeys((i, j))])
         new -= {i, j}
         part = total.part(len(index))
-        forward = passes.forward(_take(leaves, index))
+        forward = passes.forward(select(leaves, index))
         u = columns[:, index.to(columns.device)]
         if u.shape[1:] != forward.outputs.shape:
             shapes = tuple(forward.outputs.shape), tuple(u.shape[1:])
             raise NotCovered(f"the outputs have shape {shapes[0]} here and {shapes[1]} otherwise")
-        row_pass.each_parameter(forward, u, _consumer(part, total, fresh.to(total.device)))
+        gram_backward.each_parameter(forward, u, _consumer(part, total, fresh.to(total.device)))
         total.place(part, index)
 
 
-def _consumer(part: _Total, total: _Total, fresh: Tensor) -> row_pass.Consume:
+def _consumer(part: _Total, total: _Total, fresh: Tensor) -> gram_backward.Consume:
     def consume(name: str, rows: Rows) -> None:
         products.add_products(part.matrix(name), rows, part.samples)
         if total.diagonal is not None and fresh.any():
@@ -133,31 +134,32 @@ def _consumer(part: _Total, total: _Total, fresh: Tensor) -> row_pass.Consume:
     return consume
 
 
-def _samples_at_once(passes: _Passes, leaves: list[Tensor], total: _Total) -> int:
+def _samples_at_once(passes: Passes, leaves: list[Tensor], total: _Total) -> int:
     """How many fit the budget: kept inputs, copies, and what the backward pass and the largest layer take."""
-    alone = passes.forward(_take(leaves, torch.arange(1)))
+    alone = passes.forward(select(leaves, torch.arange(1)))
     kept = largest = 0
     for tap in (tap for members in alone.groups for tap in members.taps):
-        x, layer = tap.operator.inputs, tap.operator.layer
+        x = tap.operator.inputs
         size = x.numel() * max(4, x.element_size())
-        kernel = torch.Size(getattr(layer, "kernel_size", ())).numel()
         kept += 2 * size
-        largest = max(largest, size * (3 * total.columns + 2 * kernel))
+        largest = max(largest, size * (3 * total.columns + 2 * tap.operator.unfolded))
     outputs = alone.outputs.numel() * alone.outputs.element_size() * total.columns
     each = kept + largest + outputs + total.columns * alone.bytes_per_sample
     return max(2, BUDGET // max(1, each))
 
 
-def _by_rows(functions: Callable[..., row_functions.SomeRows]) -> _Engine:
-    def engine(module: nn.Module, predict: Predict, batch: Any, columns: Tensor, total: _Total) -> None:
-        some_rows = functions(module, predict, batch, columns)
-        chunks = torch.split(torch.arange(total.samples * total.columns), row_functions.at_once(module))
+def _by_gradients(engine: Callable[..., OutputGradients]) -> _Engine:
+    """From whole rows of A, some at a time."""
+
+    def run(module: nn.Module, predict: Predict, batch: Any, columns: Tensor, total: _Total) -> None:
+        gradients = engine(module, predict, batch, columns)
+        chunks = torch.split(torch.arange(total.samples * total.columns), gradients_at_once(module))
         for i, first in enumerate(chunks):
-            left = some_rows(first)
+            left = gradients(first)
             for name, rows in left.items():
                 total.add_squares(name, rows.double().square().sum(0).view(total.shapes[name]))
             for second in chunks[i:]:
-                right = left if second is first else some_rows(second)
+                right = left if second is first else gradients(second)
                 for name, rows in left.items():
                     block = rows.double() @ right[name].double().T
                     matrix = total.matrix(name)
@@ -165,13 +167,13 @@ def _by_rows(functions: Callable[..., row_functions.SomeRows]) -> _Engine:
         for matrix in total.matrices.values():
             matrix.copy_(products.symmetric(matrix))
 
-    return engine
+    return run
 
 
 ENGINES: dict[str, _Engine] = {
     "taps": _by_taps,
-    "func": _by_rows(row_functions.by_func),
-    "loop": _by_rows(row_functions.by_loop),
+    "func": _by_gradients(func.output_gradients),
+    "loop": _by_gradients(loop.output_gradients),
 }
 
 
@@ -199,7 +201,7 @@ class GramPlan:
         *,
         diagonal: bool = False,
     ) -> Gram:
-        """Gram matrix of the rows ``J_nᵀ u_nc`` of N samples and C cotangents.
+        """Gram matrix of the per-output gradients ``J_nᵀ u_nc`` of N samples and C cotangents.
 
         The block of one sample, another one at each call, is compared with the sample's gradient alone; where they
         differ an engine is chosen anew, on these samples.
@@ -209,7 +211,7 @@ class GramPlan:
             predict: Gives the outputs ``(N, ...)``.
             batch: N samples.
             cotangents: C tensors of the outputs' shape.
-            diagonal: Also sum the squares of the rows, element by element.
+            diagonal: Also sum the squares of the gradients, element by element.
 
         Raises:
             NotCovered: The engine cannot give it exactly.
@@ -228,7 +230,7 @@ class GramPlan:
 
 
 def _is_own(module: nn.Module, predict: Predict, batch: Any, columns: Tensor, gram: Tensor, sample: int) -> bool:
-    """Whether the block of a sample is that of its gradient alone, by one random combination of its rows."""
+    """Whether the block of a sample is that of its gradient alone, by one random combination of its gradients."""
     if columns.shape[1] == 1:
         return True
     count, parameters = len(columns), trainable(module)
@@ -311,7 +313,7 @@ def choose_gram_engine(module: nn.Module, predict: Predict, batch: Any, engine: 
 
 
 def _products(definition: Definition, tolerance: float) -> dict[str, Tensor] | None:
-    """The products by parameter of all samples' rows alone; None where they are not finite.
+    """The products by parameter of the gradients of all samples alone; None where they are not finite.
 
     Raises:
         NotCovered: The samples are mixed.
@@ -348,18 +350,18 @@ def gram_matrix(
     diagonal: bool = False,
     engine: GramEngineName = "auto",
 ) -> Gram:
-    """Gram matrix of the rows ``J_nᵀ u_nc`` of ``module(inputs)``.
+    """Gram matrix of the per-output gradients ``J_nᵀ u_nc`` of ``module(inputs)``.
 
     Args:
         module: A module in eval mode that maps inputs to outputs ``(N, ...)``; never changed.
         inputs: Its input, sample axis first.
         cotangents: C tensors of the outputs' shape: all of
             :func:`~lightning_info.functional.exact_cotangents` for the Fisher information.
-        diagonal: Also sum the squares of the rows, element by element.
+        diagonal: Also sum the squares of the gradients, element by element.
         engine: ``"auto"``, ``"taps"``, ``"func"`` or ``"loop"``; see :func:`choose_gram_engine`.
 
     Raises:
         NotCovered: No engine is exact for this module.
     """
-    plan = choose_gram_engine(module, _call, inputs, engine)
-    return plan.gram(module, _call, inputs, cotangents, diagonal=diagonal)
+    plan = choose_gram_engine(module, call, inputs, engine)
+    return plan.gram(module, call, inputs, cotangents, diagonal=diagonal)

@@ -13,21 +13,21 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_info.gradients.contract import NotCovered, first_line
-from lightning_info.gradients.engine_vmap_taps import _Forward
-from lightning_info.gradients.layer_gradients import Rows, of_operator, of_tensor
+from lightning_info.gradients.engine_vmap_taps import Forward
+from lightning_info.gradients.layer_gradients import Rows, of_tensor
+from lightning_info.gradients.layers.base import SampleAxes, by_sample
 from lightning_info.gradients.memory import is_out_of_memory
-from lightning_info.gradients.operators import by_sample
 from lightning_info.gradients.taps import Tap, listed
-from lightning_info.gradients.vmap_taps import _Dims, _Physical
+from lightning_info.gradients.vmap_taps import Physical
 
 Consume = Callable[[str, Rows], None]
 """Takes one parameter's name and rows, which are gone afterwards."""
 
 
-def each_parameter(forward: _Forward, columns: Tensor, consume: Consume) -> None:
+def each_parameter(forward: Forward, columns: Tensor, consume: Consume) -> None:
     """Go backward once, from all cotangents.
 
     Args:
@@ -83,7 +83,7 @@ def each_parameter(forward: _Forward, columns: Tensor, consume: Consume) -> None
 class _Arrivals:
     """Puts together each parameter's rows while gradients arrive at the taps."""
 
-    def __init__(self, forward: _Forward, columns: int, consume: Consume) -> None:
+    def __init__(self, forward: Forward, columns: int, consume: Consume) -> None:
         self.columns, self.consume, self.samples = columns, consume, len(forward.outputs)
         self.home = {tap: members for members in forward.groups for tap in members.taps}
         self.awaited: dict[str, int] = defaultdict(int)
@@ -98,12 +98,12 @@ class _Arrivals:
         """Call with the tensor ``(C, ...)`` behind what vmap shows."""
 
         @torch.no_grad()
-        def rule(size: int, dims: _Dims, tensors: tuple[Tensor, ...]) -> Tensor:
+        def rule(size: int, dims: SampleAxes, tensors: tuple[Tensor, ...]) -> Tensor:
             (dim,), (tensor,) = dims, tensors
             then(tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0))
             return torch.empty(size)
 
-        apply: Any = _Physical.apply
+        apply: Any = Physical.apply
         apply(self.anchor, rule, gradient)
 
     def at_tap(self, tap: Tap, gradient: Tensor | None) -> None:
@@ -125,9 +125,8 @@ class _Arrivals:
                 raise NotCovered(f"the input of {listed(tap.names.values())} is changed in place after its use")
             joined = len(members.taps) > 1
             x = by_sample(operator, operator.inputs, self.samples, rows=joined)
-            extra = int(isinstance(operator.layer, nn.Embedding))
             many = self.columns * self.samples
-            g = by_sample(operator, gradient.flatten(0, 1), many, extra_axes=extra, rows=joined)
+            g = by_sample(operator, gradient.flatten(0, 1), many, is_output=True, rows=joined)
             members.factors.append((x, g))
         if not members.is_complete:
             return
@@ -137,7 +136,11 @@ class _Arrivals:
             if factors is not None:
                 x, g = factors
                 g = g.view(self.columns, self.samples, *g.shape[1:]).transpose(0, 1)
-                self.arrived[name].append(of_operator(operator, slot, x, g, whole_table=name in self.tied))
+                rows = operator.layer.gradients[slot](operator.module, x, g)
+                weight = operator.weight if slot == "weight" else operator.bias
+                if weight is not None and name in self.tied:
+                    rows = rows.everywhere(len(weight))
+                self.arrived[name].append(rows)
             if self.awaited[name] == 0 and self.arrived[name]:
                 first, *others = self.arrived.pop(name)
                 self.consume(name, sum(others, first))

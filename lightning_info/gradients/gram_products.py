@@ -1,9 +1,9 @@
-"""Inner products of one parameter's rows, in float64, by the cheaper of two exact forms.
+"""Inner products of one parameter's per-output gradients, in float64, by the cheaper of two exact forms.
 
-- ``rows``: some columns of the matrix of rows at a time, multiplied with themselves;
+- ``rows``: some columns at a time of the matrix that has them as rows, multiplied with themselves;
 - ``factors``: ``sum_{l, m} <g_l, g_m> <x_l, x_m>`` over pairs of positions, for layers with few positions.
 
-Products of float32 rows are summed in float64: a float32 Gram matrix loses the small eigenvalues.
+Products of float32 gradients are summed in float64: a float32 Gram matrix loses the small eigenvalues.
 """
 
 from __future__ import annotations

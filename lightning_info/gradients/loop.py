@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_info.gradients.batches import company, num_samples, take
-from lightning_info.gradients.contract import Norms, NotCovered, Predict, first_line, trainable
+from lightning_info.gradients.contract import Norms, NotCovered, OutputGradients, Predict, first_line, trainable
 from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.memory import is_out_of_memory
-from lightning_info.gradients.real import as_real
+from lightning_info.gradients.real import as_real, flat
 
 
 def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> Norms:
@@ -25,6 +25,36 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
         rows.append(torch.stack([squares_of(row, fitted(u[n], row), parameters) for u in columns]).sum(0))
     norms = dict(zip(parameters, torch.stack(rows, dim=1), strict=True))
     return Norms(norms, dict.fromkeys(norms, "loop"))
+
+
+def output_gradients(module: nn.Module, predict: Predict, batch: Any, columns: Tensor) -> OutputGradients:
+    """Per-output gradients ``J_nᵀ u_nc`` by plain autograd on batches of one.
+
+    Args:
+        module: The module; never changed.
+        predict: Gives the outputs ``(N, ...)``.
+        batch: N samples.
+        columns: The cotangents, ``(C, *outputs.shape)``.
+    """
+    parameters = trainable(module)
+
+    def one(outputs: Tensor, u: Tensor) -> list[Tensor]:
+        gradients = torch.autograd.grad(
+            outputs, list(parameters.values()), u.to(outputs), retain_graph=True, allow_unused=True
+        )
+        pairs = zip(parameters.values(), gradients, strict=True)
+        return [flat((torch.zeros_like(p) if g is None else g.to_dense()).detach()) for p, g in pairs]
+
+    def some(numbers: Tensor) -> dict[str, Tensor]:
+        rows = []
+        last, outputs = -1, torch.empty(0)
+        for n, c in zip((numbers // len(columns)).tolist(), (numbers % len(columns)).tolist(), strict=True):
+            if n != last:
+                last, outputs = n, alone(module, predict, batch, n)
+            rows.append(one(outputs, fitted(columns[c, n], outputs)))
+        return {name: torch.stack(column) for name, column in zip(parameters, zip(*rows, strict=True), strict=True)}
+
+    return some
 
 
 def alone(module: nn.Module, predict: Predict, batch: Any, n: int) -> Tensor:

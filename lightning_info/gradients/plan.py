@@ -13,7 +13,7 @@ from lightning_info.gradients import engine_taps as taps
 from lightning_info.gradients import engine_vmap_taps as vmap_taps
 from lightning_info.gradients import func, loop
 from lightning_info.gradients.batches import map_tensors, shuffled, spread, take
-from lightning_info.gradients.contract import Engine, Norms, NotCovered, Predict, trainable
+from lightning_info.gradients.contract import Engine, Norms, NotCovered, Predict, call, trainable
 from lightning_info.gradients.copies import deep_copy
 from lightning_info.gradients.definition import Definition
 from lightning_info.gradients.layout import Batch
@@ -146,12 +146,7 @@ def squared_norms(
         NotCovered: No engine is exact for this module.
     """
     cotangents = [cotangents] if isinstance(cotangents, Tensor) else cotangents
-    return choose_engine(module, _call, inputs, engine).squared_norms(module, _call, inputs, cotangents)
-
-
-def _call(module: nn.Module, inputs: Any) -> Tensor:
-    outputs: Tensor = module(inputs)
-    return outputs
+    return choose_engine(module, call, inputs, engine).squared_norms(module, call, inputs, cotangents)
 
 
 def in_float64(module: nn.Module, predict: Predict, batch: Any) -> tuple[nn.Module, Any, float]:

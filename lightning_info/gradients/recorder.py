@@ -10,16 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lightning_info.gradients.attention import multi_head_attention_forward
 from lightning_info.gradients.contract import NotCovered
-from lightning_info.gradients.operators import Operator, read
-from lightning_info.gradients.recurrent import UNROLLED
+from lightning_info.gradients.layers.base import OPENED, Operator, read
 from lightning_info.gradients.taps import Tap
-
-_OPENED: dict[Callable[..., Any], Callable[..., Any]] = {
-    torch.nn.functional.multi_head_attention_forward: multi_head_attention_forward,
-    **UNROLLED,
-}
 
 
 class Recorder(TorchFunctionMode):
@@ -42,7 +35,7 @@ class Recorder(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        opened = _OPENED.get(func)
+        opened = OPENED.get(func)
         if opened is not None:
             with self:
                 return opened(*args, **kwargs)

@@ -11,14 +11,14 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from lightning_info.gradients.contract import NotCovered
-from lightning_info.gradients.operators import Operator, by_sample
+from lightning_info.gradients.layers.base import CrossTerm, Operator, by_sample
 
 
 @dataclass(eq=False)
@@ -47,7 +47,7 @@ def tap(operator: Operator, names: dict[str, str], output: Tensor) -> Tap:
     for slot in ("weight", "bias"):
         source = getattr(operator, slot)
         stand_in = None if source is None else nn.Parameter(source.detach(), requires_grad=slot in names)
-        operator.layer._parameters[slot] = stand_in
+        operator.module._parameters[slot] = stand_in
     return Tap(operator, names, x._version, get_gradient_edge(_behind_view(output)), is_root=not x.requires_grad)
 
 
@@ -90,8 +90,7 @@ class Group:
             raise NotCovered(f"the input of {listed(tap.names.values())} is changed in place after its use")
         joined = len(self.taps) > 1
         x = by_sample(operator, operator.inputs, samples, rows=joined)
-        is_look_up = isinstance(operator.layer, nn.Embedding)
-        g = by_sample(operator, gradient, samples, extra_axes=int(is_look_up), rows=joined)
+        g = by_sample(operator, gradient, samples, is_output=True, rows=joined)
         self.factors.append((x, g))
 
     def join(self) -> tuple[Tensor, Tensor] | None:
@@ -129,7 +128,7 @@ def routes_of(groups: list[Group], copied: Mapping[str, str]) -> dict[str, str]:
     kinds: dict[str, list[str]] = defaultdict(list)
     for members in groups:
         for name in members.names.values():
-            kinds[name].append(members.taps[0].operator.kind)
+            kinds[name].append(members.taps[0].operator.layer.name)
     found = {name: f"rule: {' and '.join(dict.fromkeys(several))}" for name, several in kinds.items()}
     found.update({name: f"copied per sample: {_about_it(reason)}" for name, reason in copied.items()})
     return found
@@ -157,18 +156,30 @@ def unsuited(groups: list[Group], uses: Counter[str]) -> dict[str, str]:
             reasons[name] = NO_RULE
         elif sum(len(members.taps) for members in sharing) != uses[name]:
             reasons[name] = OTHER_USE
-        elif len(sharing) > 1 and not _is_tied_table(name, sharing):
+        elif len(sharing) > 1 and tied(name, sharing) is None:
             reasons[name] = "{} used more than once, by different operators"
         elif any(not _joinable(members) for members in sharing):
             reasons[name] = "{} used more than once, in ways that no rule sums"
     return reasons
 
 
-def _is_tied_table(name: str, sharing: list[Group]) -> bool:
+class Tied(NamedTuple):
+    """Two groups that use one weight, each as another layer type, and the inner product of their gradients."""
+
+    first: Group
+    second: Group
+    inner_product: CrossTerm
+
+
+def tied(name: str, sharing: list[Group]) -> Tied | None:
+    """The groups that use a parameter as such a pair; None if they are none that the layer types know of."""
     if len(sharing) != 2 or any(members.names.get("weight") != name for members in sharing):
-        return False
-    keys = [members.taps[0].operator.key for members in sharing]
-    return {key[0] for key in keys if key is not None and "transposed" not in key} == {nn.Embedding, nn.Linear}
+        return None
+    for first, second in (sharing, sharing[::-1]):
+        rule = first.taps[0].operator.layer.cross_terms.get(second.taps[0].operator.layer)
+        if rule is not None:
+            return Tied(first, second, rule)
+    return None
 
 
 def _joinable(members: Group) -> bool:

@@ -10,22 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lightning_info.gradients import attention
 from lightning_info.gradients.contract import NotCovered
+from lightning_info.gradients.layers.base import UNDER_VMAP, OnAllSamples, Operator, SampleAxes
 from lightning_info.gradients.memory import BUDGET
-from lightning_info.gradients.operators import Operator
 from lightning_info.gradients.recorder import Recorder
 from lightning_info.gradients.taps import listed, tap
 
 _REQUIRES_GRAD: Any = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 _QUESTIONS = {_REQUIRES_GRAD, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.item, Tensor.tolist}
 _NO_TENSOR = (int, float, str, torch.Size, torch.dtype, torch.device, type(None))
-_Dims = tuple[int | None, ...]
-_Rule = Callable[[int, _Dims, tuple[Tensor, ...]], Tensor]
 
 
 class OverBudget(NotCovered):
@@ -44,11 +39,12 @@ class Disagreement(NotCovered):
         self.answers = answers.cpu()
 
 
-class _Physical(torch.autograd.Function):
+class Physical(torch.autograd.Function):
     """Calls a rule with N, the tensors that hold all samples and their sample axes; its output has them on axis 0."""
 
     @staticmethod
-    def forward(anchor: Tensor, rule: _Rule, *tensors: Tensor) -> Tensor:
+    def forward(anchor: Tensor, rule: OnAllSamples, *tensors: Tensor) -> Tensor:
+        """Called where there is no sample axis."""
         raise NotCovered("a tapped call lies outside of the vmap over samples")
 
     @staticmethod
@@ -56,7 +52,9 @@ class _Physical(torch.autograd.Function):
         """Asked for by torch.func."""
 
     @staticmethod
-    def vmap(info: Any, in_dims: _Dims, anchor: Tensor, rule: _Rule, *tensors: Tensor) -> tuple[Tensor, int]:
+    def vmap(
+        info: Any, in_dims: SampleAxes, anchor: Tensor, rule: OnAllSamples, *tensors: Tensor
+    ) -> tuple[Tensor, int]:
         """Called by ``torch.vmap`` in place of :meth:`forward`; the anchor has the sample axis for sure."""
         if in_dims[0] is None:
             raise NotCovered("the module uses torch.vmap itself")
@@ -96,7 +94,7 @@ class VmapTaps(Recorder):
     ) -> Tensor:
         """Tap the call where its weights are as the rule takes them."""
         x, own = operator.inputs, (operator.weight, operator.bias)
-        rows = _has_rows(operator)
+        rows = operator.axes is None and not operator.is_unbatched  # axis 0 of a single sample
         # frozen weights have no sample axis; computed ones may have one
         known = all(p is None or id(p) in self.names or _is_frozen(p) for p in own)
         if not known:
@@ -105,7 +103,7 @@ class VmapTaps(Recorder):
             plain: Tensor = self.other(func, args, kwargs)
             return plain
 
-        def rule(samples: int, dims: _Dims, tensors: tuple[Tensor, ...]) -> Tensor:
+        def rule(samples: int, dims: SampleAxes, tensors: tuple[Tensor, ...]) -> Tensor:
             if any(dim is not None for dim in dims[1:]):
                 raise NotCovered(f"the statistics next to {listed(names.values())} depend on the sample")
             (dim, *_), (inputs, *_) = dims, tensors
@@ -164,25 +162,8 @@ class VmapTaps(Recorder):
         return sum(self.sizes[name] for name in self.seen)
 
     def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if func is F.scaled_dot_product_attention:
-            return self._attention(*args, **kwargs)
-        return _look_up(*args, **kwargs) if func is F.embedding else func(*args, **kwargs)
-
-    def _attention(
-        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """The fused kernels have no batching rule, but take all samples as one batch."""
-        if not attention.is_foldable(query, key, value, attn_mask):
-            with sdpa_kernel(SDPBackend.MATH):
-                output: Tensor = F.scaled_dot_product_attention(query, key, value, attn_mask, *args, **kwargs)
-                return output
-
-        def rule(samples: int, dims: _Dims, tensors: tuple[Tensor, ...]) -> Tensor:
-            q, k, v, *rest = attention.fold(dims, tensors, samples)
-            output = F.scaled_dot_product_attention(q, k, v, rest[0] if rest else None, *args, **kwargs)
-            return _unflatten(output, (samples, -1))
-
-        return self._apply(rule, query, key, value, *([] if attn_mask is None else [attn_mask]))
+        replacement = UNDER_VMAP.get(func)
+        return func(*args, **kwargs) if replacement is None else replacement(self._apply, *args, **kwargs)
 
     def _ask(self, func: Callable[..., Any], tensor: Tensor, *args: Any) -> Any:
         """Answer what only values tell, where all samples give the same answer.
@@ -191,7 +172,7 @@ class VmapTaps(Recorder):
         """
         answer: Any = None
 
-        def rule(samples: int, dims: _Dims, tensors: tuple[Tensor, ...]) -> Tensor:
+        def rule(samples: int, dims: SampleAxes, tensors: tuple[Tensor, ...]) -> Tensor:
             nonlocal answer
             (value,) = tensors
             if dims[0] is not None and func != _REQUIRES_GRAD:
@@ -205,34 +186,20 @@ class VmapTaps(Recorder):
         self._apply(rule, tensor)
         return answer
 
-    def _apply(self, rule: _Rule, *tensors: Tensor) -> Tensor:
+    def _apply(self, rule: OnAllSamples, *tensors: Tensor) -> Tensor:
         anchor = next(iter(self.copies.values()))
-        apply: Any = _Physical.apply
+        apply: Any = Physical.apply
         output: Tensor = apply(anchor, rule, *tensors)
         return output
-
-
-def _look_up(input: Tensor, weight: Tensor, padding_idx: int | None = None, *args: Any, **kwargs: Any) -> Tensor:
-    """``F.embedding``, whose batching rule for a table per sample trains the row of the padding."""
-    output = F.embedding(input, weight, None, *args, **kwargs)
-    if padding_idx is None:
-        return output
-    return torch.where((input == padding_idx % len(weight)).unsqueeze(-1), output.detach(), output)
 
 
 def _is_frozen(parameter: Tensor) -> bool:
     return isinstance(parameter, nn.Parameter) and not parameter.requires_grad
 
 
-def _has_rows(operator: Operator) -> bool:
-    """Whether axis 0 of a single sample's input are rows; only convolutions take one without that axis."""
-    kernel_size: tuple[int, ...] | None = getattr(operator.layer, "kernel_size", None)
-    return operator.axes is None and (kernel_size is None or operator.inputs.dim() == len(kernel_size) + 2)
-
-
 def _flatten(operator: Operator, inputs: Tensor, rows: bool) -> tuple[Tensor, tuple[int, ...]]:
     """All samples' rows in one axis, and the axes that this makes of axis 0."""
-    end = 1 if rows else inputs.dim() - 2 if isinstance(operator.layer, nn.Linear) else 0
+    end = 1 if rows else inputs.dim() - 2 if operator.layer.takes_matrix else 0
     return inputs.flatten(0, end), inputs.shape[: end + 1]
 
 

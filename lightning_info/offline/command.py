@@ -104,7 +104,8 @@ def run(
 
 def _callbacks() -> dict[str, Any]:
     public = {name: getattr(lightning_info, name) for name in lightning_info.__all__}
-    return {name: one for name, one in public.items() if isclass(one) and issubclass(one, InfoCallback)}
+    callbacks = {name: one for name, one in public.items() if isclass(one) and issubclass(one, InfoCallback)}
+    return {name: one for name, one in callbacks.items() if one is not InfoCallback}  # a quantity is no literal
 
 
 def _module(name: str, init: Sequence[str], files: Any, weights_only: bool) -> nn.Module:

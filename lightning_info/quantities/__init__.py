@@ -1,1 +1,21 @@
-"""What is measured, without a Trainer: a folder a quantity."""
+"""What is measured, without a Trainer: a folder a quantity, and :class:`Quantity` for one of your own.
+
+``docs/quantities.md`` shows how to write one. Nothing else is imported here, as that takes long.
+"""
+
+from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record
+from lightning_info.replica.activations import Layer
+from lightning_info.replica.layer_selection import find_layers
+from lightning_info.replica.snapshot import ForwardStatistic, ModelSnapshot, Unavailable
+
+__all__ = [
+    "ForwardStatistic",
+    "Layer",
+    "ModelSnapshot",
+    "NotMeasurable",
+    "Point",
+    "Quantity",
+    "Record",
+    "Unavailable",
+    "find_layers",
+]

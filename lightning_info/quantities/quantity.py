@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from abc import ABC, abstractmethod
@@ -16,6 +17,7 @@ from torch import Generator, Tensor
 
 from lightning_info.quantities.training_setup import TrainingSetup
 from lightning_info.replica.snapshot import ForwardStatistic, ModelSnapshot
+from lightning_info.replica.timing import seconds
 from lightning_info.reporting.layout import Chart
 from lightning_info.reporting.table import Curve
 
@@ -33,6 +35,10 @@ class Warn(Protocol):
 
 def _warn(message: str, kind: str) -> None:
     warnings.warn(message, stacklevel=3)
+
+
+def _silent(message: str, kind: str) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -103,11 +109,11 @@ class Quantity(ABC):
     """
 
     name: ClassVar[str]
-    """First part of the tags."""
+    """First part of the tags: ``name/...``, or ``name_something/...``; a word of its own among the callbacks' ones."""
     unit: ClassVar[str] = ""
-    """Of the values, as tables and charts show it."""
+    """Of the values, for the quantity's own figures."""
     moves_weights: ClassVar[bool] = False
-    """A measurement moves the weights of its replica, which must be copies."""
+    """A measurement moves the weights of its replica, which is a copy then, and puts them back at its end."""
     needs_start: ClassVar[bool] = False
     """:meth:`start` wants the weights that training starts from."""
 
@@ -140,7 +146,7 @@ class Quantity(ABC):
             point: Step 0, or where a run goes on.
 
         Returns:
-            Rows of the summary, at least ``"measures"``.
+            Rows of the summary, title and text; ``"measures"`` is the first, by default the name.
 
         Raises:
             NotMeasurable: The message tells the cause and the fix.
@@ -150,8 +156,14 @@ class Quantity(ABC):
         return {"measures": self.name}
 
     def cost(self, snapshot: ModelSnapshot, samples: int) -> float:
-        """Seconds that a point over so many samples will take, from trials on the samples of a snapshot."""
-        return 0.0
+        """Seconds that a point over so many samples will take, from trials on the samples of a snapshot.
+
+        Unless a quantity tells it, a copy of it measures the few samples, before the first step; its mistakes are told
+        then.
+        """
+        copied, point = copy.deepcopy(self), Point(0, Generator(), num_samples=snapshot.size, warn=_silent)
+        fresh = snapshot.on(snapshot.groups)
+        return seconds(lambda: copied.measure(fresh, point), snapshot.device) * samples / snapshot.size
 
     # ---- a point
 
@@ -163,9 +175,15 @@ class Quantity(ABC):
     def measure(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, float]:
         """All values of a point, by tag without prefix.
 
+        The replica's parameters are the memory of the run itself, and other quantities measure on it too: whatever is
+        changed of it is put back (weights may be moved at all only with :attr:`moves_weights`).
+
         Args:
             snapshot: A replica with the weights of the step, and the reference samples.
             point: Where in training.
+
+        Returns:
+            Numbers, or tensors of one element; NaN where there is none.
 
         Raises:
             Unavailable: The point has no value, for a reason that is no fault.

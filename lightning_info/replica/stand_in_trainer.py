@@ -59,11 +59,11 @@ class NullObject(Silent, float):
     """A silent object that is 0.0 as a number."""
 
 
-class _InertLogger(NullObject):
+class InertLogger(NullObject):
     """An inert logger that still tells where the real one writes."""
 
     @classmethod
-    def of(cls, real: Any) -> _InertLogger:
+    def of(cls, real: Any) -> InertLogger:
         """For a logger, or None."""
         logger = cls()
         vars(logger)["_real"] = real
@@ -94,7 +94,7 @@ class StandInTrainer(_ReadThrough):
 
     def __getattr__(self, name: str) -> Any:
         if name == "logger":
-            return _InertLogger.of(self._real.logger)
+            return InertLogger.of(self._real.logger)
         if name in _ACTS:
             inert = NullObject()
             if name == "strategy":

@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_info.replica.blame import text_of
 from lightning_info.replica.left_out import saves_left_out
 from lightning_info.replica.side_effects import Guard, SideEffect, SideEffectRefused
-from lightning_info.replica.stand_in_trainer import _InertLogger
+from lightning_info.replica.stand_in_trainer import InertLogger
 from lightning_info.twin.certificate import fingerprint
 from lightning_info.twin.handover import Closed, Feed, Handover, OutOfStep, Word
 from lightning_info.twin.randomness import RandomState, set_random_state
@@ -218,7 +218,7 @@ def _options(trainer: Any) -> dict[str, Any]:
         "detect_anomaly": torch.is_anomaly_enabled(),
         "log_every_n_steps": trainer.log_every_n_steps,
         "default_root_dir": trainer.default_root_dir,
-        "logger": [_InertLogger.of(logger) for logger in trainer.loggers] or False,
+        "logger": [InertLogger.of(logger) for logger in trainer.loggers] or False,
         "limit_val_batches": 0,
         "num_sanity_val_steps": 0,
         "enable_checkpointing": False,

@@ -1,4 +1,4 @@
-"""Gram matrix of a ResNet-18's exact rows, as a ratio to a plain forward + backward pass of the same samples.
+"""Gram matrix of a ResNet-18's per-output gradients, as a ratio to a plain forward + backward pass of the same samples.
 
     python tests/benchmarks/gram.py [runs [samples]]
 

@@ -26,7 +26,7 @@ from lightning_info.functional.lanczos import Tridiagonal, lanczos, runs, spectr
 from lightning_info.functional.weight_noise import lanczos_noise
 from lightning_info.gradients import gram_matrix
 from lightning_info.gradients.fisher_products import FisherProducts
-from lightning_info.gradients.row_functions import by_func
+from lightning_info.gradients.func import output_gradients
 
 SAMPLES, TRAINING, LAMBDA, LEVELS = 256, 1500, 0.1, (1.0, 0.01)
 STEPS, PROBES = (16, 32, 64), (1, 4, 8)
@@ -74,7 +74,7 @@ def noise_errors(net: nn.Module, x: Tensor, products: FisherProducts) -> Iterato
     """Of one draw, for each level and number of steps: without and with eigenvectors found by as many steps before."""
     net, x = net.double(), x.double()
     columns = torch.stack(list(exact_cotangents(net(x), "categorical")))
-    rows = by_func(net, lambda m, b: m(b), x, columns)
+    rows = output_gradients(net, lambda m, b: m(b), x, columns)
     a = torch.cat([torch.cat(list(rows(n).values()), 1) for n in torch.arange(len(x) * 10).split(256)]) / len(x) ** 0.5
     _, singular, vectors = torch.linalg.svd(a, full_matrices=False)
     net.float()

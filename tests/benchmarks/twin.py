@@ -58,8 +58,8 @@ def prepared(name: str):
 
 
 class WithoutFigure(StabilityCallback):
-    def _figures(self):
-        return {}
+    def _landscape(self, trainer):
+        return None
 
 
 def twin(reference, kind=StabilityCallback) -> StabilityCallback:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from models import Classifier, curves, data, loader, trainer
+from models import Classifier, curves, data, loader, strict, trainer
 from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
@@ -45,7 +45,7 @@ def nan_steps(curve: list[tuple[int, float]]) -> list[int]:
 def assert_refused(match: str, model: nn.Module, *callbacks: Callback, batches=None, error=MisconfigurationException):
     """The run ends before the first step, with weights and counters untouched; gives the message."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    run = trainer(*callbacks)
+    run = trainer(*strict(*callbacks))
     with pytest.raises(error, match=match) as caught:
         run.fit(model, loader(80) if batches is None else batches)
     assert run.global_step == 0
@@ -136,7 +136,7 @@ def stub_trainer(strategy: str, callback: Callback) -> SimpleNamespace:
 
 @pytest.mark.parametrize("strategy", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAFSDPStrategy"])
 def test_sharded_strategy_is_refused(strategy):
-    callback = FisherTraceCallback()
+    callback = FisherTraceCallback(on_error="raise")
     with pytest.raises(MisconfigurationException, match=f"{strategy} shards the parameters.*strategy='ddp'"):
         callback.setup(stub_trainer(strategy, callback), Classifier(), "fit")
 
@@ -184,7 +184,7 @@ def test_adapter_without_targets_is_refused_where_targets_are_needed():
     def adapter(module, batch):
         return module(batch[0]), None, "categorical"
 
-    fit(FisherTraceCallback(num_samples=8, adapter=adapter, on_error="raise", max_overhead=1e9))
+    fit(FisherTraceCallback(num_samples=8, adapter=adapter, on_error="raise", max_overhead=1.0))
     for options in ({"also": "empirical"}, {"estimator": "empirical"}):
         assert_refused("no targets, which the empirical", Classifier(), FisherTraceCallback(adapter=adapter, **options))
 

@@ -90,7 +90,7 @@ PLANE_STAGES = {
 
 
 WEIGHT_STAGES = {
-    "curvature": ("lightning_info.quantities.weight_information.curvature._decomposed", True),
+    "curvature": ("lightning_info.quantities.weight_information.curvature.decomposed", True),
     "noise": ("lightning_info.quantities.weight_information.noisy_loss._loss_at", True),
     "weight information": ("lightning_info.quantities.weight_information.rate_distortion.weight_information", True),
     "rate-distortion figure": ("lightning_info.quantities.weight_information.quantity.rate_distortion", False),

@@ -164,7 +164,7 @@ def classes_on_axis_1(module, batch):
 
 def test_logits_of_an_adapter_have_their_classes_on_axis_1():
     x, y = torch.randn(16, 5, FEATURES), torch.randint(0, CLASSES, (16, 5))
-    callback = FisherTraceCallback("exact", num_samples=8, adapter=classes_last)
+    callback = FisherTraceCallback("exact", num_samples=8, adapter=classes_last, on_error="raise")
     with pytest.raises(MisconfigurationException, match="classes are on axis 1"):
         trainer(callback).fit(Positions(), DataLoader(TensorDataset(x, y), 8))
     module = Positions()
@@ -218,7 +218,7 @@ class Early(Classifier):
         return -1 if batch_idx == 3 else None
 
 
-@pytest.mark.parametrize("interval", [{"every_n_epochs": 1}, {"max_overhead": 1e9}])
+@pytest.mark.parametrize("interval", [{"every_n_epochs": 1}, {"max_overhead": 1.0}])
 def test_the_end_of_an_epoch_that_is_ended_early_is_measured(interval):
     callback = FisherTraceCallback(num_samples=8, on_error="raise", summary=False, **interval)
     trainer(callback, max_epochs=3).fit(Early(), loader())
@@ -248,7 +248,7 @@ def plain(module, batch):
 def test_a_batch_of_an_own_class_needs_reference_and_adapter():
     batches = DataLoader(data(), 8, collate_fn=Opaque)
     with pytest.raises(MisconfigurationException, match=r"reference=\(x, y\), with an adapter"):
-        trainer(FisherTraceCallback()).fit(OnOpaque(), batches)
+        trainer(FisherTraceCallback(on_error="raise")).fit(OnOpaque(), batches)
     module = OnOpaque()
     x, y = data().tensors
     truth = sum(fisher_trace_by_definition(module.net, x[:16], "categorical").values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lightning_info.gradients import NotCovered, choose_engine
+from lightning_info.gradients import NotCovered, choose_engine, gram_matrix
 from lightning_info.gradients.plan import ENGINES
 
 N = 4
@@ -87,3 +87,27 @@ def check(net, x, engine):
         assert engine != "backpack_vmap"
     else:
         assert_same(found, truth)
+
+
+def check_rules(layer, x):
+    """The rules of one layer are right, its squared norms and its per-output gradients; parameters are drawn.
+
+    Affine parameters and running statistics at their defaults would make wrong rules look right.
+    """
+    for tensor in [*layer.parameters(), *layer.buffers()]:
+        if tensor.is_floating_point():
+            tensor.data.uniform_(0.5, 1.5)
+    net, x = nn.Sequential(layer, nn.Tanh()).double().eval(), x.double() if x.is_floating_point() else x
+    columns = torch.randn(3, *net(x).shape, dtype=torch.float64)
+    gradients = [
+        torch.autograd.grad((net(x) * u)[n].sum(), list(net.parameters())) for n in range(len(x)) for u in columns
+    ]
+    found = ENGINES["backpack"](net, call, x, columns)
+    for name, rows in zip(found, zip(*gradients, strict=True), strict=True):
+        squares = torch.stack(rows).flatten(1).square().sum(1)
+        torch.testing.assert_close(found[name], squares.view(len(x), 3).sum(1), rtol=1e-11, atol=1e-13)
+    whole = torch.stack([torch.cat([g.flatten() for g in row]) for row in gradients])
+    gram = gram_matrix(net, x, columns, diagonal=True, engine="taps")
+    torch.testing.assert_close(gram.matrix, whole @ whole.T, rtol=1e-11, atol=1e-11)
+    squares = torch.cat([values.flatten() for values in gram.diagonal.values()])
+    torch.testing.assert_close(squares, whole.square().sum(0), rtol=1e-11, atol=1e-12)

@@ -25,13 +25,13 @@ def test_copies_stay_within_the_budget(samples_at_a_time, monkeypatch):
     monkeypatch.setattr(physical, "BUDGET", budget)
     monkeypatch.setattr(vmap_taps, "BUDGET", budget)
     attempts = []
-    attempt = vmap_taps._Passes._attempt
+    attempt = vmap_taps.Passes._attempt
 
     def count(self, leaves):
         attempts.append(len(leaves[0]))
         return attempt(self, leaves)
 
-    monkeypatch.setattr(vmap_taps._Passes, "_attempt", count)
+    monkeypatch.setattr(vmap_taps.Passes, "_attempt", count)
     found = ENGINES["backpack_vmap"](net, call, x, iter(u))
     assert_same(found, {name: truth[0][name] + truth[1][name] for name in truth[0]})
     whole, one, *parts = attempts

@@ -17,8 +17,8 @@ from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.weight_information import weight_information
 from lightning_info.gradients import NotCovered
 from lightning_info.gradients import gram as gram_module
+from lightning_info.gradients.fisher_products import RowProducts
 from lightning_info.gradients.gram import ENGINES, GramPlan, choose_gram_engine, gram_matrix
-from lightning_info.gradients.row_products import RowProducts
 
 
 def explicit_rows(net, x, columns):
@@ -67,7 +67,7 @@ def test_engines_that_make_whole_rows_also_in_chunks(name, engine, monkeypatch):
     rows = explicit_rows(net, x, columns)
     plan = choose_gram_engine(net, call, x, engine)
     assert_right(plan.gram(net, call, x, columns, diagonal=True), rows)
-    monkeypatch.setattr("lightning_info.gradients.row_functions.BUDGET", 2 * 8 * rows.shape[1] * 5)
+    monkeypatch.setattr("lightning_info.gradients.memory.BUDGET", 2 * 8 * rows.shape[1] * 5)
     assert_right(plan.gram(net, call, x, columns, diagonal=True), rows)
 
 

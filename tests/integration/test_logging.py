@@ -484,7 +484,7 @@ def test_fit_with_a_new_trainer_starts_a_new_history_on_its_own_samples():
     assert callback.history["fisher/trace"][0][1] == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("interval", [{"every_n_train_steps": 5}, {"every_n_epochs": 1}, {"max_overhead": 1e9}])
+@pytest.mark.parametrize("interval", [{"every_n_train_steps": 5}, {"every_n_epochs": 1}, {"max_overhead": 1.0}])
 def test_going_on_with_the_same_trainer_repeats_no_step(tmp_path, interval):
     board, callback, model = TensorBoardLogger(tmp_path), fisher(**interval), Classifier()
     run = trainer(callback, logger=board, max_epochs=1)

@@ -178,7 +178,7 @@ save(
     other_fails=fault("measure", 1, 2),
     first_fails=fault("measure", 0, 2),
     other_keeps_nothing=fault("add", 1, "always"),
-    first_draws_nothing=fault("_figures", 0, "always"),
+    first_draws_nothing=fault("figures", 0, "always"),
     scaled=scaled(),
     planes=planes(),
     weight_information=weight_information(),

@@ -290,7 +290,7 @@ def test_a_hook_that_computes_with_what_cannot_be_copied_is_refused_by_name():
         replica(X)
     lit = Classifier(module)
     with pytest.raises(MisconfigurationException, match="halve_alone"):
-        trainer(FisherTraceCallback(num_samples=8)).fit(lit, loader(8))
+        trainer(FisherTraceCallback(num_samples=8, on_error="raise")).fit(lit, loader(8))
 
 
 def test_hooks_of_packages_that_only_watch_are_left_out():

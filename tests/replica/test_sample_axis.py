@@ -257,7 +257,7 @@ def test_a_batch_that_cannot_be_taken_apart_is_refused(owner):
         return pack_padded_sequence(WORDS[i], torch.full((len(i),), T), batch_first=True), Y[i]
 
     with pytest.raises(MisconfigurationException, match="Otherwise give the samples to measure"):
-        run(lambda m, b: F.cross_entropy(m(b[0].data), b[1]), collate, callback=owner(num_samples=N))
+        run(lambda m, b: F.cross_entropy(m(b[0].data), b[1]), collate, callback=owner(num_samples=N, on_error="raise"))
 
 
 # ---- samples that are mixed
@@ -311,6 +311,6 @@ def test_modules_that_mix_samples_are_refused_before_the_first_step(name):
 
 @pytest.mark.parametrize("name", ["detached negatives", "two views", "all but two", "offsets"])
 def test_the_plane_is_refused_too(name):
-    callback = InfoPlaneCallback(num_samples=N, every_n_train_steps=100)
+    callback = InfoPlaneCallback(num_samples=N, every_n_train_steps=100, on_error="raise")
     with pytest.raises(MisconfigurationException, match=r"adapter(.|\n)*def adapter\(module, batch\)"):
         run(*MIXED[name], callback=callback)

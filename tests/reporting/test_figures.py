@@ -12,7 +12,8 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lightning_info.reporting.figures import layer_heat_map, report_figure
+from lightning_info.figures.layer_heat_map import layer_heat_map
+from lightning_info.reporting.figures import report_figure
 
 STEPS = (0, 5, 100)
 

@@ -1,12 +1,12 @@
 r"""Covariance of a layer's activations when its weights are noisy, to first order: ``Σ_z = J Σ* Jᵀ``.
 
 J is the Jacobian of the layer at one input in all k weights, ``(d, k)``, and ``Σ* = β (H + (β/λ²) I)⁻¹`` the weight
-noise of level β. Three forms of the curvature H of the summed loss: a matrix, a diagonal, and rows, ``H = s·AᵀA``:
+noise of level β. Three forms of the curvature H of the summed loss: a matrix, a diagonal, and a factor, ``H = s·AᵀA``:
 
 .. math:: \Sigma_z = \lambda^2 \bigl[J J^\top - J A^\top (cI/s + A A^\top)^{-1} A J^\top\bigr],
           \qquad c = \beta / \lambda^2 ,
 
-which needs no more of the k weights than the products of rows ``J Jᵀ``, ``J Aᵀ`` and ``A Aᵀ``.
+which needs no more of the k weights than the products ``J Jᵀ``, ``J Aᵀ`` and ``A Aᵀ``.
 
 With a standard deviation ``λ_i`` for each weight (0: this weight has no noise), ``Σ* = Λ (I + ΛHΛ/β)⁻¹ Λ``, Λ being
 their diagonal matrix. ``λ_i = |w_i|`` makes Σ_z follow a rescaling of the layers of a ReLU network as z does.
@@ -85,7 +85,7 @@ def diagonal_activation_covariance(jacobian: Tensor, diagonal: Tensor, beta: flo
 def low_rank_activation_covariance(
     jacobian_gram: Tensor, cross: Tensor, gram: Tensor, beta: float, lambda_: float, *, scale: float = 1.0
 ) -> Tensor:
-    """``Σ_z`` for a curvature ``H = scale · AᵀA``, from products of rows alone.
+    """``Σ_z`` for a curvature ``H = scale · AᵀA``, from products of J and A alone.
 
     It is a difference: about ``log10(hλ²/β)`` digits are lost in a direction whose curvature is h. With a standard
     deviation for each weight, scale the columns of J and A by them and put ``lambda_=1``.

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lightning_info.functional.binning import Unit, per_nat
-from lightning_info.functional.linear_gaussian import _map
+from lightning_info.functional.linear_gaussian import as_map
 
 
 def gaussian_bottleneck(
@@ -40,7 +40,7 @@ def gaussian_bottleneck(
     Raises:
         ValueError: Shapes, a noise variance that is not positive, an information that is negative or NaN.
     """
-    w_o, cov = _map("teacher", teacher, input_cov), input_cov.double()
+    w_o, cov = as_map("teacher", teacher, input_cov), input_cov.double()
     if not teacher_noise_variance > 0:
         raise ValueError(
             f"teacher_noise_variance={teacher_noise_variance}: expected a positive number; without noise I(X;Y) is "

@@ -247,7 +247,7 @@ POOLS = (
     *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
 )
-"""Averages: the stock rules are replaced, see :mod:`~.curvature`."""
+"""Averages: the stock rules are replaced, see :mod:`~.ggn`."""
 LAYERS: dict[type[nn.Module], Callable[[Any], str]] = {
     **dict.fromkeys((nn.Linear, nn.Flatten, nn.Identity, SumModule, ScaleModule, Permute), _fine),
     **dict.fromkeys((nn.Dropout, nn.ReLU, nn.Sigmoid, nn.Tanh, nn.LeakyReLU, nn.LogSigmoid, nn.ELU, nn.SELU), _fine),

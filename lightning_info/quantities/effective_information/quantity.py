@@ -56,7 +56,7 @@ BINS = 30
 """Intervals that continuous targets are cut into, as in InfoPlaneCallback."""
 TRIAL_SAMPLES = 64
 """For the forecast of what the estimates cost, which grows with their square."""
-_NOISE = {"diagonal": "the diagonal of F", "low_rank": "F, by the exact rows", "full": "all elements of F"}
+_NOISE = {"diagonal": "the diagonal of F", "low_rank": "F, by its exact factor", "full": "all elements of F"}
 """What the user is told of it."""
 
 
@@ -82,6 +82,7 @@ class EffectiveInformationOfLayers(Quantity):
 
     @override
     def check(self, owner: str) -> None:
+        validation.layers(owner, self.layers)
         if self.beta is not None:
             validation.positive_number(owner, "beta", self.beta, 0.1)
         for one in self.distortion:

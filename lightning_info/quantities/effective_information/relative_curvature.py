@@ -19,7 +19,7 @@ from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.weight_noise import low_rank_noise
 from lightning_info.gradients.batches import num_samples, take
 from lightning_info.gradients.contract import NotCovered
-from lightning_info.gradients.row_matrix import RowEngineName, row_matrix
+from lightning_info.gradients.fisher_products import FactorEngineName, factor_matrix
 from lightning_info.quantities.weight_information.curvature import (
     FEWEST_SAMPLES,
     MOST_ROWS,
@@ -28,10 +28,10 @@ from lightning_info.quantities.weight_information.curvature import (
     DiagonalCurvature,
     MatrixCurvature,
     Noise,
-    _decomposed,
-    _finite_columns,
-    _weights,
     choose_curvature,
+    decomposed,
+    finite_columns,
+    num_weights,
 )
 from lightning_info.replica.snapshot import ModelSnapshot
 
@@ -40,7 +40,7 @@ NoiseName = Literal["diagonal", "low_rank", "full"]
 FULL_WEIGHTS = 2048
 """Weights up to which the whole matrix is decomposed, which takes seconds."""
 KEPT = 1 << 27
-"""Numbers that rows may have (1 GiB)."""
+"""Numbers that the factor A may have (1 GiB)."""
 
 
 class TooLarge(NotCovered):
@@ -48,8 +48,8 @@ class TooLarge(NotCovered):
 
 
 @dataclass
-class RowsCurvature(Curvature):
-    """By the rows ``(R, k)`` themselves, and eigenvalues and eigenvectors ``(R, R)`` of their Gram matrix."""
+class FactorCurvature(Curvature):
+    """By the factor A ``(R, k)`` of ``F = AᵀA / N`` itself, and eigenvalues and eigenvectors ``(R, R)`` of ``A Aᵀ``."""
 
     rows: Tensor
     eigenvalues: Tensor
@@ -68,13 +68,14 @@ def choose_relative_curvature(snapshot: ModelSnapshot, samples: int, noise: Nois
     Args:
         snapshot: With a few samples.
         samples: Reference samples that there will be.
-        noise: ``"diagonal"``, ``"low_rank"`` (exact rows of as many samples as fit), or ``"full"`` (all elements).
+        noise: ``"diagonal"``, ``"low_rank"`` (F of as many samples as fit, by its factor A), or ``"full"`` (all
+            elements).
 
     Raises:
         TooLarge: For ``"low_rank"`` or ``"full"``.
-        NotCovered: No engine makes the rows exactly.
+        NotCovered: No engine makes the gradients exactly.
     """
-    weights = _weights(snapshot)
+    weights = num_weights(snapshot)
     if noise == "diagonal":
         return choose_curvature(snapshot, samples, "diagonal")
     if noise == "full" and weights > FULL_WEIGHTS:
@@ -88,8 +89,8 @@ def choose_relative_curvature(snapshot: ModelSnapshot, samples: int, noise: Nois
     some = min(samples, min(MOST_ROWS, KEPT // weights) // plan.each)
     if some < min(FEWEST_SAMPLES, samples):
         raise TooLarge(
-            f"noise='low_rank' keeps the rows of F, of which a sample has {plan.each}, one for each output, with "
-            f"{weights:,} numbers each: memory is taken for those of {some} samples, and fewer than {FEWEST_SAMPLES} "
+            f"noise='low_rank' keeps the gradient of each output (a sample has {plan.each}), with {weights:,} numbers "
+            f"each: memory is taken for those of {some} samples, and fewer than {FEWEST_SAMPLES} "
             f"say little; choose noise='diagonal'"
         )
     return replace(plan, name="gram", samples=some)
@@ -108,19 +109,19 @@ def measure_relative_curvature(
 
     Raises:
         Unavailable: Outputs or gradients are not finite; there are no samples.
-        NotCovered: The rows of the replica cannot be made any more.
+        NotCovered: The gradients of the replica cannot be made any more.
     """
     whole = snapshot.on(snapshot.groups)
     if plan.name == "diagonal":
         diagonal = plan.diagonal(whole, generator) * prior.square()
         return DiagonalCurvature(whole, [Spectrum(diagonal, len(prior))], diagonal)
     if plan.name == "matrix":
-        values, vectors = _decomposed(plan.matrix(whole) / whole.size * prior * prior[:, None])
+        values, vectors = decomposed(plan.matrix(whole) / whole.size * prior * prior[:, None])
         return MatrixCurvature(whole, [Spectrum(values, len(prior))], values, vectors)
     some = whole.on([take(max(snapshot.groups, key=num_samples), slice(0, plan.samples))])
     batch = snapshot.to_device(some.groups[0])
     assert plan.rows is not None
-    engine = cast(RowEngineName, plan.rows.engine)
-    rows = prior * row_matrix(snapshot.module, snapshot.outputs, batch, _finite_columns(snapshot, batch), engine)
-    values, vectors = _decomposed(rows @ rows.T)
-    return RowsCurvature(some, [Spectrum(values / some.size, len(prior))], rows, values, vectors)
+    engine = cast(FactorEngineName, plan.rows.engine)
+    rows = prior * factor_matrix(snapshot.module, snapshot.outputs, batch, finite_columns(snapshot, batch), engine)
+    values, vectors = decomposed(rows @ rows.T)
+    return FactorCurvature(some, [Spectrum(values / some.size, len(prior))], rows, values, vectors)

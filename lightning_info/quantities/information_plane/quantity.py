@@ -80,6 +80,7 @@ class InformationPlane(Quantity):
 
     @override
     def check(self, owner: str) -> None:
+        validation.layers(owner, self.layers)
         validation.positive_integer(owner, "bins", self.bins, 30)
         validation.positive_integer(owner, "directions", self.directions, 2)
         validation.positive_number(owner, "noise", self.method.noise, 0.1)

@@ -3,8 +3,9 @@
 Four ways, chosen by size before the first step and named to the user:
 
 - ``"matrix"``: all k x k elements, for few weights;
-- ``"gram"``: the exact rows of some samples, every output of each, by their Gram matrix;
-- ``"lanczos"``: products with F only, for more outputs than rows can be had of; random probes, with an error;
+- ``"gram"``: the Gram matrix ``A Aᵀ`` of the factor A, ``F = AᵀA / N``, of some samples: its rows are the gradients of
+  every output of each, exact;
+- ``"lanczos"``: products with F only, for more outputs than gradients can be had of; random probes, with an error;
 - ``"diagonal"``: the diagonal of F in place of F, where nothing else fits, or if asked for; also for modules without
   second derivatives, which drawing the noise takes in the two ways before it.
 """
@@ -29,12 +30,10 @@ from lightning_info.functional.spectrum_bracket import SpectrumBracket
 from lightning_info.functional.weight_noise import diagonal_noise, full_noise, lanczos_noise, low_rank_noise
 from lightning_info.gradients.batches import num_samples, take
 from lightning_info.gradients.contract import NotCovered, trainable
-from lightning_info.gradients.fisher_products import FisherProducts
+from lightning_info.gradients.fisher_products import FactorEngineName, FisherProducts, RowProducts, outer_products
 from lightning_info.gradients.gram import GramPlan, choose_gram_engine
 from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.real import sizes
-from lightning_info.gradients.row_matrix import RowEngineName, outer_products
-from lightning_info.gradients.row_products import RowProducts
 from lightning_info.replica.prediction import Prediction
 from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 
@@ -42,7 +41,7 @@ T = TypeVar("T")
 CurvatureName = Literal["matrix", "gram", "lanczos", "diagonal"]
 
 MATRIX_WEIGHTS = 1024
-"""Weights up to which the whole matrix is made: its decomposition takes less than that of all rows' Gram matrix."""
+"""Weights up to which the whole matrix is made: its decomposition takes less than that of the Gram matrix."""
 MOST_ROWS = 1280
 """Rows of a Gram matrix at most: 128 samples of ten classes, decomposed in half a second; twice as many take four."""
 PRODUCTS = 5e12
@@ -101,7 +100,7 @@ class MatrixCurvature(Curvature):
 
 @dataclass
 class GramCurvature(Curvature):
-    """By eigenvalues and eigenvectors ``(R, R)`` of the Gram matrix of the rows."""
+    """By eigenvalues and eigenvectors ``(R, R)`` of the Gram matrix ``A Aᵀ``."""
 
     eigenvalues: Tensor
     eigenvectors: Tensor
@@ -163,9 +162,9 @@ class CurvaturePlan:
     Attributes:
         name: One of the four ways.
         samples: How many it is of; for ``"gram"`` the first of the largest group of equal shapes.
-        each: Outputs of a sample, which are its rows.
+        each: Outputs of a sample, each of which is a row of A.
         weights: k, when it was chosen.
-        rows: Who makes the rows; None for ``"lanczos"``.
+        rows: Who makes the per-output gradients; None for ``"lanczos"``.
     """
 
     name: CurvatureName
@@ -184,7 +183,7 @@ class CurvaturePlan:
         of = f"F of {self.samples} samples"
         return {
             "matrix": f"all elements of {of}, exact",
-            "gram": f"spectrum of {of} by their {self.samples * self.each} exact rows, one for each output",
+            "gram": f"spectrum of {of} by their {self.samples * self.each} per-output gradients, exact",
             "lanczos": f"spectrum of {of} by {PROBES} random probes and {STEPS} Lanczos steps each, with its error",
             "diagonal": f"the diagonal of {of} in the place of F: everything is of the diagonal",
         }[self.name]
@@ -198,22 +197,22 @@ class CurvaturePlan:
 
         Raises:
             Unavailable: Outputs or gradients are not finite; there are no samples.
-            NotCovered: The rows of the replica cannot be made any more.
+            NotCovered: The gradients of the replica cannot be made any more.
         """
         if not snapshot.groups:
             raise Unavailable("no reference samples could be kept")
         whole = snapshot.on(snapshot.groups)
         if self.name == "lanczos":
             return self._by_products(whole, generator)
-        weights = _weights(snapshot)
+        weights = num_weights(snapshot)
         if self.name == "gram":
             some = whole.on([take(max(snapshot.groups, key=num_samples), slice(0, self.samples))])
             batch = snapshot.to_device(some.groups[0])
-            gram = self._rows.gram(snapshot.module, snapshot.outputs, batch, _finite_columns(snapshot, batch)).matrix
-            values, vectors = _decomposed(gram)
+            gram = self._rows.gram(snapshot.module, snapshot.outputs, batch, finite_columns(snapshot, batch)).matrix
+            values, vectors = decomposed(gram)
             return GramCurvature(some, [Spectrum(values / some.size, weights)], values, vectors)
         if self.name == "matrix":
-            values, vectors = _decomposed(self.matrix(whole) / whole.size)
+            values, vectors = decomposed(self.matrix(whole) / whole.size)
             return MatrixCurvature(whole, [Spectrum(values, weights)], values, vectors)
         diagonal = self.diagonal(whole, generator)
         return DiagonalCurvature(whole, [Spectrum(diagonal, weights)], diagonal)
@@ -225,10 +224,10 @@ class CurvaturePlan:
 
     def matrix(self, snapshot: ModelSnapshot) -> Tensor:
         """N times F, ``(k, k)`` float64; for the way ``"matrix"``. Raises as :meth:`measure`."""
-        engine = cast(RowEngineName, self._rows.engine)
-        total = torch.zeros(_weights(snapshot), _weights(snapshot), dtype=torch.float64, device=snapshot.device)
+        engine = cast(FactorEngineName, self._rows.engine)
+        total = torch.zeros(num_weights(snapshot), num_weights(snapshot), dtype=torch.float64, device=snapshot.device)
         for batch in snapshot.parts():
-            total += outer_products(snapshot.module, snapshot.outputs, batch, _finite_columns(snapshot, batch), engine)
+            total += outer_products(snapshot.module, snapshot.outputs, batch, finite_columns(snapshot, batch), engine)
         return total
 
     def _by_products(self, snapshot: ModelSnapshot, generator: Generator) -> LanczosCurvature:
@@ -252,7 +251,7 @@ class CurvaturePlan:
         Exact where the outputs are few, else by one random cotangent a sample, which is unbiased. Raises as
         :meth:`measure`.
         """
-        total = torch.zeros(_weights(snapshot), dtype=torch.float64, device=snapshot.device)
+        total = torch.zeros(num_weights(snapshot), dtype=torch.float64, device=snapshot.device)
         for batch in snapshot.parts():
             prediction = _finite(snapshot.predictor(snapshot.module, batch))
             columns = _columns(prediction) if self.each <= EXACT_OUTPUTS else _random_column(prediction, generator)
@@ -268,7 +267,7 @@ class CurvaturePlan:
 def choose_curvature(
     snapshot: ModelSnapshot, samples: int, name: CurvatureName | Literal["auto"] = "auto", max_rows: int | None = None
 ) -> CurvaturePlan:
-    """Choose by size how F is measured, and who makes its rows.
+    """Choose by size how F is measured, and who makes the gradients.
 
     Args:
         snapshot: With a few samples.
@@ -277,13 +276,13 @@ def choose_curvature(
         max_rows: Rows of a Gram matrix at most; by default :data:`MOST_ROWS`, and fewer for many weights.
 
     Raises:
-        NotCovered: No engine makes the rows exactly; too many outputs for the way that was asked for, or an operator
-            without the second derivative that it takes to draw noise.
+        NotCovered: No engine makes the gradients exactly; too many outputs for the way that was asked for, or an
+            operator without the second derivative that it takes to draw noise.
     """
     few = snapshot.first(min(CHECK_SAMPLES, snapshot.chunk))
     batch = snapshot.to_device(few.groups[0])
     each = snapshot.predictor(snapshot.module, batch).outputs[0].numel()
-    weights = _weights(snapshot)
+    weights = num_weights(snapshot)
     most = max_rows or int(min(MOST_ROWS, math.sqrt(PRODUCTS / max(1, weights))))
     some = min(samples, most // each)
     if name == "auto":
@@ -298,7 +297,7 @@ def choose_curvature(
         return CurvaturePlan(name, samples, each, weights, None)
     if name == "gram" and some < 1:
         raise NotCovered(
-            f"a sample has {each} rows, one for each output, of which a Gram matrix takes {most} here; choose "
+            f"a sample has {each} gradients, one for each output, of which a Gram matrix takes {most} here; choose "
             f"curvature='lanczos', which makes none"
         )
     size = some if name == "gram" else samples
@@ -344,7 +343,8 @@ def run_plan(
         raise Unavailable(f"F cannot be had exactly here: {error}") from error
 
 
-def _weights(snapshot: ModelSnapshot) -> int:
+def num_weights(snapshot: ModelSnapshot) -> int:
+    """k: trainable weights, of complex ones both parts."""
     return sum(sizes(trainable(snapshot.module).values()))
 
 
@@ -365,7 +365,12 @@ def fisher_products(snapshot: ModelSnapshot) -> FisherProducts:
     return FisherProducts(snapshot.module, predict, snapshot.parts)
 
 
-def _decomposed(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def decomposed(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues ``(k,)`` and eigenvectors ``(k, k)``.
+
+    Raises:
+        Unavailable: The matrix is not finite.
+    """
     if not matrix.isfinite().all():
         raise Unavailable("gradients of some reference samples are not finite")
     values, vectors = torch.linalg.eigh(matrix)
@@ -378,7 +383,12 @@ def _finite(prediction: Prediction) -> Prediction:
     return prediction
 
 
-def _finite_columns(snapshot: ModelSnapshot, batch: Any) -> Tensor:
+def finite_columns(snapshot: ModelSnapshot, batch: Any) -> Tensor:
+    """Exact cotangents ``(C, N, ...)`` float64 of a batch.
+
+    Raises:
+        Unavailable: Some outputs are not finite.
+    """
     return _columns(_finite(snapshot.predictor(snapshot.module, batch)))
 
 

@@ -90,6 +90,6 @@ def test_attention_has_a_second_derivative_and_an_operator_without_one_is_refuse
     callback = FisherTraceCallback(num_samples=8, every_n_train_steps=4, also=["hessian"], on_error="raise")
     trainer(callback, max_epochs=1).fit(Classifier(Net(False)), loader(16))
     assert len(callback.history["fisher/hessian_trace"]) == 2
-    refused = FisherTraceCallback(num_samples=8, also=["hessian"])
+    refused = FisherTraceCallback(num_samples=8, also=["hessian"], on_error="raise")
     with pytest.raises(MisconfigurationException, match="no second derivative"):
         trainer(refused, max_epochs=1).fit(Classifier(Net(True)), loader(16))

@@ -131,13 +131,13 @@ def test_the_way_is_chosen_by_size_and_named(monkeypatch):
     monkeypatch.setattr(curvature_module, "MATRIX_WEIGHTS", k - 1)
     plan = choose(40)
     assert (plan.name, plan.samples, plan.size) == ("gram", 40, 120)
-    assert "40 samples by their 120 exact rows" in plan.describe()
+    assert "40 samples by their 120 per-output gradients, exact" in plan.describe()
     fewer = choose(40, max_rows=60)  # fewer samples rather than fewer columns
     assert (fewer.name, fewer.samples) == ("gram", 20)
     assert choose(40, max_rows=45).name == "lanczos"  # 15 samples only
     assert "random probes" in choose(40, max_rows=45).describe()
     assert choose(40, name="gram", max_rows=6).samples == 2
-    with pytest.raises(NotCovered, match=r"a sample has 3 rows.*curvature='lanczos'"):
+    with pytest.raises(NotCovered, match=r"a sample has 3 gradients.*curvature='lanczos'"):
         choose(40, name="gram", max_rows=2)
     monkeypatch.setattr(curvature_module, "PRODUCTS", 48**2 * k)
     assert choose(40).samples == 16  # k R² within the budget

@@ -1,6 +1,7 @@
-"""Recurrent layers unrolled: ``torch.lstm`` and the like, which are fused, as loops over ``F.linear``.
+"""Recurrent layers: ``torch.lstm`` and the like, which are fused, are run as loops over ``F.linear``.
 
-Values agree with the fused ones to rounding. Time is axis 1 inside, so that samples are on axis 0 of every operator.
+So their rules are those of the linear layer, with the time steps as positions. Values agree with the fused ones to
+rounding. Time is axis 1 inside, so that samples are on axis 0 of every call.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_info.gradients.contract import NotCovered
+from lightning_info.gradients.layers.base import Layer, register
 
 State = tuple[Tensor, ...]
 """``(h,)``, and for the LSTM ``(h, c)``."""
@@ -109,14 +111,18 @@ def _cell(step: Step) -> Callable[..., Any]:
     return cell
 
 
-UNROLLED: dict[Callable[..., Any], Callable[..., Any]] = {
-    torch.lstm: _unrolled(_lstm),
-    torch.gru: _unrolled(_gru),
-    torch.rnn_tanh: _unrolled(_tanh),
-    torch.rnn_relu: _unrolled(_relu),
-    torch.lstm_cell: _cell(_lstm),
-    torch.gru_cell: _cell(_gru),
-    torch.rnn_tanh_cell: _cell(_tanh),
-    torch.rnn_relu_cell: _cell(_relu),
-}
-"""What stands in for each of torch's recurrent functions, with the same arguments."""
+register(
+    Layer(
+        name="recurrent",
+        opened={
+            torch.lstm: _unrolled(_lstm),
+            torch.gru: _unrolled(_gru),
+            torch.rnn_tanh: _unrolled(_tanh),
+            torch.rnn_relu: _unrolled(_relu),
+            torch.lstm_cell: _cell(_lstm),
+            torch.gru_cell: _cell(_gru),
+            torch.rnn_tanh_cell: _cell(_tanh),
+            torch.rnn_relu_cell: _cell(_relu),
+        },
+    )
+)

@@ -1,14 +1,43 @@
-"""Every form of the convolution rule that applies, on every geometry, against one weight gradient per sample."""
+"""Convolutions: whole layers, and every form of the rule that applies on every geometry."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
+from gradients.cases import check_rules
+from torch import nn
 
-from lightning_info.gradients import convolution, norms
-from lightning_info.gradients.convolution import Geometry, cheapest, conv_weight
+from lightning_info.gradients import norms
+from lightning_info.gradients.layers import convolution
+from lightning_info.gradients.layers.convolution import Geometry, cheapest, conv_weight
 
+LAYERS = {
+    "conv1d strided dilated": (nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2), (5, 4, 11)),
+    "conv1d grouped": (nn.Conv1d(4, 6, 3, groups=2), (5, 4, 9)),
+    "conv2d": (nn.Conv2d(2, 3, 3), (5, 2, 6, 7)),
+    "conv2d large map": (nn.Conv2d(1, 2, 3, padding=1), (5, 1, 9, 9)),
+    "conv2d few positions": (nn.Conv2d(8, 16, 3), (5, 8, 3, 4)),
+    "conv2d grouped": (nn.Conv2d(4, 8, 3, padding=1, groups=2), (5, 4, 5, 5)),
+    "conv2d depthwise": (nn.Conv2d(4, 8, 3, groups=4), (5, 4, 5, 5)),
+    "conv2d one by one": (nn.Conv2d(4, 3, 1), (5, 4, 5, 5)),
+    "conv2d stride leaves a rest": (nn.Conv2d(2, 3, 2, stride=3), (5, 2, 9, 10)),
+    "conv2d same, even kernel": (nn.Conv2d(2, 3, 4, padding="same", dilation=2), (5, 2, 9, 9)),
+    "conv2d valid": (nn.Conv2d(2, 3, 2, padding="valid"), (5, 2, 4, 4)),
+    "conv2d circular": (nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), (5, 2, 4, 4)),
+    "conv2d reflect": (nn.Conv2d(2, 3, 3, padding=(2, 1), padding_mode="reflect"), (5, 2, 5, 4)),
+    "conv3d": (nn.Conv3d(2, 4, (2, 3, 1), stride=(1, 2, 1), padding=(0, 1, 1), groups=2), (5, 2, 4, 5, 3)),
+    "convtranspose1d": (nn.ConvTranspose1d(4, 6, 3, stride=2, padding=1, output_padding=1), (5, 4, 6)),
+    "convtranspose2d": (nn.ConvTranspose2d(3, 2, 3), (5, 3, 4, 5)),
+    "convtranspose2d grouped": (nn.ConvTranspose2d(4, 6, 3, stride=(2, 3), padding=(1, 0), groups=2), (5, 4, 4, 3)),
+    "convtranspose2d with a rest": (
+        nn.ConvTranspose2d(4, 2, 2, stride=3, padding=1, output_padding=2, dilation=2),
+        (5, 4, 4, 3),
+    ),
+    "convtranspose2d depthwise": (nn.ConvTranspose2d(4, 4, 3, stride=2, output_padding=1, groups=4), (5, 4, 3, 3)),
+    "convtranspose3d": (nn.ConvTranspose3d(2, 3, (1, 2, 3), stride=(1, 2, 1)), (5, 2, 2, 3, 3)),
+    "without bias": (nn.Conv2d(2, 3, 3, bias=False), (5, 2, 4, 4)),
+}
 GEOMETRIES = {  # input channels a group, output channels a group, input size, geometry, padding
     "one axis": (2, 3, (11,), Geometry((3,), (2,), (2,), 1), (2,)),
     "two axes": (2, 3, (6, 7), Geometry((3, 2), (1, 2), (1, 1), 1), (1, 0)),
@@ -84,3 +113,11 @@ def test_the_cheapest_form_depends_on_the_sizes():
     assert chosen(64, 64, 32, 3) == "direct"  # many positions
     assert chosen(64, 128, 32, 1) == "matrix"  # nothing to unfold
     assert chosen(64, 64, 16, 5, groups=64) == "depthwise"
+
+
+@pytest.mark.parametrize("chunk", [norms.CHUNK, 64])
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_rules_equal_one_backward_per_sample(name, chunk, monkeypatch):
+    monkeypatch.setattr(norms, "CHUNK", chunk)  # a small one makes every rule work in chunks
+    layer, shape = LAYERS[name]
+    check_rules(layer, torch.randn(shape))

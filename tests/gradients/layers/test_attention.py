@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from gradients.cases import N, Net, check, head, real
 from torch import nn
 
-from lightning_info.gradients.attention import multi_head_attention_forward
+from lightning_info.gradients.layers.attention import multi_head_attention_forward
 
 
 def _attends(roles, **options):

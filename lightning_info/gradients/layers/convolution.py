@@ -1,6 +1,7 @@
-"""Squared norms of per-sample weight gradients of convolutions, each call in its cheapest exact form.
+"""Convolutions and transposed convolutions, in one to three dimensions.
 
 The gradient of a sample is ``W[o, (i, k)] = sum_l g[o, l] x[i, k + l]``, with positions l and offsets k in the kernel.
+Squared norms of it come from the cheapest of five exact forms:
 
 - ``matrix``: its product with the unfolded input;
 - ``direct``: by torch's own kernel, one sample after the other, which unfolds nothing;
@@ -14,17 +15,82 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import grad as weight_gradients
 
 from lightning_info.gradients import norms
+from lightning_info.gradients.layer_gradients import Factors, Rows, of_channels
+from lightning_info.gradients.layers.base import Layer, Operator, register, stand_in
 
 PATCH, SHIFT, WRITE, CALL = 75, 22, 30, 2_500_000
 """Measured on a CPU in multiply-adds: an element unfolded, one shifted and added, one of the result, and a call."""
+
+
+def _read(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Operator:
+    kind = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[weight.dim()]
+    return _operator(kind, input, weight, bias, stride, padding, dilation, groups)
+
+
+def _read_transposed(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Operator:
+    kind = {3: nn.ConvTranspose1d, 4: nn.ConvTranspose2d, 5: nn.ConvTranspose3d}[weight.dim()]
+    return _operator(kind, input, weight, bias, stride, padding, dilation, groups)
+
+
+def _operator(
+    kind: type[nn.Module],
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+) -> Operator:
+    kernel_size = tuple(weight.shape[2:])
+    settings = {
+        "kernel_size": kernel_size,
+        "stride": _each(stride, len(kernel_size)),
+        "padding": padding if isinstance(padding, str) else _each(padding, len(kernel_size)),
+        "dilation": _each(dilation, len(kernel_size)),
+        "groups": groups,
+    }
+    return Operator(
+        stand_in(kind, **settings),
+        input,
+        weight,
+        bias,
+        axes=None,
+        key=(kind, *settings.values()),
+        is_unbatched=input.dim() != len(kernel_size) + 2,
+        unfolded=math.prod(kernel_size),
+    )
+
+
+def _each(value: Any, axes: int) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * axes if len(values) == 1 else values
 
 
 class Geometry(NamedTuple):
@@ -34,6 +100,22 @@ class Geometry(NamedTuple):
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+
+    @classmethod
+    def of(cls, module: Any, x: Tensor) -> tuple[Geometry, tuple[int, ...] | str]:
+        """Of a layer, with its padding.
+
+        Args:
+            module: The layer.
+            x: Its input; it may have rows of a sample as axis 2, behind the channels: positions of a kernel of length
+                one.
+        """
+        rows = x.dim() - 2 - len(module.kernel_size)
+        kernel_size, stride, dilation = (
+            (1,) * rows + setting for setting in (module.kernel_size, module.stride, module.dilation)
+        )
+        padding = module.padding if isinstance(module.padding, str) else (0,) * rows + module.padding
+        return cls(kernel_size, stride, dilation, module.groups), padding
 
 
 def conv_weight(x: Tensor, g: Tensor, geometry: Geometry, padding: tuple[int, ...] | str) -> Tensor:
@@ -168,3 +250,76 @@ _WEIGHT_GRADIENTS: dict[int, Any] = {
     2: weight_gradients.conv2d_weight,
     3: weight_gradients.conv3d_weight,
 }
+
+
+def _weight_norm(module: Any, x: Tensor, g: Tensor) -> Tensor:
+    return conv_weight(x, g, *Geometry.of(module, x))
+
+
+def _transposed_weight_norm(module: Any, x: Tensor, g: Tensor) -> Tensor:
+    """The gradient at the output meets the kernel where the input does in a convolution."""
+    return _weight_norm(module, g, x)
+
+
+def _bias_norm(module: Any, x: Tensor, g: Tensor) -> Tensor:
+    return norms.channels(g)
+
+
+def _weight_gradients(module: Any, x: Tensor, g: Tensor) -> Rows:
+    """Slices are output channels, or groups of them where the convolution has groups."""
+    n, c, channels = g.shape[:3]
+    geometry, padding = Geometry.of(module, x)
+    groups, out = geometry.groups, channels // geometry.groups
+    width = x.shape[1] // groups * math.prod(geometry.kernel_size)
+    flat = g.flatten(3)
+    length = flat.shape[3]
+
+    @cache
+    def patches() -> Tensor:
+        fitted = _fit(x, g[:, 0], geometry, padding)
+        return _patches(fitted, g[:, 0], geometry).view(n, groups, width, length)
+
+    if groups == 1:
+
+        def make(first: int, end: int) -> Tensor:
+            some = flat[:, :, first:end].reshape(n, -1, length)
+            return torch.bmm(some, patches()[:, 0].mT).view(n * c, -1)
+
+        factors = Factors(length, width, out, lambda: (patches()[:, 0].mT, flat.mT))
+        return Rows(channels, width, make, factors)
+
+    def make_groups(first: int, end: int) -> Tensor:
+        some = flat.view(n, c, groups, out, length)[:, :, first:end].transpose(1, 2).reshape(-1, c * out, length)
+        made = torch.bmm(some, patches()[:, first:end].reshape(-1, width, length).mT)
+        return made.view(n, end - first, c, out * width).transpose(1, 2).reshape(n * c, -1)
+
+    return Rows(groups, out * width, make_groups)
+
+
+def _transposed_weight_gradients(module: Any, x: Tensor, g: Tensor) -> Rows:
+    """Input and gradient change places; the gradients of all cotangents are inputs of their own."""
+    return _weight_gradients(module, g.flatten(0, 1), x.repeat_interleave(g.shape[1], 0).unsqueeze(1))
+
+
+def _bias_gradients(module: Any, x: Tensor, g: Tensor) -> Rows:
+    return of_channels(g)
+
+
+register(
+    Layer(
+        name="convolution",
+        modules=(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+        calls=dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _read),
+        squared_norms={"weight": _weight_norm, "bias": _bias_norm},
+        gradients={"weight": _weight_gradients, "bias": _bias_gradients},
+    )
+)
+register(
+    Layer(
+        name="transposed convolution",
+        modules=(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+        calls=dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), _read_transposed),
+        squared_norms={"weight": _transposed_weight_norm, "bias": _bias_norm},
+        gradients={"weight": _transposed_weight_gradients, "bias": _bias_gradients},
+    )
+)
