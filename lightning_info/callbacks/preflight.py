@@ -106,7 +106,7 @@ def preflight(
         _refuse_noise(prediction, _predict(snapshot, name), name, writes)
         _refuse_freed_graph(prediction, name)
         rows = dict(prepare(snapshot))
-        beside = loss_rows(owner, name, snapshot, prediction)
+        beside = {} if prediction.unknown else loss_rows(owner, name, snapshot, prediction)
     except Skipped:
         raise
     except NoPrediction as error:
@@ -133,7 +133,10 @@ def preflight(
         raise Refused(f"{owner}: no engine gives exact per-sample gradients of {name}: {error}") from error
     weights = sum(sizes(trainable(module).values()))
     shape = tuple(prediction.outputs.shape[1:])
-    rows["module"] = f"{name}, {weights:,} trainable weights, {prediction.likelihood} outputs {shape} a sample"
+    what = f"outputs {shape} a sample; no likelihood, as {prediction.unknown}"
+    if not prediction.unknown:
+        what = f"{prediction.likelihood} outputs {shape} a sample"
+    rows["module"] = f"{name}, {weights:,} trainable weights, {what}"
     return Findings(snapshot, rows | beside, writes, whole)
 
 

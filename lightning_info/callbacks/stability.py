@@ -64,7 +64,8 @@ class StabilityCallback(InfoCallback):
 
     Raises:
         ValueError: An argument makes no sense.
-        MisconfigurationException: Before the first step: what no twin can follow (several processes, callbacks that
+        MisconfigurationException: With ``on_error="raise"``, before the first step (else a warning, and the callback
+            is off): what no twin can follow (several processes, callbacks that
             can edit weights, schedulers that follow a metric, data without indices), with every reason; no likelihood
             found; a sample that is not there.
 
