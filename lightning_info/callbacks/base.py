@@ -56,8 +56,8 @@ class InfoCallback(Preparing):
 
     Raises:
         ValueError: An argument makes no sense.
-        MisconfigurationException: Before the first step: sharded strategy, a module that cannot be measured, a quantity
-            that gives what cannot be shown.
+        MisconfigurationException: Before the first step: a quantity that gives what cannot be shown; and with
+            ``on_error="raise"`` (else a warning, and the callback is off) what cannot be measured.
 
     Example::
 

@@ -60,8 +60,9 @@ class EffectiveInfoCallback(InfoCallback):
 
     Raises:
         ValueError: An argument makes no sense.
-        MisconfigurationException: Before the first step: sharded strategy, no likelihood or no targets found, layers
-            that are not there, module without exact per-sample gradients, too many weights for ``noise``.
+        MisconfigurationException: Before the first step: ``layers`` that are not there; and with ``on_error="raise"``
+            (else a warning, and the callback is off) sharded strategy, no likelihood or no targets found, module
+            without exact per-sample gradients, too many weights for ``noise``.
 
     Example::
 

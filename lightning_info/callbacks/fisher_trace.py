@@ -63,8 +63,9 @@ class FisherTraceCallback(InfoCallback):
 
     Raises:
         ValueError: An argument makes no sense.
-        MisconfigurationException: Before the first step: sharded strategy, no likelihood found, adapter that returns
-            something else, module without exact per-sample gradients.
+        MisconfigurationException: With ``on_error="raise"``, before the first step (else a warning, and the callback
+            is off): sharded strategy, no likelihood found, adapter that returns something else, module without exact
+            per-sample gradients.
 
     Example::
 

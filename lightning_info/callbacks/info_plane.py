@@ -29,7 +29,8 @@ class InfoPlaneCallback(InfoCallback):
     replica's ``training_step`` in eval mode, so that training is bit-identical to training without the callback. Images
     and sequences are reduced to one value a channel, their mean over positions; layers with more than 12 units to
     ``directions`` random orthonormal combinations of them, the same at every point. The labels are the classes;
-    continuous targets are cut into ``bins`` intervals; several labels of a sample are taken together.
+    continuous targets are cut into ``bins`` intervals; several labels of a sample are taken together. No likelihood is
+    needed: where the loss is not known, the labels are the integers of the batch, if there is one for each sample.
 
     Layers that give integers or booleans (codes, masks, gates) are measured exactly, whatever the estimator: T is the
     codes of a sample at all positions together. They are not taken unless named, or activation functions. Complex units
@@ -71,8 +72,9 @@ class InfoPlaneCallback(InfoCallback):
 
     Raises:
         ValueError: An argument makes no sense.
-        MisconfigurationException: Before the first step: a layer that is not there or does not run, sharded strategy,
-            no outputs found.
+        MisconfigurationException: Before the first step: ``layers`` that are not there or do not run; and with
+            ``on_error="raise"`` (else a warning, and the callback is off) sharded strategy, samples that are mixed, no
+            outputs found.
 
     Example::
 

@@ -28,7 +28,8 @@ ARGUMENTS = """\
             (logits), ``"bernoulli"`` (logits) or ``"gaussian"`` (means), where the ``training_step`` hides them.
         seed: Of all random numbers of the measurements; training's own are never touched.
         prefix: Put in front of every tag, ``prefix/...``.
-        on_error: A measurement that fails becomes one warning and NaN (``"warn"``), or ends the run (``"raise"``).
+        on_error: ``"warn"``: a measurement that fails is one warning and NaN, and a module that cannot be measured is
+            one warning, after which the callback is off. ``"raise"``: either ends the run.
         max_overhead: Largest share of the run's time; by default 0.05 without an interval and no limit with one.
         batch_norm: BatchNorm layers use their ``"running"`` statistics, as ``module.eval()`` does, or those of the
             ``"reference"`` samples at the measured weights. Running ones lag behind the weights and are arbitrary

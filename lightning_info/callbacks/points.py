@@ -78,7 +78,15 @@ class Points(Member):
 
     def _new_snapshot(self, trainer: Any, pl_module: Any, groups: list[Any], private: bool = False) -> ModelSnapshot:
         private = private or self._private
-        return new_snapshot(trainer, pl_module, groups, adapter=self.adapter, chunk=self._chunk, private=private)
+        return new_snapshot(
+            trainer,
+            pl_module,
+            groups,
+            adapter=self.adapter,
+            chunk=self._chunk,
+            private=private,
+            needs_likelihood=self.quantity.needs_likelihood,
+        )
 
     @property
     def sharing_key(self) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.real import sizes
 from lightning_info.quantities.checks import WrongQuantity
 from lightning_info.quantities.quantity import NotMeasurable
+from lightning_info.replica.blame import text_of
 from lightning_info.replica.layer_selection import NoLayers
 from lightning_info.replica.prediction import ADAPTER_LINES, NoPrediction, Prediction, Skipped
 from lightning_info.replica.replicate import NotCopyable
@@ -106,7 +107,7 @@ def preflight(
         _refuse_noise(prediction, _predict(snapshot, name), name, writes)
         _refuse_freed_graph(prediction, name)
         rows = dict(prepare(snapshot))
-        beside = loss_rows(owner, name, snapshot, prediction)
+        beside = {} if prediction.unknown else loss_rows(owner, name, snapshot, prediction)
     except Skipped:
         raise
     except NoPrediction as error:
@@ -133,7 +134,10 @@ def preflight(
         raise Refused(f"{owner}: no engine gives exact per-sample gradients of {name}: {error}") from error
     weights = sum(sizes(trainable(module).values()))
     shape = tuple(prediction.outputs.shape[1:])
-    rows["module"] = f"{name}, {weights:,} trainable weights, {prediction.likelihood} outputs {shape} a sample"
+    what = f"outputs {shape} a sample; no likelihood, as {prediction.unknown}"
+    if not prediction.unknown:
+        what = f"{prediction.likelihood} outputs {shape} a sample"
+    rows["module"] = f"{name}, {weights:,} trainable weights, {what}"
     return Findings(snapshot, rows | beside, writes, whole)
 
 
@@ -220,7 +224,9 @@ def _refuse_noise(first: Prediction, second: Prediction, module: str, writes: bo
     if first.outputs.shape != second.outputs.shape or not torch.allclose(
         first.outputs, second.outputs, rtol=1e-3, atol=1e-4, equal_nan=True
     ):
-        cause = "it changes its parameters while it runs" if writes else "noise belongs under `if self.training`"
+        cause = "noise belongs under `if self.training`, and what is kept from batch to batch is to be put back"
+        if writes:
+            cause = "it changes its parameters while it runs"
         raise NoPrediction(f"{module} gives other outputs in a second pass over the same samples in eval mode; {cause}")
 
 
@@ -239,4 +245,6 @@ def _guarded(snapshot: ModelSnapshot, module: str, predict: Callable[[], T]) -> 
         if is_out_of_memory(error):
             raise
         source = f"{module}.training_step" if snapshot.predictor.adapter is None else "the adapter"
-        raise NoPrediction(f"{source} fails on a copy of the module: {type(error).__name__}: {error}") from error
+        raise NoPrediction(
+            f"{source} fails on a copy of the module in eval mode, without its trainer and optimisers: {text_of(error)}"
+        ) from error

@@ -12,6 +12,7 @@ import torch
 from lightning_info.gradients.batches import num_samples, take, tensors, without_samples
 from lightning_info.quantities.quantity import Quantity
 from lightning_info.replica.batch_norm import on_batch_statistics
+from lightning_info.replica.outputs_only import OutputsOnly
 from lightning_info.replica.prediction import Adapter, Predictor
 from lightning_info.replica.replicate import replicate
 from lightning_info.replica.sample_axis import Layouts
@@ -25,7 +26,14 @@ GOLDEN = (5**0.5 - 1) / 2
 
 
 def new_snapshot(
-    trainer: Any, pl_module: Any, groups: list[Any], *, adapter: Adapter | None, chunk: int, private: bool
+    trainer: Any,
+    pl_module: Any,
+    groups: list[Any],
+    *,
+    adapter: Adapter | None,
+    chunk: int,
+    private: bool,
+    needs_likelihood: bool = True,
 ) -> ModelSnapshot:
     """A snapshot with a replica of its own.
 
@@ -36,6 +44,7 @@ def new_snapshot(
         adapter: See :class:`~.Predictor`.
         chunk: See :class:`~.ModelSnapshot`.
         private: See :func:`~.replicate`.
+        needs_likelihood: Without, a module whose loss is not known gives outputs only, if there is no adapter.
     """
     stand_in = StandInTrainer(trainer)
     replica = replicate(pl_module, private=private, trainer=trainer, stand_in=stand_in)
@@ -44,7 +53,8 @@ def new_snapshot(
         device = torch.device("cpu")
         replica = replica.to(device)
     batch_norms: list[Any] = [replica.get_submodule(name) for name in on_batch_statistics(pl_module)]
-    predictor, audit = Predictor(stand_in, adapter, shared=not private), Audit((trainer.global_step + 1) * GOLDEN % 1)
+    kind = Predictor if needs_likelihood or adapter is not None else OutputsOnly
+    predictor, audit = kind(stand_in, adapter, shared=not private), Audit((trainer.global_step + 1) * GOLDEN % 1)
     return ModelSnapshot(replica, predictor, groups, chunk, device, batch_norms, audit=audit)
 
 

@@ -58,13 +58,16 @@ class StabilityCallback(InfoCallback):
         replacement: The sample of the data set in its place; None: drawn by ``seed``.
         beta: Level of the task for ``unique_information``.
         num_twins: How many twins, each with a sample of its own.
+        trust: Names of classes of other callbacks in the Trainer that could change what is trained and do not; the
+            weights are then compared after every batch, and a twin that they part is lost.
         num_samples: Reference samples: the first that pass in training, kept on the CPU. Distances in the weights need
             none and do not wait for them. (``max_overhead`` counts the points, not the twin's training.)
         **common: The arguments that all callbacks share, see :class:`~.CommonOptions`.
 
     Raises:
         ValueError: An argument makes no sense.
-        MisconfigurationException: Before the first step: what no twin can follow (several processes, callbacks that
+        MisconfigurationException: With ``on_error="raise"``, before the first step (else a warning, and the callback
+            is off): what no twin can follow (several processes, callbacks that
             can edit weights, schedulers that follow a metric, data without indices), with every reason; no likelihood
             found; a sample that is not there.
 
@@ -86,6 +89,7 @@ class StabilityCallback(InfoCallback):
         replacement: int | None = None,
         beta: float = 1.0,
         num_twins: int = 1,
+        trust: str | Sequence[str] = (),
         num_samples: int = 256,
         **common: Unpack[CommonOptions],
     ) -> None:
@@ -102,8 +106,13 @@ class StabilityCallback(InfoCallback):
                 f"{owner}: num_twins={num_twins} with index={index} and replacement={replacement} are twins of the "
                 f"same sample; leave out one of the two, which is then drawn for each twin"
             )
+        trusted = [trust] if isinstance(trust, str) else list(trust)
+        if not all(isinstance(name, str) for name in trusted):
+            raise ValueError(
+                f"{owner}: trust={trust!r}; give names of classes of callbacks, for example trust=['MyLogger']"
+            )
         raises = common.get("on_error") == "raise"
-        quantity = TwinStability(index, replacement, beta, num_twins, common.get("seed", 0), raises)
+        quantity = TwinStability(index, replacement, beta, num_twins, common.get("seed", 0), raises, trusted)
         super().__init__(quantity, num_samples=num_samples, **common)
 
     @property

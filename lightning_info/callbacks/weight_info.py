@@ -67,8 +67,9 @@ class WeightInfoCallback(InfoCallback):
 
     Raises:
         ValueError: An argument makes no sense.
-        MisconfigurationException: Before the first step: sharded strategy, no likelihood or no targets found, module
-            without exact per-sample gradients, weights that are all equal at the start with ``"init_std"``.
+        MisconfigurationException: With ``on_error="raise"``, before the first step (else a warning, and the callback
+            is off): sharded strategy, no likelihood or no targets found, module without exact per-sample gradients,
+            weights that are all equal at the start with ``"init_std"``.
 
     Example::
 

@@ -114,6 +114,8 @@ class Quantity(ABC):
     """Of the values, for the quantity's own figures."""
     moves_weights: ClassVar[bool] = False
     """A measurement moves the weights of its replica, which is a copy then, and puts them back at its end."""
+    needs_likelihood: ClassVar[bool] = True
+    """Without, a module whose loss is not known is measured by its outputs (:attr:`~.Prediction.unknown` tells why)."""
     needs_start: ClassVar[bool] = False
     """:meth:`start` wants the weights that training starts from."""
 

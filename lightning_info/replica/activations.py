@@ -298,6 +298,8 @@ class LayerCapture(Capture):
 def outputs_of(prediction: Prediction) -> Tensor:
     """Without a graph, and a predicted variance beside its mean on the last axis."""
     outputs, y = prediction.outputs.detach(), prediction.targets
+    if prediction.unknown:
+        return outputs
     has_variance = prediction.likelihood == "gaussian" and y is not None and outputs.dim() == y.dim() + 1
     return outputs.flatten(-2) if has_variance and outputs.dim() > 2 else outputs
 

@@ -54,6 +54,7 @@ class Prediction:
         returned: The loss that is trained; None with an adapter, and where it cannot be looked at.
         padding: Gives masks of positions that the batch or the module's calls tell, see :mod:`~.padding`.
         writes: The module writes to its parameters when it runs.
+        unknown: Why no likelihood is known, see :mod:`~.outputs_only`; to ask for :attr:`likelihood` then fails.
     """
 
     outputs: Tensor
@@ -63,6 +64,7 @@ class Prediction:
     returned: ReturnedLoss | None = None
     padding: Callable[[], list[Padding]] = list
     writes: bool = False
+    unknown: str = ""
     _loss: Callable[[Tensor, Tensor | None], Tensor] | None = None
     _kept: Callable[[], Tensor | None] = lambda: None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Collection
 from typing import Any
 
 PACKAGES = ("lightning", "pytorch_lightning")
@@ -31,12 +32,13 @@ class NotSupported(Exception):
     """A run that no twin can follow; the message tells why and what to do."""
 
 
-def refuse_run(trainer: Any, *others: str | None) -> None:
+def refuse_run(trainer: Any, *others: str | None, trust: Collection[str] = ()) -> None:
     """Refuse what cannot be followed, all of it at once.
 
     Args:
         trainer: At the start of training: optimisers, schedulers and the training loader are there.
         others: Why there is no twin for other reasons, or None for each that does not hold.
+        trust: Names of classes of callbacks that change nothing of what is trained.
 
     Raises:
         NotSupported: With every reason.
@@ -47,7 +49,7 @@ def refuse_run(trainer: Any, *others: str | None) -> None:
         _refuse_length(trainer),
         _refuse_schedulers(trainer),
         _refuse_iterator(trainer.lightning_module),
-        *map(refuse_callback, trainer.callbacks),
+        *(refuse_callback(callback, trust) for callback in trainer.callbacks),
     ]
     found = [reason for reason in reasons if reason is not None]
     if found:
@@ -113,12 +115,12 @@ def _refuse_schedulers(trainer: Any) -> str | None:
     return f"{names[0]} follows a metric, which the twin, being never validated, has not; take another scheduler"
 
 
-def refuse_callback(callback: Any) -> str | None:
-    """A callback that can change the training is refused, unless it is known not to or says so itself.
+def refuse_callback(callback: Any, trust: Collection[str] = ()) -> str | None:
+    """A callback that can change the training is refused, unless it is known not to, or it is said.
 
-    A class says so with an attribute ``changes_training = False``.
+    A class says so itself with an attribute ``changes_training = False``; of others it is said by their names.
     """
-    if _denies(callback) or type(callback).__name__ in COPIED:
+    if _denies(callback, trust) or type(callback).__name__ in COPIED:
         return None
     hooks = [hook for hook in HOOKS if not _is_known(callback, hook)]
     if not hooks:
@@ -128,15 +130,17 @@ def refuse_callback(callback: Any) -> str | None:
         return f"{name} changes what is trained, in a way that a twin does not follow; remove it or this callback"
     return (
         f"{name}.{hooks[0]} could change what is trained, which the twin would not follow; if it only watches, say so "
-        f"with a class attribute `changes_training = False`; otherwise remove it or this callback"
+        f"by StabilityCallback(trust=[{name!r}]) or a class attribute `changes_training = False`; otherwise remove it "
+        f"or this callback"
     )
 
 
-def needs_watching(trainer: Any) -> bool:
+def needs_watching(trainer: Any, trust: Collection[str] = ()) -> bool:
     """Whether something that is not known could change the weights between two batches of the user's run."""
     validation = [hook for hook in HOOKS if hook.startswith("on_validation")]
     module = type(trainer.lightning_module)
-    return any(map(_denies, trainer.callbacks)) or any(is_overridden(hook, module) for hook in validation)
+    denied = any(_denies(callback, trust) for callback in trainer.callbacks)
+    return denied or any(is_overridden(hook, module) for hook in validation)
 
 
 def is_overridden(name: str, cls: type) -> bool:
@@ -144,8 +148,9 @@ def is_overridden(name: str, cls: type) -> bool:
     return _package(_owner(name, cls)) not in PACKAGES
 
 
-def _denies(callback: Any) -> bool:
-    return getattr(type(callback), "changes_training", True) is False
+def _denies(callback: Any, trust: Collection[str]) -> bool:
+    named = any(cls.__name__ in trust for cls in type(callback).__mro__)
+    return named or getattr(type(callback), "changes_training", True) is False
 
 
 def _is_known(callback: Any, hook: str) -> bool:

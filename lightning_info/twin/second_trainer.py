@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,6 +48,7 @@ class SecondTrainer:
         datamodule: A copy of its datamodule, if it has one.
         random: The random number generators at the start of training.
         checkpoint: A state to go on from.
+        trust: See :func:`~.refusals.refuse_run`.
 
     Attributes:
         user: The user's Trainer.
@@ -55,11 +56,18 @@ class SecondTrainer:
         handover: How it is told what to do.
         guard: Of what its code would do outside of the process.
         error: What ended it, if it was not told to end.
+        is_watched: Something that is not known could change the weights between two batches.
         fingerprint: Of the twin's weights at the end of its last batch, if they are watched.
     """
 
     def __init__(
-        self, trainer: Any, twin: Any, datamodule: Any, random: RandomState, checkpoint: dict[str, Any] | None
+        self,
+        trainer: Any,
+        twin: Any,
+        datamodule: Any,
+        random: RandomState,
+        checkpoint: dict[str, Any] | None,
+        trust: Collection[str] = (),
     ) -> None:
         self.handover = Handover()
         self.trainer: Any = None
@@ -68,6 +76,7 @@ class SecondTrainer:
         self.fingerprint: list[int] | None = None
         self.user, self._twin, self._datamodule = trainer, twin, datamodule
         self._random, self._checkpoint = random, checkpoint
+        self.is_watched = needs_watching(trainer, trust)
         self._threads = torch.get_num_threads()
         self._thread = threading.Thread(target=self._run, name="lightning-info twin", daemon=True)
 
@@ -177,7 +186,7 @@ class _Side(Callback):
 
     def __init__(self, second: SecondTrainer, feed: Feed, random: RandomState) -> None:
         self._second, self._feed, self._random = second, feed, random
-        self._watched = needs_watching(second.user)
+        self._watched = second.is_watched
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         set_random_state(self._random, trainer.strategy.root_device)

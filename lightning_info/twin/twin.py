@@ -7,7 +7,7 @@ learned (Achille, Paolini & Soatto, section 2.3).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,6 +44,7 @@ class Twin:
             and the twin must stay equal to the run (the null test).
         seed: Of the two draws, and of the random augmentation of the replacement.
         number: Of the twin among those of this seed, whose drawn samples differ.
+        trust: Names of classes of callbacks that change nothing of what is trained, though they could.
 
     Attributes:
         index: As given, or drawn by :meth:`start`.
@@ -56,9 +57,14 @@ class Twin:
     """
 
     def __init__(
-        self, index: int | None = None, replacement: int | None = None, seed: int = 0, number: int = 0
+        self,
+        index: int | None = None,
+        replacement: int | None = None,
+        seed: int = 0,
+        number: int = 0,
+        trust: Collection[str] = (),
     ) -> None:
-        self._asked, self._seed, self._number = (index, replacement), seed, number
+        self._asked, self._seed, self._number, self._trust = (index, replacement), seed, number, tuple(trust)
         self._locator = Locator()
         self._trainer: Any = None
         self._second: SecondTrainer | None = None
@@ -69,7 +75,11 @@ class Twin:
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy does not follow the run that the original follows."""
         told = ("index", "replacement", "first_difference_step", "reason", "lost_at", "_kept", "_loaded")
-        return type(self), (*self._asked, self._seed, self._number), {name: getattr(self, name) for name in told}
+        return (
+            type(self),
+            (*self._asked, self._seed, self._number, self._trust),
+            {name: getattr(self, name) for name in told},
+        )
 
     def _restart(self) -> None:
         self.index, self.replacement = self._asked
@@ -136,7 +146,10 @@ class Twin:
         state, self._loaded, self._kept = self._loaded, None, None
         self._restart()
         refuse_run(
-            trainer, self._locator.refuse(trainer.train_dataloader), refuse_open_file(pl_module, without=is_left_out)
+            trainer,
+            self._locator.refuse(trainer.train_dataloader),
+            refuse_open_file(pl_module, without=is_left_out),
+            trust=self._trust,
         )
         checkpoint = None
         if state is not None and state.belongs_to(*self._asked, trainer.global_step):
@@ -174,7 +187,7 @@ class Twin:
         except NotCopyable as error:
             raise NotSupported(f"the twin is a copy of the module, but {error}") from error
         instead[id(trainer.datamodule)] = datamodule
-        second = SecondTrainer(trainer, self._module, datamodule, random_state(device), checkpoint)
+        second = SecondTrainer(trainer, self._module, datamodule, random_state(device), checkpoint, self._trust)
         self._replacer = Replacer(index, replacement, self._seed, second.transfer, instead)
         self._trainer, self._second, self._length = trainer, second, trainer.num_training_batches
         with warnings.catch_warnings():

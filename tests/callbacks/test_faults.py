@@ -340,7 +340,7 @@ def test_an_exit_of_a_logger_or_the_reference_set_does_not_end_the_run():
         disturbed = run(Classifier, fisher(), loggers=lambda: [ExitingLogger(".")])
     assert_identical(run(Classifier), disturbed)
     with pytest.raises(MisconfigurationException, match=r"no samples can be taken.*SystemExit\(3\)"):
-        run(Classifier, fisher(reference=ExitingData()))
+        run(Classifier, fisher(reference=ExitingData(), on_error="raise"))
 
 
 # ---- values that are not finite

@@ -14,12 +14,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_info import (
     EffectiveInfoCallback,
     FisherTraceCallback,
-    InfoPlaneCallback,
     StabilityCallback,
     WeightInfoCallback,
 )
 
-KINDS = [FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback, EffectiveInfoCallback, StabilityCallback]
+KINDS = [FisherTraceCallback, WeightInfoCallback, EffectiveInfoCallback, StabilityCallback]
 
 
 class HandWritten(Classifier):

@@ -10,6 +10,7 @@ from models import Classifier, data, loader, trainer
 from torch.utils.data import DataLoader, TensorDataset
 from twin.driver import Drive, live_threads
 
+from lightning_info import StabilityCallback
 from lightning_info.twin import NotSupported
 from lightning_info.twin.refusals import HOOKS, refuse_callback, refuse_strategy
 
@@ -177,3 +178,24 @@ def test_a_step_that_fetches_its_own_batches_is_refused():
             return super().training_step(batch, batch_idx)
 
     refused(r"training_step\(dataloader_iter\)", module=Fetches())
+
+
+def test_a_callback_is_trusted_by_the_name_of_its_class_and_watched():
+    class Prints(builtin.Callback):
+        def on_train_batch_end(self, *args):
+            pass
+
+    class PrintsMore(Prints):
+        pass
+
+    assert "trust=['PrintsMore']" in refuse_callback(PrintsMore())
+    assert refuse_callback(PrintsMore(), ["Prints"]) is None
+    ours = StabilityCallback(
+        0, 1, trust="Prints", num_samples=8, every_n_train_steps=4, on_error="raise", summary=False
+    )
+    trainer(PrintsMore(), ours, max_epochs=1).fit(Classifier(), loader())
+    assert ours.history["stability/param_distance"][-1][1] > 0
+    edited = StabilityCallback(0, 0, trust="EditsWeights", num_samples=8, every_n_epochs=1, summary=False)
+    with pytest.warns(UserWarning, match="the twin was lost at step"):
+        trainer(EditsWeights(), edited, max_epochs=4).fit(Classifier(), loader())
+    assert edited.history["stability/param_distance"][-1][1] != edited.history["stability/param_distance"][-1][1]

@@ -465,7 +465,7 @@ def test_measurements_of_the_twin_write_nothing_either(name):
 
 
 def test_a_step_whose_writing_cannot_be_left_out_is_refused_before_the_first_step():
-    callback = StabilityCallback(5, 17, summary=False)
+    callback = StabilityCallback(5, 17, on_error="raise", summary=False)
     with pytest.raises(pl.utilities.exceptions.MisconfigurationException, match=r"about to move 'new.pt' .*changes_tr"):
         fitted(replaces, callback, module=StepWrites)
     assert callback.history == {}

@@ -80,7 +80,7 @@ def padding_row(layers: Sequence[Layer], prediction: Prediction) -> tuple[str, b
         which = ", ".join(layer.label for layer in layers if layer.padding == source)
         said.append(f"left out of the means over positions of {which}, by {source}")
     entered = [layer.label for layer in layers if layer.positions and not layer.padding]
-    has_positions = prediction.likelihood == "categorical" or len(prediction.positions) > 2
+    has_positions = not prediction.unknown and (prediction.likelihood == "categorical" or len(prediction.positions) > 2)
     known = [
         mask.name
         for mask in masks_of(prediction)
@@ -102,8 +102,8 @@ def _targets(prediction: Prediction) -> Tensor | None:
     out all has no label.
     """
     y, mask = prediction.targets, prediction.mask
-    if y is None:
-        return None
+    if y is None or prediction.unknown:
+        return y
     if prediction.likelihood == "categorical":
         if y.is_floating_point():
             y = y.argmax(-1)

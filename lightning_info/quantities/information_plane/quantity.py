@@ -57,6 +57,7 @@ class InformationPlane(Quantity):
 
     name = "info_plane"
     unit = "bits"
+    needs_likelihood = False
 
     _shown: dict[str, Tensor]  # activations of the last point for histograms
     _first_width: dict[str, float]  # of each layer's range
@@ -117,7 +118,10 @@ class InformationPlane(Quantity):
             "layers": "; ".join(map(self._describe, layers)),
             "labels": describe_targets(targets, self.bins),
         }
-        padding, enters = padding_row(layers, snapshot.predictor(snapshot.module, batch))
+        prediction = snapshot.predictor(snapshot.module, batch)
+        if prediction.unknown and targets is not None:
+            rows["labels"] = "the integers of the batch, one for each sample, as the loss is not known"
+        padding, enters = padding_row(layers, prediction)
         if padding:
             rows["padding"] = padding
         if enters:

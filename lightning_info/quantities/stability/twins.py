@@ -33,10 +33,17 @@ class TwinStability(Stability):
     """
 
     def __init__(
-        self, index: int | None, replacement: int | None, beta: float, num_twins: int, seed: int, raises: bool
+        self,
+        index: int | None,
+        replacement: int | None,
+        beta: float,
+        num_twins: int,
+        seed: int,
+        raises: bool,
+        trust: Sequence[str] = (),
     ) -> None:
         self.index, self.replacement, self.raises = index, replacement, raises
-        self.twins: Sequence[Twin] = [Twin(index, replacement, seed, number) for number in range(num_twins)]
+        self.twins: Sequence[Twin] = [Twin(index, replacement, seed, n, trust) for n in range(num_twins)]
         super().__init__(beta, seed, num_twins)
 
     @override

@@ -1,0 +1,98 @@
+"""Outputs of a module whose loss has no likelihood that is known here: for what needs none, such as I(X;T)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_info.functional.likelihoods import LikelihoodName
+from lightning_info.gradients.batches import num_samples, tensors
+from lightning_info.gradients.layout import bare
+from lightning_info.replica.loss_recognition import NoPrediction, Prediction, Skipped, WritesParameters
+from lightning_info.replica.padding import in_batch
+from lightning_info.replica.prediction import Predictor
+
+
+class OutputsOnly(Predictor):
+    """A :class:`~.Predictor` that goes on without a likelihood.
+
+    The outputs are then those of the last call of a module with the samples on axis 0, and the targets are the integers
+    of the batch, if there is one tensor of them with a number for each sample; :attr:`~.Prediction.unknown` tells why.
+    """
+
+    def __call__(self, module: nn.Module, batch: Any) -> Prediction:
+        """The prediction for a batch on the module's device.
+
+        Raises:
+            NoPrediction: No module gives real numbers for each sample, or the module writes to shared parameters.
+            Skipped: The ``training_step`` returns None for the batch.
+        """
+        samples = num_samples(batch)
+        with _last_outputs(module, samples) as found:
+            try:
+                return super().__call__(module, batch)
+            except (Skipped, WritesParameters):
+                raise
+            except NoPrediction as error:
+                if not found:
+                    raise
+                reason = str(error)
+        prediction = WithoutLikelihood(found[-1], labels_in(batch, samples), reason)
+        prediction.padding = lambda: in_batch(bare(batch), samples)
+        return prediction
+
+
+class WithoutLikelihood(Prediction):
+    """Outputs and labels only; whoever asks for the likelihood is told why there is none."""
+
+    def __init__(self, outputs: Tensor, targets: Tensor | None, unknown: str) -> None:
+        super().__init__(outputs, "gaussian", targets, unknown=unknown)
+
+    @property
+    def likelihood(self) -> LikelihoodName:
+        """There is none.
+
+        Raises:
+            NoPrediction: Always.
+        """
+        raise NoPrediction(self.unknown)
+
+    @likelihood.setter
+    def likelihood(self, value: LikelihoodName) -> None:
+        pass
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Every output of its own."""
+        return tuple(self.outputs.shape)
+
+
+@contextmanager
+def _last_outputs(module: nn.Module, samples: int) -> Iterator[list[Tensor]]:
+    """The outputs of module calls, real numbers with the samples on axis 0, in the order in which they end."""
+    found: list[Tensor] = []
+
+    def see(part: nn.Module, args: Any, output: Any) -> None:
+        of_samples = [t for t in tensors(output) if t.is_floating_point() and t.dim() > 1 and len(t) == samples]
+        found.extend(of_samples[:1])
+
+    handles = [part.register_forward_hook(see) for part in module.modules()]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def labels_in(batch: Any, samples: int) -> Tensor | None:
+    """The integers of a batch, one for each sample, ``(N,)``; None if there is no such tensor, or several."""
+    integers = [
+        leaf.reshape(samples)
+        for leaf in tensors(bare(batch))
+        if leaf.numel() == samples == len(leaf) and not leaf.is_floating_point() and not leaf.is_complex()
+    ]
+    return integers[0].to(torch.int64) if len(integers) == 1 else None
