@@ -23,7 +23,7 @@ from lightning_info.quantities.quantity import Point, Quantity, Record
 from lightning_info.quantities.training_setup import TrainingSetup
 from lightning_info.replica.batch_norm import BatchNormStatistics
 from lightning_info.replica.isolation import exits_are_errors
-from lightning_info.replica.loss_recognition import Skipped, WritesParameters
+from lightning_info.replica.loss_recognition import NoPrediction, Skipped, WritesParameters
 from lightning_info.replica.prediction import Adapter
 from lightning_info.replica.reference_samples import ReferenceSamples
 from lightning_info.replica.sample_axis import needs_order
@@ -203,7 +203,14 @@ class Points(Member):
                         initial.groups = self._samples.groups
                     continue
                 if not is_out_of_memory(error) or self._chunk == 1:
-                    self._error_policy.report(error, "the measurement", step)
+                    if isinstance(error, NoPrediction) and self._error_policy.on_error == "warn":
+                        self._error_policy.warn_once(
+                            f"no value at step {step} (NaN): {error}. If training goes on with another loss now, tell "
+                            f"what the module predicts: {type(self).__name__}(adapter=...)",
+                            kind="no prediction",
+                        )
+                    else:
+                        self._error_policy.report(error, "the measurement", step)
                     break
             self._chunk //= 2
             self._error_policy.warn_once(

@@ -5,7 +5,7 @@ sequence-first layouts) is right by construction; :mod:`~.vmap_taps` taps the op
 
 Parameters that no rule fits (bare ones, recomputed weights, several uses that do not add up in one rule) take part as
 N separate copies, an expanded tensor: the gradients at these are per-sample gradients, from the same backward pass.
-They are materialised, so samples are done in chunks that keep them within :data:`~.memory.BUDGET`.
+They are materialised, so samples are done in chunks that keep them within :data:`~.memory.LIMITS`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lightning_info.gradients.attributes import kept
 from lightning_info.gradients.batches import select, split_samples
 from lightning_info.gradients.contract import Norms, NotCovered, Predict, first_line, trainable
 from lightning_info.gradients.graph import graph_of
-from lightning_info.gradients.memory import BUDGET, is_out_of_memory
+from lightning_info.gradients.memory import LIMITS, is_out_of_memory
 from lightning_info.gradients.taps import (
     NO_PARTNER,
     NO_RULE,
@@ -78,7 +78,7 @@ def _divide(index: Tensor, reason: OverBudget | Disagreement, passes: Passes, le
             raise NotCovered(str(reason))
         return [index[label == branch] for branch in range(len(answers))]
     alone = passes.forward(select(leaves, index[:1]))  # tells which parameters have to be copied
-    return list(torch.split(index, max(1, min(len(index) - 1, BUDGET // max(1, alone.bytes_per_sample)))))
+    return list(torch.split(index, max(1, min(len(index) - 1, LIMITS.copies // max(1, alone.bytes_per_sample)))))
 
 
 @dataclass

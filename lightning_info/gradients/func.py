@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lightning_info.gradients.attributes import kept
 from lightning_info.gradients.batches import select, split_samples
 from lightning_info.gradients.contract import Norms, NotCovered, OutputGradients, Predict, first_line, trainable
-from lightning_info.gradients.memory import BUDGET, is_out_of_memory
+from lightning_info.gradients.memory import LIMITS, is_out_of_memory
 from lightning_info.gradients.real import as_real, flat
 
 
@@ -66,7 +66,7 @@ class _Gradients:
         self.leaves, self.rebuild = split_samples(batch)
         self.reduce = reduce
         bytes_per_sample = sum(p.numel() * p.element_size() for p in self.parameters.values())
-        self.chunk = max(1, BUDGET // max(1, bytes_per_sample))
+        self.chunk = max(1, LIMITS.copies // max(1, bytes_per_sample))
 
     def __call__(self, leaves: list[Tensor], u: Tensor) -> dict[str, Tensor]:
         """What the gradients of R samples and cotangents ``(R, ...)`` are reduced to, ``(R, ...)`` by parameter.

@@ -8,9 +8,9 @@ matrix ``A (N C, k)``, and
 
 ``K / N`` has the nonzero eigenvalues of F (:class:`~lightning_info.functional.spectrum.Spectrum`). One forward pass
 and one backward pass under ``torch.vmap`` over the C cotangents hand out one parameter's gradients after the other;
-each adds its products to K, in float64, and is freed. Where all samples at once would exceed :data:`BUDGET`, blocks of
-K come from pairs of chunks of samples. Modules that do not vmap have their gradients computed one by one, exactly as
-well.
+each adds its products to K, in float64, and is freed. Where all samples at once would exceed
+:attr:`~.memory.Limits.gram`, blocks of K come from pairs of chunks of samples. Modules that do not vmap have their
+gradients computed one by one, exactly as well.
 """
 
 from __future__ import annotations
@@ -33,13 +33,10 @@ from lightning_info.gradients.engine_vmap_taps import Passes
 from lightning_info.gradients.layer_gradients import Rows
 from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.loop import alone, fitted, squares_of
-from lightning_info.gradients.memory import gradients_at_once, is_out_of_memory
+from lightning_info.gradients.memory import LIMITS, gradients_at_once, is_out_of_memory
 from lightning_info.gradients.plan import CHECK_SAMPLES, in_float64
 from lightning_info.gradients.real import as_real, flat
 from lightning_info.validation import one_of
-
-BUDGET = 1 << 31
-"""Bytes that a chunk of samples may take, as estimated from the operators' inputs (2 GiB); K comes on top."""
 
 CHECK_WEIGHTS = 1 << 25
 """Of modules with more than an eighth of them fewer samples are compared, whose gradients take too much memory."""
@@ -145,7 +142,7 @@ def _samples_at_once(passes: Passes, leaves: list[Tensor], total: _Total) -> int
         largest = max(largest, size * (3 * total.columns + 2 * tap.operator.unfolded))
     outputs = alone.outputs.numel() * alone.outputs.element_size() * total.columns
     each = kept + largest + outputs + total.columns * alone.bytes_per_sample
-    return max(2, BUDGET // max(1, each))
+    return max(2, LIMITS.gram // max(1, each))
 
 
 def _by_gradients(engine: Callable[..., OutputGradients]) -> _Engine:

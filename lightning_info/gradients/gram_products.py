@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_info.gradients.layer_gradients import Rows
-
-CHUNK = 1 << 27
-"""Bytes that the columns made at once may take."""
+from lightning_info.gradients.memory import LIMITS
 
 TILE = 256
 """Positions on each side of a block of pairs, which should stay in the processor's cache."""
@@ -65,7 +63,7 @@ def multiply_factors(rows: Rows, total: Tensor) -> None:
         total.add_((g @ g.T).mul_(inner))
         return
     x, flat = x.contiguous(), g.reshape(n, c, -1)
-    tile = max(1, min(TILE // length, CHUNK // (8 * length * c * out)))
+    tile = max(1, min(TILE // length, LIMITS.columns // (8 * length * c * out)))
     for top in range(0, n, tile):
         for left in range(top, n, tile):
             some, others = x[top : top + tile].flatten(0, 1), x[left : left + tile].flatten(0, 1)
@@ -77,8 +75,8 @@ def multiply_factors(rows: Rows, total: Tensor) -> None:
 
 
 def ranges(rows: Rows, count: int) -> list[tuple[int, int]]:
-    """Ranges of slices whose columns, and their float64 copy, stay within :data:`CHUNK`."""
-    step = max(1, CHUNK // (16 * count * rows.width))
+    """Ranges of slices whose columns, and their float64 copy, stay within :attr:`~.memory.Limits.columns`."""
+    step = max(1, LIMITS.columns // (16 * count * rows.width))
     return [(first, min(first + step, rows.slices)) for first in range(0, rows.slices, step)]
 
 

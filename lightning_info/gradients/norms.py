@@ -13,10 +13,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from lightning_info.gradients.memory import LIMITS
 from lightning_info.gradients.real import as_real
-
-CHUNK = 1 << 22
-"""Largest number of elements of one temporary (16 MiB in float32)."""
 
 
 def squared_norm(gradient: Tensor) -> Tensor:
@@ -46,6 +44,6 @@ def sum_channels(g: Tensor) -> Tensor:
 
 
 def chunks(x: Tensor, g: Tensor, elements_per_sample: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some samples of both at a time, so that temporaries of so many elements a sample stay within :data:`CHUNK`."""
-    size = max(1, CHUNK // max(1, elements_per_sample))
+    """Some samples of both at a time: so many elements a sample stay within :attr:`~.memory.Limits.temporary`."""
+    size = max(1, LIMITS.temporary // max(1, elements_per_sample))
     return zip(torch.split(x, size), torch.split(g, size), strict=True)

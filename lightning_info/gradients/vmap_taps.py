@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_info.gradients.contract import NotCovered
 from lightning_info.gradients.layers.base import UNDER_VMAP, OnAllSamples, Operator, SampleAxes
-from lightning_info.gradients.memory import BUDGET
+from lightning_info.gradients.memory import LIMITS
 from lightning_info.gradients.recorder import Recorder
 from lightning_info.gradients.taps import listed, tap
 
@@ -153,7 +153,7 @@ class VmapTaps(Recorder):
     def _note(self, used: set[str]) -> None:
         if not used <= self.seen:
             self.seen |= used
-            if self.samples > 1 and self.samples * self.bytes_per_sample > BUDGET:
+            if self.samples > 1 and self.samples * self.bytes_per_sample > LIMITS.copies:
                 raise OverBudget("the copies of parameters take too much memory for so many samples")
 
     @property

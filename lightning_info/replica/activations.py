@@ -206,7 +206,7 @@ class Capture(TorchFunctionMode):
         first = name.startswith(_CHANNELS_FIRST)
         over_channels_and_pixels = name.endswith("norm") and len(args) > 1 and _length(args[1]) > 1
         if first or (name in _CHANNELS_LAST and not over_channels_and_pixels):
-            tensor = _shown_tensor(result)
+            tensor = shown_tensor(result)
             if tensor is not None and tensor.dim() > 1:
                 self._channels_first, self._axes_moved = first, False
                 self._channels = tensor.shape[1 if first else -1]
@@ -232,7 +232,7 @@ class Capture(TorchFunctionMode):
         index = self._calls[name]
         self._calls[name] += 1
         with torch._C.DisableTorchFunction():  # what is done here is no part of the pass
-            tensor = _shown_tensor(output)
+            tensor = shown_tensor(output)
             if tensor is not None:
                 call = Call(name, index, kind, is_activation, has_weights, self._has_channels_first(tensor))
                 is_whole = isinstance(before, Tensor) and before.data_ptr() != tensor.data_ptr()
@@ -312,7 +312,7 @@ def _length(value: Any) -> int:
     return len(value) if isinstance(value, (tuple, list)) else 1
 
 
-def _shown_tensor(output: Any) -> Tensor | None:
+def shown_tensor(output: Any) -> Tensor | None:
     """Recurrent layers give their outputs first, models of transformers (after a loss) logits or hidden states.
 
     Complex values, integers and booleans are shown where there are no real ones beside them.

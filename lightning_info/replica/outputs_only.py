@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_info.functional.likelihoods import LikelihoodName
 from lightning_info.gradients.batches import num_samples, tensors
 from lightning_info.gradients.layout import bare
+from lightning_info.replica.activations import shown_tensor
 from lightning_info.replica.loss_recognition import NoPrediction, Prediction, Skipped, WritesParameters
 from lightning_info.replica.padding import in_batch
 from lightning_info.replica.prediction import Predictor
@@ -77,8 +78,9 @@ def _last_outputs(module: nn.Module, samples: int) -> Iterator[list[Tensor]]:
     found: list[Tensor] = []
 
     def see(part: nn.Module, args: Any, output: Any) -> None:
-        of_samples = [t for t in tensors(output) if t.is_floating_point() and t.dim() > 1 and len(t) == samples]
-        found.extend(of_samples[:1])
+        tensor = shown_tensor(output)
+        if tensor is not None and tensor.is_floating_point() and tensor.dim() > 1 and len(tensor) == samples:
+            found.append(tensor)
 
     handles = [part.register_forward_hook(see) for part in module.modules()]
     try:

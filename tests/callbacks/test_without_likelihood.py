@@ -108,9 +108,35 @@ def test_who_needs_a_likelihood_never_has_the_outputs_for_one():
     torch.manual_seed(3)
     ours = InfoPlaneCallback(bins=4, num_samples=16, every_n_train_steps=2, summary=False)
     fisher = FisherTraceCallback("exact", num_samples=16, every_n_train_steps=2, summary=False)
-    with pytest.warns(UserWarning, match="calls no likelihood that is known here"):
+    with pytest.warns(
+        UserWarning, match=r"no value at step 4 \(NaN\): .*calls no likelihood that is known here"
+    ) as said:
         trainer(ours, fisher, max_epochs=1).fit(Switches(known), DataLoader(list(zip(X, Y, strict=True)), 8))
     assert all(value == value for tag, curve in values(ours).items() for _, value in curve)
     trace = dict(fisher.history["fisher/trace"])
     assert [step for step, value in trace.items() if value == value] == [0, 2]
     assert set(trace) == {0, 2, 4, 6, 8}
+    (text,) = (str(w.message) for w in said if "no value" in str(w.message))
+    assert "FisherTraceCallback(adapter=...)" in text
+    assert "Traceback" not in text
+
+
+def test_modules_that_give_packed_sequences_are_looked_through():
+    from torch.nn.utils.rnn import pack_sequence
+
+    class Packed(Net):
+        def __init__(self, loss):
+            super().__init__(loss)
+            self.rnn = torch.nn.GRU(2, 4, batch_first=True)
+            self.net = torch.nn.Linear(4, CLASSES)
+
+        def forward(self, x):
+            return self.net(self.rnn(pack_sequence(list(x.view(len(x), 3, 2))))[1][-1])
+
+    def fit(loss):
+        torch.manual_seed(3)
+        callback = InfoPlaneCallback(bins=4, num_samples=64, every_n_epochs=1, summary=False, on_error="raise")
+        trainer(callback, max_epochs=1).fit(Packed(loss), DataLoader(list(zip(X, Y, strict=True)), 8))
+        return values(callback)
+
+    assert fit(dice) == fit(known)

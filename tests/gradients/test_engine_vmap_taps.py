@@ -8,7 +8,7 @@ from gradients.cases import Net, assert_same, bare, call, head, one_at_a_time, p
 from torch import nn
 
 from lightning_info.gradients import engine_vmap_taps as vmap_taps
-from lightning_info.gradients import vmap_taps as physical
+from lightning_info.gradients.memory import LIMITS
 from lightning_info.gradients.plan import ENGINES
 
 
@@ -22,8 +22,7 @@ def test_copies_stay_within_the_budget(samples_at_a_time, monkeypatch):
     u = torch.randn(2, *net(x).shape, dtype=torch.float64)
     truth = [one_at_a_time(net, x, column) for column in u]
     budget = samples_at_a_time * 8 * (36 + 6)
-    monkeypatch.setattr(physical, "BUDGET", budget)
-    monkeypatch.setattr(vmap_taps, "BUDGET", budget)
+    monkeypatch.setattr(LIMITS, "copies", budget)
     attempts = []
     attempt = vmap_taps.Passes._attempt
 
@@ -41,8 +40,7 @@ def test_copies_stay_within_the_budget(samples_at_a_time, monkeypatch):
 
 
 def test_tapped_parameters_cost_no_copies(monkeypatch):
-    monkeypatch.setattr(physical, "BUDGET", 0)
-    monkeypatch.setattr(vmap_taps, "BUDGET", 0)
+    monkeypatch.setattr(LIMITS, "copies", 0)
     net, x = prepared(nn.Sequential(nn.Linear(5, 6), nn.Tanh(), head(6)), real(5))
     u = torch.randn_like(net(x))
     assert_same(ENGINES["backpack_vmap"](net, call, x, [u]), one_at_a_time(net, x, u))

@@ -16,9 +16,9 @@ from lightning_info.functional import exact_cotangents
 from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.weight_information import weight_information
 from lightning_info.gradients import NotCovered
-from lightning_info.gradients import gram as gram_module
 from lightning_info.gradients.fisher_products import RowProducts
 from lightning_info.gradients.gram import ENGINES, GramPlan, choose_gram_engine, gram_matrix
+from lightning_info.gradients.memory import LIMITS
 
 
 def explicit_rows(net, x, columns):
@@ -67,7 +67,7 @@ def test_engines_that_make_whole_rows_also_in_chunks(name, engine, monkeypatch):
     rows = explicit_rows(net, x, columns)
     plan = choose_gram_engine(net, call, x, engine)
     assert_right(plan.gram(net, call, x, columns, diagonal=True), rows)
-    monkeypatch.setattr("lightning_info.gradients.memory.BUDGET", 2 * 8 * rows.shape[1] * 5)
+    monkeypatch.setattr(LIMITS, "copies", 2 * 8 * rows.shape[1] * 5)
     assert_right(plan.gram(net, call, x, columns, diagonal=True), rows)
 
 
@@ -75,7 +75,7 @@ def test_engines_that_make_whole_rows_also_in_chunks(name, engine, monkeypatch):
 @pytest.mark.parametrize("name", ["cnn", "depthwise", "tied"])
 def test_pairs_of_chunks_give_the_same_matrix_and_count_each_sample_once(name, budget, monkeypatch):
     net, x, columns = zoo_case(name)
-    monkeypatch.setattr(gram_module, "BUDGET", budget)
+    monkeypatch.setattr(LIMITS, "gram", budget)
     assert_right(GramPlan("taps", 0).gram(net, call, x, columns, diagonal=True), explicit_rows(net, x, columns))
 
 
@@ -95,7 +95,7 @@ def test_a_module_that_decides_by_values_goes_sample_by_sample():
 @pytest.mark.parametrize("form", [True, False])
 @pytest.mark.parametrize("chunk", [1, 1 << 27])
 def test_both_forms_of_a_product_in_any_chunks(form, chunk, monkeypatch):
-    monkeypatch.setattr("lightning_info.gradients.gram_products.CHUNK", chunk)
+    monkeypatch.setattr(LIMITS, "columns", chunk)
     monkeypatch.setattr(
         "lightning_info.gradients.gram_products.is_factored", lambda rows, *sizes: form and rows.factors is not None
     )

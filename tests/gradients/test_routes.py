@@ -11,6 +11,7 @@ from torch import nn
 from lightning_info import FisherTraceCallback
 from lightning_info.gradients import Plan, choose_engine, plan
 from lightning_info.gradients import engine_vmap_taps as vmap_taps
+from lightning_info.gradients.memory import LIMITS
 
 NO_RULE = "copied per sample: no rule for the operator that uses it"
 OTHER_USE = "copied per sample: used by an operator without a rule too"
@@ -53,8 +54,7 @@ def test_a_table_that_is_also_the_output_layer():
 @pytest.mark.parametrize("chunked", [False, True])
 def test_copies_and_why_no_rule_fits(chunked, monkeypatch):
     if chunked:
-        monkeypatch.setattr("lightning_info.gradients.vmap_taps.BUDGET", 0)
-        monkeypatch.setattr(vmap_taps, "BUDGET", 0)
+        monkeypatch.setattr(LIMITS, "copies", 0)
 
     def body(m, x):
         return m.head(m.a(x) * m.scale + m.shift + x @ m.a.weight)

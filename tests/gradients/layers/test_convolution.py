@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from gradients.cases import check_rules
 from torch import nn
 
-from lightning_info.gradients import norms
 from lightning_info.gradients.layers import convolution
 from lightning_info.gradients.layers.convolution import Geometry, cheapest, conv_weight
+from lightning_info.gradients.memory import LIMITS
 
 LAYERS = {
     "conv1d strided dilated": (nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2), (5, 4, 11)),
@@ -93,11 +93,11 @@ def applies(form, name):
     return (inside == 1 or form != "depthwise") and (len(size) < 4 or form not in ("direct", "depthwise"))
 
 
-@pytest.mark.parametrize("chunk", [norms.CHUNK, 8])
+@pytest.mark.parametrize("chunk", [LIMITS.temporary, 8])
 @pytest.mark.parametrize(("name", "form"), [(n, f) for n in GEOMETRIES for f in convolution.FORMS if applies(f, n)])
 def test_every_form_is_exact(name, form, chunk, monkeypatch):
     x, g, geometry, padding = drawn(name)
-    monkeypatch.setattr(norms, "CHUNK", chunk)
+    monkeypatch.setattr(LIMITS, "temporary", chunk)
     monkeypatch.setattr(convolution, "cheapest", lambda *args: form)
     found = conv_weight(x, g, geometry, padding)
     torch.testing.assert_close(found, by_definition(x, g, geometry, padding), rtol=1e-11, atol=0)
@@ -115,9 +115,9 @@ def test_the_cheapest_form_depends_on_the_sizes():
     assert chosen(64, 64, 16, 5, groups=64) == "depthwise"
 
 
-@pytest.mark.parametrize("chunk", [norms.CHUNK, 64])
+@pytest.mark.parametrize("chunk", [LIMITS.temporary, 64])
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_rules_equal_one_backward_per_sample(name, chunk, monkeypatch):
-    monkeypatch.setattr(norms, "CHUNK", chunk)  # a small one makes every rule work in chunks
+    monkeypatch.setattr(LIMITS, "temporary", chunk)  # a small one makes every rule work in chunks
     layer, shape = LAYERS[name]
     check_rules(layer, torch.randn(shape))

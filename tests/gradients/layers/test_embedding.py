@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from gradients.cases import Net, bare, call, check, check_rules, head, prepared, real, tokens
 from torch import nn
 
-from lightning_info.gradients import NotCovered, norms
+from lightning_info.gradients import NotCovered
+from lightning_info.gradients.memory import LIMITS
 from lightning_info.gradients.plan import ENGINES
 
 
@@ -76,7 +77,7 @@ def test_every_use_of_a_table_counts(name):
 
 
 def test_a_tied_table_is_done_in_chunks(monkeypatch):
-    monkeypatch.setattr(norms, "CHUNK", 32)
+    monkeypatch.setattr(LIMITS, "temporary", 32)
     check(_tied(bias=True), tokens(5), "backpack")
 
 

@@ -7,7 +7,7 @@ import torch
 from gradients.cases import check_rules
 from torch import nn
 
-from lightning_info.gradients import norms
+from lightning_info.gradients.memory import LIMITS
 
 LAYERS = {
     "batchnorm1d": (nn.BatchNorm1d(4), (5, 4)),
@@ -24,9 +24,9 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("chunk", [norms.CHUNK, 64])
+@pytest.mark.parametrize("chunk", [LIMITS.temporary, 64])
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_rules_equal_one_backward_per_sample(name, chunk, monkeypatch):
-    monkeypatch.setattr(norms, "CHUNK", chunk)  # a small one makes every rule work in chunks
+    monkeypatch.setattr(LIMITS, "temporary", chunk)  # a small one makes every rule work in chunks
     layer, shape = LAYERS[name]
     check_rules(layer, torch.randn(shape))
