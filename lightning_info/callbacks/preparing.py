@@ -18,9 +18,10 @@ from lightning_info.callbacks.preflight import STATISTICS, cost_row, summary_tex
 from lightning_info.callbacks.processes import in_any_process
 from lightning_info.callbacks.resuming import Resuming, steps_taken
 from lightning_info.callbacks.schedule import Schedule
-from lightning_info.gradients.batches import take
+from lightning_info.gradients.batches import num_samples, take
 from lightning_info.quantities.checks import prepared
 from lightning_info.replica.batch_norm import on_batch_statistics
+from lightning_info.replica.reference_samples import LARGEST_POOL, LARGEST_STATE, bytes_of
 from lightning_info.replica.snapshot import ModelSnapshot
 
 MOST_SKIPPED = 10
@@ -137,9 +138,10 @@ class Preparing(Resuming):
                 self._chunk = self._collector.chunk = len(found.whole)
             self._private = self.quantity.moves_weights or found.writes
             size = len(self._samples) if self._samples.complete else self.num_samples
+            memory = megabytes(found.whole, size)
             rows = {
                 "measures": found.rows.pop("measures"),
-                "samples": f"{size} reference samples: {self._collector.origin}; eval mode",
+                "samples": f"{size} reference samples{memory}: {self._collector.origin}; eval mode",
                 "steps": str(self._schedule),
                 **found.rows,
             }
@@ -160,3 +162,11 @@ class Preparing(Resuming):
         with self._error_policy.guard("writing the chart layout"):
             for refusal in self._session.write_layout(trainer):
                 self._error_policy.report(refusal, "writing the chart layout")
+
+
+def megabytes(batch: Any, samples: int) -> str:
+    """Host memory of so many samples like those of a batch, in words; empty below 64 MiB."""
+    size = bytes_of(batch) * samples // max(1, num_samples(batch))
+    if size < LARGEST_STATE:
+        return ""
+    return f" ({min(size, LARGEST_POOL) >> 20} MiB of host memory, and not in checkpoints)"

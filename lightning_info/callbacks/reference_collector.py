@@ -16,7 +16,7 @@ from lightning_info.callbacks.processes import in_all_processes
 from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.layout import Layout
 from lightning_info.replica.isolation import exits_are_errors
-from lightning_info.replica.reference_samples import ReferenceSamples
+from lightning_info.replica.reference_samples import LARGEST_POOL, ReferenceSamples
 
 
 class ReferenceCollector:
@@ -64,7 +64,7 @@ class ReferenceCollector:
         if self.reference is not None:
             self._fill(trainer)
         else:
-            self.samples.size = math.ceil(self.samples.size / trainer.world_size)
+            self.samples.size = self.samples.asked = math.ceil(self.samples.size / trainer.world_size)
         if saved is not None:
             with contextlib.suppress(Exception):  # of another make, or the batches of this run look different
                 if self.reference is not None:
@@ -120,6 +120,12 @@ class ReferenceCollector:
             )
             return
         self.samples.add(laid)
+        if self.samples.size < self.samples.asked and self.samples.full:
+            self.faults.warn_once(
+                f"{len(self.samples)} of {self.samples.asked} reference samples are kept, as more would take above "
+                f"{LARGEST_POOL >> 20} MiB of host memory; reference=... gives any samples",
+                "host memory",
+            )
         self.chunk = max(self.chunk, num_samples(laid))
 
 

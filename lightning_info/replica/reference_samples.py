@@ -20,6 +20,8 @@ from lightning_info.gradients.layout import GO_ON, Batch, Layout, Path, bare, by
 
 LARGEST_STATE = 1 << 26
 """Reference samples of up to 64 MiB travel in the checkpoint."""
+LARGEST_POOL = 1 << 29
+"""Training samples of up to 512 MiB are kept in host memory."""
 
 
 class ReferenceSamples:
@@ -31,6 +33,8 @@ class ReferenceSamples:
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self.asked = size
+        """How many were asked for; :attr:`size` is smaller where they would exceed :data:`LARGEST_POOL`."""
         self.complete = False
         self.layout: Layout | None = None
         """Where the samples of training batches are, once it is known; until then their length tells."""
@@ -47,8 +51,17 @@ class ReferenceSamples:
         """As many samples as asked are there."""
         return len(self) >= self.size
 
-    def add(self, batch: Any) -> None:
+    @property
+    def bytes(self) -> int:
+        """Host memory of all tensors."""
+        return sum(map(bytes_of, self.groups))
+
+    def add(self, batch: Any, limited: bool = True) -> None:
         """Keep a copy of a training batch, or of as many of its samples as are missing.
+
+        Args:
+            batch: The batch.
+            limited: No more than :data:`LARGEST_POOL` bytes, but for the first sample.
 
         Raises:
             ValueError: Its leaves are not those of the layout.
@@ -56,7 +69,13 @@ class ReferenceSamples:
         if self.full:
             return
         laid = batch if self.layout is None or isinstance(batch, Batch) else self.layout.wrap(batch)
-        kept = take(laid, slice(0, self.size - len(self)))
+        kept = take(laid, slice(0, min(self.size - len(self), num_samples(laid))))
+        fitting = max(0, LARGEST_POOL - self.bytes) * num_samples(kept) // max(1, bytes_of(kept))
+        if fitting < num_samples(kept) and limited:
+            kept = take(kept, slice(0, max(fitting, 0 if self.groups else 1)))
+            self.size = len(self) + num_samples(kept)
+        if num_samples(kept) == 0:
+            return
         self.groups.append(map_tensors(kept, lambda leaf: leaf.detach().cpu().clone()))
 
     def lay(self, layout: Layout) -> None:
@@ -127,8 +146,7 @@ class ReferenceSamples:
         None until complete, and beyond ``LARGEST_STATE``.
         """
         leaves = [tensors(group) for group in self.groups]
-        size = sum(tensor.numel() * tensor.element_size() for group in leaves for tensor in group)
-        if not self.complete or not self.groups or size > LARGEST_STATE:
+        if not self.complete or not self.groups or self.bytes > LARGEST_STATE:
             return None
         pairs = zip(self.groups, leaves, strict=True)
         return [
@@ -181,8 +199,13 @@ class ReferenceSamples:
             if len({len(tensor) for tensor in batch}) > 1:
                 raise ValueError(f"its tensors have {', '.join(str(len(tensor)) for tensor in batch)} samples")
         size = len(samples) if isinstance(given, Dataset) and samples else None
-        self.add(Batch(batch, by_length(batch, size)))
+        self.add(Batch(batch, by_length(batch, size)), limited=False)
         self.close()
+
+
+def bytes_of(batch: Any) -> int:
+    """Memory of the tensors of a batch."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors(batch))
 
 
 def _places(batch: Any) -> dict[str, Any]:
