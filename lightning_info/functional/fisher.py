@@ -25,7 +25,7 @@ import torch
 from torch import Generator, Tensor
 
 from lightning_info.functional import draws as random
-from lightning_info.functional.likelihoods import CotangentEstimator, LikelihoodName, likelihood_named
+from lightning_info.functional.likelihoods import CotangentEstimator, LikelihoodLike, likelihood_named
 from lightning_info.functional.standard_error import standard_error
 from lightning_info.validation import one_of
 
@@ -47,7 +47,7 @@ class TraceEstimate(NamedTuple):
         return self.trace + 1.96 * self.stderr
 
 
-def output_fisher_trace(outputs: Tensor, likelihood: LikelihoodName, mask: Tensor | None = None) -> Tensor:
+def output_fisher_trace(outputs: Tensor, likelihood: LikelihoodLike, mask: Tensor | None = None) -> Tensor:
     """Trace of the output Fisher information, ``tr H(z_n)``, of each sample.
 
     Args:
@@ -68,7 +68,7 @@ def output_fisher_trace(outputs: Tensor, likelihood: LikelihoodName, mask: Tenso
 
 def fisher_cotangent(
     outputs: Tensor,
-    likelihood: LikelihoodName,
+    likelihood: LikelihoodLike,
     estimator: CotangentEstimator = "importance",
     *,
     generator: Generator | None = None,
@@ -103,7 +103,7 @@ def fisher_cotangent(
     return _masked(distribution.cotangent(outputs.detach().double(), estimator, generator), mask)
 
 
-def exact_cotangents(outputs: Tensor, likelihood: LikelihoodName, mask: Tensor | None = None) -> Iterator[Tensor]:
+def exact_cotangents(outputs: Tensor, likelihood: LikelihoodLike, mask: Tensor | None = None) -> Iterator[Tensor]:
     """All columns of a square root of ``H(z)``: the sum of ``‖Jᵀu‖²`` over them is ``tr JᵀHJ`` without error.
 
     Args:
@@ -123,7 +123,7 @@ def exact_cotangents(outputs: Tensor, likelihood: LikelihoodName, mask: Tensor |
 
 
 def output_fisher_product(
-    outputs: Tensor, likelihood: LikelihoodName, tangent: Tensor, mask: Tensor | None = None
+    outputs: Tensor, likelihood: LikelihoodLike, tangent: Tensor, mask: Tensor | None = None
 ) -> Tensor:
     """``H(z_n) t_n`` of each sample, and never H.
 
@@ -217,7 +217,7 @@ def trace_estimate(values: Tensor, probabilities: Tensor | None = None, pool: in
 def fisher_trace(
     outputs: Tensor,
     squared_norms: Callable[[Tensor], Tensor],
-    likelihood: LikelihoodName,
+    likelihood: LikelihoodLike,
     estimator: CotangentEstimator | Literal["exact"] = "importance",
     *,
     generator: Generator | None = None,
