@@ -131,8 +131,7 @@ def preflight(
     except NotCovered as error:
         raise Refused(f"{owner}: no engine gives exact per-sample gradients of {name}: {error}") from error
     weights = sum(sizes(trainable(module).values()))
-    shape = tuple(prediction.outputs.shape[1:])
-    rows["module"] = f"{name}, {weights:,} trainable weights, {prediction.likelihood} outputs {shape} a sample"
+    rows["module"] = f"{name}, {weights:,} trainable weights, {prediction.described}"
     return Findings(snapshot, rows | beside, writes, whole)
 
 

@@ -20,8 +20,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from lightning_info.gradients.real import as_real, in_double
-from lightning_info.replica.loss_recognition import Prediction
 from lightning_info.replica.padding import Padding, of_positions
+from lightning_info.replica.predicted import Prediction
 
 SHOWN_UNITS = 64
 """Activations of one sample that a histogram shows, evenly spread over the layer."""

@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
@@ -23,29 +22,19 @@ from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.autograd.graph import GradientEdge
 from torch.overrides import TorchFunctionMode
 
-from lightning_info.functional.likelihoods import LikelihoodName
+from lightning_info.functional.likelihoods import PerOutput
 from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.layout import bare
 from lightning_info.replica.isolation import exits_are_errors
-from lightning_info.replica.loss_recognition import (
-    LIKELIHOODS,
-    NoPrediction,
-    Prediction,
-    Skipped,
-    WritesParameters,
-    bernoulli,
-    categorical,
-    gaussian,
-)
+from lightning_info.replica.loss_recognition import BY_NAME, LIKELIHOODS, SYMMETRIC, values
 from lightning_info.replica.padding import Padding, in_batch, in_call
+from lightning_info.replica.predicted import NoPrediction, Prediction, Skipped, WritesParameters
 from lightning_info.replica.returned_loss import ReturnedLoss, backward, edge_of
 from lightning_info.replica.stand_in_trainer import StandInTrainer, detach_from_trainer
 from lightning_info.replica.writes import written
 
 Adapter = Callable[[Any, Any], Any]
 """``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)``."""
-
-_BY_NAME = {"categorical": categorical, "bernoulli": bernoulli, "gaussian": gaussian}
 
 ADAPTER_LINES = """\
     def adapter(module, batch):
@@ -248,7 +237,7 @@ def _from_calls(watch: _Watch, returned: Any, samples: int, owner: str, automati
     if targets.requires_grad:
         if any(isinstance(v, Tensor) and v.requires_grad for name, v in arguments.items() if name != "target"):
             raise NoPrediction(f"{owner}.training_step compares two quantities that both depend on the parameters")
-        if call.function not in (F.mse_loss, F.gaussian_nll_loss):
+        if call.function not in SYMMETRIC:
             raise NoPrediction(f"the targets of {call.function.__name__} in {owner}.training_step depend on parameters")
         arguments = {**arguments, "input": targets, "target": outputs}
     prediction = LIKELIHOODS[call.function](arguments, samples)
@@ -278,9 +267,11 @@ def _from_adapter(returned: Any, samples: int) -> Prediction:
     if not isinstance(targets, (Tensor, type(None))):
         raise NoPrediction(f"the adapter's targets are {_describe(targets)}; they must be a tensor or None")
     if len(returned) == 3:
-        likelihood, known = returned[2], get_args(LikelihoodName)
-        if likelihood not in known:
-            raise NoPrediction(f"the adapter named the likelihood {likelihood!r}; choose one of {', '.join(known)}")
+        likelihood = returned[2]
+        if isinstance(likelihood, PerOutput):
+            return values({"input": outputs, "target": targets}, samples, likelihood)
+        if likelihood not in BY_NAME:
+            raise NoPrediction(f"the adapter named the likelihood {likelihood!r}; choose one of {', '.join(BY_NAME)}")
     elif targets is not None and not targets.is_floating_point() and outputs.dim() == targets.dim() + 1:
         likelihood = "categorical"
     else:
@@ -288,7 +279,7 @@ def _from_adapter(returned: Any, samples: int) -> Prediction:
             f"outputs of shape {tuple(outputs.shape)} from the adapter leave the likelihood open; return it too, for "
             f'example (outputs, targets, "gaussian")'
         )
-    return _BY_NAME[likelihood]({"input": outputs, "target": targets}, samples)
+    return BY_NAME[likelihood]({"input": outputs, "target": targets}, samples)
 
 
 def _describe(value: Any) -> str:

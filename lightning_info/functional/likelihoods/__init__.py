@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lightning_info.functional.likelihoods.base import CotangentEstimator, Likelihood
+from lightning_info.functional.likelihoods.base import CotangentEstimator, Likelihood, PerOutput
 from lightning_info.functional.likelihoods.bernoulli import Bernoulli
 from lightning_info.functional.likelihoods.categorical import Categorical
 from lightning_info.functional.likelihoods.gaussian import Gaussian
@@ -35,6 +35,7 @@ __all__ = [
     "Likelihood",
     "LikelihoodLike",
     "LikelihoodName",
+    "PerOutput",
     "Poisson",
     "likelihood_named",
 ]
