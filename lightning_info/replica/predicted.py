@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -184,3 +185,29 @@ def assembled(
         return loss(z, y.double() if y.is_floating_point() else y, mask)
 
     return Prediction(outputs, likelihood, y, _loss=None if targets is None else summed, _kept=kept)
+
+
+def together(predictions: list[Prediction], shares: list[float] | None, returned: ReturnedLoss) -> Prediction:
+    """One prediction of several that differ in their targets and in what their losses leave out.
+
+    Args:
+        predictions: Of the same outputs and likelihood.
+        shares: By how much the loss of each counts; None if that is not known, which leaves the loss unknown.
+        returned: Of all of them.
+    """
+    most = 0 if shares is None else max(range(len(shares)), key=lambda place: abs(shares[place]))
+
+    def loss(z: Tensor, mask: Tensor | None) -> Tensor:
+        if shares is None:
+            raise NoPrediction(
+                f"the loss weighs its {len(predictions)} likelihood calls on the same outputs differently at different "
+                f"positions, or reduces them in different ways, so that what it makes of them is not known"
+            )
+        parts = [share * one._loss(z, mask) for one, share in zip(predictions, shares, strict=True) if one._loss]
+        return torch.stack(parts).sum(0)
+
+    def kept() -> Tensor | None:
+        masks = [one._kept() for one in predictions]
+        return None if any(mask is None for mask in masks) else torch.stack(cast(list[Tensor], masks)).any(0)
+
+    return replace(predictions[most], returned=returned, _loss=loss, _kept=kept)

@@ -1,17 +1,19 @@
 """A batch's prediction: outputs, targets and likelihood, from the module's own ``training_step`` or from an adapter.
 
 Zero configuration: the replica's ``training_step`` runs under a ``TorchFunctionMode`` that sees the likelihoods which
-it calls (:data:`~.likelihoods.LIKELIHOODS`). One call over the whole batch is what the module is trained on; whatever
-else the returned loss holds (penalties) is not part of the predictive distribution.
+it calls (:data:`~.loss_recognition.LIKELIHOODS`). One over the whole batch is what the module is trained on (of several
+see :mod:`~.likelihood_calls`); whatever else the returned loss holds (penalties) is not part of the predictive
+distribution.
 """
 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any, cast
 
 import torch
@@ -19,17 +21,18 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
-from torch.autograd.graph import GradientEdge
 from torch.overrides import TorchFunctionMode
 
 from lightning_info.functional.likelihoods import PerOutput
 from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.layout import bare
+from lightning_info.replica.blame import place_of
 from lightning_info.replica.isolation import exits_are_errors
-from lightning_info.replica.loss_recognition import BY_NAME, LIKELIHOODS, SYMMETRIC, values
+from lightning_info.replica.likelihood_calls import Call, chosen, listed, prediction_of
+from lightning_info.replica.loss_recognition import BY_NAME, LIKELIHOODS, values
 from lightning_info.replica.padding import Padding, in_batch, in_call
 from lightning_info.replica.predicted import NoPrediction, Prediction, Skipped, WritesParameters
-from lightning_info.replica.returned_loss import ReturnedLoss, backward, edge_of
+from lightning_info.replica.returned_loss import backward, edge_of
 from lightning_info.replica.stand_in_trainer import StandInTrainer, detach_from_trainer
 from lightning_info.replica.writes import written
 
@@ -57,6 +60,7 @@ class Predictor:
     stand_in: StandInTrainer
     adapter: Adapter | None = None
     shared: bool = True
+    _places: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, module: nn.Module, batch: Any) -> Prediction:
         """The prediction for a batch on the module's device.
@@ -70,11 +74,12 @@ class Predictor:
         batch = apply_to_collection(given, Tensor, torch.clone)  # a training_step may edit its batch in place
         with _default_dtype(module), _Watch(module, self.shared) as watch:
             returned = self._called(module, batch, watch)
-        if self.adapter is not None:
+        if self.adapter is not None and not isinstance(self.adapter, LikelihoodCall):
             prediction = _from_adapter(returned, samples)
         else:
-            automatic = getattr(module, "automatic_optimization", True)
-            prediction = _from_calls(watch, returned, samples, type(module).__name__, automatic)
+            automatic, owner = getattr(module, "automatic_optimization", True), type(module).__name__
+            choose = partial(self._chosen, samples=samples, owner=owner)
+            prediction = _from_calls(watch, returned, samples, owner, automatic, choose)
         prediction.writes = watch.writes
         padded = watch.padded
         prediction.padding = lambda: [*in_batch(given, samples), *padded]
@@ -98,17 +103,69 @@ class Predictor:
                 )
                 return watch.calls[0].value
 
+    def _chosen(self, calls: list[Call], losses: list[Tensor], samples: int, owner: str) -> list[int]:
+        """The places of the calls that are meant, among all; under ``torch.func`` those of the last ordinary pass."""
+        if isinstance(self.adapter, LikelihoodCall):
+            return self.adapter.among(calls, owner)
+        if any(call.edge is None for call in calls) and len(calls) > 1:
+            if len(calls) not in self._places:
+                raise NoPrediction(
+                    f"which of the {len(calls)} likelihood calls is meant cannot be seen under torch.func"
+                )
+        else:
+            self._places[len(calls)] = chosen(calls, losses, samples, owner)
+        return self._places[len(calls)]
+
     def outputs(self, module: nn.Module, batch: Any) -> Tensor:
         """Only the outputs, ``(N, ...)``: the form that the gradient engines take."""
         return self(module, batch).outputs
 
 
-@dataclass
-class _Call:
-    function: Callable[..., Any]
-    arguments: dict[str, Any]
-    value: Tensor
-    edge: GradientEdge | None
+class LikelihoodCall:
+    """As ``adapter=``: of the likelihoods that the ``training_step`` calls, one is what the module predicts.
+
+    The others (auxiliary heads, further tasks) are not measured; what they add to the loss is said in the summary.
+
+    Args:
+        number: Its place in the list that the refusal of the ``training_step`` has, from 0.
+
+    Raises:
+        ValueError: The number is negative or none.
+
+    Example::
+
+        FisherTraceCallback(adapter=LikelihoodCall(0))
+    """
+
+    def __init__(self, number: int) -> None:
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            raise ValueError(f"LikelihoodCall: number={number!r} counts calls from 0; for example LikelihoodCall(0)")
+        self.number = number
+
+    def among(self, calls: list[Call], owner: str) -> list[int]:
+        """The place of the call that is meant.
+
+        Raises:
+            NoPrediction: There are fewer; the message has the list.
+        """
+        if self.number >= len(calls):
+            raise NoPrediction(
+                f"{self!r} is none of the {len(calls)} likelihoods that {owner}.training_step calls ({listed(calls)})"
+            )
+        return [self.number]
+
+    def __repr__(self) -> str:
+        return f"LikelihoodCall({self.number})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LikelihoodCall) and other.number == self.number
+
+    def __hash__(self) -> int:
+        return hash((LikelihoodCall, self.number))
+
+    def __call__(self, module: Any, batch: Any) -> Any:
+        """Runs the ``training_step``; the :class:`Predictor` that calls it looks at its calls."""
+        return _training_step(module, batch)
 
 
 class _Watch(TorchFunctionMode):
@@ -116,7 +173,7 @@ class _Watch(TorchFunctionMode):
 
     def __init__(self, module: nn.Module, shared: bool) -> None:
         super().__init__()
-        self.calls: list[_Call] = []
+        self.calls: list[Call] = []
         self.losses: list[Any] = []  # that went backward
         self.padded: list[Padding] = []
         self.writes = False
@@ -160,10 +217,11 @@ class _Watch(TorchFunctionMode):
             arguments = inspect.signature(func).bind(*args, **kwargs).arguments
             if any(isinstance(value, Tensor) and value.requires_grad for value in arguments.values()):
                 if _is_wrapped(result):
-                    self.calls.append(_Call(func, arguments, result, None))
+                    self.calls.append(Call(func, arguments, result, None))
                 else:  # the step may write to it: into a view of something else, its place in the graph would be lost
                     result = result.clone()
-                    self.calls.append(_Call(func, arguments, result.detach().clone(), edge_of(result)))
+                    value, place = result.detach().clone(), place_of(sys._getframe(1))
+                    self.calls.append(Call(func, arguments, value, edge_of(result), place))
         elif (padding := in_call(func, args, kwargs)) is not None:
             self.padded.append(padding)
         return result
@@ -219,34 +277,27 @@ def _default_dtype(module: nn.Module) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _from_calls(watch: _Watch, returned: Any, samples: int, owner: str, automatic: bool) -> Prediction:
+def _from_calls(
+    watch: _Watch,
+    returned: Any,
+    samples: int,
+    owner: str,
+    automatic: bool,
+    choose: Callable[[list[Call], list[Tensor]], list[int]],
+) -> Prediction:
     calls = watch.calls
     loss = returned.get("loss") if isinstance(returned, Mapping) else returned
     if loss is None and not watch.losses and (automatic or not calls):  # Lightning leaves such a batch out, too
         if isinstance(returned, Mapping):
             raise NoPrediction(f"{owner}.training_step returned a {type(returned).__name__} without 'loss'")
         raise Skipped(f"{owner}.training_step returned None")
-    known = ", ".join(f.__name__ for f in LIKELIHOODS)
     if not calls:
+        known = ", ".join(f.__name__ for f in LIKELIHOODS)
         raise NoPrediction(f"{owner}.training_step calls no likelihood that is known here ({known})")
-    if len(calls) > 1:
-        raise NoPrediction(f"{owner}.training_step calls {len(calls)} likelihoods, and which one is meant is not clear")
-    (call,) = calls
-    arguments = call.arguments
-    outputs, targets = arguments["input"], arguments["target"]
-    if targets.requires_grad:
-        if any(isinstance(v, Tensor) and v.requires_grad for name, v in arguments.items() if name != "target"):
-            raise NoPrediction(f"{owner}.training_step compares two quantities that both depend on the parameters")
-        if call.function not in SYMMETRIC:
-            raise NoPrediction(f"the targets of {call.function.__name__} in {owner}.training_step depend on parameters")
-        arguments = {**arguments, "input": targets, "target": outputs}
-    prediction = LIKELIHOODS[call.function](arguments, samples)
-    if not _is_wrapped(call.value):
-        trained = watch.losses or [loss]
-        losses = [t for t in trained if isinstance(t, Tensor) and t.numel() == 1 and t.requires_grad]
-        is_each = call.value.dim() > 0 or arguments.get("reduction") == "none"
-        prediction.returned = ReturnedLoss(losses, call.value, call.edge, is_each)
-    return prediction
+    trained = watch.losses or [loss]
+    losses = [t for t in trained if isinstance(t, Tensor) and t.numel() == 1 and t.requires_grad]
+    places = choose(calls, losses)
+    return prediction_of([calls[place] for place in places], losses, samples, owner)
 
 
 def _is_wrapped(tensor: Tensor) -> bool:
