@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from lightning_info.replica.distribution_calls import LOG_PROBS
 from lightning_info.replica.loss_recognition import LIKELIHOODS, SYMMETRIC
 from lightning_info.replica.predicted import NoPrediction, Prediction, together
 from lightning_info.replica.returned_loss import ReturnedLoss
@@ -26,7 +27,7 @@ class Call:
     """A likelihood call, as it was seen.
 
     Attributes:
-        function: Of :data:`LIKELIHOODS`.
+        function: Of :data:`LIKELIHOODS`, or of :data:`LOG_PROBS`.
         arguments: By name.
         value: What it gave, without a graph; with one under ``torch.func``.
         edge: Its place in the graph; None under ``torch.func``.
@@ -71,7 +72,7 @@ class Call:
         Raises:
             NoPrediction: It is no likelihood of outputs at targets, or the outputs are no more what they were.
         """
-        arguments, function = self.arguments, self.function.__name__
+        arguments, function = self.arguments, self.name
         if self.outputs._version != self.version:
             raise NoPrediction(
                 f"{owner}.training_step writes to the outputs that it has given to {function}{self.place}; write to a "
@@ -88,10 +89,21 @@ class Call:
                     f"the targets of {function} in {owner}.training_step depend on parameters{self.place}"
                 )
             arguments = {**arguments, "input": arguments["target"], "target": arguments["input"]}
-        return LIKELIHOODS[self.function](arguments, samples)
+        parse = LOG_PROBS[self.function] if self.is_log_prob else LIKELIHOODS[self.function]
+        return parse(arguments, samples)
+
+    @property
+    def is_log_prob(self) -> bool:
+        """It is one of a distribution, so that a loss has it with a minus."""
+        return self.function in LOG_PROBS
+
+    @property
+    def name(self) -> str:
+        """As the user has written it."""
+        return f"{self.function.__name__}.log_prob" if self.is_log_prob else self.function.__name__
 
     def __str__(self) -> str:
-        return f"{self.function.__name__} of outputs {tuple(self.outputs.shape)}{self.place}"
+        return f"{self.name} of outputs {tuple(self.outputs.shape)}{self.place}"
 
 
 def listed(calls: list[Call]) -> str:
@@ -111,12 +123,20 @@ def chosen(calls: list[Call], losses: list[Tensor], samples: int, owner: str) ->
     Raises:
         NoPrediction: There is no one answer; the message has the list.
     """
-    if len(calls) == 1:
+    if len(calls) == 1 and not calls[0].is_log_prob:
         return [0]
     trained = list(range(len(calls)))
     if losses:
         gradients = _returned(calls, losses).gradients
         trained = [place for place in trained if gradients[place] is not None]
+        for place in trained:
+            if calls[place].is_log_prob and not _is_likelihood(gradients[place]):
+                raise NoPrediction(
+                    f"the loss of {owner}.training_step is not the mean of -log_prob ({calls[place]}): it takes "
+                    f"each with another weight, as a policy gradient, a mixture and importance weights do. If the "
+                    f"distribution is what the module predicts all the same, give adapter=LikelihoodCall({place}) of "
+                    f"lightning_info"
+                )
     if not trained:
         raise NoPrediction(
             f"{owner}.training_step calls {len(calls)} likelihoods, and its loss depends on none of them "
@@ -171,6 +191,12 @@ def prediction_of(calls: list[Call], losses: list[Tensor], samples: int, owner: 
 def _returned(calls: list[Call], losses: list[Tensor]) -> ReturnedLoss:
     is_each = any(call.is_each for call in calls)
     return ReturnedLoss(losses, [call.value for call in calls], [call.edge for call in calls], is_each)
+
+
+def _is_likelihood(gradient: Tensor | None) -> bool:
+    """Whether log-probabilities have one and the same negative weight, or none (masked)."""
+    weights = torch.zeros(0) if gradient is None else gradient[gradient != 0].double()
+    return len(weights) > 0 and bool(weights[0] < 0) and torch.allclose(weights, weights[0], rtol=1e-4, atol=0.0)
 
 
 def _shares(calls: list[Call], gradients: list[Tensor | None]) -> list[float] | None:

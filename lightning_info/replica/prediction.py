@@ -27,6 +27,7 @@ from lightning_info.functional.likelihoods import PerOutput
 from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.layout import bare
 from lightning_info.replica.blame import place_of
+from lightning_info.replica.distribution_calls import LOG_PROBS, ShownLogProbs, arguments_of, log_prob
 from lightning_info.replica.isolation import exits_are_errors
 from lightning_info.replica.likelihood_calls import Call, chosen, listed, prediction_of
 from lightning_info.replica.loss_recognition import BY_NAME, LIKELIHOODS, values
@@ -107,7 +108,9 @@ class Predictor:
         """The places of the calls that are meant, among all; under ``torch.func`` those of the last ordinary pass."""
         if isinstance(self.adapter, LikelihoodCall):
             return self.adapter.among(calls, owner)
-        if any(call.edge is None for call in calls) and len(calls) > 1:
+        if any(call.edge is None for call in calls):
+            if len(calls) == 1:
+                return [0]
             if len(calls) not in self._places:
                 raise NoPrediction(
                     f"which of the {len(calls)} likelihood calls is meant cannot be seen under torch.func"
@@ -176,6 +179,7 @@ class _Watch(TorchFunctionMode):
         self.calls: list[Call] = []
         self.losses: list[Any] = []  # that went backward
         self.padded: list[Padding] = []
+        self.log_probs = ShownLogProbs()
         self.writes = False
         self.shared = shared
         self.parameters = [p for p in module.parameters() if not p.is_inference()]
@@ -188,9 +192,15 @@ class _Watch(TorchFunctionMode):
         values = [call.value.detach() for call in self.calls]
         return len(values) == 1 and not _is_wrapped(values[0]) and not bool(values[0].isfinite().all())
 
+    def __enter__(self) -> _Watch:
+        self.log_probs.__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
     def __exit__(self, *exception: Any) -> None:
         """Notice what was written in ways that are not seen; a shared replica shares the counters of writes."""
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        self.log_probs.__exit__(*exception)
         if not self.writes and [p._version for p in self.parameters] != self.versions:
             self.writes = True
             if self.shared:
@@ -211,19 +221,30 @@ class _Watch(TorchFunctionMode):
         if func in (torch.Tensor.backward, backward):
             self.losses.append(args[0])
             return None
+        if func is log_prob:
+            kind, given, value, method = args
+            result, arguments = method(given, value), arguments_of(kind, given, value)
+            predicted = any(isinstance(a, Tensor) and a.requires_grad for n, a in arguments.items() if n != "target")
+            return self._recorded(kind, arguments, result) if predicted else result
         self._note_writes(func, args, kwargs)
         result = func(*args, **kwargs)
-        if func in LIKELIHOODS and torch.is_grad_enabled():
-            arguments = inspect.signature(func).bind(*args, **kwargs).arguments
-            if any(isinstance(value, Tensor) and value.requires_grad for value in arguments.values()):
-                if _is_wrapped(result):
-                    self.calls.append(Call(func, arguments, result, None))
-                else:  # the step may write to it: into a view of something else, its place in the graph would be lost
-                    result = result.clone()
-                    value, place = result.detach().clone(), place_of(sys._getframe(1))
-                    self.calls.append(Call(func, arguments, value, edge_of(result), place))
-        elif (padding := in_call(func, args, kwargs)) is not None:
+        if func in LIKELIHOODS:
+            return self._recorded(func, inspect.signature(func).bind(*args, **kwargs).arguments, result)
+        if (padding := in_call(func, args, kwargs)) is not None:
             self.padded.append(padding)
+        return result
+
+    def _recorded(self, func: Callable[..., Any], arguments: dict[str, Any], result: Tensor) -> Tensor:
+        """The result of a call, which is noted if it depends on parameters."""
+        depends = any(isinstance(value, Tensor) and value.requires_grad for value in arguments.values())
+        if not depends or not torch.is_grad_enabled():
+            return result
+        if _is_wrapped(result):
+            self.calls.append(Call(func, arguments, result, None))
+            return result
+        result = result.clone()  # the step may write to it: into a view of something else, its place would be lost
+        value, place = result.detach().clone(), place_of(sys._getframe(2))
+        self.calls.append(Call(func, arguments, value, edge_of(result), place))
         return result
 
     def _note_writes(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -293,7 +314,10 @@ def _from_calls(
         raise Skipped(f"{owner}.training_step returned None")
     if not calls:
         known = ", ".join(f.__name__ for f in LIKELIHOODS)
-        raise NoPrediction(f"{owner}.training_step calls no likelihood that is known here ({known})")
+        distributions = ", ".join(kind.__name__ for kind in LOG_PROBS)
+        raise NoPrediction(
+            f"{owner}.training_step calls no likelihood that is known here ({known}; log_prob of {distributions})"
+        )
     trained = watch.losses or [loss]
     losses = [t for t in trained if isinstance(t, Tensor) and t.numel() == 1 and t.requires_grad]
     places = choose(calls, losses)
