@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch.autograd.graph import GradientEdge
 
 from lightning_info.replica.distribution_calls import LOG_PROBS
 from lightning_info.replica.loss_recognition import LIKELIHOODS, SYMMETRIC
-from lightning_info.replica.predicted import NoPrediction, Prediction, together
+from lightning_info.replica.predicted import NoPrediction, Prediction, product, together
 from lightning_info.replica.returned_loss import ReturnedLoss
 
 
@@ -145,8 +145,8 @@ def chosen(calls: list[Call], losses: list[Tensor], samples: int, owner: str) ->
     if not are_one([calls[place] for place in trained], samples, owner):
         raise NoPrediction(
             f"{owner}.training_step calls {len(trained)} likelihoods of different outputs or kinds, and which one is "
-            f"meant is not clear ({listed(calls)}). For one of them alone give adapter=LikelihoodCall(number) of "
-            f"lightning_info, for example LikelihoodCall({trained[0]})"
+            f"meant is not clear ({listed(calls)}). For one of them give adapter=LikelihoodCall({trained[0]}) of "
+            f"lightning_info, say, and for their product, the heads of one prediction, LikelihoodCall({trained})"
         )
     return trained
 
@@ -186,6 +186,12 @@ def prediction_of(calls: list[Call], losses: list[Tensor], samples: int, owner: 
         return predictions[0]
     shares = _shares(calls, returned.gradients)
     return together(predictions, shares, returned)
+
+
+def product_of(calls: list[Call], losses: list[Tensor], samples: int, owner: str) -> Prediction:
+    """What several calls say as heads of one prediction; arguments and refusals are those of :func:`prediction_of`."""
+    predictions = [prediction_of([call], losses, samples, owner) for call in calls]
+    return predictions[0] if len(calls) == 1 else product(predictions, replace(_returned(calls, losses), is_each=False))
 
 
 def _returned(calls: list[Call], losses: list[Tensor]) -> ReturnedLoss:

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from lightning_info.functional.likelihoods import LikelihoodLike, likelihood_named
+from lightning_info.functional.likelihoods import LikelihoodLike, Product, likelihood_named
 from lightning_info.replica.padding import Padding
 from lightning_info.replica.returned_loss import ReturnedLoss
 
@@ -65,8 +65,7 @@ class Prediction:
         """``(N, *positions)``: what a mask has; every output of its own where they are not classes."""
         if self.variance is not None:
             return tuple(self.variance.shape)
-        has_class_axis = likelihood_named(self.likelihood, "Prediction").has_class_axis
-        return tuple(self.outputs.shape[:-1] if has_class_axis else self.outputs.shape)
+        return likelihood_named(self.likelihood, "Prediction").positions(self.outputs)
 
     @property
     def described(self) -> str:
@@ -127,9 +126,16 @@ class Prediction:
         return self._summed(self.outputs.double())
 
     def _summed(self, z: Tensor) -> Tensor:
+        return self.summed_of(z, self.mask)
+
+    def summed_of(self, z: Tensor, mask: Tensor | None) -> Tensor:
+        """The summed loss of other outputs, at the positions of a mask.
+
+        Raises:
+            NoPrediction: There are no targets.
+        """
         if self._loss is None:
             raise NoPrediction("the adapter gives no targets, which the empirical Fisher and the Hessian need")
-        mask = self.mask
         return self._loss(z, None if mask is None or bool(mask.all()) else mask)
 
     @property
@@ -211,3 +217,40 @@ def together(predictions: list[Prediction], shares: list[float] | None, returned
         return None if any(mask is None for mask in masks) else torch.stack(cast(list[Tensor], masks)).any(0)
 
     return replace(predictions[most], returned=returned, _loss=loss, _kept=kept)
+
+
+def product(predictions: list[Prediction], returned: ReturnedLoss) -> Prediction:
+    """One prediction of several for the same samples, which are independent given the input.
+
+    Its loss is the sum of theirs, whatever weights the training gives them; it has no targets of one kind.
+
+    Args:
+        predictions: At least one, none with a predicted variance.
+        returned: Of all of them.
+
+    Raises:
+        NoPrediction: One has a predicted variance.
+    """
+    if any(one.variance is not None for one in predictions):
+        raise NoPrediction("a head that predicts a variance cannot be measured together with others, only by itself")
+    heads = [(likelihood_named(one.likelihood, "product"), tuple(one.outputs.shape[1:])) for one in predictions]
+    whole = Product(heads)
+    flat = [one.outputs.reshape(len(one.outputs), -1) for one in predictions]
+
+    def loss(z: Tensor, mask: Tensor | None) -> Tensor:
+        masks = [None] * len(heads) if mask is None else whole.positions_of(mask)
+        parts = zip(predictions, whole.outputs_of(z), masks, strict=True)
+        return torch.stack([one.summed_of(part, kept) for one, part, kept in parts]).sum(0)
+
+    def kept() -> Tensor | None:
+        masks = [one.mask for one in predictions]
+        if all(mask is None for mask in masks):
+            return None
+        pairs = zip(masks, predictions, strict=True)
+        every = [torch.ones(one.positions, dtype=torch.bool) if mask is None else mask for mask, one in pairs]
+        device = predictions[0].outputs.device
+        return torch.cat([mask.to(device).reshape(len(mask), -1) for mask in every], 1)
+
+    convention = "; ".join(dict.fromkeys(one.convention for one in predictions if one.convention))
+    outputs = torch.cat(flat, 1)
+    return Prediction(outputs, whole, returned=returned, convention=convention, _loss=loss, _kept=kept)

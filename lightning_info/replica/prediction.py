@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -29,7 +29,7 @@ from lightning_info.gradients.layout import bare
 from lightning_info.replica.blame import place_of
 from lightning_info.replica.distribution_calls import LOG_PROBS, ShownLogProbs, arguments_of, log_prob
 from lightning_info.replica.isolation import exits_are_errors
-from lightning_info.replica.likelihood_calls import Call, chosen, listed, prediction_of
+from lightning_info.replica.likelihood_calls import Call, chosen, listed, prediction_of, product_of
 from lightning_info.replica.loss_recognition import BY_NAME, LIKELIHOODS, values
 from lightning_info.replica.padding import Padding, in_batch, in_call
 from lightning_info.replica.predicted import NoPrediction, Prediction, Skipped, WritesParameters
@@ -79,8 +79,7 @@ class Predictor:
             prediction = _from_adapter(returned, samples)
         else:
             automatic, owner = getattr(module, "automatic_optimization", True), type(module).__name__
-            choose = partial(self._chosen, samples=samples, owner=owner)
-            prediction = _from_calls(watch, returned, samples, owner, automatic, choose)
+            prediction = self._from_calls(*_trained(watch, returned, owner, automatic), samples, owner)
         prediction.writes = watch.writes
         padded = watch.padded
         prediction.padding = lambda: [*in_batch(given, samples), *padded]
@@ -104,20 +103,16 @@ class Predictor:
                 )
                 return watch.calls[0].value
 
-    def _chosen(self, calls: list[Call], losses: list[Tensor], samples: int, owner: str) -> list[int]:
-        """The places of the calls that are meant, among all; under ``torch.func`` those of the last ordinary pass."""
+    def _from_calls(self, calls: list[Call], losses: list[Tensor], samples: int, owner: str) -> Prediction:
         if isinstance(self.adapter, LikelihoodCall):
-            return self.adapter.among(calls, owner)
-        if any(call.edge is None for call in calls):
-            if len(calls) == 1:
-                return [0]
-            if len(calls) not in self._places:
-                raise NoPrediction(
-                    f"which of the {len(calls)} likelihood calls is meant cannot be seen under torch.func"
-                )
+            return product_of(self.adapter.among(calls, owner), losses, samples, owner)
+        if any(call.edge is None for call in calls):  # under torch.func: those of the last ordinary pass
+            if len(calls) > 1 and len(calls) not in self._places:
+                raise NoPrediction(f"which of {len(calls)} likelihood calls is meant cannot be seen under torch.func")
         else:
             self._places[len(calls)] = chosen(calls, losses, samples, owner)
-        return self._places[len(calls)]
+        places = self._places.get(len(calls), [0])
+        return prediction_of([calls[place] for place in places], losses, samples, owner)
 
     def outputs(self, module: nn.Module, batch: Any) -> Tensor:
         """Only the outputs, ``(N, ...)``: the form that the gradient engines take."""
@@ -125,46 +120,50 @@ class Predictor:
 
 
 class LikelihoodCall:
-    """As ``adapter=``: of the likelihoods that the ``training_step`` calls, one is what the module predicts.
+    """As ``adapter=``: which of the likelihoods that the ``training_step`` calls say what the module predicts.
 
-    The others (auxiliary heads, further tasks) are not measured; what they add to the loss is said in the summary.
+    Of several the module predicts the product, each with weight 1 whatever the loss makes of it, and F is their sum.
+    Calls that are left out are not measured; what they add to the loss is said in the summary.
 
     Args:
-        number: Its place in the list that the refusal of the ``training_step`` has, from 0.
+        numbers: Places in the list that the refusal of the ``training_step`` has, from 0.
 
     Raises:
-        ValueError: The number is negative or none.
+        ValueError: A number is negative or none, or there is none or one twice.
 
     Example::
 
         FisherTraceCallback(adapter=LikelihoodCall(0))
+        FisherTraceCallback(adapter=LikelihoodCall([0, 1]))
     """
 
-    def __init__(self, number: int) -> None:
-        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-            raise ValueError(f"LikelihoodCall: number={number!r} counts calls from 0; for example LikelihoodCall(0)")
-        self.number = number
+    def __init__(self, numbers: int | Sequence[int]) -> None:
+        given = [numbers] if isinstance(numbers, (int, float, str)) else list(numbers)
+        whole = all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in given)
+        if not whole or not given or len(set(given)) < len(given):
+            raise ValueError(f"LikelihoodCall: {numbers!r} does not count calls from 0; for example LikelihoodCall(0)")
+        self.numbers = given
 
-    def among(self, calls: list[Call], owner: str) -> list[int]:
-        """The place of the call that is meant.
+    def among(self, calls: list[Call], owner: str) -> list[Call]:
+        """The calls that are meant.
 
         Raises:
             NoPrediction: There are fewer; the message has the list.
         """
-        if self.number >= len(calls):
+        if max(self.numbers) >= len(calls):
             raise NoPrediction(
                 f"{self!r} is none of the {len(calls)} likelihoods that {owner}.training_step calls ({listed(calls)})"
             )
-        return [self.number]
+        return [calls[number] for number in self.numbers]
 
     def __repr__(self) -> str:
-        return f"LikelihoodCall({self.number})"
+        return f"LikelihoodCall({self.numbers[0] if len(self.numbers) == 1 else self.numbers})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, LikelihoodCall) and other.number == self.number
+        return isinstance(other, LikelihoodCall) and other.numbers == self.numbers
 
     def __hash__(self) -> int:
-        return hash((LikelihoodCall, self.number))
+        return hash((LikelihoodCall, *self.numbers))
 
     def __call__(self, module: Any, batch: Any) -> Any:
         """Runs the ``training_step``; the :class:`Predictor` that calls it looks at its calls."""
@@ -298,14 +297,8 @@ def _default_dtype(module: nn.Module) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _from_calls(
-    watch: _Watch,
-    returned: Any,
-    samples: int,
-    owner: str,
-    automatic: bool,
-    choose: Callable[[list[Call], list[Tensor]], list[int]],
-) -> Prediction:
+def _trained(watch: _Watch, returned: Any, owner: str, automatic: bool) -> tuple[list[Call], list[Tensor]]:
+    """The likelihood calls, and the losses that are trained, as far as they have a graph."""
     calls = watch.calls
     loss = returned.get("loss") if isinstance(returned, Mapping) else returned
     if loss is None and not watch.losses and (automatic or not calls):  # Lightning leaves such a batch out, too
@@ -319,9 +312,7 @@ def _from_calls(
             f"{owner}.training_step calls no likelihood that is known here ({known}; log_prob of {distributions})"
         )
     trained = watch.losses or [loss]
-    losses = [t for t in trained if isinstance(t, Tensor) and t.numel() == 1 and t.requires_grad]
-    places = choose(calls, losses)
-    return prediction_of([calls[place] for place in places], losses, samples, owner)
+    return calls, [t for t in trained if isinstance(t, Tensor) and t.numel() == 1 and t.requires_grad]
 
 
 def _is_wrapped(tensor: Tensor) -> bool:

@@ -219,11 +219,52 @@ def test_one_of_several_is_picked():
     assert prediction.extra_loss == pytest.approx(rest)
 
 
+def three_heads(module, x, y, other):
+    """Classes, values, and classes of which some are ignored."""
+    z, values = module(x), module.head(x)
+    loss = 3 * F.cross_entropy(z, y) + 0.1 * F.l1_loss(values, VALUES[: len(x)])
+    return loss + F.cross_entropy(2 * z, other, ignore_index=0)
+
+
+@pytest.mark.parametrize("engine", ["loop", "func", "backpack", "backpack_vmap"])
+def test_the_information_of_several_heads_is_the_sum(engine):
+    batch = (X, Y, OTHER)
+    parts = [traces(three_heads, batch, "loop", LikelihoodCall(number)) for number in range(3)]
+    found = traces(three_heads, batch, engine, LikelihoodCall([0, 1, 2]))
+    torch.testing.assert_close(found, torch.stack(parts).sum(0), rtol=1e-9, atol=0)
+
+
+def test_several_heads_are_one_prediction():
+    module, batch = Module(three_heads), (X, Y, OTHER)
+    whole = predict(module, batch, LikelihoodCall([0, 1, 2]))
+    parts = [predict(module, batch, LikelihoodCall(number)) for number in range(3)]
+    assert whole.outputs.shape == (N, 3 * CLASSES)
+    assert whole.positions == (N, 1 + CLASSES + 1)
+    assert torch.equal(whole.mask, torch.cat([torch.ones(N, 1 + CLASSES), (OTHER != 0)[:, None]], 1).bool())
+    torch.testing.assert_close(whole.summed_loss(), sum(part.summed_loss() for part in parts))
+    gradient = torch.cat([part.loss_gradient() for part in parts], 1)
+    torch.testing.assert_close(whole.loss_gradient(), gradient, rtol=1e-9, atol=1e-12)
+    assert whole.extra_loss == 0.0
+    assert whole.described == (
+        "categorical (3,) and laplace (3,) and categorical (3,) outputs (9,) a sample (unit scale, by convention)"
+    )
+
+
+def test_a_head_with_a_predicted_variance_stands_alone():
+    def step(module, x, y, other):
+        values = module.head(x)
+        return F.cross_entropy(module(x), y) + F.gaussian_nll_loss(values, VALUES[: len(x)], values.exp())
+
+    with pytest.raises(NoPrediction, match="only by itself"):
+        predict(Module(step), (X, Y, OTHER), LikelihoodCall([0, 1]))
+    assert predict(Module(step), (X, Y, OTHER), LikelihoodCall(1)).variance is not None
+
+
 def test_a_number_without_a_call_is_refused():
     with pytest.raises(NoPrediction, match=r"LikelihoodCall\(2\) is none of the 2 likelihoods .*0: cross_entropy"):
         predict(Module(two_heads), (X, Y, OTHER), LikelihoodCall(2))
-    for number in (-1, 1.0, True, "cross_entropy"):
-        with pytest.raises(ValueError, match="counts calls from 0"):
+    for number in (-1, 1.0, True, "cross_entropy", [], [0, 0], [0, -1]):
+        with pytest.raises(ValueError, match="does not count calls from 0"):
             LikelihoodCall(number)
 
 
@@ -271,6 +312,7 @@ class Heads(Mixed):
         (Mixed, None, "backpack_vmap"),
         (Heads, LikelihoodCall(0), "auto"),
         (Heads, LikelihoodCall(1), "auto"),
+        (Heads, LikelihoodCall([0, 1]), "auto"),
     ],
 )
 def test_a_run_is_measured_and_not_changed(kind, adapter, engine):

@@ -15,6 +15,7 @@ from lightning_info.functional.likelihoods.gaussian import Gaussian
 from lightning_info.functional.likelihoods.huber import Huber
 from lightning_info.functional.likelihoods.laplace import Laplace
 from lightning_info.functional.likelihoods.poisson import Poisson
+from lightning_info.functional.likelihoods.product import Product
 from lightning_info.validation import one_of
 
 LikelihoodName = Literal["categorical", "bernoulli", "gaussian", "laplace", "huber", "poisson"]
@@ -37,6 +38,7 @@ __all__ = [
     "LikelihoodName",
     "PerOutput",
     "Poisson",
+    "Product",
     "likelihood_named",
 ]
 

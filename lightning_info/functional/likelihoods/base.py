@@ -36,6 +36,14 @@ class Likelihood(ABC):
     def __str__(self) -> str:
         return self.name
 
+    def positions(self, z: Tensor) -> tuple[int, ...]:
+        """``(N, *positions)``: what a mask has."""
+        return tuple(z.shape[:-1] if self.has_class_axis else z.shape)
+
+    def masked(self, u: Tensor, mask: Tensor) -> Tensor:
+        """``u`` like z, and zero at positions that a mask ``(N, *positions)`` leaves out."""
+        return u * mask.reshape(*mask.shape, *(1,) * (u.dim() - mask.dim()))
+
     @abstractmethod
     def fisher_trace(self, z: Tensor) -> Tensor:
         """``tr H(z)`` of every position, ``(N, *positions)``."""
