@@ -112,7 +112,7 @@ def preflight(
         lines = ADAPTER_LINES.format(callback=owner)
         raise Refused(f"{owner}: {error}. Tell it what the module predicts:\n\n{lines}") from error
     except SamplesMixed as error:
-        source = f"{name}.training_step" if snapshot.predictor.adapter is None else "the adapter"
+        source = snapshot.predictor.source(name)
         lines = ADAPTER_LINES.format(callback=owner)
         raise Refused(
             f"{owner}: what {source} predicts for a sample must not depend on the others of its batch; give an adapter "
@@ -236,5 +236,5 @@ def _guarded(snapshot: ModelSnapshot, module: str, predict: Callable[[], T]) -> 
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        source = f"{module}.training_step" if snapshot.predictor.adapter is None else "the adapter"
+        source = snapshot.predictor.source(module)
         raise NoPrediction(f"{source} fails on a copy of the module: {type(error).__name__}: {error}") from error

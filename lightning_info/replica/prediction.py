@@ -75,20 +75,28 @@ class Predictor:
         batch = apply_to_collection(given, Tensor, torch.clone)  # a training_step may edit its batch in place
         with _default_dtype(module), _Watch(module, self.shared) as watch:
             returned = self._called(module, batch, watch)
-        if self.adapter is not None and not isinstance(self.adapter, LikelihoodCall):
-            prediction = _from_adapter(returned, samples)
-        else:
+        if self._runs_step:
             automatic, owner = getattr(module, "automatic_optimization", True), type(module).__name__
             prediction = self._from_calls(*_trained(watch, returned, owner, automatic), samples, owner)
+        else:
+            prediction = _from_adapter(returned, samples)
         prediction.writes = watch.writes
         padded = watch.padded
         prediction.padding = lambda: [*in_batch(given, samples), *padded]
         return prediction
 
+    @property
+    def _runs_step(self) -> bool:
+        return self.adapter is None or isinstance(self.adapter, LikelihoodCall)
+
+    def source(self, module: str) -> str:
+        """Where predictions come from, with the name of the module's class."""
+        return f"{module}.training_step" if self._runs_step else "the adapter"
+
     def _called(self, module: nn.Module, batch: Any, watch: _Watch) -> Any:
-        with exits_are_errors("the adapter" if self.adapter else f"{type(module).__name__}.training_step"):
-            if self.adapter is not None:
-                return self.adapter(module, batch)
+        with exits_are_errors(self.source(type(module).__name__)):
+            if not self._runs_step:
+                return cast(Adapter, self.adapter)(module, batch)
             try:
                 return _training_step(module, batch)
             except (NoPrediction, KeyboardInterrupt):
