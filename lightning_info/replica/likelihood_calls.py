@@ -123,31 +123,28 @@ def chosen(calls: list[Call], losses: list[Tensor], samples: int, owner: str) ->
     Raises:
         NoPrediction: There is no one answer; the message has the list.
     """
-    if len(calls) == 1 and not calls[0].is_log_prob:
+    is_single = len(calls) == 1 and not calls[0].is_log_prob
+    if is_single and not calls[0].is_each:
         return [0]
-    trained = list(range(len(calls)))
-    if losses:
-        gradients = _returned(calls, losses).gradients
-        trained = [place for place in trained if gradients[place] is not None]
-        for place in trained:
-            if calls[place].is_log_prob and not _is_likelihood(gradients[place]):
-                raise NoPrediction(
-                    f"the loss of {owner}.training_step is not the mean of -log_prob ({calls[place]}): it takes "
-                    f"each with another weight, as a policy gradient, a mixture and importance weights do. If the "
-                    f"distribution is what the module predicts all the same, give adapter=LikelihoodCall({place}) of "
-                    f"lightning_info"
-                )
+    gradients = _returned(calls, losses).gradients
+    trained = [place for place, gradient in enumerate(gradients) if gradient is not None or is_single or not losses]
     if not trained:
         raise NoPrediction(
             f"{owner}.training_step calls {len(calls)} likelihoods, and its loss depends on none of them "
             f"({listed(calls)})"
         )
-    if not are_one([calls[place] for place in trained], samples, owner):
+    if len(trained) > 1 and not are_one([calls[place] for place in trained], samples, owner):
         raise NoPrediction(
             f"{owner}.training_step calls {len(trained)} likelihoods of different outputs or kinds, and which one is "
             f"meant is not clear ({listed(calls)}). For one of them give adapter=LikelihoodCall({trained[0]}) of "
             f"lightning_info, say, and for their product, the heads of one prediction, LikelihoodCall({trained})"
         )
+    for place in trained:
+        if found := _objection(calls[place], gradients[place]):
+            raise NoPrediction(
+                f"the loss of {owner}.training_step {found}. If the distribution is what the module predicts all the "
+                f"same, give adapter=LikelihoodCall({place}) of lightning_info"
+            )
     return trained
 
 
@@ -199,10 +196,20 @@ def _returned(calls: list[Call], losses: list[Tensor]) -> ReturnedLoss:
     return ReturnedLoss(losses, [call.value for call in calls], [call.edge for call in calls], is_each)
 
 
-def _is_likelihood(gradient: Tensor | None) -> bool:
-    """Whether log-probabilities have one and the same negative weight, or none (masked)."""
-    weights = torch.zeros(0) if gradient is None else gradient[gradient != 0].double()
-    return len(weights) > 0 and bool(weights[0] < 0) and torch.allclose(weights, weights[0], rtol=1e-4, atol=0.0)
+def _objection(call: Call, gradient: Tensor | None) -> str:
+    """What of a call's weights in the loss says that it is not trained as a likelihood; empty if nothing does."""
+    if gradient is None:
+        return ""
+    weights = gradient[gradient != 0].double()
+    if not call.is_log_prob:
+        falls = bool((weights < 0).any())
+        return f"falls as {call} rises, at some positions at least, as a policy gradient does" if falls else ""
+    if bool((weights < 0).all()) and (not len(weights) or torch.allclose(weights, weights[0], rtol=1e-4, atol=0.0)):
+        return ""
+    return (
+        f"is not the mean of -log_prob ({call}): it takes each with another weight, as a policy gradient, a mixture "
+        f"and importance weights do"
+    )
 
 
 def _shares(calls: list[Call], gradients: list[Tensor | None]) -> list[float] | None:

@@ -136,6 +136,19 @@ def probabilities(arguments: dict[str, Any], samples: int) -> Prediction:
     return bernoulli({**arguments, "input": logits}, samples)
 
 
+def signs(arguments: dict[str, Any], samples: int) -> Prediction:
+    """``soft_margin_loss``: logits and targets -1 or 1 ``(rows, *)``."""
+    return bernoulli({"input": arguments["input"], "target": (arguments["target"] + 1) / 2}, samples)
+
+
+def labels(arguments: dict[str, Any], samples: int) -> Prediction:
+    """``multilabel_soft_margin_loss``: logits and targets ``(rows, C)``, of which it takes the mean over the labels."""
+    prediction = bernoulli({name: arguments.get(name) for name in ("input", "target", "weight")}, samples)
+    shape = arguments["input"].shape
+    prediction.weights_of = lambda each: unfolded(each.reshape(shape[:-1]).unsqueeze(-1).expand(shape), samples)
+    return prediction
+
+
 def values(arguments: dict[str, Any], samples: int, likelihood: LikelihoodLike) -> Prediction:
     """``mse_loss`` and other functions of residuals: outputs and targets ``(rows, *)``, every output by itself.
 
@@ -225,6 +238,8 @@ LIKELIHOODS: dict[Callable[..., Any], LossParser] = {
     F.kl_div: class_probabilities,
     F.binary_cross_entropy_with_logits: bernoulli,
     F.binary_cross_entropy: probabilities,
+    F.soft_margin_loss: signs,
+    F.multilabel_soft_margin_loss: labels,
     F.mse_loss: gaussian,
     F.gaussian_nll_loss: gaussian_with_variance,
     F.l1_loss: laplace,
@@ -232,6 +247,17 @@ LIKELIHOODS: dict[Callable[..., Any], LossParser] = {
     F.smooth_l1_loss: smooth_l1,
     F.poisson_nll_loss: poisson,
 }
+NO_LIKELIHOODS: dict[Callable[..., Any], str] = {
+    F.ctc_loss: "it sums over alignments, so that its positions are not independent",
+    F.triplet_margin_loss: "it compares samples with one another",
+    F.triplet_margin_with_distance_loss: "it compares samples with one another",
+    F.cosine_embedding_loss: "it compares embeddings",
+    F.margin_ranking_loss: "it compares two predictions",
+    F.hinge_embedding_loss: "a margin belongs to no density",
+    F.multi_margin_loss: "a margin belongs to no density",
+    F.multilabel_margin_loss: "a margin belongs to no density",
+}
+"""Losses that give their targets no probability, and why."""
 SYMMETRIC = (F.mse_loss, F.gaussian_nll_loss, F.l1_loss, F.huber_loss, F.smooth_l1_loss)
 """Functions whose outputs and targets may change places."""
 

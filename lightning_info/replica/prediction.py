@@ -30,7 +30,7 @@ from lightning_info.replica.blame import place_of
 from lightning_info.replica.distribution_calls import LOG_PROBS, ShownLogProbs, arguments_of, log_prob
 from lightning_info.replica.isolation import exits_are_errors
 from lightning_info.replica.likelihood_calls import Call, chosen, listed, prediction_of, product_of
-from lightning_info.replica.loss_recognition import BY_NAME, LIKELIHOODS, values
+from lightning_info.replica.loss_recognition import BY_NAME, LIKELIHOODS, NO_LIKELIHOODS, values
 from lightning_info.replica.padding import Padding, in_batch, in_call
 from lightning_info.replica.predicted import NoPrediction, Prediction, Skipped, WritesParameters
 from lightning_info.replica.returned_loss import backward, edge_of
@@ -185,6 +185,7 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self.calls: list[Call] = []
         self.losses: list[Any] = []  # that went backward
+        self.others: dict[Callable[..., Any], str] = {}  # losses that are no likelihoods
         self.padded: list[Padding] = []
         self.log_probs = ShownLogProbs()
         self.writes = False
@@ -237,6 +238,8 @@ class _Watch(TorchFunctionMode):
         result = func(*args, **kwargs)
         if func in LIKELIHOODS:
             return self._recorded(func, inspect.signature(func).bind(*args, **kwargs).arguments, result)
+        if func in NO_LIKELIHOODS:
+            self.others[func] = NO_LIKELIHOODS[func]
         if (padding := in_call(func, args, kwargs)) is not None:
             self.padded.append(padding)
         return result
@@ -316,8 +319,10 @@ def _trained(watch: _Watch, returned: Any, owner: str, automatic: bool) -> tuple
     if not calls:
         known = ", ".join(f.__name__ for f in LIKELIHOODS)
         distributions = ", ".join(kind.__name__ for kind in LOG_PROBS)
+        others = "".join(f". {f.__name__} is none: {reason}" for f, reason in watch.others.items())
         raise NoPrediction(
             f"{owner}.training_step calls no likelihood that is known here ({known}; log_prob of {distributions})"
+            f"{others}"
         )
     trained = watch.losses or [loss]
     return calls, [t for t in trained if isinstance(t, Tensor) and t.numel() == 1 and t.requires_grad]

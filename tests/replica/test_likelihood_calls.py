@@ -187,7 +187,11 @@ def both_backward(module, x, y, other):
     module.manual_backward(F.cross_entropy(module.head(x), other))
 
 
-@pytest.mark.parametrize("step", [two_heads, two_kinds, two_passes, two_thresholds, both_backward])
+def adversarial(module, x, y, other):
+    return F.cross_entropy(module(x), y) - 0.1 * F.cross_entropy(module.head(x), other)
+
+
+@pytest.mark.parametrize("step", [two_heads, two_kinds, two_passes, two_thresholds, both_backward, adversarial])
 def test_several_predictions_are_refused_with_their_list(step):
     module = Module(step)
     module.automatic_optimization = step is not both_backward

@@ -135,6 +135,12 @@ CASES = {
         (TOKENS,),
         labels,
     ),
+    "soft_margin_loss": (lambda m, x, y: F.soft_margin_loss(m(x), 2 * y - 1), (X, LABELS), labels),
+    "MultiLabelSoftMarginLoss": (
+        lambda m, x, y: nn.MultiLabelSoftMarginLoss(WEIGHT, reduction="none")(m(x), y).sum(),
+        (X, LABELS),
+        labels,
+    ),
     "mse_loss": (lambda m, x, y: F.mse_loss(m(x), y), (X, VALUES), means),
     "mse_loss, summed": (lambda m, x, y: nn.MSELoss(reduction="sum")(m(x), y), (X, VALUES), means),
     "l1_loss": (lambda m, x, y: F.l1_loss(m(x), y), (X, VALUES), locations(1.0)),
@@ -244,6 +250,8 @@ def test_ignored_tokens_count_zero():
         (lambda m, x, y: F.nll_loss(m(x).log_softmax(1), y, WEIGHT), (X, Y)),
         (lambda m, x, y: F.binary_cross_entropy(m(x).sigmoid(), y, WEIGHT), (X, LABELS)),
         (lambda m, x, y: F.gaussian_nll_loss(*heteroscedastic(m, x)[:1], y, heteroscedastic(m, x)[1]), (X, VALUES)),
+        (lambda m, x, y: F.soft_margin_loss(m(x), 2 * y - 1), (X, LABELS)),
+        (lambda m, x, y: CLASSES * F.multilabel_soft_margin_loss(m(x), y, WEIGHT), (X, LABELS)),
         (lambda m, x, y: F.l1_loss(m(x), y), (X, LABELS)),
         (lambda m, x, y: F.huber_loss(m(x), y, delta=0.4), (X, LABELS)),
         (lambda m, x, y: F.smooth_l1_loss(m(x), y, beta=0.25), (X, LABELS)),
@@ -305,6 +313,30 @@ def test_the_trace_is_the_mean_square_of_the_gradients_at_labels_of_the_distribu
 def test_a_log_probability_along_no_axis_is_refused():
     with pytest.raises(NoPrediction, match="along none of its axes"):
         traces(Module(lambda m, x, y: F.kl_div(m(x), y)), (X, SOFT))
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        (lambda m, x, y: F.triplet_margin_loss(m(x), m(x + 1), m(-x)), "triplet_margin_loss is none: it compares"),
+        (lambda m, x, y: F.multi_margin_loss(m(x), y), "multi_margin_loss is none: a margin belongs to no density"),
+        (
+            lambda m, x, y: F.ctc_loss(m(x)[:, None].log_softmax(-1), y[None, :2] % 2 + 1, (len(x),), (2,)),
+            "ctc_loss is none: it sums over alignments",
+        ),
+    ],
+)
+def test_a_loss_that_is_no_likelihood_is_refused_with_the_reason(step, reason):
+    with pytest.raises(NoPrediction, match=reason):
+        traces(Module(step), (X, Y))
+
+
+def test_a_policy_gradient_is_refused_with_the_reason():
+    def step(module, x, y):
+        return (F.cross_entropy(module(x), y, reduction="none") * torch.linspace(-1, 1, len(x))).mean()
+
+    with pytest.raises(NoPrediction, match=r"falls as cross_entropy of outputs \(5, 3\) .* rises.*LikelihoodCall\(0\)"):
+        make_predictor()(replicate(Module(step)), (X, Y))
 
 
 def test_what_is_set_by_convention_is_said():
