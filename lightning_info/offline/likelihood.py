@@ -56,7 +56,7 @@ class Predicts:
             f"{likelihood!r}) that takes the tensor of outputs out of it"
             if not isinstance(outputs, Tensor)
             else _classes_wrong(outputs, y)
-            if likelihood == "categorical"
+            if likelihood_named(likelihood, owner).has_class_axis
             else _values_wrong(outputs, y, likelihood)
         )
         if wrong:

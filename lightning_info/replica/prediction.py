@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 
-from lightning_info.functional.likelihoods import PerOutput
+from lightning_info.functional.likelihoods import Likelihood, PerOutput
 from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.layout import bare
 from lightning_info.replica.blame import place_of
@@ -349,6 +349,7 @@ def _from_adapter(returned: Any, samples: int) -> Prediction:
         likelihood = returned[2]
         if isinstance(likelihood, PerOutput):
             return values({"input": outputs, "target": targets}, samples, likelihood)
+        likelihood = likelihood.name if isinstance(likelihood, Likelihood) else likelihood
         if likelihood not in BY_NAME:
             raise NoPrediction(f"the adapter named the likelihood {likelihood!r}; choose one of {', '.join(BY_NAME)}")
     elif targets is not None and not targets.is_floating_point() and outputs.dim() == targets.dim() + 1:

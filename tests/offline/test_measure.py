@@ -22,7 +22,7 @@ from lightning_info import (
     WeightInfoCallback,
     measure,
 )
-from lightning_info.functional.likelihoods import Huber
+from lightning_info.functional.likelihoods import Categorical, Huber
 
 SAMPLES, BATCH = 48, 8
 
@@ -96,6 +96,11 @@ def test_a_distribution_stands_for_its_name():
         return measure(net, (x, y), FisherTraceCallback("exact"), likelihood=likelihood)["fisher/trace"]
 
     assert trace("huber") == trace(Huber(1.0)) < trace(Huber(2.0)) < trace("laplace") == trace("gaussian")
+    classes = (x, y[:, 0].long())
+    named, given = (
+        measure(net, classes, FisherTraceCallback("exact"), likelihood=one) for one in ("categorical", Categorical())
+    )
+    assert named["fisher/trace"] == given["fisher/trace"]
     squares = (x.square().sum(1) + 1)[:, None]
     assert trace("poisson") == pytest.approx((net(x).exp() * squares).sum(1).mean().item(), rel=1e-5)
 
