@@ -8,6 +8,7 @@ from lightning_info.callbacks.stability import StabilityCallback
 from lightning_info.callbacks.weight_info import WeightInfoCallback
 from lightning_info.comparison import RunComparison, compare_runs
 from lightning_info.offline import MeasureResult, measure
+from lightning_info.replica.prediction import LikelihoodCall
 
 __version__ = "0.1.0.dev0"
 
@@ -16,6 +17,7 @@ __all__ = [
     "FisherTraceCallback",
     "InfoCallback",
     "InfoPlaneCallback",
+    "LikelihoodCall",
     "MeasureResult",
     "RunComparison",
     "StabilityCallback",

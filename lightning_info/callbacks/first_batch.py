@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from lightning_info.callbacks.preflight import Findings, preflight
-from lightning_info.replica.loss_recognition import Skipped
+from lightning_info.replica.predicted import Skipped
 from lightning_info.replica.sample_axis import Layouts
 from lightning_info.replica.skipped import without_skipped
 from lightning_info.replica.snapshot import ModelSnapshot

@@ -22,8 +22,9 @@ class FisherTraceCallback(InfoCallback):
     sensitively its predictions depend on the weights. Labels come from the **model**, not from the data, so it does
     not vanish as the training loss does. Source: Achille, Paolini & Soatto, sections 1.2 and 4; ``docs/fisher.md``.
 
-    Nothing in the user's code changes: outputs, targets and likelihood (``cross_entropy``, ``nll_loss``,
-    ``binary_cross_entropy`` with or without logits, ``mse_loss``, ``gaussian_nll_loss``) are found in the module's
+    Nothing in the user's code changes: outputs, targets and likelihood (``cross_entropy``, ``nll_loss``, ``kl_div``,
+    ``binary_cross_entropy`` with or without logits, ``mse_loss``, ``gaussian_nll_loss``, ``l1_loss``, ``huber_loss``,
+    ``smooth_l1_loss``, ``poisson_nll_loss``; ``log_prob`` of a distribution) are found in the module's
     ``training_step``. Everything is measured on a replica in eval mode (dropout off, BatchNorm as ``batch_norm``
     says), so that training is bit-identical to training without the callback.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lightning_info.replica.loss_recognition import Prediction
+from lightning_info.replica.predicted import Prediction
 from lightning_info.replica.reach import reach_of
 from lightning_info.replica.snapshot import ModelSnapshot
 

@@ -25,7 +25,8 @@ ARGUMENTS = """\
             them: a Dataset (collated as a DataLoader does by default), or tensors such as ``(x, y)``; they must look
             like the batches that ``training_step`` gets.
         adapter: ``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)`` with ``"categorical"``
-            (logits), ``"bernoulli"`` (logits) or ``"gaussian"`` (means), where the ``training_step`` hides them.
+            (logits), ``"bernoulli"`` (logits), ``"gaussian"`` (means), ``"laplace"``, ``"huber"`` (locations) or
+            ``"poisson"`` (log-rates), where the ``training_step`` hides them.
         seed: Of all random numbers of the measurements; training's own are never touched.
         prefix: Put in front of every tag, ``prefix/...``.
         on_error: ``"warn"``: a measurement that fails is one warning and NaN, and a module that cannot be measured is

@@ -23,7 +23,7 @@ from lightning_info.quantities.quantity import Point, Quantity, Record
 from lightning_info.quantities.training_setup import TrainingSetup
 from lightning_info.replica.batch_norm import BatchNormStatistics
 from lightning_info.replica.isolation import exits_are_errors
-from lightning_info.replica.loss_recognition import NoPrediction, Skipped, WritesParameters
+from lightning_info.replica.predicted import NoPrediction, Skipped, WritesParameters
 from lightning_info.replica.prediction import Adapter
 from lightning_info.replica.reference_samples import ReferenceSamples
 from lightning_info.replica.sample_axis import needs_order

@@ -114,7 +114,7 @@ def preflight(
         lines = ADAPTER_LINES.format(callback=owner)
         raise Refused(f"{owner}: {error}. Tell it what the module predicts:\n\n{lines}") from error
     except SamplesMixed as error:
-        source = f"{name}.training_step" if snapshot.predictor.adapter is None else "the adapter"
+        source = snapshot.predictor.source(name)
         lines = ADAPTER_LINES.format(callback=owner)
         raise Refused(
             f"{owner}: what {source} predicts for a sample must not depend on the others of its batch; give an adapter "
@@ -133,11 +133,7 @@ def preflight(
     except NotCovered as error:
         raise Refused(f"{owner}: no engine gives exact per-sample gradients of {name}: {error}") from error
     weights = sum(sizes(trainable(module).values()))
-    shape = tuple(prediction.outputs.shape[1:])
-    what = f"outputs {shape} a sample; no likelihood, as {prediction.unknown}"
-    if not prediction.unknown:
-        what = f"{prediction.likelihood} outputs {shape} a sample"
-    rows["module"] = f"{name}, {weights:,} trainable weights, {what}"
+    rows["module"] = f"{name}, {weights:,} trainable weights, {prediction.described}"
     return Findings(snapshot, rows | beside, writes, whole)
 
 
@@ -244,7 +240,7 @@ def _guarded(snapshot: ModelSnapshot, module: str, predict: Callable[[], T]) -> 
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        source = f"{module}.training_step" if snapshot.predictor.adapter is None else "the adapter"
+        source = snapshot.predictor.source(module)
         raise NoPrediction(
             f"{source} fails on a copy of the module in eval mode, without its trainer and optimisers: {text_of(error)}"
         ) from error

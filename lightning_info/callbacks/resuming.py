@@ -11,6 +11,7 @@ from lightning.pytorch import Callback
 from lightning_info.callbacks import messages
 from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.points import Points
+from lightning_info.replica.prediction import LikelihoodCall
 
 
 class Resuming(Points, Callback, ABC):
@@ -109,6 +110,8 @@ class Resuming(Points, Callback, ABC):
     def _settings(self) -> dict[str, str]:
         """The arguments without which values cannot be compared, in Python's notation."""
         adapter = getattr(self.adapter, "__qualname__", type(self.adapter).__qualname__) if self.adapter else None
+        if isinstance(self.adapter, LikelihoodCall):
+            adapter = repr(self.adapter)
         settings = {"num_samples": self.num_samples, "adapter": adapter, "batch_norm": self.batch_norm}
         return {name: repr(value) for name, value in (settings | dict(self.quantity.settings())).items()}
 

@@ -89,7 +89,7 @@ class StabilityCallback(InfoCallback):
         replacement: int | None = None,
         beta: float = 1.0,
         num_twins: int = 1,
-        trust: str | Sequence[str] = (),
+        trust: str | list[str] | None = None,
         num_samples: int = 256,
         **common: Unpack[CommonOptions],
     ) -> None:
@@ -106,7 +106,7 @@ class StabilityCallback(InfoCallback):
                 f"{owner}: num_twins={num_twins} with index={index} and replacement={replacement} are twins of the "
                 f"same sample; leave out one of the two, which is then drawn for each twin"
             )
-        trusted = [trust] if isinstance(trust, str) else list(trust)
+        trusted = [trust] if isinstance(trust, str) else list(trust or ())
         if not all(isinstance(name, str) for name in trusted):
             raise ValueError(
                 f"{owner}: trust={trust!r}; give names of classes of callbacks, for example trust=['MyLogger']"

@@ -26,7 +26,7 @@ from lightning_info.quantities.stability.quantity import Other, Stability
 from lightning_info.quantities.stability.weight_change import flat_weights
 from lightning_info.quantities.training_setup import TrainingSetup
 from lightning_info.replica.isolation import isolated
-from lightning_info.replica.loss_recognition import NoPrediction
+from lightning_info.replica.predicted import NoPrediction
 from lightning_info.replica.prediction import Adapter, Predictor
 from lightning_info.replica.reference_samples import ReferenceSamples
 from lightning_info.replica.replicate import replicate

@@ -18,6 +18,11 @@ def normal(shape: Shape, like: Tensor, generator: Generator | None) -> Tensor:
     return torch.randn(shape, generator=generator, device=_device(generator), dtype=torch.float64).to(like.device)
 
 
+def poisson(rates: Tensor, generator: Generator | None) -> Tensor:
+    """Counts of the given rates, like them, on their device."""
+    return torch.poisson(rates.to(_device(generator)), generator=generator).to(rates.device)
+
+
 def signs(shape: Shape, like: Tensor, generator: Generator | None) -> Tensor:
     """-1 or 1 with equal probability, in the precision and on the device of ``like``."""
     bits = torch.randint(0, 2, shape, generator=generator, device=_device(generator))

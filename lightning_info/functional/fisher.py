@@ -25,7 +25,7 @@ import torch
 from torch import Generator, Tensor
 
 from lightning_info.functional import draws as random
-from lightning_info.functional.likelihoods import CotangentEstimator, LikelihoodName, likelihood_named
+from lightning_info.functional.likelihoods import CotangentEstimator, Likelihood, LikelihoodLike, likelihood_named
 from lightning_info.functional.standard_error import standard_error
 from lightning_info.validation import one_of
 
@@ -47,7 +47,7 @@ class TraceEstimate(NamedTuple):
         return self.trace + 1.96 * self.stderr
 
 
-def output_fisher_trace(outputs: Tensor, likelihood: LikelihoodName, mask: Tensor | None = None) -> Tensor:
+def output_fisher_trace(outputs: Tensor, likelihood: LikelihoodLike, mask: Tensor | None = None) -> Tensor:
     """Trace of the output Fisher information, ``tr H(z_n)``, of each sample.
 
     Args:
@@ -62,13 +62,14 @@ def output_fisher_trace(outputs: Tensor, likelihood: LikelihoodName, mask: Tenso
         ValueError: There is no likelihood of that name.
     """
     per_output = likelihood_named(likelihood, "output_fisher_trace").fisher_trace(outputs.detach().double())
-    per_output = _masked(per_output, mask)
+    if mask is not None:  # a predicted variance has the mask of its mean
+        per_output = per_output * mask.reshape(*mask.shape, *(1,) * (per_output.dim() - mask.dim()))
     return per_output.flatten(1).sum(1) if per_output.dim() > 1 else per_output
 
 
 def fisher_cotangent(
     outputs: Tensor,
-    likelihood: LikelihoodName,
+    likelihood: LikelihoodLike,
     estimator: CotangentEstimator = "importance",
     *,
     generator: Generator | None = None,
@@ -100,10 +101,10 @@ def fisher_cotangent(
     """
     one_of("fisher_cotangent", "estimator", estimator, get_args(CotangentEstimator))
     distribution = likelihood_named(likelihood, "fisher_cotangent")
-    return _masked(distribution.cotangent(outputs.detach().double(), estimator, generator), mask)
+    return _masked(distribution, distribution.cotangent(outputs.detach().double(), estimator, generator), mask)
 
 
-def exact_cotangents(outputs: Tensor, likelihood: LikelihoodName, mask: Tensor | None = None) -> Iterator[Tensor]:
+def exact_cotangents(outputs: Tensor, likelihood: LikelihoodLike, mask: Tensor | None = None) -> Iterator[Tensor]:
     """All columns of a square root of ``H(z)``: the sum of ``‖Jᵀu‖²`` over them is ``tr JᵀHJ`` without error.
 
     Args:
@@ -119,11 +120,11 @@ def exact_cotangents(outputs: Tensor, likelihood: LikelihoodName, mask: Tensor |
         ValueError: There is no likelihood of that name.
     """
     distribution = likelihood_named(likelihood, "exact_cotangents")
-    return (_masked(u, mask) for u in distribution.fisher_root(outputs.detach().double()))
+    return (_masked(distribution, u, mask) for u in distribution.fisher_root(outputs.detach().double()))
 
 
 def output_fisher_product(
-    outputs: Tensor, likelihood: LikelihoodName, tangent: Tensor, mask: Tensor | None = None
+    outputs: Tensor, likelihood: LikelihoodLike, tangent: Tensor, mask: Tensor | None = None
 ) -> Tensor:
     """``H(z_n) t_n`` of each sample, and never H.
 
@@ -140,7 +141,9 @@ def output_fisher_product(
         ValueError: There is no likelihood of that name.
     """
     distribution = likelihood_named(likelihood, "output_fisher_product")
-    return _masked(distribution.fisher_product(outputs.detach().double(), tangent.detach().double()), mask)
+    return _masked(
+        distribution, distribution.fisher_product(outputs.detach().double(), tangent.detach().double()), mask
+    )
 
 
 def sampling_probabilities(scores: Tensor, admixture: float = 0.1) -> Tensor:
@@ -217,7 +220,7 @@ def trace_estimate(values: Tensor, probabilities: Tensor | None = None, pool: in
 def fisher_trace(
     outputs: Tensor,
     squared_norms: Callable[[Tensor], Tensor],
-    likelihood: LikelihoodName,
+    likelihood: LikelihoodLike,
     estimator: CotangentEstimator | Literal["exact"] = "importance",
     *,
     generator: Generator | None = None,
@@ -245,5 +248,5 @@ def fisher_trace(
     return trace_estimate(squared_norms(fisher_cotangent(outputs, likelihood, estimator, generator=generator)))
 
 
-def _masked(u: Tensor, mask: Tensor | None) -> Tensor:
-    return u if mask is None else u * mask.reshape(*mask.shape, *(1,) * (u.dim() - mask.dim()))
+def _masked(distribution: Likelihood, u: Tensor, mask: Tensor | None) -> Tensor:
+    return u if mask is None else distribution.masked(u, mask)

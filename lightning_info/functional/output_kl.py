@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_info.functional.likelihoods import LikelihoodName, likelihood_named
+from lightning_info.functional.likelihoods import LikelihoodLike, likelihood_named
 
 
 def output_kl(
     outputs: Tensor,
     others: Tensor,
-    likelihood: LikelihoodName,
+    likelihood: LikelihoodLike,
     mask: Tensor | None = None,
     variances: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:

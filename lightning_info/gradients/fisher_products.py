@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_info.functional.fisher import output_fisher_product
-from lightning_info.functional.likelihoods import LikelihoodName
+from lightning_info.functional.likelihoods import LikelihoodLike
 from lightning_info.gradients import func, loop
 from lightning_info.gradients.contract import NotCovered, Predict, first_line, trainable
 from lightning_info.gradients.memory import gradients_at_once, is_out_of_memory
 from lightning_info.gradients.real import as_real, flat, sizes
 
-PredictLikelihood = Callable[[nn.Module, Any], tuple[Tensor, LikelihoodName, Tensor | None]]
+PredictLikelihood = Callable[[nn.Module, Any], tuple[Tensor, LikelihoodLike, Tensor | None]]
 """``(module, part) -> (outputs (N, ...), likelihood, mask or None)``, laid out as in :mod:`~..functional.fisher`."""
 
 FactorEngineName = Literal["func", "loop"]
@@ -113,7 +113,7 @@ class FisherProducts:
                 "no second derivative"
             )
 
-    def _forward(self, part: Any) -> tuple[Tensor, LikelihoodName, Tensor | None]:
+    def _forward(self, part: Any) -> tuple[Tensor, LikelihoodLike, Tensor | None]:
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
             return self.predict(self.module, part)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_info.functional.fisher import exact_cotangents, fisher_cotangent
-from lightning_info.functional.likelihoods import LIKELIHOODS, CotangentEstimator, LikelihoodName
+from lightning_info.functional.likelihoods import CotangentEstimator, LikelihoodLike, likelihood_named
 from lightning_info.functional.standard_error import student_factor
 from lightning_info.gradients import EngineName, Plan, choose_engine
 from lightning_info.gradients.batches import tensors
@@ -34,7 +34,8 @@ class FisherTrace(Metric):
 
     Args:
         likelihood: What ``module(inputs)`` gives: ``"categorical"`` logits ``(N, *positions, C)``, ``"bernoulli"``
-            logits ``(N, *)``, or ``"gaussian"`` means ``(N, *)`` of unit variance.
+            logits ``(N, *)``, ``"gaussian"`` means ``(N, *)`` of unit variance, ``"laplace"`` or ``"huber"`` locations
+            of unit scale, or ``"poisson"`` log-rates; or a :class:`~.functional.likelihoods.Likelihood`.
         estimator: A cotangent, or ``"exact"``.
         engine: Who computes the per-sample gradients; see :func:`lightning_info.gradients.choose_engine`.
         seed: Of the cotangents; global random numbers are never touched.
@@ -63,14 +64,14 @@ class FisherTrace(Metric):
 
     def __init__(
         self,
-        likelihood: LikelihoodName = "categorical",
+        likelihood: LikelihoodLike = "categorical",
         estimator: CotangentEstimator | Literal["exact"] = "importance",
         engine: EngineName = "auto",
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        one_of("FisherTrace", "likelihood", likelihood, tuple(LIKELIHOODS))
+        likelihood_named(likelihood, "FisherTrace")
         one_of("FisherTrace", "estimator", estimator, (*get_args(CotangentEstimator), "exact"))
         one_of("FisherTrace", "engine", engine, get_args(EngineName))
         self.likelihood, self.estimator, self.engine, self.seed = likelihood, estimator, engine, seed

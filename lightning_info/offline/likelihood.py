@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_info.functional.likelihoods import LikelihoodName, likelihood_named
+from lightning_info.functional.likelihoods import LIKELIHOODS, LikelihoodLike, likelihood_named
 from lightning_info.gradients.contract import first_line
 from lightning_info.replica.prediction import Adapter
 
@@ -15,10 +15,10 @@ from lightning_info.replica.prediction import Adapter
 class Predicts:
     """The adapter of a module that maps the x of batches ``(x, y)`` to the outputs of a likelihood."""
 
-    def __init__(self, likelihood: LikelihoodName) -> None:
+    def __init__(self, likelihood: LikelihoodLike) -> None:
         self.likelihood = likelihood
 
-    def __call__(self, module: Any, batch: Any) -> tuple[Any, Any, LikelihoodName]:
+    def __call__(self, module: Any, batch: Any) -> tuple[Any, Any, LikelihoodLike]:
         """Outputs ``(N, *)``, targets and the likelihood of a batch.
 
         Raises:
@@ -56,7 +56,7 @@ class Predicts:
             f"{likelihood!r}) that takes the tensor of outputs out of it"
             if not isinstance(outputs, Tensor)
             else _classes_wrong(outputs, y)
-            if likelihood == "categorical"
+            if likelihood_named(likelihood, owner).has_class_axis
             else _values_wrong(outputs, y, likelihood)
         )
         if wrong:
@@ -70,7 +70,7 @@ class Predicts:
 
 
 def adapter_of(
-    owner: str, module: nn.Module, likelihood: LikelihoodName | None, adapter: Adapter | None
+    owner: str, module: nn.Module, likelihood: LikelihoodLike | None, adapter: Adapter | None
 ) -> Adapter | None:
     """What stands between a module and its callbacks; None where the ``training_step`` tells all.
 
@@ -85,10 +85,10 @@ def adapter_of(
         likelihood_named(likelihood, owner)
         return Predicts(likelihood)
     if adapter is None and not hasattr(module, "training_step"):
+        others = ", ".join(map(repr, list(LIKELIHOODS)[1:]))
         raise ValueError(
             f"{owner}: what {type(module).__name__} predicts is not known; give likelihood='categorical' (or "
-            f"'bernoulli', 'gaussian') for batches (x, y), or adapter=lambda module, batch: (outputs, targets, "
-            f"likelihood)"
+            f"{others}) for batches (x, y), or adapter=lambda module, batch: (outputs, targets, likelihood)"
         )
     return adapter
 
@@ -135,19 +135,20 @@ def _classes_wrong(outputs: Tensor, y: Tensor) -> str:
     )
 
 
-def _values_wrong(outputs: Tensor, y: Tensor, likelihood: str) -> str:
+def _values_wrong(outputs: Tensor, y: Tensor, likelihood: LikelihoodLike) -> str:
     """What is wrong with targets that have the shape of the outputs; empty if nothing is."""
     if outputs.shape != y.shape:
         fix = "give likelihood='categorical' if y are classes"
         if outputs.numel() == y.numel():
             fix = f"give y.reshape({', '.join(map(str, (-1, *outputs.shape[1:])))})"
         return (
-            f"likelihood={likelihood!r} takes targets of the shape of the outputs; the module gives "
+            f"likelihood={str(likelihood)!r} takes targets of the shape of the outputs; the module gives "
             f"{described(outputs)} and y is {described(y)}; {fix}"
         )
-    if likelihood == "bernoulli" and (y.min() < 0 or y.max() > 1):
+    low, high = likelihood_named(likelihood, "measure").support
+    if y.min() < low or y.max() > high:
         return (
-            f"likelihood='bernoulli' takes targets from 0 to 1, and y goes from {float(y.min()):.3g} to "
-            f"{float(y.max()):.3g}; scale y, or give likelihood='gaussian'"
+            f"likelihood={str(likelihood)!r} takes targets from {low:g} to {high:g}, and y goes from "
+            f"{float(y.min()):.3g} to {float(y.max()):.3g}; scale y, or give likelihood='gaussian'"
         )
     return ""

@@ -21,7 +21,7 @@ from lightning_info.callbacks.error_policy import Refused
 from lightning_info.callbacks.stability import StabilityCallback
 from lightning_info.callbacks.weight_info import WeightInfoCallback
 from lightning_info.checkpoints import Checkpoint, CheckpointReader, PathLike
-from lightning_info.functional.likelihoods import LikelihoodName
+from lightning_info.functional.likelihoods import LikelihoodLike
 from lightning_info.gradients.contract import first_line
 from lightning_info.offline.likelihood import Predicts, adapter_of, described
 from lightning_info.offline.result import MeasureResult
@@ -39,7 +39,7 @@ def measure(
     data: Any,
     *callbacks: InfoCallback,
     checkpoints: PathLike | Sequence[PathLike] | None = None,
-    likelihood: LikelihoodName | None = None,
+    likelihood: LikelihoodLike | None = None,
     adapter: Adapter | None = None,
     initial: nn.Module | Mapping[str, Tensor] | PathLike | None = None,
     step: int = 0,
@@ -63,7 +63,8 @@ def measure(
         checkpoints: Files of one run, a folder, or patterns such as ``"run/checkpoints/*.ckpt"``: of a Trainer, or
             plain state dicts whose name tells the step (``step=100.pt``). None: the weights that the module has.
         likelihood: What ``module(x)`` predicts for batches ``(x, y)``: ``"categorical"`` logits ``(N, C, *)`` of
-            classes ``(N, *)``, ``"bernoulli"`` logits, ``"gaussian"`` means.
+            classes ``(N, *)``, ``"bernoulli"`` logits, ``"gaussian"`` means, ``"laplace"`` or ``"huber"`` locations,
+            ``"poisson"`` log-rates; or a distribution of :mod:`~lightning_info.functional.likelihoods`.
         adapter: ``(module, batch) -> (outputs, targets, likelihood)``, for anything else; a callback's own comes first.
         initial: The weights that training started from (a module, a state dict or a file), which
             :class:`~.WeightInfoCallback` measures from with ``prior="init"``. None: those of the first checkpoint if

@@ -19,9 +19,10 @@ from torch.nn.modules import activation
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from lightning_info.functional.likelihoods import Product
 from lightning_info.gradients.real import as_real, in_double
-from lightning_info.replica.loss_recognition import Prediction
 from lightning_info.replica.padding import Padding, of_positions
+from lightning_info.replica.predicted import Prediction
 
 SHOWN_UNITS = 64
 """Activations of one sample that a histogram shows, evenly spread over the layer."""
@@ -420,7 +421,7 @@ def by_channel(tensor: Tensor, channels_first: bool, axis: SampleAxis) -> Tensor
 def masks_of(prediction: Prediction) -> list[Padding]:
     """What tells which positions of a sample are none; the first of them that fits a layer is taken."""
     masks, mask = [], prediction.mask
-    if mask is not None and mask.dim() > 1:
+    if mask is not None and mask.dim() > 1 and not isinstance(prediction.likelihood, Product):
         masks.append(Padding(LOSS, mask))
         if prediction.likelihood != "categorical" and mask.dim() > 2:  # of every output of a position
             masks.append(Padding(LOSS, mask.any(-1)))

@@ -14,7 +14,7 @@ from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.loop import fitted, squares_of
 from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.replica.activations import Activation
-from lightning_info.replica.loss_recognition import Prediction
+from lightning_info.replica.predicted import Prediction
 from lightning_info.replica.sample_axis import disagreement
 
 OUTPUTS = 1e-2

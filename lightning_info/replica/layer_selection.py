@@ -29,8 +29,8 @@ from lightning_info.replica.activations import (
     possible_axes,
     units,
 )
-from lightning_info.replica.loss_recognition import Prediction
 from lightning_info.replica.padding import Padding, of_positions
+from lightning_info.replica.predicted import Prediction
 
 MOST = 8
 """Layers that are chosen where none are named."""

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_info.functional.likelihoods import LikelihoodName
+from lightning_info.functional.likelihoods import LikelihoodLike
 from lightning_info.gradients.batches import num_samples, tensors
 from lightning_info.gradients.layout import bare
 from lightning_info.replica.activations import shown_tensor
-from lightning_info.replica.loss_recognition import NoPrediction, Prediction, Skipped, WritesParameters
 from lightning_info.replica.padding import in_batch
+from lightning_info.replica.predicted import NoPrediction, Prediction, Skipped, WritesParameters
 from lightning_info.replica.prediction import Predictor
 
 
@@ -54,7 +54,7 @@ class WithoutLikelihood(Prediction):
         super().__init__(outputs, "gaussian", targets, unknown=unknown)
 
     @property
-    def likelihood(self) -> LikelihoodName:
+    def likelihood(self) -> LikelihoodLike:
         """There is none.
 
         Raises:
@@ -63,7 +63,7 @@ class WithoutLikelihood(Prediction):
         raise NoPrediction(self.unknown)
 
     @likelihood.setter
-    def likelihood(self, value: LikelihoodName) -> None:
+    def likelihood(self, value: LikelihoodLike) -> None:
         pass
 
     @property

@@ -1,51 +1,44 @@
 """A batch's prediction: outputs, targets and likelihood, from the module's own ``training_step`` or from an adapter.
 
 Zero configuration: the replica's ``training_step`` runs under a ``TorchFunctionMode`` that sees the likelihoods which
-it calls (:data:`~.likelihoods.LIKELIHOODS`). One call over the whole batch is what the module is trained on; whatever
-else the returned loss holds (penalties) is not part of the predictive distribution.
+it calls (:data:`~.loss_recognition.LIKELIHOODS`). One over the whole batch is what the module is trained on (of several
+see :mod:`~.likelihood_calls`); whatever else the returned loss holds (penalties) is not part of the predictive
+distribution.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
-from torch.autograd.graph import GradientEdge
 from torch.overrides import TorchFunctionMode
 
-from lightning_info.functional.likelihoods import LikelihoodName
+from lightning_info.functional.likelihoods import Likelihood, PerOutput
 from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.layout import bare
+from lightning_info.replica.blame import place_of
+from lightning_info.replica.distribution_calls import LOG_PROBS, ShownLogProbs, arguments_of, log_prob
 from lightning_info.replica.isolation import exits_are_errors
-from lightning_info.replica.loss_recognition import (
-    LIKELIHOODS,
-    NoPrediction,
-    Prediction,
-    Skipped,
-    WritesParameters,
-    bernoulli,
-    categorical,
-    gaussian,
-)
+from lightning_info.replica.likelihood_calls import Call, chosen, listed, prediction_of, product_of
+from lightning_info.replica.loss_recognition import BY_NAME, LIKELIHOODS, NO_LIKELIHOODS, values
 from lightning_info.replica.padding import Padding, in_batch, in_call
-from lightning_info.replica.returned_loss import ReturnedLoss, backward, edge_of
+from lightning_info.replica.predicted import NoPrediction, Prediction, Skipped, WritesParameters
+from lightning_info.replica.returned_loss import backward, edge_of
 from lightning_info.replica.stand_in_trainer import StandInTrainer, detach_from_trainer
 from lightning_info.replica.writes import written
 
 Adapter = Callable[[Any, Any], Any]
 """``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)``."""
-
-_BY_NAME = {"categorical": categorical, "bernoulli": bernoulli, "gaussian": gaussian}
 
 ADAPTER_LINES = """\
     def adapter(module, batch):
@@ -68,6 +61,7 @@ class Predictor:
     stand_in: StandInTrainer
     adapter: Adapter | None = None
     shared: bool = True
+    _places: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, module: nn.Module, batch: Any) -> Prediction:
         """The prediction for a batch on the module's device.
@@ -81,20 +75,28 @@ class Predictor:
         batch = apply_to_collection(given, Tensor, torch.clone)  # a training_step may edit its batch in place
         with _default_dtype(module), _Watch(module, self.shared) as watch:
             returned = self._called(module, batch, watch)
-        if self.adapter is not None:
-            prediction = _from_adapter(returned, samples)
+        if self._runs_step:
+            automatic, owner = getattr(module, "automatic_optimization", True), type(module).__name__
+            prediction = self._from_calls(*_trained(watch, returned, owner, automatic), samples, owner)
         else:
-            automatic = getattr(module, "automatic_optimization", True)
-            prediction = _from_calls(watch, returned, samples, type(module).__name__, automatic)
+            prediction = _from_adapter(returned, samples)
         prediction.writes = watch.writes
         padded = watch.padded
         prediction.padding = lambda: [*in_batch(given, samples), *padded]
         return prediction
 
+    @property
+    def _runs_step(self) -> bool:
+        return self.adapter is None or isinstance(self.adapter, LikelihoodCall)
+
+    def source(self, module: str) -> str:
+        """Where predictions come from, with the name of the module's class."""
+        return f"{module}.training_step" if self._runs_step else "the adapter"
+
     def _called(self, module: nn.Module, batch: Any, watch: _Watch) -> Any:
-        with exits_are_errors("the adapter" if self.adapter else f"{type(module).__name__}.training_step"):
-            if self.adapter is not None:
-                return self.adapter(module, batch)
+        with exits_are_errors(self.source(type(module).__name__)):
+            if not self._runs_step:
+                return cast(Adapter, self.adapter)(module, batch)
             try:
                 return _training_step(module, batch)
             except (NoPrediction, KeyboardInterrupt):
@@ -109,17 +111,71 @@ class Predictor:
                 )
                 return watch.calls[0].value
 
+    def _from_calls(self, calls: list[Call], losses: list[Tensor], samples: int, owner: str) -> Prediction:
+        if isinstance(self.adapter, LikelihoodCall):
+            return product_of(self.adapter.among(calls, owner), losses, samples, owner)
+        if any(call.edge is None for call in calls):  # under torch.func: those of the last ordinary pass
+            if len(calls) > 1 and len(calls) not in self._places:
+                raise NoPrediction(f"which of {len(calls)} likelihood calls is meant cannot be seen under torch.func")
+        else:
+            self._places[len(calls)] = chosen(calls, losses, samples, owner)
+        places = self._places.get(len(calls), [0])
+        return prediction_of([calls[place] for place in places], losses, samples, owner)
+
     def outputs(self, module: nn.Module, batch: Any) -> Tensor:
         """Only the outputs, ``(N, ...)``: the form that the gradient engines take."""
         return self(module, batch).outputs
 
 
-@dataclass
-class _Call:
-    function: Callable[..., Any]
-    arguments: dict[str, Any]
-    value: Tensor
-    edge: GradientEdge | None
+class LikelihoodCall:
+    """As ``adapter=``: which of the likelihoods that the ``training_step`` calls say what the module predicts.
+
+    Of several the module predicts the product, each with weight 1 whatever the loss makes of it, and F is their sum.
+    Calls that are left out are not measured; what they add to the loss is said in the summary.
+
+    Args:
+        numbers: Places in the list that the refusal of the ``training_step`` has, from 0.
+
+    Raises:
+        ValueError: A number is negative or none, or there is none or one twice.
+
+    Example::
+
+        FisherTraceCallback(adapter=LikelihoodCall(0))
+        FisherTraceCallback(adapter=LikelihoodCall([0, 1]))
+    """
+
+    def __init__(self, numbers: int | Sequence[int]) -> None:
+        given = [numbers] if isinstance(numbers, (int, float, str)) else list(numbers)
+        whole = all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in given)
+        if not whole or not given or len(set(given)) < len(given):
+            raise ValueError(f"LikelihoodCall: {numbers!r} does not count calls from 0; for example LikelihoodCall(0)")
+        self.numbers = given
+
+    def among(self, calls: list[Call], owner: str) -> list[Call]:
+        """The calls that are meant.
+
+        Raises:
+            NoPrediction: There are fewer; the message has the list.
+        """
+        if max(self.numbers) >= len(calls):
+            raise NoPrediction(
+                f"{self!r} is none of the {len(calls)} likelihoods that {owner}.training_step calls ({listed(calls)})"
+            )
+        return [calls[number] for number in self.numbers]
+
+    def __repr__(self) -> str:
+        return f"LikelihoodCall({self.numbers[0] if len(self.numbers) == 1 else self.numbers})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LikelihoodCall) and other.numbers == self.numbers
+
+    def __hash__(self) -> int:
+        return hash((LikelihoodCall, *self.numbers))
+
+    def __call__(self, module: Any, batch: Any) -> Any:
+        """Runs the ``training_step``; the :class:`Predictor` that calls it looks at its calls."""
+        return _training_step(module, batch)
 
 
 class _Watch(TorchFunctionMode):
@@ -127,9 +183,11 @@ class _Watch(TorchFunctionMode):
 
     def __init__(self, module: nn.Module, shared: bool) -> None:
         super().__init__()
-        self.calls: list[_Call] = []
+        self.calls: list[Call] = []
         self.losses: list[Any] = []  # that went backward
+        self.others: dict[Callable[..., Any], str] = {}  # losses that are no likelihoods
         self.padded: list[Padding] = []
+        self.log_probs = ShownLogProbs()
         self.writes = False
         self.shared = shared
         self.parameters = [p for p in module.parameters() if not p.is_inference()]
@@ -142,9 +200,15 @@ class _Watch(TorchFunctionMode):
         values = [call.value.detach() for call in self.calls]
         return len(values) == 1 and not _is_wrapped(values[0]) and not bool(values[0].isfinite().all())
 
+    def __enter__(self) -> _Watch:
+        self.log_probs.__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
     def __exit__(self, *exception: Any) -> None:
         """Notice what was written in ways that are not seen; a shared replica shares the counters of writes."""
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        self.log_probs.__exit__(*exception)
         if not self.writes and [p._version for p in self.parameters] != self.versions:
             self.writes = True
             if self.shared:
@@ -165,18 +229,32 @@ class _Watch(TorchFunctionMode):
         if func in (torch.Tensor.backward, backward):
             self.losses.append(args[0])
             return None
+        if func is log_prob:
+            kind, given, value, method = args
+            result, arguments = method(given, value), arguments_of(kind, given, value)
+            predicted = any(isinstance(a, Tensor) and a.requires_grad for n, a in arguments.items() if n != "target")
+            return self._recorded(kind, arguments, result) if predicted else result
         self._note_writes(func, args, kwargs)
         result = func(*args, **kwargs)
-        if func in LIKELIHOODS and torch.is_grad_enabled():
-            arguments = inspect.signature(func).bind(*args, **kwargs).arguments
-            if any(isinstance(value, Tensor) and value.requires_grad for value in arguments.values()):
-                if _is_wrapped(result):
-                    self.calls.append(_Call(func, arguments, result, None))
-                else:  # the step may write to it: into a view of something else, its place in the graph would be lost
-                    result = result.clone()
-                    self.calls.append(_Call(func, arguments, result.detach().clone(), edge_of(result)))
-        elif (padding := in_call(func, args, kwargs)) is not None:
+        if func in LIKELIHOODS:
+            return self._recorded(func, inspect.signature(func).bind(*args, **kwargs).arguments, result)
+        if func in NO_LIKELIHOODS:
+            self.others[func] = NO_LIKELIHOODS[func]
+        if (padding := in_call(func, args, kwargs)) is not None:
             self.padded.append(padding)
+        return result
+
+    def _recorded(self, func: Callable[..., Any], arguments: dict[str, Any], result: Tensor) -> Tensor:
+        """The result of a call, which is noted if it depends on parameters."""
+        depends = any(isinstance(value, Tensor) and value.requires_grad for value in arguments.values())
+        if not depends or not torch.is_grad_enabled():
+            return result
+        if _is_wrapped(result):
+            self.calls.append(Call(func, arguments, result, None))
+            return result
+        result = result.clone()  # the step may write to it: into a view of something else, its place would be lost
+        value, place = result.detach().clone(), place_of(sys._getframe(2))
+        self.calls.append(Call(func, arguments, value, edge_of(result), place))
         return result
 
     def _note_writes(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -230,34 +308,24 @@ def _default_dtype(module: nn.Module) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _from_calls(watch: _Watch, returned: Any, samples: int, owner: str, automatic: bool) -> Prediction:
+def _trained(watch: _Watch, returned: Any, owner: str, automatic: bool) -> tuple[list[Call], list[Tensor]]:
+    """The likelihood calls, and the losses that are trained, as far as they have a graph."""
     calls = watch.calls
     loss = returned.get("loss") if isinstance(returned, Mapping) else returned
     if loss is None and not watch.losses and (automatic or not calls):  # Lightning leaves such a batch out, too
         if isinstance(returned, Mapping):
             raise NoPrediction(f"{owner}.training_step returned a {type(returned).__name__} without 'loss'")
         raise Skipped(f"{owner}.training_step returned None")
-    known = ", ".join(f.__name__ for f in LIKELIHOODS)
     if not calls:
-        raise NoPrediction(f"{owner}.training_step calls no likelihood that is known here ({known})")
-    if len(calls) > 1:
-        raise NoPrediction(f"{owner}.training_step calls {len(calls)} likelihoods, and which one is meant is not clear")
-    (call,) = calls
-    arguments = call.arguments
-    outputs, targets = arguments["input"], arguments["target"]
-    if targets.requires_grad:
-        if any(isinstance(v, Tensor) and v.requires_grad for name, v in arguments.items() if name != "target"):
-            raise NoPrediction(f"{owner}.training_step compares two quantities that both depend on the parameters")
-        if call.function not in (F.mse_loss, F.gaussian_nll_loss):
-            raise NoPrediction(f"the targets of {call.function.__name__} in {owner}.training_step depend on parameters")
-        arguments = {**arguments, "input": targets, "target": outputs}
-    prediction = LIKELIHOODS[call.function](arguments, samples)
-    if not _is_wrapped(call.value):
-        trained = watch.losses or [loss]
-        losses = [t for t in trained if isinstance(t, Tensor) and t.numel() == 1 and t.requires_grad]
-        is_each = call.value.dim() > 0 or arguments.get("reduction") == "none"
-        prediction.returned = ReturnedLoss(losses, call.value, call.edge, is_each)
-    return prediction
+        known = ", ".join(f.__name__ for f in LIKELIHOODS)
+        distributions = ", ".join(kind.__name__ for kind in LOG_PROBS)
+        others = "".join(f". {f.__name__} is none: {reason}" for f, reason in watch.others.items())
+        raise NoPrediction(
+            f"{owner}.training_step calls no likelihood that is known here ({known}; log_prob of {distributions})"
+            f"{others}"
+        )
+    trained = watch.losses or [loss]
+    return calls, [t for t in trained if isinstance(t, Tensor) and t.numel() == 1 and t.requires_grad]
 
 
 def _is_wrapped(tensor: Tensor) -> bool:
@@ -278,9 +346,12 @@ def _from_adapter(returned: Any, samples: int) -> Prediction:
     if not isinstance(targets, (Tensor, type(None))):
         raise NoPrediction(f"the adapter's targets are {_describe(targets)}; they must be a tensor or None")
     if len(returned) == 3:
-        likelihood, known = returned[2], get_args(LikelihoodName)
-        if likelihood not in known:
-            raise NoPrediction(f"the adapter named the likelihood {likelihood!r}; choose one of {', '.join(known)}")
+        likelihood = returned[2]
+        if isinstance(likelihood, PerOutput):
+            return values({"input": outputs, "target": targets}, samples, likelihood)
+        likelihood = likelihood.name if isinstance(likelihood, Likelihood) else likelihood
+        if likelihood not in BY_NAME:
+            raise NoPrediction(f"the adapter named the likelihood {likelihood!r}; choose one of {', '.join(BY_NAME)}")
     elif targets is not None and not targets.is_floating_point() and outputs.dim() == targets.dim() + 1:
         likelihood = "categorical"
     else:
@@ -288,7 +359,7 @@ def _from_adapter(returned: Any, samples: int) -> Prediction:
             f"outputs of shape {tuple(outputs.shape)} from the adapter leave the likelihood open; return it too, for "
             f'example (outputs, targets, "gaussian")'
         )
-    return _BY_NAME[likelihood]({"input": outputs, "target": targets}, samples)
+    return BY_NAME[likelihood]({"input": outputs, "target": targets}, samples)
 
 
 def _describe(value: Any) -> str:

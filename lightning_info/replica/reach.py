@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_info.gradients.batches import num_samples, take
 from lightning_info.gradients.contract import NotCovered, trainable
 from lightning_info.gradients.graph import leaf_uses
-from lightning_info.replica.loss_recognition import Prediction, Skipped
+from lightning_info.replica.predicted import Prediction, Skipped
 from lightning_info.replica.prediction import Predictor
 
 

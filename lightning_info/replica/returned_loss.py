@@ -25,31 +25,41 @@ def edge_of(value: Tensor) -> GradientEdge | None:
 
 @dataclass
 class ReturnedLoss:
-    """The loss that is trained, and the likelihood call's value in it.
+    """The loss that is trained, and the values of likelihood calls in it.
 
     Attributes:
         losses: Scalars with a graph: the returned loss, or every one that went backward; their sum is trained.
-        value: What the likelihood call gave, without a graph.
-        edge: Its place in the graph.
-        is_each: It has a value for every position (``reduction="none"``).
+        values: What the likelihood calls gave, without a graph.
+        edges: Their places in the graph.
+        is_each: They have a value for every position (``reduction="none"``).
     """
 
     losses: list[Tensor]
-    value: Tensor
-    edge: GradientEdge | None
+    values: list[Tensor]
+    edges: list[GradientEdge | None]
     is_each: bool
 
     @cached_property
-    def gradient(self) -> Tensor | None:
-        """``∂ loss / ∂ value``, like the value; None if the loss has no graph, or does not depend on it.
+    def gradients(self) -> list[Tensor | None]:
+        """``∂ loss / ∂ value``, like each value; None if the loss has no graph, or does not depend on it."""
+        known = [edge for edge in self.edges if edge is not None]
+        if not self.losses or not known:
+            return [None] * len(self.edges)
+        found = iter(torch.autograd.grad(self.losses, known, retain_graph=True, allow_unused=True))
+        return [None if edge is None else next(found) for edge in self.edges]
 
-        Where the call gave a value for every position this is the weight of each, exactly 0 where a mask leaves it out,
+    @property
+    def gradient(self) -> Tensor | None:
+        """Of the one value that there is; of several that are alike the sum of their sizes.
+
+        Where a call gave a value for every position this is the weight of each, exactly 0 where a mask leaves it out,
         however the mask was applied.
         """
-        if not self.losses or self.edge is None:
-            return None
-        (gradient,) = torch.autograd.grad(self.losses, [self.edge], retain_graph=True, allow_unused=True)
-        return gradient
+        found = [gradient for gradient in self.gradients if gradient is not None]
+        if len(self.values) == 1 or not found:
+            return found[0] if found else None
+        alike = all(gradient.shape == found[0].shape for gradient in found)
+        return torch.stack([gradient.abs() for gradient in found]).sum(0) if alike else None
 
     @property
     def beyond(self) -> float:
@@ -57,7 +67,7 @@ class ReturnedLoss:
         if not self.losses:
             return 0.0
         rest = self.total - self.share
-        rounding = 10 * torch.finfo(self.value.dtype).eps * max(abs(self.total), abs(self.share))
+        rounding = 10 * torch.finfo(self.values[0].dtype).eps * max(abs(self.total), abs(self.share))
         return 0.0 if abs(rest) <= rounding else rest
 
     @cached_property
@@ -67,8 +77,10 @@ class ReturnedLoss:
 
     @cached_property
     def share(self) -> float:
-        """What the likelihood gives to the loss, each position with its weight."""
-        if self.gradient is None:
-            return 0.0
-        part = self.gradient.detach().double() * self.value.double()
-        return float(part[self.gradient != 0].sum().item())
+        """What the likelihood calls give to the loss, each position with its weight."""
+        total = 0.0
+        for value, gradient in zip(self.values, self.gradients, strict=True):
+            if gradient is not None:
+                part = gradient.detach().double() * value.double()
+                total += part[gradient != 0].sum().item()
+        return total

@@ -21,7 +21,7 @@ from lightning_info.gradients.layout import GO_ON, Batch, Layout, Path, by_lengt
 from lightning_info.gradients.layout import lengths as tensor_lengths
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.plan import CHECK_SAMPLES, float64_copy, float64_tensors
-from lightning_info.replica.loss_recognition import NoPrediction, Prediction
+from lightning_info.replica.predicted import NoPrediction, Prediction
 from lightning_info.replica.prediction import Predictor
 
 MOST_TRIALS = 64

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_info.gradients.batches import num_samples, take
-from lightning_info.replica.loss_recognition import Skipped
+from lightning_info.replica.predicted import Skipped
 from lightning_info.replica.snapshot import ModelSnapshot
 
 

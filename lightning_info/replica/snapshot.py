@@ -20,7 +20,7 @@ from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.replica.activations import Activation, Layer, LayerCapture
 from lightning_info.replica.alone import Alone, NotItsOwn
 from lightning_info.replica.batch_norm import use_statistics_of
-from lightning_info.replica.loss_recognition import Prediction
+from lightning_info.replica.predicted import Prediction
 from lightning_info.replica.prediction import Predictor
 
 

@@ -168,7 +168,7 @@ def broken(module, batch):
         (lambda m, b: (logits(m, b).argmax(1), b[1], "categorical"), r"outputs are a tensor of .*floating-point"),
         (lambda m, b: ({"z": logits(m, b)}, b[1], "categorical"), r"outputs are dict; they must be"),
         (lambda m, b: (logits(m, b), b[1].tolist(), "categorical"), r"targets are list; they must be a tensor or None"),
-        (lambda m, b: (logits(m, b), b[1], "poisson"), r"'poisson'; choose one of categorical, bernoulli, gaussian"),
+        (lambda m, b: (logits(m, b), b[1], "softmax"), r"'softmax'; choose one of categorical, bernoulli, gaussian"),
         (lambda m, b: (logits(m, b), b[0][:, :3]), r"outputs of shape \(8, 3\) .* leave the likelihood open"),
         (lambda m, b: (logits(m, b).T, b[1], "categorical"), r"shape \(3, 8\) for 8 samples; axis 0 must be the"),
         (lambda m, b: (logits(m, b).mean(), b[1], "gaussian"), r"shape \(\) for 8 samples; axis 0 must be the sample"),

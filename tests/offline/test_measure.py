@@ -22,6 +22,7 @@ from lightning_info import (
     WeightInfoCallback,
     measure,
 )
+from lightning_info.functional.likelihoods import Categorical, Huber
 
 SAMPLES, BATCH = 48, 8
 
@@ -85,6 +86,23 @@ def test_every_likelihood_name_is_that_of_the_outputs(likelihood):
     assert result["fisher/trace"] == pytest.approx(
         sum(fisher_trace_by_definition(net, x, likelihood).values()), rel=1e-5
     )
+
+
+def test_a_distribution_stands_for_its_name():
+    torch.manual_seed(0)
+    net, x, y = nn.Linear(FEATURES, 2), torch.randn(20, FEATURES), torch.ones(20, 2)
+
+    def trace(likelihood):
+        return measure(net, (x, y), FisherTraceCallback("exact"), likelihood=likelihood)["fisher/trace"]
+
+    assert trace("huber") == trace(Huber(1.0)) < trace(Huber(2.0)) < trace("laplace") == trace("gaussian")
+    classes = (x, y[:, 0].long())
+    named, given = (
+        measure(net, classes, FisherTraceCallback("exact"), likelihood=one) for one in ("categorical", Categorical())
+    )
+    assert named["fisher/trace"] == given["fisher/trace"]
+    squares = (x.square().sum(1) + 1)[:, None]
+    assert trace("poisson") == pytest.approx((net(x).exp() * squares).sum(1).mean().item(), rel=1e-5)
 
 
 def test_nothing_that_it_is_given_changes():
@@ -237,6 +255,10 @@ NET, PAIR = nn.Linear(FEATURES, CLASSES), data(SAMPLES).tensors
         (
             lambda: measure(NET, (PAIR[0], NET(PAIR[0]) - 9), FisherTraceCallback(), likelihood="bernoulli"),
             "takes targets from 0 to 1",
+        ),
+        (
+            lambda: measure(NET, (PAIR[0], NET(PAIR[0]) - 9), FisherTraceCallback(), likelihood="poisson"),
+            "takes targets from 0 to inf",
         ),
         (
             lambda: measure(

@@ -14,7 +14,8 @@ from torch.nn.modules import activation
 
 from lightning_info.replica.activations import SHOWN_UNITS, Capture, Layer, LayerCapture
 from lightning_info.replica.layer_selection import find_layers
-from lightning_info.replica.loss_recognition import Prediction, categorical, gaussian, gaussian_with_variance
+from lightning_info.replica.loss_recognition import categorical, gaussian, gaussian_with_variance
+from lightning_info.replica.predicted import Prediction
 
 N = 4
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from models import CLASSES, FEATURES, Classifier
 from torch import nn
+from torch.distributions import Categorical, Laplace, Poisson
 
 from lightning_info.functional.fisher import exact_cotangents, fisher_cotangent
 from lightning_info.gradients import NotCovered, choose_engine
@@ -29,6 +30,7 @@ IGNORED[0], IGNORED[1, 1:] = -100, -100
 SOFT = torch.rand(N, CLASSES, generator=GENERATOR, dtype=torch.float64).softmax(1)
 LABELS = torch.randint(0, 2, (N, CLASSES), generator=GENERATOR).double()
 VALUES = torch.randn(N, CLASSES, generator=GENERATOR, dtype=torch.float64)
+COUNTS = torch.randint(0, 6, (N, CLASSES), generator=GENERATOR).double()
 WEIGHT = torch.tensor([0.3, 1.0, 2.0], dtype=torch.float64)
 
 
@@ -74,6 +76,22 @@ def means(module, z):
     return sum(gradient_square(module, mean) for mean in z.flatten())
 
 
+def locations(information):
+    return lambda module, z: information * means(module, z)
+
+
+def rates(module, z):
+    """Of the rates themselves, whose Fisher information is one over them."""
+    return sum(gradient_square(module, rate) / rate.item() for rate in z.exp().flatten())
+
+
+def huber_information(delta):
+    """Mean square of the score under the density, summed over a grid."""
+    y = torch.linspace(-80 / delta, 80 / delta, 400_001, dtype=torch.float64)
+    p = (-F.huber_loss(y, torch.zeros_like(y), reduction="none", delta=delta)).exp()
+    return ((p * y.clamp(-delta, delta).square()).sum() / p.sum()).item()
+
+
 def means_and_variances(module, mean, variance):
     variance = variance.expand_as(mean)
     total = 0.0
@@ -117,8 +135,46 @@ CASES = {
         (TOKENS,),
         labels,
     ),
+    "soft_margin_loss": (lambda m, x, y: F.soft_margin_loss(m(x), 2 * y - 1), (X, LABELS), labels),
+    "MultiLabelSoftMarginLoss": (
+        lambda m, x, y: nn.MultiLabelSoftMarginLoss(WEIGHT, reduction="none")(m(x), y).sum(),
+        (X, LABELS),
+        labels,
+    ),
     "mse_loss": (lambda m, x, y: F.mse_loss(m(x), y), (X, VALUES), means),
     "mse_loss, summed": (lambda m, x, y: nn.MSELoss(reduction="sum")(m(x), y), (X, VALUES), means),
+    "l1_loss": (lambda m, x, y: F.l1_loss(m(x), y), (X, VALUES), locations(1.0)),
+    "L1Loss, swapped": (lambda m, x, y: nn.L1Loss(reduction="sum")(y, m(x)), (X, VALUES), locations(1.0)),
+    "huber_loss": (lambda m, x, y: F.huber_loss(m(x), y), (X, VALUES), locations(huber_information(1.0))),
+    "HuberLoss": (lambda m, x, y: nn.HuberLoss(delta=0.4)(m(x), y), (X, VALUES), locations(huber_information(0.4))),
+    "smooth_l1_loss": (  # of residuals over sqrt(beta)
+        lambda m, x, y: F.smooth_l1_loss(m(x), y, beta=0.25),
+        (X, VALUES),
+        locations(huber_information(0.5) / 0.25),
+    ),
+    "SmoothL1Loss, beta = 0": (lambda m, x, y: nn.SmoothL1Loss(beta=0.0)(m(x), y), (X, VALUES), locations(1.0)),
+    "poisson_nll_loss": (lambda m, x, y: F.poisson_nll_loss(m(x), y), (X, COUNTS), rates),
+    "PoissonNLLLoss of rates": (
+        lambda m, x, y: nn.PoissonNLLLoss(log_input=False, full=True, eps=0.0)(m(x).exp(), y),
+        (X, COUNTS),
+        rates,
+    ),
+    "kl_div": (lambda m, x, y: F.kl_div(m(x).log_softmax(1), y, reduction="batchmean"), (X, SOFT), classes),
+    "KLDivLoss of logarithms": (
+        lambda m, x, y: nn.KLDivLoss(reduction="sum", log_target=True)(m(x).log_softmax(1), y.log()),
+        (X, SOFT),
+        classes,
+    ),
+    "kl_div, summed by hand": (
+        lambda m, x, y: F.kl_div(m(x).log_softmax(1), y, reduction="none").sum(1).mean(),
+        (X, SOFT),
+        classes,
+    ),
+    "kl_div of positions, classes last": (
+        lambda m, x: F.kl_div(m(x).log_softmax(-1), torch.ones_like(x[..., :CLASSES]) / CLASSES, reduction="sum"),
+        (TOKENS,),
+        classes,
+    ),
 }
 
 
@@ -141,7 +197,22 @@ def test_the_trace_is_that_of_the_predictive_distribution(name, engine):
     step, batch, definition = CASES[name]
     module = Module(step).eval()
     expected = [definition(module, module(batch[0][n : n + 1])) for n in range(N)]
-    assert traces(module, batch, engine).tolist() == pytest.approx(expected, rel=1e-10)
+    error = 1e-6 if "huber" in name.lower() or "smooth_l1" in name else 1e-10  # theirs is the grid's
+    assert traces(module, batch, engine).tolist() == pytest.approx(expected, rel=error)
+
+
+def test_class_probabilities_of_positions_with_the_classes_first():
+    """By the loop: an engine that cannot look at values takes the last axis, and is refused where that is wrong."""
+
+    def step(module, x):
+        target = torch.full_like(x[..., :CLASSES], 1 / CLASSES).mT
+        return F.kl_div(module(x).mT.log_softmax(1), target, reduction="none").mean()
+
+    module = Module(step).eval()
+    expected = [classes(module, module(TOKENS[n : n + 1])) for n in range(N)]
+    assert traces(module, (TOKENS,), "loop").tolist() == pytest.approx(expected, rel=1e-10)
+    with pytest.raises(NotCovered):
+        traces(module, (TOKENS,), "func")
 
 
 @pytest.mark.parametrize("form", ["of each output", "of the sample", "constant"])
@@ -179,6 +250,14 @@ def test_ignored_tokens_count_zero():
         (lambda m, x, y: F.nll_loss(m(x).log_softmax(1), y, WEIGHT), (X, Y)),
         (lambda m, x, y: F.binary_cross_entropy(m(x).sigmoid(), y, WEIGHT), (X, LABELS)),
         (lambda m, x, y: F.gaussian_nll_loss(*heteroscedastic(m, x)[:1], y, heteroscedastic(m, x)[1]), (X, VALUES)),
+        (lambda m, x, y: F.soft_margin_loss(m(x), 2 * y - 1), (X, LABELS)),
+        (lambda m, x, y: CLASSES * F.multilabel_soft_margin_loss(m(x), y, WEIGHT), (X, LABELS)),
+        (lambda m, x, y: F.l1_loss(m(x), y), (X, LABELS)),
+        (lambda m, x, y: F.huber_loss(m(x), y, delta=0.4), (X, LABELS)),
+        (lambda m, x, y: F.smooth_l1_loss(m(x), y, beta=0.25), (X, LABELS)),
+        (lambda m, x, y: F.poisson_nll_loss(m(x), y), (X, COUNTS)),
+        (lambda m, x, y: F.poisson_nll_loss(m(x).exp(), y, log_input=False), (X, COUNTS)),
+        (lambda m, x, y: F.kl_div(m(x).log_softmax(1), y), (X, SOFT)),
     ],
 )
 def test_the_gradient_of_the_loss_is_that_of_the_users_summed_loss(step, batch):
@@ -189,7 +268,9 @@ def test_the_gradient_of_the_loss_is_that_of_the_users_summed_loss(step, batch):
             kwargs = kwargs or {}
             return func(
                 *args,
-                **{**kwargs, "reduction": "sum"} if "loss" in func.__name__ or "entropy" in func.__name__ else kwargs,
+                **{**kwargs, "reduction": "sum"}
+                if any(part in func.__name__ for part in ("loss", "entropy", "kl_div"))
+                else kwargs,
             )
 
     outputs = 2 * CLASSES if batch[1] is VALUES else CLASSES
@@ -202,6 +283,71 @@ def test_the_gradient_of_the_loss_is_that_of_the_users_summed_loss(step, batch):
     expected = torch.autograd.grad(loss, list(module.parameters()))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+SAMPLED = {
+    "l1_loss": (lambda m, x, y: F.l1_loss(m(x), y), VALUES, lambda z: Laplace(z, 1.0)),
+    "poisson_nll_loss": (lambda m, x, y: F.poisson_nll_loss(m(x), y), COUNTS, lambda z: Poisson(z.exp())),
+    "kl_div": (lambda m, x, y: F.kl_div(m(x).log_softmax(1), y), SOFT, lambda z: Categorical(logits=z)),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_the_trace_is_the_mean_square_of_the_gradients_at_labels_of_the_distribution(name):
+    """20 000 labels of torch.distributions at one input, seeded; within 4 standard errors."""
+    step, targets, distribution = SAMPLED[name]
+    module = Module(step).eval()
+    z = module(X[:1])[0]
+    jacobian = [torch.autograd.grad(one, list(module.parameters()), retain_graph=True) for one in z]
+    rows = torch.stack([torch.cat([g.flatten() for g in row]) for row in jacobian])
+    free = z.detach().expand(20_000, CLASSES).clone().requires_grad_()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        labels = distribution(free.detach()).sample()
+    (scores,) = torch.autograd.grad(distribution(free).log_prob(labels).sum(), free)
+    squares = (scores @ rows).square().sum(1)
+    found = traces(module, (X, targets))[0].item()
+    assert abs(squares.mean().item() - found) < 4 * squares.std().item() / len(squares) ** 0.5
+
+
+def test_a_log_probability_along_no_axis_is_refused():
+    with pytest.raises(NoPrediction, match="along none of its axes"):
+        traces(Module(lambda m, x, y: F.kl_div(m(x), y)), (X, SOFT))
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        (lambda m, x, y: F.triplet_margin_loss(m(x), m(x + 1), m(-x)), "triplet_margin_loss is none: it compares"),
+        (lambda m, x, y: F.multi_margin_loss(m(x), y), "multi_margin_loss is none: a margin belongs to no density"),
+        (
+            lambda m, x, y: F.ctc_loss(m(x)[:, None].log_softmax(-1), y[None, :2] % 2 + 1, (len(x),), (2,)),
+            "ctc_loss is none: it sums over alignments",
+        ),
+    ],
+)
+def test_a_loss_that_is_no_likelihood_is_refused_with_the_reason(step, reason):
+    with pytest.raises(NoPrediction, match=reason):
+        traces(Module(step), (X, Y))
+
+
+def test_a_policy_gradient_is_refused_with_the_reason():
+    def step(module, x, y):
+        return (F.cross_entropy(module(x), y, reduction="none") * torch.linspace(-1, 1, len(x))).mean()
+
+    with pytest.raises(NoPrediction, match=r"falls as cross_entropy of outputs \(5, 3\) .* rises.*LikelihoodCall\(0\)"):
+        make_predictor()(replicate(Module(step)), (X, Y))
+
+
+def test_what_is_set_by_convention_is_said():
+    def said(step):
+        return make_predictor()(replicate(Module(step)), (X, VALUES)).described
+
+    assert said(lambda m, x, y: F.l1_loss(m(x), y)) == "laplace outputs (3,) a sample (unit scale, by convention)"
+    assert "huber (delta = 0.5) outputs (3,) a sample (unit scale in units of sqrt(beta) = 0.5, by convention)" in said(
+        lambda m, x, y: F.smooth_l1_loss(m(x), y, beta=0.25)
+    )
+    assert "by convention" not in said(lambda m, x, y: F.gaussian_nll_loss(m(x), y, torch.ones_like(y)))
 
 
 def test_probabilities_of_a_saturated_sigmoid_count_nothing():

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from models import CLASSES, FEATURES, Classifier, data
 from torch import nn
 
+from lightning_info.functional.likelihoods import Huber
 from lightning_info.replica.prediction import NoPrediction, Predictor
 from lightning_info.replica.replicate import replicate
 from lightning_info.replica.stand_in_trainer import StandInTrainer
@@ -442,6 +443,21 @@ def test_an_adapter_takes_the_training_steps_place(likelihood, targets):
     z = pl_module(X).detach().double().requires_grad_()
     (expected,) = torch.autograd.grad(factor * loss(z, double(targets), reduction="sum"), z)
     torch.testing.assert_close(prediction.loss_gradient(), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "expected"),
+    [("laplace", F.l1_loss), ("huber", F.huber_loss), ("poisson", F.poisson_nll_loss), (Huber(1.0), F.huber_loss)],
+)
+def test_an_adapter_names_any_likelihood(likelihood, expected):
+    def adapter(module, batch):
+        return module(batch[0]), batch[1], likelihood
+
+    prediction = predict(module(by_hand), (X, LABELS), adapter)
+    assert prediction.likelihood == likelihood
+    z = prediction.outputs.detach().double().requires_grad_()
+    (gradient,) = torch.autograd.grad(expected(z, LABELS.double(), reduction="sum"), z)
+    torch.testing.assert_close(prediction.loss_gradient(), gradient)
 
 
 def test_an_adapter_without_targets_has_outputs_but_no_loss_gradient():

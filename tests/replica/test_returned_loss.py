@@ -13,7 +13,7 @@ from torch import nn
 from lightning_info.functional.fisher import exact_cotangents, output_fisher_trace
 from lightning_info.functional.output_kl import output_kl
 from lightning_info.gradients import choose_engine
-from lightning_info.replica.loss_recognition import NoPrediction, Skipped
+from lightning_info.replica.predicted import NoPrediction, Skipped
 from lightning_info.replica.prediction import Predictor
 from lightning_info.replica.replicate import replicate
 from lightning_info.replica.stand_in_trainer import StandInTrainer

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from models import FEATURES
 from torch import nn
 
-from lightning_info.replica.loss_recognition import WritesParameters
+from lightning_info.replica.predicted import WritesParameters
 from lightning_info.replica.prediction import _Watch
 from lightning_info.replica.replicate import replicate
 

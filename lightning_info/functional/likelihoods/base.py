@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
+
+from lightning_info.functional import draws
 
 CotangentEstimator = Literal["importance", "rademacher", "sampled"]
 
@@ -21,10 +24,25 @@ class Likelihood(ABC):
     Attributes:
         name: By which a user chooses it.
         has_class_axis: The last axis of z holds the classes of one position.
+        convention: What z does not tell and is set, as the unit variance of a mean; empty if nothing is.
+        support: Smallest and largest y.
     """
 
     name: ClassVar[str]
     has_class_axis: ClassVar[bool] = False
+    convention: ClassVar[str] = ""
+    support: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def positions(self, z: Tensor) -> tuple[int, ...]:
+        """``(N, *positions)``: what a mask has."""
+        return tuple(z.shape[:-1] if self.has_class_axis else z.shape)
+
+    def masked(self, u: Tensor, mask: Tensor) -> Tensor:
+        """``u`` like z, and zero at positions that a mask ``(N, *positions)`` leaves out."""
+        return u * mask.reshape(*mask.shape, *(1,) * (u.dim() - mask.dim()))
 
     @abstractmethod
     def fisher_trace(self, z: Tensor) -> Tensor:
@@ -47,6 +65,10 @@ class Likelihood(ABC):
         """Targets from the model, ``(N, *positions)``."""
 
     @abstractmethod
+    def loss(self, z: Tensor, y: Tensor) -> Tensor:
+        """``-log p(y | z)`` of every position in nats, up to what does not depend on z; differentiable in z."""
+
+    @abstractmethod
     def score(self, z: Tensor, y: Tensor) -> Tensor:
         """``-∂ log p(y | z) / ∂z``, like z."""
 
@@ -61,10 +83,27 @@ class Likelihood(ABC):
         """
 
 
-def columns_of(root: Tensor) -> Iterator[Tensor]:
-    """The columns of a diagonal root ``(N, *)``: one output at a time, all others zero."""
-    flat = root.reshape(len(root), -1)
-    for place in range(flat.shape[1]):
-        u = torch.zeros_like(flat)
-        u[:, place] = flat[:, place]
-        yield u.reshape(root.shape)
+class PerOutput(Likelihood):
+    """Every output is a position of its own: H is diagonal, and its diagonal says all."""
+
+    @abstractmethod
+    def fisher_trace(self, z: Tensor) -> Tensor:
+        """The diagonal of H, like z."""
+
+    def fisher_product(self, z: Tensor, t: Tensor) -> Tensor:
+        """The diagonal times t."""
+        return self.fisher_trace(z) * t
+
+    def fisher_root(self, z: Tensor) -> Iterator[Tensor]:
+        """One output at a time: the square root of its element of H, all others zero."""
+        flat = self.fisher_trace(z).sqrt().reshape(len(z), -1)
+        for place in range(flat.shape[1]):
+            u = torch.zeros_like(flat)
+            u[:, place] = flat[:, place]
+            yield u.reshape(z.shape)
+
+    def cotangent(self, z: Tensor, estimator: CotangentEstimator, generator: Generator | None) -> Tensor:
+        """``"sampled"``: the score of a target from the model; else ``± sqrt`` of the diagonal."""
+        if estimator == "sampled":
+            return self.score(z, self.sample(z, generator))
+        return draws.signs(z.shape, z, generator) * self.fisher_trace(z).sqrt()

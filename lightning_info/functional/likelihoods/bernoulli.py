@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 from torch import Generator, Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, softplus
 
 from lightning_info.functional import draws
-from lightning_info.functional.likelihoods.base import CotangentEstimator, Likelihood, columns_of
+from lightning_info.functional.likelihoods.base import PerOutput
 
 
-class Bernoulli(Likelihood):
+class Bernoulli(PerOutput):
     """``p = sigmoid(z)`` of every output, and ``H = diag(p (1 - p))``."""
 
     name: ClassVar[str] = "bernoulli"
+    support: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def fisher_trace(self, z: Tensor) -> Tensor:
         """``p (1 - p)``."""
         return z.sigmoid() * (-z).sigmoid()
 
-    def fisher_product(self, z: Tensor, t: Tensor) -> Tensor:
-        """``p (1 - p) t``."""
-        return self.fisher_trace(z) * t
-
-    def fisher_root(self, z: Tensor) -> Iterator[Tensor]:
-        """One output at a time: ``sqrt(p (1 - p))``."""
-        return columns_of(self.fisher_trace(z).sqrt())
-
-    def cotangent(self, z: Tensor, estimator: CotangentEstimator, generator: Generator | None) -> Tensor:
-        """``"sampled"``: the score of a label from the model; else ``± sqrt(p (1 - p))``."""
-        if estimator == "sampled":
-            return self.score(z, self.sample(z, generator))
-        return draws.signs(z.shape, z, generator) * self.fisher_trace(z).sqrt()
-
     def sample(self, z: Tensor, generator: Generator | None) -> Tensor:
         """Labels 0 and 1, float64."""
         return (draws.uniform(z.shape, z, generator) < z.sigmoid()).double()
+
+    def loss(self, z: Tensor, y: Tensor) -> Tensor:
+        """``log(1 + exp z) - y z``."""
+        return softplus(z) - y * z
 
     def score(self, z: Tensor, y: Tensor) -> Tensor:
         """``p - y``."""

@@ -63,6 +63,10 @@ class Categorical(Likelihood):
         """Classes, int64."""
         return draws.index(z.log_softmax(-1).exp(), generator).squeeze(-1)
 
+    def loss(self, z: Tensor, y: Tensor) -> Tensor:
+        """``-log p_y``."""
+        return -z.log_softmax(-1).gather(-1, y.unsqueeze(-1)).squeeze(-1)
+
     def score(self, z: Tensor, y: Tensor) -> Tensor:
         """``p - e_y``."""
         log_p, label = z.log_softmax(-1), y.unsqueeze(-1)

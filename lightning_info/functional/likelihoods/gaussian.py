@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
 from lightning_info.functional import draws
-from lightning_info.functional.likelihoods.base import CotangentEstimator, Likelihood, columns_of
+from lightning_info.functional.likelihoods.base import PerOutput
 
 
-class Gaussian(Likelihood):
+class Gaussian(PerOutput):
     """Mean z and unit variance, so that ``H = I``.
 
     A predicted variance v comes as a second output ``v / (sqrt(2) v0)`` beside ``mean / sqrt(v0)``, with v0 the present
@@ -20,26 +19,19 @@ class Gaussian(Likelihood):
     """
 
     name: ClassVar[str] = "gaussian"
+    convention: ClassVar[str] = "unit variance"
 
     def fisher_trace(self, z: Tensor) -> Tensor:
         """One for every output."""
         return torch.ones_like(z)
 
-    def fisher_product(self, z: Tensor, t: Tensor) -> Tensor:
-        """T itself."""
-        return t
-
-    def fisher_root(self, z: Tensor) -> Iterator[Tensor]:
-        """One output at a time."""
-        return columns_of(torch.ones_like(z))
-
-    def cotangent(self, z: Tensor, estimator: CotangentEstimator, generator: Generator | None) -> Tensor:
-        """``"sampled"``: standard normal; else ``± 1``."""
-        return draws.normal(z.shape, z, generator) if estimator == "sampled" else draws.signs(z.shape, z, generator)
-
     def sample(self, z: Tensor, generator: Generator | None) -> Tensor:
         """``z`` plus standard normal noise."""
         return z + draws.normal(z.shape, z, generator)
+
+    def loss(self, z: Tensor, y: Tensor) -> Tensor:
+        """``½ (z - y)²``."""
+        return 0.5 * (z - y).square()
 
     def score(self, z: Tensor, y: Tensor) -> Tensor:
         """``z - y``."""

@@ -27,7 +27,7 @@ from backpack.extensions.module_extension import ModuleExtension
 from torch import Tensor, nn
 
 from lightning_info.functional.fisher import exact_cotangents, fisher_cotangent
-from lightning_info.functional.likelihoods import CotangentEstimator, LikelihoodName, likelihood_named
+from lightning_info.functional.likelihoods import CotangentEstimator, LikelihoodLike, likelihood_named
 from lightning_info.gradients.backpack.ggn_check import check_diagonal, check_factors
 from lightning_info.gradients.backpack.supported_layers import POOLS, obstacles
 from lightning_info.gradients.contract import NotCovered, first_line, trainable
@@ -44,7 +44,7 @@ CurvatureEstimator = CotangentEstimator | Literal["exact"]
 def ggn_diagonal(
     module: nn.Module,
     inputs: Tensor,
-    likelihood: LikelihoodName = "categorical",
+    likelihood: LikelihoodLike = "categorical",
     estimator: CurvatureEstimator = "exact",
     *,
     draws: int = 1,
@@ -81,7 +81,7 @@ def ggn_diagonal(
 def kfac(
     module: nn.Module,
     inputs: Tensor,
-    likelihood: LikelihoodName = "categorical",
+    likelihood: LikelihoodLike = "categorical",
     estimator: CurvatureEstimator = "exact",
     *,
     draws: int = 1,
@@ -124,7 +124,7 @@ def _by_backpack(
     kind: type[Any],
     module: nn.Module,
     inputs: Tensor,
-    likelihood: LikelihoodName,
+    likelihood: LikelihoodLike,
     estimator: CurvatureEstimator,
     draws: int,
     seed: int,
@@ -143,7 +143,7 @@ def _by_backpack(
         return _run(kind(), net, inputs, outputs, torch.stack(columns) / len(outputs) ** 0.5)
 
 
-def _guard(kind: type[Any], module: nn.Module, inputs: Tensor, likelihood: LikelihoodName) -> None:
+def _guard(kind: type[Any], module: nn.Module, inputs: Tensor, likelihood: LikelihoodLike) -> None:
     """Refuse what is known to be wrong, and compare the rest with plain autograd: the rules are those of any columns.
 
     Raises:

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_info.quantities.effective_information.conditional_gaussian import GivenBelow, LinearNoise, watched
 from lightning_info.quantities.weight_information.noisy_loss import moved
 from lightning_info.replica.activations import Activation, Layer
-from lightning_info.replica.loss_recognition import Prediction
+from lightning_info.replica.predicted import Prediction
 from lightning_info.replica.snapshot import ModelSnapshot
 
 LOSS = "loss"

@@ -24,7 +24,7 @@ from lightning_info.gradients.plan import coverage
 from lightning_info.gradients.real import as_real
 from lightning_info.replica.activations import Activation, Layer
 from lightning_info.replica.alone import Alone, NotItsOwn
-from lightning_info.replica.loss_recognition import Prediction
+from lightning_info.replica.predicted import Prediction
 from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 
 COTANGENT = "cotangent"

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_info.functional.codes import row_hashes
 from lightning_info.quantities.information_plane.labels import IGNORED
 from lightning_info.replica.activations import LOSS, Activation, Layer, is_discrete, masks_of
-from lightning_info.replica.loss_recognition import Prediction
+from lightning_info.replica.predicted import Prediction
 
 MOST_UNITS = 12
 """Wider layers are projected."""

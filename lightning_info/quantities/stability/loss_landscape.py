@@ -18,7 +18,7 @@ from lightning_info.quantities.stability.weight_change import flat_weights
 from lightning_info.quantities.stability.weight_trajectory import WeightTrajectory
 from lightning_info.quantities.weight_information.curvature import choose_curvature, fisher_products
 from lightning_info.quantities.weight_information.noisy_loss import mean_loss, moved
-from lightning_info.replica.loss_recognition import NoPrediction
+from lightning_info.replica.predicted import NoPrediction
 from lightning_info.replica.snapshot import ModelSnapshot
 
 CELLS = 15

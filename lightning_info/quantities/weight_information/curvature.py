@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_info.functional.fisher import exact_cotangents, fisher_cotangent
 from lightning_info.functional.lanczos import Eigenpairs, converged, lanczos, quadrature, runs
-from lightning_info.functional.likelihoods import LikelihoodName
+from lightning_info.functional.likelihoods import LikelihoodLike
 from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.spectrum_bracket import SpectrumBracket
 from lightning_info.functional.weight_noise import diagonal_noise, full_noise, lanczos_noise, low_rank_noise
@@ -358,7 +358,7 @@ def _row_engine(snapshot: ModelSnapshot, batch: Any) -> GramPlan:
 def fisher_products(snapshot: ModelSnapshot) -> FisherProducts:
     """Products with F over all reference samples; they raise Unavailable where outputs are not finite."""
 
-    def predict(module: nn.Module, batch: Any) -> tuple[Tensor, LikelihoodName, Tensor | None]:
+    def predict(module: nn.Module, batch: Any) -> tuple[Tensor, LikelihoodLike, Tensor | None]:
         prediction = _finite(snapshot.predictor(module, batch))
         return prediction.outputs, prediction.likelihood, prediction.mask
 

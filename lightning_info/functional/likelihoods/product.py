@@ -1,0 +1,105 @@
+"""Several predictions of one network that are independent given its input: heads, tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from lightning_info.functional import draws
+from lightning_info.functional.likelihoods.base import CotangentEstimator, Likelihood
+
+
+class Product(Likelihood):
+    """``p(y | z)`` is the product over heads, so that H has their blocks on its diagonal and ``tr H`` is their sum.
+
+    The outputs ``(N, D)`` are those of the heads side by side, each head's flattened; positions ``(N, P)`` likewise.
+
+    Args:
+        heads: Of every head its distribution, and the shape of its outputs for one sample, ``(*positions, C)``.
+    """
+
+    name: ClassVar[str] = "product"
+
+    def __init__(self, heads: Sequence[tuple[Likelihood, tuple[int, ...]]]) -> None:
+        self.heads = tuple(heads)
+
+    def __str__(self) -> str:
+        return " and ".join(f"{head} {shape}" for head, shape in self.heads)
+
+    def positions(self, z: Tensor) -> tuple[int, ...]:
+        """``(N, P)``."""
+        return len(z), sum(self._numbers_of_positions())
+
+    def outputs_of(self, z: Tensor) -> list[Tensor]:
+        """Of each head ``(N, *positions, C)``."""
+        parts = torch.split(z, [math.prod(shape) for _, shape in self.heads], 1)
+        return [part.reshape(len(z), *shape) for part, (_, shape) in zip(parts, self.heads, strict=True)]
+
+    def positions_of(self, values: Tensor) -> list[Tensor]:
+        """Of each head ``(N, *positions)``, from values ``(N, P)`` of all positions."""
+        places = [(len(values), *shape[: len(shape) - head.has_class_axis]) for head, shape in self.heads]
+        parts = torch.split(values, self._numbers_of_positions(), 1)
+        return [part.reshape(place) for part, place in zip(parts, places, strict=True)]
+
+    def masked(self, u: Tensor, mask: Tensor) -> Tensor:
+        """Of each head its own positions."""
+        parts = zip(self._distributions, self.outputs_of(u), self.positions_of(mask), strict=True)
+        return _joined([head.masked(part, kept) for head, part, kept in parts])
+
+    def fisher_trace(self, z: Tensor) -> Tensor:
+        """Side by side."""
+        return _joined([head.fisher_trace(part) for head, part in self._with(z)])
+
+    def fisher_product(self, z: Tensor, t: Tensor) -> Tensor:
+        """Each block by itself."""
+        return _joined([head.fisher_product(*parts) for head, *parts in self._with(z, t)])
+
+    def fisher_root(self, z: Tensor) -> Iterator[Tensor]:
+        """The columns of one head after those of another, all other heads zero."""
+        parts = self.outputs_of(z)
+        for place, (head, part) in enumerate(self._with(z)):
+            for column in head.fisher_root(part):
+                yield _joined([column if i == place else torch.zeros_like(other) for i, other in enumerate(parts)])
+
+    def cotangent(self, z: Tensor, estimator: CotangentEstimator, generator: Generator | None) -> Tensor:
+        """Of each head, with a sign of its own, as those of a single position need not have mean zero."""
+        found = [head.cotangent(part, estimator, generator) for head, part in self._with(z)]
+        return _joined([u * draws.signs((len(z), *(1,) * (u.dim() - 1)), z, generator) for u in found])
+
+    def sample(self, z: Tensor, generator: Generator | None) -> Tensor:
+        """Side by side, float64; classes too."""
+        return _joined([head.sample(part, generator).double() for head, part in self._with(z)])
+
+    def loss(self, z: Tensor, y: Tensor) -> Tensor:
+        """Side by side."""
+        return _joined([head.loss(part, label) for head, part, label in self._with_targets(z, y)])
+
+    def score(self, z: Tensor, y: Tensor) -> Tensor:
+        """Side by side."""
+        return _joined([head.score(part, label) for head, part, label in self._with_targets(z, y)])
+
+    def kl(self, z: Tensor, other: Tensor, variances: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Side by side."""
+        return _joined([head.kl(*parts) for head, *parts in self._with(z, other)])
+
+    @property
+    def _distributions(self) -> list[Likelihood]:
+        return [head for head, _ in self.heads]
+
+    def _numbers_of_positions(self) -> list[int]:
+        return [math.prod(shape[: len(shape) - head.has_class_axis]) for head, shape in self.heads]
+
+    def _with(self, *outputs: Tensor) -> Iterator[tuple[Any, ...]]:
+        return zip(self._distributions, *(self.outputs_of(z) for z in outputs), strict=True)
+
+    def _with_targets(self, z: Tensor, y: Tensor) -> Iterator[tuple[Likelihood, Tensor, Tensor]]:
+        for head, part, label in zip(self._distributions, self.outputs_of(z), self.positions_of(y), strict=True):
+            yield head, part, label.long() if head.has_class_axis else label
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat([part.flatten(1) if part.dim() > 1 else part.unsqueeze(1) for part in parts], 1)
