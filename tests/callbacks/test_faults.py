@@ -62,7 +62,7 @@ def fisher(**options) -> FisherTraceCallback:
 # Where a stage is found, and whether its fault costs the values of the point.
 STAGES = {
     "replica": ("lightning_info.callbacks.session.replicate", True),
-    "capture": ("lightning_info.replica.prediction._from_calls", True),
+    "capture": ("lightning_info.replica.prediction.prediction_of", True),
     "batch norm": ("lightning_info.replica.snapshot.use_statistics_of", True),
     "scores": ("lightning_info.quantities.fisher_trace.sampling.output_fisher_trace", True),
     "cotangents": ("lightning_info.quantities.fisher_trace.sampling.fisher_cotangent", True),
