@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from lightning_info.functional.likelihoods import Product
-from lightning_info.gradients.real import as_real, in_double
+from lightning_info.gradients.real import as_real
 from lightning_info.replica.padding import Padding, of_positions
 from lightning_info.replica.predicted import Prediction
+from lightning_info.replica.unit_rows import SampleAxis, by_channel, by_sample, mean_of, units
 
 SHOWN_UNITS = 64
 """Activations of one sample that a histogram shows, evenly spread over the layer."""
@@ -48,9 +49,6 @@ _MOVES_AXES = {"permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapd
 
 LOSS = "the mask of the loss"
 """Name of what the loss leaves out, as a source of padding."""
-
-SampleAxis = Literal["first", "second", "folded"]
-"""Where the samples are: on axis 0, on axis 1 (sequence first), or with positions folded into axis 0."""
 
 
 @dataclass(frozen=True)
@@ -278,7 +276,7 @@ class LayerCapture(Capture):
             for label, rows in self._padded.items():
                 mask = of_positions(masks, self._samples, rows.shape[2])
                 if mask is not None:
-                    self.activations[label].units = _mean_of(rows, mask.kept)
+                    self.activations[label].units = mean_of(rows, mask.kept)
             self._padded.clear()
 
     def _keep(self, call: Call, tensor: Tensor, before: Tensor | None) -> None:
@@ -358,11 +356,6 @@ def _is_shown(tensor: Tensor) -> bool:
     return not tensor.is_quantized and tensor.dim() > 0 and tensor.numel() > 0
 
 
-def is_discrete(tensor: Tensor) -> bool:
-    """Whether it holds integers or booleans."""
-    return not tensor.is_floating_point() and not tensor.is_complex()
-
-
 def _shown(rows: Tensor) -> Tensor:
     """Of layers with positions always as many, whatever the length of a sequence; in no step with its axes."""
     flat = as_real(rows).reshape(len(rows), -1)
@@ -373,51 +366,6 @@ def _shown(rows: Tensor) -> Tensor:
     return flat[:, (golden * width).long().to(flat.device)]
 
 
-def by_sample(tensor: Tensor, samples: int, axis: SampleAxis) -> Tensor:
-    """The tensor with its samples on axis 0 and positions that were folded into it on axis 1."""
-    if axis == "second":
-        return tensor.movedim(1, 0)
-    if axis == "folded":
-        return tensor.reshape(samples, len(tensor) // samples, *tensor.shape[1:])
-    return tensor
-
-
-def possible_axes(tensor: Tensor, samples: int) -> list[SampleAxis]:
-    """Where the samples may be, by the shape; the likeliest first."""
-    axes: list[SampleAxis] = []
-    if len(tensor) == samples:
-        axes.append("first")
-    if tensor.dim() > 2 and tensor.shape[1] == samples:
-        axes.append("second")
-    if len(tensor) > samples and len(tensor) % samples == 0:
-        axes.append("folded")
-    return axes
-
-
-def units(tensor: Tensor, channels_first: bool, axis: SampleAxis) -> Tensor:
-    """One row of units a sample: the mean over positions of every channel, ``(N, units)``.
-
-    Complex units become two, real and imaginary part. Integers and booleans are codes, which have no mean: the row
-    holds those at all positions.
-
-    Args:
-        tensor: As :func:`by_sample` gives it.
-        channels_first: Channels on the axis after the samples (and folded positions), otherwise on the last one.
-        axis: Where the samples were.
-    """
-    if is_discrete(tensor):
-        return (tensor.byte() if tensor.dtype == torch.bool else tensor).reshape(len(tensor), -1)
-    if tensor.dim() > 2:
-        tensor = by_channel(tensor, channels_first, axis).mean(2)
-    return as_real(tensor).reshape(len(tensor), -1)
-
-
-def by_channel(tensor: Tensor, channels_first: bool, axis: SampleAxis) -> Tensor:
-    """``(N, channels, positions)`` of a tensor with positions; the arguments are those of :func:`units`."""
-    channel = 1 + (axis == "folded") if channels_first else tensor.dim() - 1
-    return tensor.movedim(channel, 1).flatten(2)
-
-
 def masks_of(prediction: Prediction) -> list[Padding]:
     """What tells which positions of a sample are none; the first of them that fits a layer is taken."""
     masks, mask = [], prediction.mask
@@ -426,14 +374,3 @@ def masks_of(prediction: Prediction) -> list[Padding]:
         if prediction.likelihood != "categorical" and mask.dim() > 2:  # of every output of a position
             masks.append(Padding(LOSS, mask.any(-1)))
     return masks + prediction.padding()
-
-
-def _mean_of(rows: Tensor, kept: Tensor) -> Tensor:
-    """Mean over the positions that are kept, ``(N, C, P), (N, P) -> (N, C)``; 0 where none is.
-
-    In double precision, so that equal samples with more padding are equal.
-    """
-    kept = kept.to(rows.device)[:, None]
-    total = in_double(torch.where(kept, rows, 0)).sum(2)
-    mean = (total / kept.sum(2).clamp_min(1)).to(rows.dtype)
-    return as_real(mean).reshape(len(mean), -1)

@@ -16,21 +16,10 @@ from torch import Tensor, nn
 from lightning_info.gradients.batches import company, num_samples, shuffled, take
 from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.real import as_real
-from lightning_info.replica.activations import (
-    OUTPUTS_CALL,
-    Call,
-    Capture,
-    Layer,
-    SampleAxis,
-    by_sample,
-    is_discrete,
-    masks_of,
-    outputs_of,
-    possible_axes,
-    units,
-)
+from lightning_info.replica.activations import OUTPUTS_CALL, Call, Capture, Layer, masks_of, outputs_of
 from lightning_info.replica.padding import Padding, of_positions
 from lightning_info.replica.predicted import Prediction
+from lightning_info.replica.unit_rows import SampleAxis, by_sample, is_discrete, possible_axes, units
 
 MOST = 8
 """Layers that are chosen where none are named."""

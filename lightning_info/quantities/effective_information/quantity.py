@@ -36,11 +36,12 @@ from lightning_info.quantities.effective_information.relative_curvature import (
     choose_relative_curvature,
     measure_relative_curvature,
 )
-from lightning_info.quantities.information_plane.features import TARGETS, LayerFeatures, padding_row
+from lightning_info.quantities.information_plane.features import TARGETS, LayerFeatures, rows_of_layers
 from lightning_info.quantities.information_plane.labels import Labels, describe_targets, labels_of
 from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record
-from lightning_info.quantities.weight_information.curvature import CurvaturePlan, run_plan
+from lightning_info.quantities.weight_information.curvature import CurvaturePlan
 from lightning_info.quantities.weight_information.noisy_loss import mean_loss
+from lightning_info.quantities.weight_information.run_plan import run_plan
 from lightning_info.replica.activations import Layer
 from lightning_info.replica.layer_selection import LayerNames, find_layers
 from lightning_info.replica.snapshot import ModelSnapshot
@@ -154,14 +155,7 @@ class EffectiveInformationOfLayers(Quantity):
             "labels": describe_targets(targets, BINS),
             "noise": f"from {_NOISE[self.noise]} of {plan.samples} samples",
         }
-        padding, enters = padding_row(layers, snapshot.predictor(snapshot.module, batch))
-        if padding:
-            rows["padding"] = padding
-        if enters:
-            point.warn(padding, "padding")
-        if left_out:
-            rows["left out"] = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3])
-        return rows
+        return rows | rows_of_layers(layers, snapshot.predictor(snapshot.module, batch), left_out, point.warn)
 
     def _continuous(self, layers: list[Layer], left_out: dict[str, str]) -> tuple[list[Layer], dict[str, str]]:
         """Without layers that give integers, and with why; refused if they were named."""

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from lightning_info.functional.codes import row_hashes
 from lightning_info.quantities.information_plane.labels import IGNORED
-from lightning_info.replica.activations import LOSS, Activation, Layer, is_discrete, masks_of
+from lightning_info.quantities.quantity import Warn
+from lightning_info.replica.activations import LOSS, Activation, Layer, masks_of
 from lightning_info.replica.predicted import Prediction
+from lightning_info.replica.unit_rows import is_discrete
 
 MOST_UNITS = 12
 """Wider layers are projected."""
@@ -65,7 +67,29 @@ def _directions(width: int, count: int, seed: int) -> Tensor:
     return directions
 
 
-def padding_row(layers: Sequence[Layer], prediction: Prediction) -> tuple[str, bool]:
+def rows_of_layers(
+    layers: Sequence[Layer], prediction: Prediction, left_out: Mapping[str, str], warn: Warn
+) -> dict[str, str]:
+    """Rows of the summary on padding, and on layers that are left out; a warning where padding enters a mean.
+
+    Args:
+        layers: The layers.
+        prediction: For a few samples.
+        left_out: Why others cannot be measured, by label.
+        warn: Tells the user something once.
+    """
+    rows = {}
+    padding, enters = _padding(layers, prediction)
+    if padding:
+        rows["padding"] = padding
+    if enters:
+        warn(padding, "padding")
+    if left_out:
+        rows["left out"] = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3])
+    return rows
+
+
+def _padding(layers: Sequence[Layer], prediction: Prediction) -> tuple[str, bool]:
     """What is said of padding in the means over positions; empty if there is nothing to say.
 
     Args:

@@ -30,7 +30,7 @@ from lightning_info.quantities.information_plane.estimates import (
     EstimatorName,
     EstimatorSettings,
 )
-from lightning_info.quantities.information_plane.features import MOST_UNITS, TARGETS, LayerFeatures, padding_row
+from lightning_info.quantities.information_plane.features import MOST_UNITS, TARGETS, LayerFeatures, rows_of_layers
 from lightning_info.quantities.information_plane.labels import Labels, describe_targets, labels_of
 from lightning_info.quantities.information_plane.trajectory import Plane, Trajectory
 from lightning_info.quantities.information_plane.verdicts import CompressionVerdict, is_saturated, judge
@@ -121,14 +121,7 @@ class InformationPlane(Quantity):
         prediction = snapshot.predictor(snapshot.module, batch)
         if prediction.unknown and targets is not None:
             rows["labels"] = "the integers of the batch, one for each sample, as the loss is not known"
-        padding, enters = padding_row(layers, prediction)
-        if padding:
-            rows["padding"] = padding
-        if enters:
-            point.warn(padding, "padding")
-        if left_out:
-            rows["left out"] = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3])
-        return rows
+        return rows | rows_of_layers(layers, prediction, left_out, point.warn)
 
     def _describe(self, layer: Layer) -> str:
         if layer.is_discrete:

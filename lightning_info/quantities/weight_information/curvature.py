@@ -320,29 +320,6 @@ def _is_twice_differentiable(snapshot: ModelSnapshot) -> bool:
     return True
 
 
-def run_plan(
-    plan: CurvaturePlan | None, choose: Callable[[], CurvaturePlan], run: Callable[[CurvaturePlan], T]
-) -> tuple[CurvaturePlan, T]:
-    """Run a plan; if it does not fit the replica any more, as the module changed its structure, choose again, once.
-
-    Returns:
-        The plan that ran, and what it gave.
-
-    Raises:
-        Unavailable: None fits.
-    """
-    if plan is not None:
-        try:
-            return plan, run(plan)
-        except NotCovered:
-            pass
-    try:
-        plan = choose()
-        return plan, run(plan)
-    except NotCovered as error:
-        raise Unavailable(f"F cannot be had exactly here: {error}") from error
-
-
 def num_weights(snapshot: ModelSnapshot) -> int:
     """k: trainable weights, of complex ones both parts."""
     return sum(sizes(trainable(snapshot.module).values()))

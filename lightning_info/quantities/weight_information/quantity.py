@@ -26,12 +26,12 @@ from lightning_info.quantities.weight_information.curvature import (
     CurvaturePlan,
     LanczosCurvature,
     choose_curvature,
-    run_plan,
 )
 from lightning_info.quantities.weight_information.errors import information_errors, spectrum_errors
 from lightning_info.quantities.weight_information.initial_weights import InitialWeights, squared_norm
 from lightning_info.quantities.weight_information.noisy_loss import mean_loss, noisy_losses
 from lightning_info.quantities.weight_information.rate_distortion import rate_distortion_curve
+from lightning_info.quantities.weight_information.run_plan import run_plan
 from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 from lightning_info.replica.timing import seconds
 

@@ -11,7 +11,8 @@ from torch.func import functional_call, jacrev
 
 from lightning_info.gradients import NotCovered
 from lightning_info.quantities.weight_information import curvature as curvature_module
-from lightning_info.quantities.weight_information.curvature import choose_curvature, run_plan
+from lightning_info.quantities.weight_information.curvature import choose_curvature
+from lightning_info.quantities.weight_information.run_plan import run_plan
 from lightning_info.replica.prediction import Predictor
 from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 from lightning_info.replica.stand_in_trainer import StandInTrainer
