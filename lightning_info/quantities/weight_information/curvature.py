@@ -16,7 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -37,7 +37,6 @@ from lightning_info.gradients.real import sizes
 from lightning_info.replica.prediction import Prediction
 from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 
-T = TypeVar("T")
 CurvatureName = Literal["matrix", "gram", "lanczos", "diagonal"]
 
 MATRIX_WEIGHTS = 1024
