@@ -74,6 +74,7 @@ def _batch_norm(m, x, statistics, eps):
 
 SETTINGS = {
     "eps of LayerNorm": lambda m, x, first: F.layer_norm(x, (6,), m.v, m.v, 0.1 if first else 1.0),
+    "eps of LayerNorm without bias": lambda m, x, first: F.layer_norm(x, (6,), m.v, None, 0.1 if first else 1.0),
     "eps of RMSNorm": lambda m, x, first: F.rms_norm(x, (6,), m.v, 0.1 if first else 1.0),
     "eps of BatchNorm": lambda m, x, first: _batch_norm(m, x, m.one, 0.1 if first else 1.0),
     "statistics of BatchNorm": lambda m, x, first: _batch_norm(m, x, m.one if first else m.two, 0.1),
