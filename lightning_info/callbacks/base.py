@@ -207,15 +207,23 @@ class InfoCallback(Preparing):
         """Collect reference samples and measure if a point is due."""
         if not self._active:
             return
-        with self._or_off(trainer), self._clock.spending(), self._error_policy.guard("its bookkeeping"):
-            if not self._samples.complete:
-                with isolated(pl_module.device):
-                    self._collect(trainer, pl_module, batch, batch_idx)
-            if self.is_due(trainer, batch_idx):
-                with isolated(pl_module.device):
-                    self._take(trainer, pl_module, batch_idx)
+        try:
+            is_idle = self._samples.complete and not self.is_due(trainer, batch_idx)
+        except Exception:
+            is_idle = False  # it is told below, by the same error
+        if not is_idle:
+            with self._or_off(trainer), self._clock.spending(), self._error_policy.guard("its bookkeeping"):
+                self._act(trainer, pl_module, batch, batch_idx)
         if self._active:
             self._session.leave_batch(self)
+
+    def _act(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if not self._samples.complete:
+            with isolated(pl_module.device):
+                self._collect(trainer, pl_module, batch, batch_idx)
+        if self.is_due(trainer, batch_idx):
+            with isolated(pl_module.device):
+                self._take(trainer, pl_module, batch_idx)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure the end, draw the figures, print the table."""

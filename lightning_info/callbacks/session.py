@@ -165,7 +165,9 @@ class Session:
         """A callback is through with the batch; once all are, nothing is kept, and training goes on."""
         self._through.append(member)
         if len(self._through) >= len(self.members):
-            self.clear()
+            self._through.clear()
+            if self._snapshots or self._initial:
+                self.clear()
 
     def ends(self, member: Member) -> bool:
         """A callback has ended; True for the last one."""
