@@ -69,13 +69,13 @@ def case(name: str, package: str, field: str, loss: str) -> Callable[[Callable[[
 
 
 def trainer(callbacks: list[pl.Callback], **arguments: Any) -> pl.Trainer:
-    """A Trainer that leaves nothing behind."""
+    """A Trainer that is quiet, with its default logger."""
     return pl.Trainer(**quiet(callbacks, **arguments))
 
 
 def quiet(callbacks: list[pl.Callback], **arguments: Any) -> dict[str, Any]:
-    """Arguments of a Trainer that leaves nothing behind."""
-    off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    """Arguments of a Trainer that is quiet, with its default logger."""
+    off = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     return {"accelerator": "cpu", "devices": 1, "max_epochs": 2, **off, "callbacks": callbacks, **arguments}
 
 

@@ -25,7 +25,7 @@ import lightning_info
 from .case import Case, Run
 from .oracle import fisher_trace, impossible, relative
 
-SAMPLES = 3
+SAMPLES = 2
 """That the oracle computes."""
 SHORT = {
     "FisherTraceCallback": "Fisher",

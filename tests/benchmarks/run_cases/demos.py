@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .case import Run, case, loader, run
 
@@ -12,6 +12,11 @@ WORDS, LENGTH = 60, 12
 
 def vectors(n: int = 64) -> list[Tensor]:
     return list(torch.randn(n, 32))
+
+
+def without_download(kind: type) -> type:
+    """The class without the download of its own data."""
+    return type(kind.__name__, (kind,), {"prepare_data": lambda self: None})
 
 
 @case("BoringModel", "lightning", "demo", "squared error")
@@ -35,7 +40,7 @@ def transformer() -> Run:
     from lightning.pytorch.demos import LightningTransformer
 
     text = torch.randint(0, WORDS, (48, LENGTH + 1))
-    module = LightningTransformer(vocab_size=WORDS)
+    module = without_download(LightningTransformer)(vocab_size=WORDS)
     rows = [(line[:-1], line[1:]) for line in text]
     return run(module, loader(rows, 8), lambda m, b: (m(b[0], b[1]).reshape(-1, WORDS).T, "categorical"))
 
@@ -45,6 +50,6 @@ def lstm() -> Run:
     from lightning.pytorch.demos.lstm import LightningLSTM
 
     text = torch.randint(0, WORDS, (48, LENGTH + 1))
-    module = LightningLSTM(vocab_size=WORDS)
+    module = without_download(LightningLSTM)(vocab_size=WORDS)
     rows = [(line[:-1], line[1:]) for line in text]
     return run(module, loader(rows, 8))

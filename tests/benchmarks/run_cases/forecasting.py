@@ -125,7 +125,7 @@ def gluon(estimator: Any, **sizes: Any) -> Run:
     data = ListDataset([{"start": pd.Period("2020-01-01", "D"), "target": one} for one in series], freq="D")
 
     def fit(callbacks: list[Any]) -> Any:
-        arguments = quiet(callbacks)
+        arguments = quiet(callbacks, enable_checkpointing=True)
         trained = estimator(
             prediction_length=FUTURE, context_length=PAST, batch_size=16, num_batches_per_epoch=6,
             trainer_kwargs=arguments, **sizes,
