@@ -15,6 +15,8 @@ import argparse
 import json
 import multiprocessing
 import os
+import resource
+import signal
 import sys
 import tempfile
 import time
@@ -22,8 +24,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 RESULTS, TABLE = HERE / "runs.json", HERE.parents[1] / "docs" / "runs.md"
-SECONDS = 900
-"""That a case may take."""
+SECONDS = 240
+"""Of CPU time that a case may take."""
 
 
 def results_of(case, logs: Path) -> dict:
@@ -35,6 +37,7 @@ def results_of(case, logs: Path) -> dict:
     found.unlink(missing_ok=True)
 
     def child(folder: str) -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
         os.chdir(folder)
         log = os.open(logs / f"{stem}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
@@ -44,14 +47,18 @@ def results_of(case, logs: Path) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         process = multiprocessing.get_context("fork").Process(target=child, args=(folder,))
         process.start()
-        process.join(SECONDS)
-        ended = f"not finished in {SECONDS} s" if process.is_alive() else ""
-        process.kill()
         process.join()
-        if not ended and process.exitcode:
-            ended = f"the process ended with {process.exitcode}"
+    if process.exitcode == -signal.SIGXCPU:
+        ended = f"not finished in {SECONDS} CPU s"
+    else:
+        ended = f"the process ended with {process.exitcode}" if process.exitcode else ""
     record = json.loads(found.read_text()) if found.exists() else {}
     return {**record, "ended": ended}
+
+
+def kept() -> dict:
+    """What was found so far, by case."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
 def main() -> None:
@@ -73,7 +80,6 @@ def main() -> None:
     if arguments.list:
         return print("\n".join(case.name for case in CASES))
     arguments.logs.mkdir(parents=True, exist_ok=True)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for case in [] if arguments.table else CASES:
         if arguments.only and not case.name.startswith(tuple(arguments.only)):
             continue
@@ -81,8 +87,9 @@ def main() -> None:
         record = results_of(case, arguments.logs)
         print(f"{line(case, record)}  ({time.time() - start:.0f} s)", flush=True)
         if not record.get("missing"):
-            results[case.name] = record
-            RESULTS.write_text(json.dumps({c.name: results[c.name] for c in CASES if c.name in results}, indent=1) + "\n")
+            known = {**kept(), case.name: record}
+            RESULTS.write_text(json.dumps({c.name: known[c.name] for c in CASES if c.name in known}, indent=1) + "\n")
+    results = kept()
     TABLE.write_text(table([(case, results[case.name]) for case in CASES if case.name in results]))
 
 

@@ -85,6 +85,7 @@ def run(
     predicts: Callable[[Any, Any], Any] | None = None,
     adapter: Callable[[Any, Any], Any] | None = None,
     alone: Callable[[], Iterable[Any]] | None = None,
+    validated: bool = False,
     **arguments: Any,
 ) -> Run:
     """``Trainer.fit`` of a module on a loader that does not shuffle.
@@ -95,11 +96,12 @@ def run(
         predicts: See :class:`Run`.
         adapter: See :class:`Run`.
         alone: See :class:`Run`; None: each sample of the data set through the loader's ``collate_fn``.
+        validated: The loader also validates, for a scheduler that asks for it.
         **arguments: Of the Trainer.
     """
 
     def fit(callbacks: list[pl.Callback]) -> pl.LightningModule:
-        trainer(callbacks, **arguments).fit(module, loader)
+        trainer(callbacks, **arguments).fit(module, loader, loader if validated else None)
         return module
 
     def each() -> Iterator[Any]:

@@ -138,7 +138,10 @@ class Embedded(pl.LightningModule):
 def arcface() -> Run:
     from pytorch_metric_learning.losses import ArcFaceLoss
 
-    return run(Embedded(ArcFaceLoss(CLASSES, 16)), loader(images()))
+    def predicts(module: Any, batch: Any) -> Any:  # without the margin, which only the label's logit has
+        return module.loss.get_logits(module(batch[0]))[0], "categorical"
+
+    return run(Embedded(ArcFaceLoss(CLASSES, 16)), loader(images()), predicts)
 
 
 @case("TripletMarginLoss", "pytorch-metric-learning", "metric learning", "triplets, mined in the batch")

@@ -176,6 +176,6 @@ def scvi() -> Run:
         for name in ("enable_checkpointing", "max_epochs"):
             arguments.pop(name)
         model.train(max_epochs=2, **arguments)
-        return model._training_plan
+        return model.module
 
     return Run(fit)

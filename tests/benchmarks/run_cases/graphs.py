@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .case import CLASSES, Run, case, run
+from .case import CLASSES, Run, case, quiet, run
 
 
 class GraphClassifier(pl.LightningModule):
@@ -96,10 +96,13 @@ def chemprop() -> Run:
     ffn = nn.RegressionFFN(input_dim=16, hidden_dim=16)
     module = models.MPNN(nn.BondMessagePassing(**sizes), nn.MeanAggregation(), ffn)
 
+    def one_by_one() -> Any:
+        return data.build_dataloader(data.MoleculeDataset(points), batch_size=1, shuffle=False)
+
     def predicts(module: Any, batch: Any) -> Any:
         return module(batch.bmg, batch.V_d, batch.X_d)[0], "gaussian"
 
-    return run(module, loader, None)
+    return run(module, loader, predicts, alone=one_by_one)
 
 
 @case("SchNet", "schnetpack", "atoms", "squared error, ragged atoms")
@@ -125,7 +128,15 @@ def schnet() -> Run:
         input_modules=[spk.atomistic.PairwiseDistances()],
         output_modules=[spk.atomistic.Atomwise(n_in=16, output_key="energy")],
     )
-    output = spk.task.ModelOutput(name="energy", loss_fn=nn.MSELoss(), loss_weight=1.0)
+    output = spk.task.ModelOutput(name="energy", loss_fn=nn.MSELoss(), loss_weight=1.0, metrics={})
     module = spk.task.AtomisticTask(net, [output], optimizer_args={"lr": 1e-3})
-    module.setup = lambda stage=None: None
-    return run(module, DataLoader(rows, batch_size=8, collate_fn=_atoms_collate_fn))
+    module.setup = lambda stage=None: None  # it asks for a data module
+    data = DataLoader(rows, batch_size=8, collate_fn=_atoms_collate_fn)
+
+    def fit(callbacks: list[Any]) -> Any:
+        import pytorch_lightning
+
+        pytorch_lightning.Trainer(**quiet(callbacks)).fit(module, data)
+        return module
+
+    return Run(fit)

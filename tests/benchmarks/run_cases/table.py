@@ -81,7 +81,7 @@ def same(record: dict[str, Any]) -> str:
 
 
 def seconds(record: dict[str, Any]) -> str:
-    before, after = record.get("without", {}), record.get("with", {})
+    before, after = record.get("without", {}), record.get("adapter") or record.get("with", {})
     return " → ".join(f"{one['seconds']:.1f}" if "seconds" in one else "?" for one in (before, after))
 
 

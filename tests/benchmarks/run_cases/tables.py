@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .case import CLASSES, Run, case, loader, quiet, run
+from .case import CLASSES, Rows, Run, case, loader, quiet, run, trainer
 
 
 def columns(n: int = 96) -> Any:
@@ -114,7 +114,7 @@ def uq_classification() -> Run:
     from lightning_uq_box.uq_methods import DeterministicClassification
 
     net = MLP(n_inputs=3, n_hidden=[16], n_outputs=CLASSES, activation_fn=nn.Tanh())
-    module = DeterministicClassification(net, loss_fn=nn.CrossEntropyLoss(), num_classes=CLASSES)
+    module = DeterministicClassification(net, loss_fn=nn.CrossEntropyLoss())
     rows = [{"input": torch.randn(3) + n % CLASSES, "target": torch.tensor(n % CLASSES)} for n in range(64)]
     return run(module, loader(rows), lambda m, b: (m(b["input"])[0], "categorical"))
 
@@ -125,8 +125,14 @@ def bayesian() -> Run:
     from lightning_uq_box.uq_methods import BNN_VI_ELBO_Regression
 
     net = MLP(n_inputs=1, n_hidden=[8], n_outputs=1, activation_fn=nn.Tanh())
-    module = BNN_VI_ELBO_Regression(net, nn.MSELoss(), num_mc_samples_train=2)
-    return run(module, loader(points()))
+    module = BNN_VI_ELBO_Regression(net, nn.MSELoss(), burnin_epochs=1, num_mc_samples_train=2)
+    data = pl.LightningDataModule.from_datasets(Rows(points()), batch_size=16)  # it asks for one
+
+    def fit(callbacks: list[pl.Callback]) -> pl.LightningModule:
+        trainer(callbacks, max_epochs=4).fit(module, datamodule=data)
+        return module
+
+    return Run(fit)
 
 
 @case("RegressionRoutine", "torch-uncertainty", "uncertainty", "log_prob of a normal")

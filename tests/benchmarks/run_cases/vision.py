@@ -43,10 +43,10 @@ class Mixed(Images):
         return self.loss(self(x), y)
 
 
-def resnet() -> nn.Module:
+def mobilenet() -> nn.Module:
     import timm
 
-    return timm.create_model("resnet10t", pretrained=False, num_classes=CLASSES)
+    return timm.create_model("mobilenetv3_small_050", pretrained=False, num_classes=CLASSES)
 
 
 def logits(module: Any, batch: Any) -> Predicted:
@@ -59,28 +59,28 @@ def own_labels(module: Any, batch: Any) -> Any:
     return module(x), y, "categorical"
 
 
-@case("resnet10t", "timm", "image classification", "cross entropy with label smoothing")
+@case("mobilenetv3_small_050", "timm", "image classification", "cross entropy with label smoothing")
 def smooth() -> Run:
     from timm.loss import LabelSmoothingCrossEntropy
 
-    return run(Images(resnet(), LabelSmoothingCrossEntropy()), loader(images()), logits, own_labels)
+    return run(Images(mobilenet(), LabelSmoothingCrossEntropy()), loader(images()), logits, own_labels)
 
 
-@case("resnet10t, Mixup", "timm", "image classification", "SoftTargetCrossEntropy")
+@case("mobilenetv3_small_050, Mixup", "timm", "image classification", "SoftTargetCrossEntropy")
 def mixup() -> Run:
     from timm.data import Mixup
     from timm.loss import SoftTargetCrossEntropy
 
     mix = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=CLASSES)
-    return run(Mixed(resnet(), SoftTargetCrossEntropy(), mix), loader(images()), logits, own_labels)
+    return run(Mixed(mobilenet(), SoftTargetCrossEntropy(), mix), loader(images()), logits, own_labels)
 
 
-@case("resnet18, v2.MixUp", "torchvision", "image classification", "cross entropy, mixed in the step")
+@case("shufflenet_v2_x0_5, v2.MixUp", "torchvision", "image classification", "cross entropy, mixed in the step")
 def mixup_v2() -> Run:
-    from torchvision.models import resnet18
+    from torchvision.models import shufflenet_v2_x0_5
     from torchvision.transforms import v2
 
-    net = resnet18(weights=None, num_classes=CLASSES)
+    net = shufflenet_v2_x0_5(weights=None, num_classes=CLASSES)
     mix = v2.MixUp(num_classes=CLASSES)
     return run(Mixed(net, nn.CrossEntropyLoss(), mix), loader(images()), logits, own_labels, max_epochs=1)
 
@@ -104,7 +104,7 @@ def unet(classes: int = 1) -> nn.Module:
     import segmentation_models_pytorch as smp
 
     sizes = {"encoder_depth": 3, "decoder_channels": (32, 16, 8)}
-    return smp.Unet("resnet18", encoder_weights=None, classes=classes, **sizes)
+    return smp.Unet("tu-mobilenetv3_small_050", encoder_weights=None, classes=classes, **sizes)
 
 
 @case("Unet, BCE", "segmentation-models-pytorch", "segmentation", "binary cross entropy")
@@ -165,9 +165,9 @@ def torchgeo_classification() -> Run:
     from torchgeo.trainers import ClassificationTask
 
     sizes = {"in_channels": 3, "num_classes": CLASSES}
-    module = ClassificationTask(model="resnet18", weights=None, loss="ce", **sizes)
+    module = ClassificationTask(model="mobilenetv3_small_050", weights=None, loss="ce", **sizes)
     rows = [{"image": x, "label": y} for x, y in images(48)]
-    return run(module, loader(rows), lambda m, b: (m(b["image"])[0], "categorical"), max_epochs=1)
+    return run(module, loader(rows), lambda m, b: (m(b["image"])[0], "categorical"), validated=True)
 
 
 @case("SemanticSegmentationTask", "torchgeo", "remote sensing", "cross entropy of the pixels")
@@ -175,9 +175,9 @@ def torchgeo_segmentation() -> Run:
     from torchgeo.trainers import SemanticSegmentationTask
 
     sizes = {"in_channels": 3, "num_classes": 2}
-    module = SemanticSegmentationTask(model="unet", backbone="resnet18", weights=None, loss="ce", **sizes)
-    rows = [{"image": x, "mask": y[0].long()} for x, y in masks(16, 32)]
-    return run(module, loader(rows, 8), max_epochs=1)
+    module = SemanticSegmentationTask(model="fcn", weights=None, loss="ce", num_filters=8, **sizes)
+    rows = [{"image": x, "mask": y[0].long()} for x, y in masks()]
+    return run(module, loader(rows, 8), lambda m, b: (m(b["image"])[0], "categorical"), validated=True)
 
 
 @case("BasicUNet", "monai", "medical images", "DiceCELoss")
