@@ -129,7 +129,7 @@ def module_calls(module: nn.Module, replace: dict[int, Tensor] | None = None) ->
 
     def hook(name: str) -> Callable[..., Any]:
         def see(part: nn.Module, args: Any, output: Any) -> Any:
-            if shown_tensor(output) is not output or not output.is_floating_point():
+            if not isinstance(output, Tensor) or shown_tensor(output) is None or not output.is_floating_point():
                 return None
             calls.append((name, output))
             return None if replace is None else replace.get(len(calls) - 1)
@@ -171,7 +171,7 @@ def _holds(one: ElementwiseError, run: Callable[[], Tensor], module: nn.Module, 
 
 
 def _factor(kind: Kind, gradient: Tensor, residual: Tensor, error: float) -> tuple[float, Tensor] | None:
-    """c and where the loss counts, if the gradient is c times the residual, or its sign, or 0; else None."""
+    """If the gradient is c times the residual, or its sign, or 0: c, and where it is not 0; else None."""
     gradient = gradient.double()
     shape = residual.double() if kind == "squared" else residual.double().sign()
     kept = (gradient != 0) | (residual == 0)

@@ -75,8 +75,7 @@ class Call:
         arguments, name = self.arguments, self.name
         if self.outputs._version != self.version:
             raise NoPrediction(
-                f"{owner}.training_step writes to the outputs that it has given to {name}{self.place}; write to a "
-                f"copy"
+                f"{owner}.training_step writes to the outputs that it has given to {name}{self.place}; write to a copy"
             )
         if self.is_swapped:
             others = (value for name, value in arguments.items() if name != "target")
@@ -85,9 +84,7 @@ class Call:
                     f"{owner}.training_step compares two quantities that both depend on the parameters{self.place}"
                 )
             if self.function not in SYMMETRIC:
-                raise NoPrediction(
-                    f"the targets of {name} in {owner}.training_step depend on parameters{self.place}"
-                )
+                raise NoPrediction(f"the targets of {name} in {owner}.training_step depend on parameters{self.place}")
             arguments = {**arguments, "input": arguments["target"], "target": arguments["input"]}
         function = self.function
         parse = parser_of(function) if isinstance(function, type) else LIKELIHOODS[function]

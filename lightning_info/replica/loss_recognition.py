@@ -230,7 +230,7 @@ def gaussian_with_variance(arguments: dict[str, Any], samples: int) -> Predictio
     return prediction
 
 
-def of_parameters(likelihood: OfParameters, outputs: Tensor, targets: Tensor, samples: int) -> Prediction:
+def of_parameters(likelihood: OfParameters, outputs: Tensor, targets: Tensor | None, samples: int) -> Prediction:
     """Parameters of distributions ``(rows, *positions, P)``, and targets ``(rows, *positions, *event)``."""
     outputs, targets = _rows(outputs, targets, samples, unbatched=1)
 

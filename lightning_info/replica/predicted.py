@@ -20,6 +20,10 @@ class NoPrediction(ValueError):
     """The module's predictive distribution was not found or makes no sense; the message tells what to write."""
 
 
+class NoLikelihood(NoPrediction):
+    """The loss calls nothing that is known, so that it is written by hand, or no density at all."""
+
+
 class Skipped(NoPrediction):
     """The ``training_step`` returns None for a batch: Lightning does not train on it."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, cast
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 
-from lightning_info.functional.likelihoods import Likelihood, PerOutput
+from lightning_info.functional.likelihoods import Likelihood, OfParameters, PerOutput
 from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.layout import bare
 from lightning_info.replica.blame import place_of
@@ -31,9 +31,9 @@ from lightning_info.replica.distribution_calls import ShownLogProbs, arguments_o
 from lightning_info.replica.elementwise_errors import ElementwiseError, module_calls, recognised
 from lightning_info.replica.isolation import exits_are_errors
 from lightning_info.replica.likelihood_calls import Call, chosen, listed, prediction_of, product_of
-from lightning_info.replica.loss_recognition import BY_NAME, LIKELIHOODS, NO_LIKELIHOODS, values
+from lightning_info.replica.loss_recognition import BY_NAME, LIKELIHOODS, NO_LIKELIHOODS, of_parameters, values
 from lightning_info.replica.padding import Padding, in_batch, in_call
-from lightning_info.replica.predicted import NoPrediction, Prediction, Skipped, WritesParameters
+from lightning_info.replica.predicted import NoLikelihood, NoPrediction, Prediction, Skipped, WritesParameters
 from lightning_info.replica.returned_loss import backward, edge_of
 from lightning_info.replica.stand_in_trainer import StandInTrainer, detach_from_trainer
 from lightning_info.replica.writes import written
@@ -73,7 +73,8 @@ class Predictor:
             Skipped: The ``training_step`` returns None for the batch, which is then not trained on.
         """
         samples, given = num_samples(batch), bare(batch)
-        with module_calls(module) if self._error is not None else nullcontext([]) as outputs:
+        with ExitStack() as stack:
+            outputs = [] if self._error is None else stack.enter_context(module_calls(module))
             returned, watch = self._run(module, batch)
         by_gradient = self._by_gradient(module, given, samples, outputs, returned, watch)
         if by_gradient is not None:
@@ -376,7 +377,7 @@ def _trained(watch: _Watch, returned: Any, owner: str, automatic: bool) -> tuple
     if not calls:
         known = ", ".join(f.__name__ for f in LIKELIHOODS)
         others = "".join(f". {f.__name__} is none: {reason}" for f, reason in watch.others.items())
-        raise NoPrediction(
+        raise NoLikelihood(
             f"{owner}.training_step calls no likelihood that is known here ({known}; log_prob of a distribution)"
             f"{others}"
         )
@@ -403,6 +404,8 @@ def _from_adapter(returned: Any, samples: int) -> Prediction:
         raise NoPrediction(f"the adapter's targets are {_describe(targets)}; they must be a tensor or None")
     if len(returned) == 3:
         likelihood = returned[2]
+        if isinstance(likelihood, OfParameters):
+            return of_parameters(likelihood, outputs, targets, samples)
         if isinstance(likelihood, PerOutput):
             return values({"input": outputs, "target": targets}, samples, likelihood)
         likelihood = likelihood.name if isinstance(likelihood, Likelihood) else likelihood

@@ -25,7 +25,7 @@ AT = {distributions.MultivariateNormal: torch.tensor([[0.3, -0.2, 1.1, 0.0, 0.4,
 
 
 def family(kind):
-    names, make = FAMILIES[kind]
+    _, make = FAMILIES[kind]
     one = make(shapes=SHAPES.get(kind))
     z = AT.get(kind, ROW[:, : len(one.predicted)])
     return one, z

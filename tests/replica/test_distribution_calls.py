@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from models import CLASSES, FEATURES, Classifier, loader, trainer
 from torch import nn
-from torch.distributions import transforms
 from torch.distributions import (
     AffineTransform,
     Bernoulli,
@@ -31,10 +30,12 @@ from torch.distributions import (
     TransformedDistribution,
     Uniform,
     Weibull,
+    transforms,
 )
 
 from lightning_info import FisherTraceCallback, LikelihoodCall
-from lightning_info.functional.fisher import exact_cotangents, fisher_cotangent, output_fisher_product
+from lightning_info.functional.fisher import exact_cotangents, fisher_cotangent
+from lightning_info.functional.likelihoods import StudentT as StudentTFamily
 from lightning_info.gradients import choose_engine
 from lightning_info.replica.distribution_calls import DISTRIBUTIONS
 from lightning_info.replica.prediction import NoPrediction, Predictor
@@ -100,7 +101,10 @@ CASES = {
     "Weibull, doubled": (lambda m, x: Weibull(*positive(m, x)), POSITIVE),
     "Pareto": (lambda m, x: Pareto(1.0, F.softplus(m(x)) + 0.5), POSITIVE + 1),
     "Dirichlet": (lambda m, x: Dirichlet(F.softplus(m(x)) + 0.5), VALUES.softmax(1)),
-    "MultivariateNormal, doubled": (lambda m, x: MultivariateNormal(m(x)[:, :2], scale_tril=triangle(m(x)[:, 2:5])), VALUES[:, :2]),
+    "MultivariateNormal, doubled": (
+        lambda m, x: normal_of_two(m(x)),
+        VALUES[:, :2],
+    ),
 }
 NAMES = {
     StudentT: ("df", "loc", "scale"),
@@ -111,6 +115,10 @@ NAMES = {
     Dirichlet: ("concentration",),
     MultivariateNormal: ("loc", "scale_tril"),
 }
+
+
+def normal_of_two(z):
+    return MultivariateNormal(z[:, :2], scale_tril=triangle(z[:, 2:5]))
 
 
 def triangle(z):
@@ -175,6 +183,25 @@ def rows_of(parameter, weights):
         found = torch.autograd.grad(one, weights, retain_graph=True, allow_unused=True, materialize_grads=True)
         rows.append(torch.cat([g.flatten() for g in found]))
     return torch.stack(rows)
+
+
+def test_an_adapter_gives_parameters_and_their_family():
+    module, batch = module_of("StudentT, doubled")
+    given = module.distribution(module, X)
+    family = StudentTFamily()
+
+    def adapter(module, batch):
+        given = module.distribution(module, batch[0])
+        return torch.stack([given.df, given.loc, given.scale], -1), batch[1], family
+
+    by_step, by_adapter = predict(module, batch), predict(module, batch, adapter)
+    assert torch.equal(by_step.outputs, by_adapter.outputs)
+    assert by_step.likelihood == by_adapter.likelihood == family
+    mask = torch.ones_like(VALUES, dtype=torch.bool)
+    mask[0, 1] = False
+    truth = -given.log_prob(VALUES).detach()
+    torch.testing.assert_close(by_step.summed_loss(), truth.sum())
+    torch.testing.assert_close(by_step.summed_of(by_step.outputs.detach(), mask), truth[mask].sum())
 
 
 TWINS = {
@@ -293,7 +320,10 @@ def test_a_policy_is_measured_where_it_is_asked_for():
     ("step", "message"),
     [
         (lambda m, x, y: -Normal(0.0, 1.0).log_prob(m(x)).mean(), "calls no likelihood .*log_prob of a distribution"),
-        (lambda m, x, y: -Uniform(m(x) - 9, m(x) + 9).log_prob(y).mean(), "depends on the parameters: it has no Fisher"),
+        (
+            lambda m, x, y: -Uniform(m(x) - 9, m(x) + 9).log_prob(y).mean(),
+            "support depends on the parameters",
+        ),
         (lambda m, x, y: -Pareto(F.softplus(m(x)), 1.0).log_prob(y.exp() + 9).mean(), "it has no Fisher"),
         (lambda m, x, y: -flow(m, x).log_prob(y[:, 0]).mean(), "depends on weights that are none of its parameters"),
         (lambda m, x, y: -Normal(m(x), 1.0).log_prob(m(-x)).mean(), "both depend on the parameters"),

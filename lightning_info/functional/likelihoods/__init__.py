@@ -38,25 +38,29 @@ LIKELIHOODS: dict[str, Likelihood] = {
     one.name: one for one in (Categorical(), Bernoulli(), Gaussian(), Laplace(), Huber(), Poisson())
 }
 
-def _by_divergence(kind: type[distributions.Distribution], *names: str) -> tuple[tuple[str, ...], Callable[..., Family]]:
+
+_Maker = tuple[tuple[str, ...], Callable[..., Family]]
+
+
+def _by_divergence(kind: type[distributions.Distribution], *names: str) -> _Maker:
     return names, partial(Family, kind, names)
 
 
-FAMILIES: dict[type[distributions.Distribution], tuple[tuple[str, ...], Callable[..., Family]]] = {
-        distributions.StudentT: (("df", "loc", "scale"), StudentT),
-        distributions.NegativeBinomial: (("total_count", "logits"), NegativeBinomial),
-        distributions.Laplace: (("loc", "scale"), LaplaceWithScale),
-        distributions.Weibull: (("scale", "concentration"), Weibull),
-        distributions.Gamma: _by_divergence(distributions.Gamma, "concentration", "rate"),
-        distributions.Beta: _by_divergence(distributions.Beta, "concentration1", "concentration0"),
-        distributions.Dirichlet: _by_divergence(distributions.Dirichlet, "concentration"),
-        distributions.Exponential: _by_divergence(distributions.Exponential, "rate"),
-        distributions.Geometric: _by_divergence(distributions.Geometric, "logits"),
-        distributions.Gumbel: _by_divergence(distributions.Gumbel, "loc", "scale"),
-        distributions.Cauchy: _by_divergence(distributions.Cauchy, "loc", "scale"),
-        distributions.MultivariateNormal: _by_divergence(distributions.MultivariateNormal, "loc", "scale_tril"),
+FAMILIES: dict[type[distributions.Distribution], _Maker] = {
+    distributions.StudentT: (("df", "loc", "scale"), StudentT),
+    distributions.NegativeBinomial: (("total_count", "logits"), NegativeBinomial),
+    distributions.Laplace: (("loc", "scale"), LaplaceWithScale),
+    distributions.Weibull: (("scale", "concentration"), Weibull),
+    distributions.Gamma: _by_divergence(distributions.Gamma, "concentration", "rate"),
+    distributions.Beta: _by_divergence(distributions.Beta, "concentration1", "concentration0"),
+    distributions.Dirichlet: _by_divergence(distributions.Dirichlet, "concentration"),
+    distributions.Exponential: _by_divergence(distributions.Exponential, "rate"),
+    distributions.Geometric: _by_divergence(distributions.Geometric, "logits"),
+    distributions.Gumbel: _by_divergence(distributions.Gumbel, "loc", "scale"),
+    distributions.Cauchy: _by_divergence(distributions.Cauchy, "loc", "scale"),
+    distributions.MultivariateNormal: _by_divergence(distributions.MultivariateNormal, "loc", "scale_tril"),
 }
-"""Classes of torch with the names of their parameters, and what makes the likelihood of ``predicted`` and ``shapes``."""
+"""Classes of torch: names of their parameters, and what makes the likelihood from ``predicted`` and ``shapes``."""
 
 __all__ = [
     "FAMILIES",

@@ -31,7 +31,7 @@ class AsymmetricLaplace(PerOutput):
 
     def __init__(self, quantile: float) -> None:
         if not 0 < quantile < 1:
-            raise ValueError(f"AsymmetricLaplace: quantile={quantile} must lie between 0 and 1; for example quantile=0.9")
+            raise ValueError(f"AsymmetricLaplace: quantile={quantile} must lie between 0 and 1, say quantile=0.9")
         self.quantile = float(quantile)
 
     def __str__(self) -> str:

@@ -11,6 +11,9 @@ from torch.distributions import Distribution, kl_divergence
 
 from lightning_info.functional.likelihoods.parameters import OfParameters
 
+Predicted = tuple[bool, ...]
+Shapes = tuple[tuple[int, ...], ...]
+
 
 class Family(OfParameters):
     """``H = ∂² KL(p_θ ‖ p_θ') / ∂θ'²`` at ``θ' = θ``, of the divergence that torch has, by autograd: exact.
@@ -28,8 +31,8 @@ class Family(OfParameters):
         self,
         kind: type[Distribution],
         names: tuple[str, ...],
-        predicted: tuple[bool, ...] | None = None,
-        shapes: tuple[tuple[int, ...], ...] | None = None,
+        predicted: Predicted | None = None,
+        shapes: Shapes | None = None,
     ) -> None:
         self.kind, self.names = kind, names
         self.shapes = shapes or ((),) * len(names)

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor, distributions
 
-from lightning_info.functional.likelihoods.family import Family, matrix
+from lightning_info.functional.likelihoods.family import Family, Predicted, Shapes, matrix
 
 
 class LaplaceWithScale(Family):
@@ -14,7 +14,7 @@ class LaplaceWithScale(Family):
 
     name: ClassVar[str] = "laplace_with_scale"
 
-    def __init__(self, predicted: tuple[bool, ...] | None = None, shapes: tuple[tuple[int, ...], ...] | None = None):
+    def __init__(self, predicted: Predicted | None = None, shapes: Shapes | None = None) -> None:
         super().__init__(distributions.Laplace, ("loc", "scale"), predicted, shapes)
 
     def information(self, z: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributions
 from torch.nn.functional import logsigmoid
 
-from lightning_info.functional.likelihoods.family import Family, matrix
+from lightning_info.functional.likelihoods.family import Family, Predicted, Shapes, matrix
 
 
 class NegativeBinomial(Family):
@@ -25,7 +25,7 @@ class NegativeBinomial(Family):
     name: ClassVar[str] = "negative_binomial"
     support: ClassVar[tuple[float, float]] = (0.0, float("inf"))
 
-    def __init__(self, predicted: tuple[bool, ...] | None = None, shapes: tuple[tuple[int, ...], ...] | None = None):
+    def __init__(self, predicted: Predicted | None = None, shapes: Shapes | None = None) -> None:
         super().__init__(distributions.NegativeBinomial, ("total_count", "logits"), predicted, shapes)
 
     def information(self, z: Tensor) -> Tensor:

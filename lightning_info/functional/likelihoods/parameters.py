@@ -81,15 +81,15 @@ class OfParameters(Likelihood):
         return found * self._predicted(z)
 
     def kl(self, z: Tensor, other: Tensor, variances: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """That of torch; where it has none, ``r - 1 - log r`` with ``r = p(y | other) / p(y | z)``, a mean over targets.
+        """That of torch; else the mean of ``r - 1 - log r`` over targets, with ``r = p(y | other) / p(y | z)``.
 
         There are :data:`LABELS` targets from ``p(y | z)``, the same at every call; the mean has no bias.
         """
-        p, q = self.distribution(z), self.distribution(other)
         try:
-            return kl_divergence(p, q)
+            found: Tensor = kl_divergence(self.distribution(z), self.distribution(other))
         except NotImplementedError:
             return self._sampled_kl(z, other)
+        return found
 
     def _sampled_kl(self, z: Tensor, other: Tensor) -> Tensor:
         generator, total = torch.Generator().manual_seed(0), torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)

@@ -20,7 +20,7 @@ from lightning_info.functional.likelihoods.parameters import LABELS, OfParameter
 
 
 class Sampled(OfParameters):
-    """H is the mean of ``s sᵀ`` over scores s at :data:`~.parameters.LABELS` labels from the model, position by position.
+    """H of a position is the mean of ``s sᵀ`` over scores s at :data:`~.parameters.LABELS` labels from the model.
 
     The labels are the same at every call. Every cotangent is the score at a fresh label, so that the error which is
     reported for a trace is that of the labels, too. The outputs are all tensors with a gradient of which the density

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, distributions
 
-from lightning_info.functional.likelihoods.family import Family, matrix
+from lightning_info.functional.likelihoods.family import Family, Predicted, Shapes, matrix
 
 
 class StudentT(Family):
@@ -24,7 +24,7 @@ class StudentT(Family):
 
     name: ClassVar[str] = "student_t"
 
-    def __init__(self, predicted: tuple[bool, ...] | None = None, shapes: tuple[tuple[int, ...], ...] | None = None):
+    def __init__(self, predicted: Predicted | None = None, shapes: Shapes | None = None) -> None:
         super().__init__(distributions.StudentT, ("df", "loc", "scale"), predicted, shapes)
 
     def information(self, z: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, distributions
 
-from lightning_info.functional.likelihoods.family import Family, matrix
+from lightning_info.functional.likelihoods.family import Family, Predicted, Shapes, matrix
 
 _EULER = 0.5772156649015329
 
@@ -22,7 +22,7 @@ class Weibull(Family):
     name: ClassVar[str] = "weibull"
     support: ClassVar[tuple[float, float]] = (0.0, math.inf)
 
-    def __init__(self, predicted: tuple[bool, ...] | None = None, shapes: tuple[tuple[int, ...], ...] | None = None):
+    def __init__(self, predicted: Predicted | None = None, shapes: Shapes | None = None) -> None:
         super().__init__(distributions.Weibull, ("scale", "concentration"), predicted, shapes)
 
     def information(self, z: Tensor) -> Tensor:

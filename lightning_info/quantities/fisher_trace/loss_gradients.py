@@ -56,7 +56,9 @@ def loss_gradient_trace(snapshot: ModelSnapshot, draws: int | None, generator: G
             values.append(torch.stack([as_real(one).double().square().sum() for one in gradient]).sum())
     found = torch.stack(values).cpu()
     if not found.isfinite().all():
-        raise Unavailable(f"the loss gradients of {int((~found.isfinite()).sum())} of {len(found)} samples are not finite")
+        raise Unavailable(
+            f"the loss gradients of {int((~found.isfinite()).sum())} of {len(found)} samples are not finite"
+        )
     return trace_estimate(found)
 
 
@@ -76,7 +78,9 @@ def terms_of(snapshot: ModelSnapshot, *, gradients: bool = True) -> Terms:
         raise NoTerms("whether its loss is a mean over samples cannot be seen, as there is one sample only")
     try:
         alone = [_gradients(snapshot, take(few, slice(n, n + 1)), gradients) for n in range(size)]
-        parts = [(count, _gradients(snapshot, take(few, slice(0, count)), gradients)) for count in {size, (size + 1) // 2}]
+        parts = [
+            (count, _gradients(snapshot, take(few, slice(0, count)), gradients)) for count in {size, (size + 1) // 2}
+        ]
     except NoPrediction as error:
         raise NoTerms(f"its loss has no value for one sample alone: {error}") from error
     except Exception as error:

@@ -30,6 +30,7 @@ from lightning_info.quantities.fisher_trace.sampling import (
 )
 from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record
 from lightning_info.replica.alone import Misattributed
+from lightning_info.replica.outputs_only import WithoutLikelihood
 from lightning_info.replica.predicted import NoPrediction, Prediction
 from lightning_info.replica.snapshot import ForwardStatistic, ModelSnapshot, Unavailable
 from lightning_info.replica.timing import seconds, training_pass
@@ -95,6 +96,8 @@ class FisherTrace(Quantity):
     def prepare(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, str]:
         prediction = snapshot.predictor(snapshot.module, snapshot.to_device(snapshot.groups[0]))
         if prediction.unknown:
+            if not isinstance(prediction, WithoutLikelihood) or not prediction.is_hand_written:
+                raise NoPrediction(prediction.unknown)
             return self._prepare_loss(snapshot, prediction.unknown)
         if "exact" in (self.estimator, *self.also) and not _is_exact(prediction):
             raise NotMeasurable(
@@ -131,9 +134,9 @@ class FisherTrace(Quantity):
             raise NoPrediction(f"{unknown}; and {error}") from error
         self.of_loss, self.tags = True, (TAG, f"{TAG}_stderr")
         rank_zero_warn(
-            f"FisherTraceCallback: {unknown}. There is no fisher/trace of this run, but {TAG}, the mean squared gradient "
-            f"of the losses of single samples, at the labels of the data. An adapter that tells what the module "
-            f"predicts, as in the documentation, gives the other: FisherTraceCallback(adapter=...)"
+            f"FisherTraceCallback: {unknown}. There is no fisher/trace of this run, but {TAG}, the mean squared "
+            f"gradient of the losses of single samples, at the labels of the data. An adapter that tells what the "
+            f"module predicts, as in the documentation, gives the other: FisherTraceCallback(adapter=...)"
         )
         return {
             "measures": f"{TAG}, the mean of ‖∇ loss‖² over samples, each alone; not the Fisher information, as no "

@@ -37,8 +37,6 @@ def batch_dice(z, y):
     return 1 - 2 * (p * F.one_hot(y, CLASSES)).sum() / (p.square().sum() + len(y))
 
 
-
-
 class Net(Classifier):
     def __init__(self, loss):
         super().__init__()
@@ -52,7 +50,9 @@ def fit(loss, *, batch_size=8, **options):
     torch.manual_seed(1)
     module = Net(loss)
     start = copy.deepcopy(module)
-    callback = FisherTraceCallback(**{"num_samples": 32, "draws": None, "every_n_epochs": 1, "on_error": "raise", **options})
+    callback = FisherTraceCallback(
+        **{"num_samples": 32, "draws": None, "every_n_epochs": 1, "on_error": "raise", **options}
+    )
     trainer(callback, max_epochs=1).fit(module, DataLoader(list(zip(X, Y, strict=True)), batch_size))
     return callback, start, module
 
@@ -81,8 +81,7 @@ def test_it_is_the_mean_of_the_squared_gradients_of_single_samples(loss):
 
 def test_some_samples_are_drawn_with_their_error():
     with pytest.warns(UserWarning, match="loss_gradient_trace"):
-        whole, _, _ = fit(quantiles)
-        part, _, _ = fit(quantiles, draws=16)
+        (whole, *_), (part, *_) = fit(quantiles), fit(quantiles, draws=16)
     for (_, all_of_them), (_, some), (_, error) in zip(
         curves(whole)[TAG], curves(part)[TAG], curves(part)[f"{TAG}_stderr"], strict=True
     ):
