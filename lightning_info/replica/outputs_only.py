@@ -13,6 +13,7 @@ from lightning_info.functional.likelihoods import LikelihoodLike
 from lightning_info.gradients.batches import num_samples, tensors
 from lightning_info.gradients.layout import bare
 from lightning_info.replica.activations import shown_tensor
+from lightning_info.replica.experiments import is_experiment
 from lightning_info.replica.padding import in_batch
 from lightning_info.replica.predicted import NoLikelihood, NoPrediction, Prediction, Skipped, WritesParameters
 from lightning_info.replica.prediction import Predictor
@@ -90,7 +91,7 @@ def _last_outputs(module: nn.Module, samples: int) -> Iterator[list[Tensor]]:
     found: list[Tensor] = []
 
     def see(part: nn.Module, args: Any, output: Any) -> None:
-        tensor = shown_tensor(output)
+        tensor = None if is_experiment() else shown_tensor(output)
         if tensor is not None and tensor.is_floating_point() and tensor.dim() > 1 and len(tensor) == samples:
             found[:] = [tensor]
 

@@ -29,6 +29,7 @@ from lightning_info.gradients.layout import bare
 from lightning_info.replica.blame import place_of
 from lightning_info.replica.distribution_calls import ShownLogProbs, arguments_of, log_prob
 from lightning_info.replica.elementwise_errors import ElementwiseError, module_calls, recognised
+from lightning_info.replica.experiments import experiment
 from lightning_info.replica.isolation import exits_are_errors
 from lightning_info.replica.likelihood_calls import Call, chosen, listed, prediction_of, product_of
 from lightning_info.replica.loss_recognition import BY_NAME, LIKELIHOODS, NO_LIKELIHOODS, of_parameters, values
@@ -64,6 +65,7 @@ class Predictor:
     shared: bool = True
     _places: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False)
     _error: ElementwiseError | None = field(default=None, init=False, repr=False)
+    _is_searched: bool = field(default=False, init=False, repr=False)
 
     def __call__(self, module: nn.Module, batch: Any) -> Prediction:
         """The prediction for a batch on the module's device.
@@ -128,13 +130,15 @@ class Predictor:
         except NoPrediction:  # also without a graph, as where gradients are off
             loss = None
         if self._error is None:
-            if loss is None or _is_wrapped(loss):
+            if self._is_searched or loss is None or _is_wrapped(loss):
                 return None
-            self._error = recognised(lambda: self.trained_loss(module, batch), module, batch)
-            if self._error is None:
-                return None
-            with module_calls(module) as outputs:
-                loss = self.trained_loss(module, batch)
+            self._is_searched = True
+            with experiment():
+                self._error = recognised(lambda: self.trained_loss(module, batch), module, batch)
+                if self._error is None:
+                    return None
+                with module_calls(module) as outputs:
+                    loss = self.trained_loss(module, batch)
         return self._error.prediction(outputs, loss, batch, samples)
 
     def _run(self, module: nn.Module, batch: Any) -> tuple[Any, _Watch]:

@@ -12,6 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_info import FisherTraceCallback
+from lightning_info.replica.activations import Capture
+from lightning_info.replica.outputs_only import OutputsOnly
 from lightning_info.replica.prediction import NoPrediction, Predictor
 from lightning_info.replica.replicate import replicate
 from lightning_info.replica.stand_in_trainer import StandInTrainer
@@ -160,3 +162,15 @@ def test_a_run_has_the_trace_of_mse_loss_and_is_not_changed():
     fit(lambda m, x, y: F.mse_loss(m(x), y), known)
     assert dict(by_hand.history["fisher/trace"]) == pytest.approx(dict(known.history["fisher/trace"]), rel=1e-5)
     assert "recognised by its gradient: squared error" in " ".join(by_hand.report().split())
+
+
+def test_whoever_watches_the_calls_of_the_module_sees_those_of_one_pass():
+    """An experiment that fails leaves the outputs of the pass itself, and activations of one call a layer."""
+    module = Module(OTHERS["with a penalty"])
+    predictor = OutputsOnly(StandInTrainer(types.SimpleNamespace(optimizers=[0], lr_scheduler_configs=[])))
+    replica, seen = replicate(module), []
+    with Capture(replica, lambda call, tensor, before: seen.append((call.name, call.index))):
+        prediction = predictor(replica, (X, Y))
+    assert torch.equal(prediction.outputs, module(X))
+    assert len(seen) == len(set(seen))
+    assert {index for _, index in seen} == {0}

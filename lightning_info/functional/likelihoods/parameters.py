@@ -67,7 +67,8 @@ class OfParameters(Likelihood):
     def sample(self, z: Tensor, generator: Generator | None) -> Tensor:
         """Targets ``(N, *positions, *event)``."""
         with draws.seeding(z.device, generator), torch.no_grad():
-            return self.distribution(z).sample()
+            found: Tensor = self.distribution(z).sample()
+        return found
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
         """``-log p(y | θ)``."""
