@@ -23,16 +23,16 @@ from torch import Tensor, nn
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 
-from lightning_info.functional.likelihoods import Likelihood, OfParameters, PerOutput
 from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.layout import bare
+from lightning_info.replica.adapter_result import from_adapter
 from lightning_info.replica.blame import place_of
 from lightning_info.replica.distribution_calls import ShownLogProbs, arguments_of, log_prob
 from lightning_info.replica.elementwise_errors import ElementwiseError, module_calls, recognised
 from lightning_info.replica.experiments import experiment
 from lightning_info.replica.isolation import exits_are_errors
 from lightning_info.replica.likelihood_calls import Call, chosen, listed, prediction_of, product_of
-from lightning_info.replica.loss_recognition import BY_NAME, LIKELIHOODS, NO_LIKELIHOODS, of_parameters, values
+from lightning_info.replica.loss_recognition import LIKELIHOODS, NO_LIKELIHOODS
 from lightning_info.replica.padding import Padding, in_batch, in_call
 from lightning_info.replica.predicted import NoLikelihood, NoPrediction, Prediction, Skipped, WritesParameters
 from lightning_info.replica.returned_loss import backward, edge_of
@@ -85,7 +85,7 @@ class Predictor:
             automatic, owner = getattr(module, "automatic_optimization", True), type(module).__name__
             prediction = self._from_calls(*_trained(watch, returned, owner, automatic), samples, owner)
         else:
-            prediction = _from_adapter(returned, samples)
+            prediction = from_adapter(returned, samples)
         prediction.writes = watch.writes
         padded = watch.padded
         prediction.padding = lambda: [*in_batch(given, samples), *padded]
@@ -391,39 +391,3 @@ def _trained(watch: _Watch, returned: Any, owner: str, automatic: bool) -> tuple
 
 def _is_wrapped(tensor: Tensor) -> bool:
     return _storage(tensor) is None
-
-
-def _from_adapter(returned: Any, samples: int) -> Prediction:
-    forms = "(outputs, targets) or (outputs, targets, likelihood)"
-    if not isinstance(returned, (tuple, list)) or len(returned) not in (2, 3):
-        raise NoPrediction(f"the adapter returned {_describe(returned)} instead of {forms}")
-    outputs, targets = returned[:2]
-    if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
-        is_complex = isinstance(outputs, Tensor) and outputs.is_complex()
-        raise NoPrediction(
-            f"the adapter's outputs are {_describe(outputs)}; they must be a floating-point tensor"
-            + (", of complex ones torch.view_as_real(outputs)" if is_complex else "")
-        )
-    if not isinstance(targets, (Tensor, type(None))):
-        raise NoPrediction(f"the adapter's targets are {_describe(targets)}; they must be a tensor or None")
-    if len(returned) == 3:
-        likelihood = returned[2]
-        if isinstance(likelihood, OfParameters):
-            return of_parameters(likelihood, outputs, targets, samples)
-        if isinstance(likelihood, PerOutput):
-            return values({"input": outputs, "target": targets}, samples, likelihood)
-        likelihood = likelihood.name if isinstance(likelihood, Likelihood) else likelihood
-        if likelihood not in BY_NAME:
-            raise NoPrediction(f"the adapter named the likelihood {likelihood!r}; choose one of {', '.join(BY_NAME)}")
-    elif targets is not None and not targets.is_floating_point() and outputs.dim() == targets.dim() + 1:
-        likelihood = "categorical"
-    else:
-        raise NoPrediction(
-            f"outputs of shape {tuple(outputs.shape)} from the adapter leave the likelihood open; return it too, for "
-            f'example (outputs, targets, "gaussian")'
-        )
-    return BY_NAME[likelihood]({"input": outputs, "target": targets}, samples)
-
-
-def _describe(value: Any) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{type(value).__name__}"

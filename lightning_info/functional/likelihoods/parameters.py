@@ -109,4 +109,5 @@ class OfParameters(Likelihood):
 
     def _root(self, z: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(self._information(z))
-        return (vectors * values.clamp_min(0).sqrt().unsqueeze(-2)) @ vectors.mT
+        root: Tensor = (vectors * values.clamp_min(0).sqrt().unsqueeze(-2)) @ vectors.mT
+        return root
