@@ -1,4 +1,4 @@
-"""A case: a training module of a public package, tiny data, and what is needed to judge what the callbacks say of it."""
+"""A case: a training module of a public package, tiny data, and what is needed to judge what is said of it."""
 
 from __future__ import annotations
 

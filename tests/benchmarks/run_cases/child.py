@@ -1,4 +1,4 @@
-"""One case: trained twice without callbacks, once with all five, once with an adapter if that is advised, and judged."""
+"""One case: trained twice without callbacks, with all five, with an adapter if one is advised, and judged."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def fingerprint(module: pl.LightningModule) -> str:
         is_tensor = isinstance(value, torch.Tensor)
         digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy() if is_tensor else repr(value).encode())
     digest.update(torch.get_rng_state().numpy())
-    digest.update(repr(np.random.get_state()).encode())
+    digest.update(repr(np.random.get_state()).encode())  # noqa: NPY002
     digest.update(repr(random.getstate()).encode())
     return digest.hexdigest()[:16]
 
@@ -130,7 +130,8 @@ def state_of(callback: Any) -> dict[str, Any]:
     curves = {main: [c for tag, c in callback.history.items() if tag.startswith(main)] for main in MAIN[name]}
     finite = {main: [math.isfinite(v) for c in found for _, v in c] for main, found in curves.items()}
     missing = [main.rstrip("/") for main, values in finite.items() if not any(values)]
-    gaps = [f"{main.rstrip('/')} at {len(v) - sum(v)} of {len(v)}" for main, v in finite.items() if any(v) and not all(v)]
+    some = {main: values for main, values in finite.items() if any(values) and not all(values)}
+    gaps = [f"no {main.rstrip('/')} at {len(v) - sum(v)} of {len(v)} points" for main, v in some.items()]
     points = max((len(c) for found in curves.values() for c in found), default=0)
     state = "measured" if not missing and not gaps else "nothing" if len(missing) == len(finite) else "part"
     why = "; ".join([*(["no " + ", ".join(missing)] if missing else []), *gaps])

@@ -150,7 +150,7 @@ def triplet() -> Run:
     from pytorch_metric_learning.miners import MultiSimilarityMiner
 
     def adapter(module: Any, batch: Any) -> Any:
-        x, y = batch
+        x, _ = batch
         return module(x), None, "gaussian"
 
     predicts = lambda m, b: (m(b[0])[0], "gaussian")  # noqa: E731

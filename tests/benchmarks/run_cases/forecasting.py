@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from .case import Predicted, Run, case, quiet, run
+from .case import Run, case, quiet, run
 
 STEPS, SERIES, PAST, FUTURE = 40, 4, 12, 3
 
 
 def waves() -> Any:
     """A table of a few noisy waves."""
-    import numpy as np
     import pandas as pd
 
     rows = []
     for series in range(SERIES):
         for step in range(STEPS):
-            value = 5 + series + math.sin(step / 3 + series) + 0.1 * np.random.randn()
+            value = 5 + series + math.sin(step / 3 + series) + 0.1 * float(torch.randn(()))
             rows.append({"series": f"s{series}", "step": step, "value": value})
     return pd.DataFrame(rows)
 
@@ -82,9 +79,8 @@ def deepar() -> Run:
 
 def neural(model: Any) -> Run:
     """A model of neuralforecast, trained by its own ``fit``."""
-    from neuralforecast import NeuralForecast
-
     import pandas as pd
+    from neuralforecast import NeuralForecast
 
     table = waves().rename(columns={"series": "unique_id", "value": "y"})
     table["ds"] = pd.Timestamp("2020-01-01") + pd.to_timedelta(table.pop("step"), unit="D")

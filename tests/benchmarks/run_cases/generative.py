@@ -163,10 +163,9 @@ def quantised() -> Run:
 @case("SCVI", "scvi-tools", "single cells", "zero-inflated negative binomial + KL")
 def scvi() -> Run:
     import anndata
-    import numpy as np
     from scvi.model import SCVI
 
-    counts = np.random.poisson(2.0, (96, 20)).astype("float32")
+    counts = torch.poisson(torch.full((96, 20), 2.0)).numpy()
     data = anndata.AnnData(counts)
     SCVI.setup_anndata(data)
     model = SCVI(data, n_hidden=16, n_latent=4)

@@ -122,9 +122,9 @@ def schnet() -> Run:
             R: torch.randn(atoms, 3), cell: torch.zeros(1, 3, 3), idx_i: pairs[:, 0], idx_j: pairs[:, 1],
             offsets: torch.zeros(len(pairs), 3), "energy": torch.randn(1),
         })  # fmt: skip
-    basis = spk.nn.GaussianRBF(n_rbf=8, cutoff=5.0)
+    radial = {"radial_basis": spk.nn.GaussianRBF(n_rbf=8, cutoff=5.0), "cutoff_fn": spk.nn.CosineCutoff(5.0)}
     net = spk.model.NeuralNetworkPotential(
-        spk.representation.SchNet(n_atom_basis=16, n_interactions=1, radial_basis=basis, cutoff_fn=spk.nn.CosineCutoff(5.0)),
+        spk.representation.SchNet(n_atom_basis=16, n_interactions=1, **radial),
         input_modules=[spk.atomistic.PairwiseDistances()],
         output_modules=[spk.atomistic.Atomwise(n_in=16, output_key="energy")],
     )

@@ -1,10 +1,9 @@
-"""tr F by its definition: plain autograd, one sample, one output at a time, float64, eval mode. No code of the package."""
+"""tr F by its definition, in plain autograd: one sample, one output at a time, float64, eval mode."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -23,9 +22,8 @@ def fisher_trace(run: Run, module: Any, samples: int) -> float:
     """
     assert run.predicts is not None
     assert run.alone is not None
-    trainer, module._trainer = module._trainer, None
-    module = copy.deepcopy(module).double().eval(), setattr(module, "_trainer", trainer)
-    module = module[0]
+    module._trainer = None
+    module = copy.deepcopy(module).double().eval()
     weights = [p for p in module.parameters() if p.requires_grad]
     total, count = 0.0, 0
     torch.set_default_dtype(torch.float64)
@@ -83,8 +81,3 @@ def impossible(history: dict[str, list[tuple[int, float]]]) -> list[str]:
 def relative(value: float, truth: float) -> float:
     """Relative difference."""
     return abs(value - truth) / max(abs(truth), 1e-30)
-
-
-def first(batches: Iterable[Any], count: int) -> list[Any]:
-    """The first batches."""
-    return [batch for _, batch in zip(range(count), batches, strict=False)]

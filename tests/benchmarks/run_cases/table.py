@@ -73,7 +73,8 @@ def errors_of(record: dict[str, Any]) -> list[float]:
 
 def same(record: dict[str, Any]) -> str:
     """Whether training is bit-identical with and without callbacks, where it is without twice."""
-    prints = {name: record.get(name, {}).get("fingerprint") for name in ("control", "without", "with", "adapter", "oracle")}
+    parts = ("control", "without", "with", "adapter", "oracle")
+    prints = {name: record.get(name, {}).get("fingerprint") for name in parts}
     found = [value for name, value in prints.items() if value and name != "control"]
     if not prints["without"] or prints["control"] != prints["without"]:
         return "?"
@@ -131,7 +132,8 @@ def counts(rows: list[tuple[Case, dict[str, Any]]]) -> str:
         "",
         f"- bit-identical: {known.count('=')} of {len(rows) - known.count('?')}",
         f"- compared with the oracle: {len(compared)}, the largest error {max(compared, default=0):.0e}; wrong by more "
-        f"than {WRONG:g}: {', '.join(wrong) or 'none'}; outside the bounds of information: {', '.join(beyond) or 'none'}",
+        f"than {WRONG:g}: {', '.join(wrong) or 'none'}; outside the bounds of information: "
+        f"{', '.join(beyond) or 'none'}",
         f"- runs ended by a callback or the limit of time: "
         f"{', '.join(c.name for c, r in rows if ended(r)) or 'none'}; tracebacks: {faults}",
     ])  # fmt: skip

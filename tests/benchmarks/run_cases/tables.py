@@ -17,7 +17,7 @@ def columns(n: int = 96) -> Any:
     import numpy as np
     import pandas as pd
 
-    table = pd.DataFrame(np.random.randn(n, 3), columns=["a", "b", "c"])
+    table = pd.DataFrame(torch.randn(n, 3).numpy(), columns=["a", "b", "c"])
     table["word"] = np.where(table["a"] > 0, "left", "right")
     table["class"] = (table["a"] + table["b"] > 0).astype(int)
     return table
