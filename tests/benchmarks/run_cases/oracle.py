@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from itertools import islice
 from typing import Any
 
 import torch
@@ -25,17 +26,17 @@ def fisher_trace(run: Run, module: Any, samples: int) -> float:
     module._trainer = None
     module = copy.deepcopy(module).double().eval()
     weights = [p for p in module.parameters() if p.requires_grad]
-    total, count = 0.0, 0
+    total = 0.0
+    batches = list(islice(run.alone(), samples))
     torch.set_default_dtype(torch.float64)
-    for _, batch in zip(range(samples), run.alone(), strict=False):
+    for batch in batches:
         heads = run.predicts(module, doubled(batch))
         for scores, shares in map(scored, [heads] if isinstance(heads, tuple) else heads):
             for score, share in zip(scores.flatten(), shares.flatten().tolist(), strict=True):
                 gradients = torch.autograd.grad(score, weights, retain_graph=True, allow_unused=True)
                 total += share * sum(g.square().sum().item() for g in gradients if g is not None)
-        count += 1
     torch.set_default_dtype(torch.float32)
-    return total / count
+    return total / len(batches)
 
 
 def scored(predicted: Predicted) -> tuple[Tensor, Tensor]:
