@@ -134,7 +134,7 @@ def test_the_hash_and_the_exact_code_split_the_samples_alike(monkeypatch):
     exact = bin_codes(t, 30, "fixed")
     assert exact.min() >= 0
     assert exact.max() < 2**62
-    monkeypatch.setattr(binning, "_EXACT_BITS", 53)
+    monkeypatch.setattr(binning, "EXACT_BITS", 53)
     hashed = bin_codes(t, 30, "fixed")
     assert not torch.equal(exact, hashed)
     assert partition(exact) == partition(hashed)

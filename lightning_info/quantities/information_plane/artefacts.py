@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
-from lightning_info.functional.binning import shuffled_information
-from lightning_info.quantities.information_plane.estimates import Bounds, Estimate, Reading, codes
+from lightning_info.functional.code_information import shuffled_information
+from lightning_info.functional.information_estimator import LayerInformation
+from lightning_info.quantities.information_plane.estimates import Bounds, Estimate, codes
 from lightning_info.quantities.information_plane.labels import Labels
 
 MOST_CLAMPED = 0.01
@@ -36,7 +37,7 @@ class LayerReading:
     estimate: Estimate
     t: Tensor
     bounds: Bounds | None
-    reading: Reading
+    reading: LayerInformation
 
 
 @dataclass
@@ -76,7 +77,8 @@ def shuffled(case: LayerReading, setting: PointContext) -> float:
     if not has_codes or labels is None or labels.known is not None:
         return math.nan
     found = codes(case.t, setting.bins, case.bounds)
-    return shuffled_information(found, labels.y, repeats=2, generator=setting.generator).mean
+    estimate, generator = case.estimate.of_codes, setting.generator
+    return shuffled_information(found, labels.y, repeats=2, generator=generator, estimate=estimate).mean
 
 
 def _ceiling(cases: list[LayerReading], setting: PointContext) -> str | None:
@@ -175,7 +177,7 @@ def _is_starved(case: LayerReading, bounds: Bounds, bins: int) -> bool:
     return 0 < (case.t.max() - case.t.min()).item() < _NARROW * (bounds[1] - bounds[0]) / bins
 
 
-def _gap(reading: Reading) -> float:
+def _gap(reading: LayerInformation) -> float:
     assert reading.low is not None
     assert reading.high is not None
     return reading.high[0] - reading.low[0]

@@ -8,7 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lightning_info.functional.binning import bin_targets, code_information
+from lightning_info.functional.binning import bin_targets
+from lightning_info.functional.code_information import code_information
 
 IGNORED = -1
 """Class of a sample that the loss ignores."""
