@@ -28,6 +28,7 @@ from lightning_info import EffectiveInfoCallback, FisherTraceCallback, InfoPlane
 from lightning_info.callbacks import preparing
 from lightning_info.callbacks.error_policy import Refused
 from lightning_info.metrics import FisherTrace
+from lightning_info.replica.reference_samples import ReferenceSamples
 
 def plane(**options):
     estimators = dict(estimator=["binning", "mixture"], bin_range=["global", "adaptive"], bins=4)
@@ -92,20 +93,20 @@ def uneven():
 
 def fault(stage, rank, step):
     ours = fisher(on_error="warn", num_samples=8)
-    fired = []
-    def broken(method):
+    fired, add = [], ReferenceSamples.add
+    def broken(method, trainer):
         def call(*args, **kwargs):
-            if ours.rank == rank and step in (ours._step, "always"):
-                fired.append(ours._step)
+            if trainer.global_rank == rank and step in (trainer.global_step, "always"):
+                fired.append(trainer.global_step)
                 raise RuntimeError(stage)
             return method(*args, **kwargs)
         return call
     class Rank(pl.Callback):
         def on_train_start(self, trainer, module):
-            ours.rank = trainer.global_rank
-            target = ours._collector.samples if stage == "add" else ours.quantity
-            setattr(target, stage, broken(getattr(target, stage)))
+            target = ReferenceSamples if stage == "add" else ours.quantity
+            setattr(target, stage, broken(getattr(target, stage), trainer))
     run, module = fit(ours, Rank())
+    ReferenceSamples.add = add
     metric = run.callback_metrics["fisher/trace"].item()
     return {"history": ours.history, "fired": fired, "metric": metric, "weights": weights(module)}
 
