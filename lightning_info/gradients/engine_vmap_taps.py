@@ -10,7 +10,6 @@ They are materialised, so samples are done in chunks that keep them within :data
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,9 +21,9 @@ from torch import Tensor, nn
 from lightning_info.gradients import backward
 from lightning_info.gradients.attributes import kept
 from lightning_info.gradients.batches import select, split_samples
-from lightning_info.gradients.contract import Norms, NotCovered, Predict, first_line, trainable
+from lightning_info.gradients.contract import Norms, NotCovered, Predict, trainable
 from lightning_info.gradients.graph import graph_of
-from lightning_info.gradients.memory import LIMITS, is_out_of_memory
+from lightning_info.gradients.memory import LIMITS
 from lightning_info.gradients.taps import (
     NO_PARTNER,
     NO_RULE,
@@ -37,6 +36,7 @@ from lightning_info.gradients.taps import (
     unsuited,
 )
 from lightning_info.gradients.vmap_taps import Disagreement, OverBudget, VmapTaps
+from lightning_info.gradients.vmapping import vmapping
 
 MOST_BRANCHES = 4
 """Samples for which the module takes different paths go forward apart, as long as there are no more of them."""
@@ -131,16 +131,8 @@ class Passes:
                 outputs = self.predict(self.module, single)
             return outputs.squeeze(0)
 
-        try:
-            with kept(self.module), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="There is a performance drop")
-                outputs = torch.vmap(one_sample, randomness="different")(leaves, copies)
-        except NotCovered:
-            raise
-        except Exception as error:  # whatever the module's own code raises under vmap
-            if is_out_of_memory(error):
-                raise
-            raise NotCovered(f"the module does not vmap ({first_line(error)})") from error
+        with vmapping("the module"), kept(self.module):
+            outputs = torch.vmap(one_sample, randomness="different")(leaves, copies)
         graph = graph_of(outputs)
         alive = {id(leaf) for leaf in graph.leaves}
         groups = group(recorder.taps, graph.nodes)
