@@ -89,7 +89,7 @@ def shuffled_information(
     repeats: int = 10,
     generator: Generator | None = None,
     unit: Unit = "bits",
-    estimate: Callable[..., CodeInformation | LayerInformation] = code_information,
+    estimate: Callable[[Tensor, Tensor], CodeInformation | LayerInformation] = code_information,
 ) -> ShuffledInformation:
     """What I(T;Y) reads where there is nothing to know: the same codes with permuted labels.
 
@@ -99,7 +99,7 @@ def shuffled_information(
         repeats: Permutations.
         generator: Source of the permutations; the global generator of the CPU if None.
         unit: Of the result.
-        estimate: Of the information of codes and labels, with ``unit``.
+        estimate: Of the information of codes and labels, in bits.
 
     Returns:
         Mean and standard deviation; the latter is NaN for a single permutation.
@@ -114,7 +114,8 @@ def shuffled_information(
     found = torch.empty(repeats, dtype=torch.float64)
     for i in range(repeats):
         order = torch.randperm(len(codes), generator=generator, device=device)
-        found[i] = estimate(codes, y[order.to(y.device)], unit=unit).I_TY
+        found[i] = estimate(codes, y[order.to(y.device)]).I_TY
+    found *= per_nat(unit) / per_nat("bits")
     return ShuffledInformation(found.mean().item(), found.std().item() if repeats > 1 else math.nan)
 
 
@@ -156,12 +157,6 @@ class PlugInEstimator(InformationEstimator):
 
     @override
     def __call__(
-        self,
-        t: Tensor,
-        y: Tensor | None,
-        noise_variance: float = 0.0,
-        *,
-        generator: Generator | None = None,
-        unit: Unit = "bits",
+        self, t: Tensor, y: Tensor | None, noise_variance: float = 0.0, generator: Generator | None = None
     ) -> LayerInformation:
-        return LayerInformation(*code_information(t, y, unit=unit))
+        return LayerInformation(*code_information(t, y))

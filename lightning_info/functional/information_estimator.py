@@ -8,11 +8,9 @@ from typing import NamedTuple
 
 from torch import Generator, Tensor
 
-from lightning_info.functional.units import Unit
-
 
 class LayerInformation(NamedTuple):
-    """Of one layer.
+    """Of one layer, in bits.
 
     Attributes:
         I_XT: I(X;T).
@@ -59,15 +57,9 @@ class InformationEstimator(ABC):
 
     @abstractmethod
     def __call__(
-        self,
-        t: Tensor,
-        y: Tensor | None,
-        noise_variance: float = 0.0,
-        *,
-        generator: Generator | None = None,
-        unit: Unit = "bits",
+        self, t: Tensor, y: Tensor | None, noise_variance: float = 0.0, generator: Generator | None = None
     ) -> LayerInformation:
-        """Estimate.
+        """Estimate, in bits.
 
         Args:
             t: Activations ``(N, d)``; with ``has_bins`` codes ``(N,)``, int64, equal where all units are in the same
@@ -75,5 +67,4 @@ class InformationEstimator(ABC):
             y: Classes ``(N,)``; None if there are none.
             noise_variance: Of the noise on every unit; without meaning for bins.
             generator: Source of what is drawn; the global generator of the CPU if None.
-            unit: Of the result.
         """

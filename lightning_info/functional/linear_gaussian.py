@@ -166,15 +166,9 @@ class GaussianEstimator(InformationEstimator):
 
     @override
     def __call__(
-        self,
-        t: Tensor,
-        y: Tensor | None,
-        noise_variance: float = 0.0,
-        *,
-        generator: Generator | None = None,
-        unit: Unit = "bits",
+        self, t: Tensor, y: Tensor | None, noise_variance: float = 0.0, generator: Generator | None = None
     ) -> LayerInformation:
-        return LayerInformation(*gaussian_information(t, y, noise_variance, unit=unit))
+        return LayerInformation(*gaussian_information(t, y, noise_variance))
 
 
 def as_map(name: str, w: Tensor, input_cov: Tensor) -> Tensor:

@@ -120,15 +120,9 @@ class MixtureEstimator(InformationEstimator):
 
     @override
     def __call__(
-        self,
-        t: Tensor,
-        y: Tensor | None,
-        noise_variance: float = 0.0,
-        *,
-        generator: Generator | None = None,
-        unit: Unit = "bits",
+        self, t: Tensor, y: Tensor | None, noise_variance: float = 0.0, generator: Generator | None = None
     ) -> LayerInformation:
-        found = mixture_information(t, y, noise_variance, generator=generator, unit=unit)
+        found = mixture_information(t, y, noise_variance, generator=generator)
         return LayerInformation(
             found.I_XT,
             found.I_TY,

@@ -117,8 +117,8 @@ class InformationPlane(Metric):
         estimate, generator = ESTIMATORS[self.estimator], torch.Generator().manual_seed(self.seed)
         if estimate.has_bins and not self._codes_only:
             t = bin_codes(t, self.bins, self.bin_range)
-        found = estimate(t, y, self.noise_variance or 0.0, generator=generator, unit=self.unit)
-        return self._values(found.I_XT, found.I_TY)
+        found, scale = estimate(t, y, self.noise_variance or 0.0, generator), per_nat(self.unit) / per_nat("bits")
+        return self._values(scale * found.I_XT, scale * found.I_TY)
 
     def _one_width(self, widths: list[Tensor]) -> None:
         """Codes of the bins do not tell whether they are of one layer."""

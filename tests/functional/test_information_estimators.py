@@ -25,10 +25,9 @@ class Hartley(InformationEstimator):
 
     has_bins = True
 
-    def __call__(self, t, y, noise_variance=0.0, *, generator=None, unit="bits"):
-        scale = 1.0 if unit == "bits" else math.log(2)
+    def __call__(self, t, y, noise_variance=0.0, generator=None):
         entropy = [math.log2(len(c.unique())) for c in ([t] if y is None else [t, y, t * 64 + y])]
-        return LayerInformation(scale * entropy[0], math.nan if y is None else scale * (sum(entropy[:2]) - entropy[2]))
+        return LayerInformation(entropy[0], math.nan if y is None else sum(entropy[:2]) - entropy[2])
 
 
 class LargestUnit(InformationEstimator):
@@ -37,7 +36,7 @@ class LargestUnit(InformationEstimator):
     has_ceiling = False
     has_bounds = True
 
-    def __call__(self, t, y, noise_variance=0.0, *, generator=None, unit="bits"):
+    def __call__(self, t, y, noise_variance=0.0, generator=None):
         i_xt = 0.5 * math.log2(1 + t.double().var(0, correction=0).max().item() / noise_variance)
         i_ty = torch.rand((), generator=generator).item()
         return LayerInformation(i_xt, i_ty, low=(0.0, 0.0), high=(i_xt, 1.0), stderr=(0.0, 0.5))
@@ -121,13 +120,13 @@ def test_the_metric_takes_it(bin_range):
     ends = (-1.0, 1.0) if bin_range == "fixed" else (t.min(), t.max())
     binned, noisy = (
         InformationPlane("hartley", BINS, bin_range),
-        InformationPlane("largest_unit", noise_variance=VARIANCE),
+        InformationPlane("largest_unit", noise_variance=VARIANCE, unit="nats"),
     )
     for part in range(0, N, 20):
         binned.update(t[part : part + 20], Y[part : part + 20])
         noisy.update(t[part : part + 20])
     assert [value.item() for value in binned.compute().values()] == pytest.approx(hartley(t, *ends))
-    assert noisy.compute()["I_XT"].item() == pytest.approx(largest(t))
+    assert noisy.compute()["I_XT"].item() == pytest.approx(largest(t) * math.log(2))
 
 
 def test_its_name_is_among_the_choices():

@@ -123,7 +123,7 @@ class Estimate:
 
         def of(t: Tensor, y: Tensor | None) -> LayerInformation:
             if not has_codes:
-                return self.estimator(t, y, noise_variance, generator=generator)
+                return self.estimator(t, y, noise_variance, generator)
             exact = self.of_codes(codes(t, method.bins, ends), y)
             pair = exact.I_XT, exact.I_TY
             return exact._replace(low=pair, high=pair, stderr=(0.0, 0.0)) if self.estimator.has_bounds else exact
