@@ -66,7 +66,7 @@ def killed_and_resumed(tmp_path_factory):
 
 
 def test_the_curve_goes_on_at_the_right_steps(killed_and_resumed):
-    states, (curves, *_), _ = killed_and_resumed
+    states, _, (curves, *_), _ = killed_and_resumed
     before = states[0]["history"]["fisher/trace"]
     assert [step for step, _ in before] == [0, 2, 4, 6, 8]  # 20 samples are complete in the third batch
     assert curves["fisher/trace"][: len(before)] == before
@@ -74,7 +74,7 @@ def test_the_curve_goes_on_at_the_right_steps(killed_and_resumed):
 
 
 def test_the_event_file_has_every_point_after_the_checkpoint(killed_and_resumed):
-    _, (curves, *_), events = killed_and_resumed
+    _, _, (curves, *_), events = killed_and_resumed
     written = {event.step: event.value for event in events.Scalars("fisher/trace")}
     after = [(step, value) for step, value in curves["fisher/trace"] if step >= 9]
     assert len(after) == 8
