@@ -49,7 +49,8 @@ with open(folder + "/curves.json", "w") as file:
 def killed_and_resumed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
     (folder / "script.py").write_text(SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    here = os.pathsep.join(map(str, Path(__file__).parents[1:3]))  # the tests, and the package beside them
+    environment = {**os.environ, "PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(folder / "script.py"), str(folder)]
     options = {"env": environment, "timeout": 120, "capture_output": True, "text": True, "check": False}
     killed = subprocess.run(command, **options)

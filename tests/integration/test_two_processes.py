@@ -212,7 +212,8 @@ if __name__ == "__main__":
 def launch(folder: Path, script: str) -> list[dict]:
     path = folder / "script.py"
     path.write_text(HEAD + script)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    here = os.pathsep.join(map(str, Path(__file__).parents[1:3]))  # the tests, and the package beside them
+    environment = {**os.environ, "PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(path), str(folder)]
     done = subprocess.run(command, env=environment, timeout=240, capture_output=True, text=True, check=False)
     files = [folder / f"rank{rank}.json" for rank in (0, 1)]
