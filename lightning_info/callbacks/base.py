@@ -16,13 +16,14 @@ from torch.utils.data import Dataset
 
 from lightning_info import validation
 from lightning_info.callbacks import messages
+from lightning_info.callbacks.budget import Account
 from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.error_policy import ErrorPolicy, Refused, WrongArgument
 from lightning_info.callbacks.monitors import monitors
 from lightning_info.callbacks.options import ARGUMENTS, MARK, show_common_options
 from lightning_info.callbacks.preflight import refuse_sharding
 from lightning_info.callbacks.preparing import MOST_SKIPPED, Preparing
-from lightning_info.callbacks.processes import in_any_process, of_rank_zero
+from lightning_info.callbacks.processes import in_any_process
 from lightning_info.callbacks.reference_collector import ReferenceCollector
 from lightning_info.callbacks.resuming import steps_taken
 from lightning_info.callbacks.schedule import Schedule
@@ -187,6 +188,7 @@ class InfoCallback(Preparing):
             self._restart()
         self._trainer = id(trainer)
         self._clock = Clock(self._clock.elapsed_before, self._clock.spent) if self._resumed else Clock()
+        self.account.clock, self.account.is_open = self._clock, True
         for tag, curve in {**self._ended, **self.history}.items():  # monitors need not wait for the next point
             finite = [value for _, value in curve if math.isfinite(value)]
             if finite and self._is_logged(tag):
@@ -245,11 +247,18 @@ class InfoCallback(Preparing):
                     return
                 self._close_samples(trainer, pl_module)
             step = self._step = steps_taken(trainer)
-            if step != self._measured and not trainer.fast_dev_run:
+            if step != self._measured and not trainer.fast_dev_run and self._ends_with_point(trainer):
                 due = [c for c in self._session.members if c.is_ready and c.last_step != step]
                 self._measure_and_log(trainer, pl_module, step, due)
             if self._measured is not None:
                 self._report_end(trainer)
+        self.account.is_open = False
+
+    def _ends_with_point(self, trainer: Any) -> bool:
+        if self._points or self._affords(trainer, self.account.ending):
+            return True
+        self._error_policy.warn_once(messages.no_room(self.account.point, "all points are"), "budget at the end")
+        return False
 
     @contextmanager
     def _or_off(self, trainer: Any = None) -> Iterator[None]:
@@ -345,15 +354,15 @@ class InfoCallback(Preparing):
         return self._decision[1]
 
     def _falls_due(self, trainer: Any, step: int, epochs: int | None) -> bool:
-        if step == 0 or trainer.fast_dev_run:
+        if trainer.fast_dev_run:
             return step == 0
         if not self._schedule.falls_on(step, epochs):
             return False
-        if self._schedule.budget is None:
+        account = self.account
+        if account.limit is None:
             return True
-        return of_rank_zero(
-            trainer, self._schedule.affords(self._point_seconds, self._clock.spent, self._clock.elapsed)
-        )
+        self._session.budget.expect(trainer, account, step)
+        return self._affords(trainer, account.next_point + account.ending, self._schedule.is_early(step))
 
     def _take(self, trainer: Any, pl_module: Any, batch_idx: int) -> None:
         """The point that is due at this batch, if its samples are there."""
@@ -384,6 +393,7 @@ class InfoCallback(Preparing):
         self._error_policy = ErrorPolicy(type(self).__name__, self.on_error)
         self._collector = ReferenceCollector(self.num_samples, self.reference, self._error_policy)
         self._clock = Clock()
+        self.account = Account(self._clock, self._schedule.budget)
         self._chunk = self._collector.chunk
         self._prepared = False
         self._skipped = 0
@@ -400,8 +410,8 @@ class InfoCallback(Preparing):
         self._step = None
         self._measured = None
         self._points = 0
-        self._point_seconds = 0.0
-        self._drawing = 0.5  # what the first figure is expected to take
+        self._drawing = 0.0
+        self._cheapened = 0
 
 
 InfoCallback.__doc__ = (InfoCallback.__doc__ or "").replace(MARK, ARGUMENTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from lightning_info.replica.prediction import ADAPTER_LINES, NoPrediction, Predi
 from lightning_info.replica.replicate import NotCopyable
 from lightning_info.replica.sample_axis import Layouts, SamplesMixed, first_predictions, sample_layout
 from lightning_info.replica.snapshot import ModelSnapshot
-from lightning_info.replica.timing import seconds, training_pass
+from lightning_info.replica.timing import training_pass, trial
 
 STATISTICS = {
     "running": "running statistics, which lag behind the weights in the first steps; batch_norm='reference' takes "
@@ -137,7 +138,22 @@ def preflight(
     return Findings(snapshot, rows | beside, writes, whole)
 
 
-def cost_row(snapshot: ModelSnapshot, copying: Callable[[], object], point: Callable[[], float]) -> str:
+@dataclass(frozen=True)
+class Forecast:
+    """What a point will take.
+
+    Attributes:
+        seconds: Of a point; NaN if a trial failed.
+        plain: Seconds of a plain forward and backward pass over a batch.
+        text: In words.
+    """
+
+    seconds: float
+    plain: float
+    text: str
+
+
+def forecast(snapshot: ModelSnapshot, copying: Callable[[], object], point: Callable[[], float]) -> Forecast:
     """What a measured point will take, in seconds and in plain passes, by trials on the samples of a snapshot.
 
     Args:
@@ -146,12 +162,12 @@ def cost_row(snapshot: ModelSnapshot, copying: Callable[[], object], point: Call
         point: Gives the seconds that a point takes beyond that.
     """
     try:
-        cost = seconds(copying, snapshot.device) + point()
+        cost = trial(copying, snapshot.device) + point()
         plain = training_pass(snapshot, snapshot.first_chunk())
     except Exception as error:
-        return f"not known, a trial failed ({type(error).__name__})"
+        return Forecast(math.nan, math.nan, f"not known, a trial failed ({type(error).__name__})")
     passes = f"{cost / plain:.2g} forward and backward passes of {num_samples(snapshot.first_chunk())} samples"
-    return f"about {cost:.2g} s a point, as {passes} (a trial)"
+    return Forecast(cost, plain, f"about {cost:.2g} s a point, as {passes} (a trial)")
 
 
 def summary_text(owner: str, rows: Mapping[str, str]) -> str:

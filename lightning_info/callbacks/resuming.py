@@ -59,7 +59,7 @@ class Resuming(Points, Callback, ABC):
             "step": self._step,
             "elapsed": self._clock.elapsed,
             "spent": self._clock.spent,
-            "point": self._point_seconds,
+            "point": self.account.point,
             "points": self._points,
             "finished": sorted(self._finished),
             "epochs": dict(self._epochs),
@@ -81,7 +81,6 @@ class Resuming(Points, Callback, ABC):
             position = (
                 state["step"],
                 int(state["points"]),
-                float(state["point"]),
                 state["samples"] or None,
             )
             now = self._settings()
@@ -89,7 +88,8 @@ class Resuming(Points, Callback, ABC):
                 name: (old, now[name]) for name, old in state.get("settings", {}).items() if now.get(name, old) != old
             }
             self._clock, self._changes = clock, changes
-            self._step, self._points, self._point_seconds, self._saved = position
+            self._step, self._points, self._saved = position
+            self.account.point = float(state["point"])
             self._resumed = True
             if changes:
                 self.history, self._ended = {}, history

@@ -134,6 +134,16 @@ class ReferenceSamples:
         """Go on with some of the samples."""
         self.groups, self.parts = groups, [num_samples(group) for group in groups]
 
+    def shrink(self, size: int) -> None:
+        """Keep only the first so many."""
+        self.size = self.asked = min(self.size, size)
+        groups, kept = self.groups, 0
+        self.groups = []
+        for group in groups:
+            if kept < size:
+                self.groups.append(take(group, slice(0, min(size - kept, num_samples(group)))))
+                kept += num_samples(group)
+
     def keep_order(self) -> None:
         """Take the batches apart again, whose samples must stay in their order."""
         self.groups = self.apart()
