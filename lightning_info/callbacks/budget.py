@@ -28,6 +28,7 @@ class Account:
         limit: Largest share of the run's time; None if it takes its points whatever they cost.
         point: Seconds of its next point, NaN until they are known.
         figures: Seconds of its figures, all of them once.
+        checked: Seconds that its check before the first step took.
         is_open: It will take more points.
     """
 
@@ -35,6 +36,7 @@ class Account:
     limit: float | None
     point: float = math.nan
     figures: float = FIGURES
+    checked: float = 0.0
     is_open: bool = True
     _last: float = math.nan
 
@@ -47,6 +49,17 @@ class Account:
     def ending(self) -> float:
         """Seconds that its last point and the figures of the end will take."""
         return self.next_point + self.figures
+
+    @property
+    def wanted(self) -> float:
+        """Seconds that it will have taken with its next point and its end, infinite if they are not known."""
+        if not self.is_open:
+            return self.clock.spent
+        return math.inf if math.isnan(self.point) else self.clock.spent + self.point + self.ending
+
+    def counted(self, part: float) -> float:
+        """Seconds that it took, but for what its check at the start took beyond its part."""
+        return self.clock.spent - max(0.0, self.checked - part)
 
     def took(self, seconds: float) -> None:
         """A point took so long; the lower of two is expected of the next one, as the first is a cold start."""
@@ -79,38 +92,43 @@ class Budget:
         """Largest share of the run's time."""
         return max((account.limit or 0.0 for account in self.accounts), default=0.0)
 
-    def seconds(self, elapsed: float, floor: bool = True) -> float:
+    def seconds(self, elapsed: float, early: bool) -> float:
         """Seconds that all may have taken by now.
 
         Args:
             elapsed: Seconds of the run so far.
-            floor: The floor counts.
+            early: For a point at the start, which is worth most: the floor counts, and what is taken in advance.
         """
-        ahead = 0.0 if math.isnan(self.expected) else AHEAD * self.expected
-        return max(FLOOR if floor else 0.0, self.limit * max(elapsed, ahead))
+        ahead = AHEAD * self.expected if early and not math.isnan(self.expected) else 0.0
+        return max(FLOOR if early else 0.0, self.limit * max(elapsed, ahead))
 
-    def left(self, account: Account, floor: bool = True) -> float:
-        """Seconds that one callback may still take: what the others have taken and claim is theirs.
+    def left(self, account: Account, early: bool) -> float:
+        """Seconds that one callback may take now.
 
-        A callback claims what it has spent, its next point and its end, but no more than an equal part of the whole.
+        What the others claim by now is theirs: what they have taken, need for their next point and their end, but at
+        most an equal part of the whole. And all together, with their ends, must fit into the budget of the whole run.
 
         Args:
             account: Of the callback.
-            floor: The floor counts.
+            early: See :meth:`seconds`.
         """
-        whole = self.seconds(account.clock.elapsed, floor)
-        others = sum(_claim(other, whole / len(self.accounts)) for other in self.accounts if other is not account)
-        return whole - others - account.clock.spent
+        elapsed = account.clock.elapsed
+        now = self.seconds(elapsed, early)
+        whole = max(now, FLOOR, 0.0 if math.isnan(self.expected) else self.limit * self.expected)
+        count, others = len(self.accounts), [other for other in self.accounts if other is not account]
+        claimed = sum(min(now / count, other.wanted) for other in others)
+        bound = sum(other.counted(whole / count) + (other.ending if other.is_open else 0.0) for other in others)
+        return min(now - claimed, whole - bound) - account.clock.spent
 
-    def affords(self, account: Account, wanted: float, floor: bool = True) -> bool:
+    def affords(self, account: Account, wanted: float, early: bool = True) -> bool:
         """Whether a callback can take so many seconds now.
 
         Args:
             account: Of the callback.
             wanted: Seconds, with what is to come at its end.
-            floor: The floor counts.
+            early: See :meth:`seconds`.
         """
-        return account.limit is None or account.limit >= 1 or wanted <= self.left(account, floor)
+        return account.limit is None or account.limit >= 1 or wanted <= self.left(account, early)
 
     def expect(self, trainer: Any, account: Account, step: int, seconds: float | None = None) -> None:
         """Forecast the length of the run, as far as it is known how many steps it has.
@@ -129,14 +147,6 @@ class Budget:
         if seconds is not None:
             whole = min(elapsed + max(0, _planned(trainer) - step) * seconds, _most_seconds(trainer))
             self.expected = whole if math.isfinite(whole) else math.nan
-
-
-def _claim(account: Account, part: float) -> float:
-    spent = account.clock.spent
-    if not account.is_open:
-        return spent
-    wanted = math.inf if math.isnan(account.point) else spent + account.point + account.ending
-    return max(spent, min(part, wanted))
 
 
 def _planned(trainer: Any) -> float:

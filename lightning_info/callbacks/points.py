@@ -152,7 +152,7 @@ class Points(Member):
                     self._error_policy.report(refusal, "writing a histogram to a logger", step)
         self.account.took(self._clock.elapsed - started)
         doubled = self._points >= 4 and self._points & (self._points - 1) == 0
-        if doubled and self._affords(trainer, self.account.figures + self.account.ending, floor=False):
+        if doubled and self._affords(trainer, self.account.figures + self.account.ending, early=False):
             self._draw(trainer, step, FIGURE_SHARE * self._clock.elapsed)
 
     def _values(
@@ -291,9 +291,9 @@ class Points(Member):
         for step in sorted(by_step):
             self._report_values(trainer, by_step[step], step)
 
-    def _affords(self, trainer: Any, seconds: float, floor: bool = True) -> bool:
+    def _affords(self, trainer: Any, seconds: float, early: bool = True) -> bool:
         """Whether the run's budget has so many seconds left for this callback; decided by the first process."""
-        return of_rank_zero(trainer, self._session.budget.affords(self.account, seconds, floor))
+        return of_rank_zero(trainer, self._session.budget.affords(self.account, seconds, early))
 
     def _draw(self, trainer: Any, step: int, most: float = math.inf) -> None:
         """Draw the figures, unless with them all of the run's would have taken more seconds than that."""

@@ -175,7 +175,7 @@ class Preparing(Resuming):
         account, budget, step = self.account, self._session.budget, steps_taken(trainer)
         if account.limit is None:
             return
-        account.point = self._forecast.seconds
+        account.point, account.checked = self._forecast.seconds, account.clock.spent
         if math.isfinite(self._forecast.plain) and math.isnan(budget.expected):
             budget.expect(trainer, account, step, self._forecast.plain * trainer.accumulate_grad_batches)
         less: dict[str, None] = {}
