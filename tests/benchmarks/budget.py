@@ -13,7 +13,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,7 +29,6 @@ from lightning_info import (
     EffectiveInfoCallback,
     FisherTraceCallback,
     InfoPlaneCallback,
-    StabilityCallback,
     WeightInfoCallback,
 )
 from lightning_info.callbacks.budget import FLOOR
@@ -45,7 +45,7 @@ HOOKS = ("setup", "on_train_start", "on_train_epoch_start", "on_train_batch_star
 
 
 def mlp(*widths: int) -> nn.Module:
-    layers = [layer for pair in zip(widths, widths[1:]) for layer in (nn.Linear(*pair), nn.ReLU())]
+    layers = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU())]
     return nn.Sequential(*layers[:-1])
 
 
@@ -72,16 +72,15 @@ RUNS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, float, tupl
 
 
 def timed(callback: Any, spent: list[float]) -> Any:
+    def around(hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return hook(*args, **kwargs)
+        finally:
+            spent[0] += time.perf_counter() - started
+
     for name in HOOKS:
-
-        def around(*args: Any, hook: Callable[..., Any] = getattr(callback, name), **kwargs: Any) -> Any:
-            started = time.perf_counter()
-            try:
-                return hook(*args, **kwargs)
-            finally:
-                spent[0] += time.perf_counter() - started
-
-        setattr(callback, name, wraps(getattr(callback, name))(around))
+        setattr(callback, name, partial(around, getattr(callback, name)))
     return callback
 
 
