@@ -24,6 +24,7 @@ from lightning_info.callbacks.options import ARGUMENTS, MARK, show_common_option
 from lightning_info.callbacks.preflight import refuse_sharding
 from lightning_info.callbacks.preparing import MOST_SKIPPED, Preparing
 from lightning_info.callbacks.processes import in_any_process
+from lightning_info.callbacks.progress import progress
 from lightning_info.callbacks.reference_collector import ReferenceCollector
 from lightning_info.callbacks.resuming import steps_taken
 from lightning_info.callbacks.schedule import Schedule
@@ -214,7 +215,8 @@ class InfoCallback(Preparing):
         except Exception:
             is_idle = False  # it is told below, by the same error
         if not is_idle:
-            with self._or_off(trainer), self._clock.spending(), self._error_policy.guard("its bookkeeping"):
+            shown = progress(trainer, type(self).__name__, steps_taken(trainer), self.account.point)
+            with self._or_off(trainer), self._clock.spending(), self._error_policy.guard("its bookkeeping"), shown:
                 self._act(trainer, pl_module, batch, batch_idx)
         if self._active:
             self._session.leave_batch(self)
@@ -241,7 +243,8 @@ class InfoCallback(Preparing):
                 self._session.print_table()
 
     def _end(self, trainer: Any, pl_module: Any) -> None:
-        with self._clock.spending(), self._error_policy.guard("its bookkeeping"), isolated(pl_module.device):
+        shown = progress(trainer, type(self).__name__, steps_taken(trainer), self.account.point)
+        with self._clock.spending(), self._error_policy.guard("its bookkeeping"), isolated(pl_module.device), shown:
             if not self._samples.complete:
                 if not in_any_process(trainer, bool(self._samples.groups)):
                     return

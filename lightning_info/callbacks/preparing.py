@@ -173,9 +173,9 @@ class Preparing(Resuming):
     def _fit_to_budget(self, trainer: Any) -> None:
         """Measure with fewer draws and samples where the first and the last point would not fit; say so."""
         account, budget, step = self.account, self._session.budget, steps_taken(trainer)
+        account.point, account.checked = self._forecast.seconds, account.clock.spent
         if account.limit is None:
             return
-        account.point, account.checked = self._forecast.seconds, account.clock.spent
         if math.isfinite(self._forecast.plain) and math.isnan(budget.expected):
             budget.expect(trainer, account, step, self._forecast.plain * trainer.accumulate_grad_batches)
         less: dict[str, None] = {}
