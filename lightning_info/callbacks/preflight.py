@@ -38,6 +38,9 @@ STATISTICS = {
 }
 """What is said about BatchNorm."""
 
+FEW, QUICK = 8, 0.02
+"""Samples on which costs are tried where a pass over them takes longer than so many seconds."""
+
 T = TypeVar("T")
 
 _SHARDED = ("FSDP", "DeepSpeed", "ModelParallel", "XLAFSDP")
@@ -153,20 +156,25 @@ class Forecast:
     text: str
 
 
-def forecast(snapshot: ModelSnapshot, copying: Callable[[], object], point: Callable[[], float]) -> Forecast:
+def forecast(
+    snapshot: ModelSnapshot, copying: Callable[[], object], point: Callable[[ModelSnapshot], float]
+) -> Forecast:
     """What a measured point will take, in seconds and in plain passes, by trials on the samples of a snapshot.
 
     Args:
-        snapshot: A snapshot.
+        snapshot: A snapshot; of its samples a few are tried if a pass over those is not quick.
         copying: Makes a replica.
-        point: Gives the seconds that a point takes beyond that.
+        point: Gives the seconds that a point takes beyond that, by trials on a snapshot.
     """
+    size, few = num_samples(snapshot.first_chunk()), snapshot.first(FEW)
     try:
-        cost = trial(copying, snapshot.device) + point()
-        plain = training_pass(snapshot, snapshot.first_chunk())
+        plain = training_pass(few, few.first_chunk()) * size / few.size
+        if plain * few.size < QUICK * size:
+            few, plain = snapshot, training_pass(snapshot, snapshot.first_chunk())
+        cost = trial(copying, snapshot.device) + point(few)
     except Exception as error:
         return Forecast(math.nan, math.nan, f"not known, a trial failed ({type(error).__name__})")
-    passes = f"{cost / plain:.2g} forward and backward passes of {num_samples(snapshot.first_chunk())} samples"
+    passes = f"{cost / plain:.2g} forward and backward passes of {size} samples"
     return Forecast(cost, plain, f"about {cost:.2g} s a point, as {passes} (a trial)")
 
 

@@ -161,7 +161,7 @@ class Preparing(Resuming):
             if on_batch_statistics(pl_module):
                 rows["BatchNorm"] = STATISTICS[self.batch_norm]
             copying = partial(self._new_snapshot, trainer, pl_module, [])
-            self._forecast = forecast(found.snapshot, copying, partial(self.quantity.cost, found.snapshot, size))
+            self._forecast = forecast(found.snapshot, copying, partial(self.quantity.cost, samples=size))
             rows["cost"] = self._forecast.text
             if self._offline:
                 del rows["steps"]
