@@ -260,7 +260,7 @@ class InfoCallback(Preparing):
     def _ends_with_point(self, trainer: Any) -> bool:
         if self._points or self._affords(trainer, self.account.ending):
             return True
-        self._error_policy.warn_once(messages.no_room(self.account.point, "all points are"), "budget at the end")
+        self._error_policy.warn_once(messages.no_room(self.account.point), "budget")
         return False
 
     @contextmanager

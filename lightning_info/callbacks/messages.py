@@ -70,11 +70,11 @@ def within_budget(limit: float, floor: float, expected: float) -> str:
     return f"; as far as they fit into the budget of all callbacks ({share})"
 
 
-def no_room(point: float, steps: str) -> str:
+def no_room(point: float) -> str:
     """A point does not fit into the budget."""
     return (
-        f"{steps} left out: a point takes about {point:.2g} s, which does not fit into the budget; "
-        f"max_overhead=... makes it larger, and with every_n_epochs=1 there is none"
+        f"no point fits into the time budget of the run so far, as one takes about {point:.2g} s; max_overhead=... makes "
+        f"the budget larger, and every_n_epochs=1 measures whatever it takes"
     )
 
 

@@ -189,7 +189,7 @@ class Preparing(Resuming):
         if less:
             self._rows["less"] = f"{', '.join(less)}, so that a point takes about {account.point:.2g} s"
         if not self._affords(trainer, account.next_point + account.ending):
-            self._error_policy.warn_once(messages.no_room(account.point, "points are"), "budget")
+            self._error_policy.warn_once(messages.no_room(account.point), "budget")
 
     def _cheaper(self) -> tuple[str, float]:
         """What is measured less from now on, and what is left of a point's cost."""

@@ -6,10 +6,13 @@ import math
 from dataclasses import dataclass, field
 
 import pytest
+from models import Classifier, loader, trainer
 
+from lightning_info import InfoCallback
 from lightning_info.callbacks import budget as budgets
 from lightning_info.callbacks.budget import AHEAD, FIGURES, FLOOR, Account, Budget
 from lightning_info.callbacks.schedule import Schedule
+from lightning_info.quantities import Quantity
 
 
 @dataclass
@@ -146,3 +149,78 @@ def test_the_floor_and_the_advance_are_what_is_documented():
     assert budget.seconds(0.0, early=False) == 0.0
     assert budget.seconds(1000.0, early=False) == 50.0
     assert budgets.FLOOR == 3.0
+
+
+# ---- in a run
+
+
+class Dear(Quantity):
+    """Says that a point takes so many seconds a sample for 64 draws."""
+
+    name = "dear"
+    tags = ("dear/draws", "dear/samples")
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def reset(self):
+        self.draws = 64
+
+    def cost(self, snapshot, samples):
+        return self.seconds * samples * self.draws / 64
+
+    def cheaper(self):
+        if self.draws == 16:
+            return ""
+        self.draws //= 2
+        return f"{self.draws} draws instead of 64"
+
+    def measure(self, snapshot, point):
+        return {"dear/draws": self.draws, "dear/samples": snapshot.size}
+
+
+def measured(seconds, **options):
+    one = InfoCallback(Dear(seconds), **{"num_samples": 128, "summary": False, **options})
+    trainer(one, max_epochs=3).fit(Classifier(), loader(256, batch_size=64))
+    return one
+
+
+def of_step(one, step):
+    return {tag: dict(curve)[step] for tag, curve in one.history.items() if tag != "dear/overhead"}
+
+
+@pytest.mark.parametrize(
+    ("point", "draws", "samples", "said"),
+    [
+        (0.5, 64, 128, ""),
+        (2.0, 32, 128, "32 draws instead of 64, so that a point takes about 1 s"),
+        (4.0, 16, 128, "32 draws instead of 64, 16 draws instead of 64, so"),
+        (8.0, 16, 64, "16 draws instead of 64, fewer samples, so that a point takes about 1 s"),
+    ],
+)
+def test_a_point_that_does_not_fit_is_measured_with_less_and_says_so(point, draws, samples, said):
+    one = measured(point / 128)
+    assert of_step(one, 0) == of_step(one, 12) == {"dear/draws": draws, "dear/samples": samples}
+    assert said in " ".join(one.report().split())
+    assert ("instead of 64" in one.report()) == bool(said)
+
+
+def test_an_interval_measures_everything_whatever_it_takes():
+    one = measured(100.0, every_n_epochs=1)
+    assert of_step(one, 4) == {"dear/draws": 64, "dear/samples": 128}
+
+
+def test_what_does_not_fit_at_all_is_one_warning_and_no_point():
+    with pytest.warns(UserWarning, match=r"no point fits .* takes about \d+ s; max_overhead") as warned:
+        one = measured(100 / 128)
+    assert one.history == {}
+    assert sum("no point fits" in str(w.message) for w in warned) == 1
+
+
+def test_a_second_fit_has_all_of_its_draws_again(monkeypatch):
+    one = InfoCallback(Dear(2.0 / 128), num_samples=128, summary=False)
+    trainer(one, max_epochs=1).fit(Classifier(), loader(256, batch_size=64))
+    assert of_step(one, 0)["dear/draws"] == 32
+    monkeypatch.setattr(budgets, "FLOOR", 1e6)
+    trainer(one, max_epochs=1).fit(Classifier(), loader(256, batch_size=64))
+    assert of_step(one, 0)["dear/draws"] == 64
