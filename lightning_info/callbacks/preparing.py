@@ -174,7 +174,7 @@ class Preparing(Resuming):
         """Measure with fewer draws and samples where the first and the last point would not fit; say so."""
         account, budget, step = self.account, self._session.budget, steps_taken(trainer)
         account.point, account.checked = self._forecast.seconds, account.clock.spent
-        if account.limit is None:
+        if account.limit is None or self._offline:
             return
         if math.isfinite(self._forecast.plain) and math.isnan(budget.expected):
             budget.expect(trainer, account, step, self._forecast.plain * trainer.accumulate_grad_batches)
