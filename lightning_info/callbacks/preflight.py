@@ -191,7 +191,7 @@ def _with_samples(snapshot: ModelSnapshot, module: nn.Module, layouts: Layouts, 
         layouts[key] = known
     if isinstance(known, SamplesMixed):
         raise known
-    return Batch(batch.bare, known) if isinstance(batch, Batch) else known.wrap(batch)
+    return batch.laid(known) if isinstance(batch, Batch) else known.wrap(batch)
 
 
 def _find_samples(snapshot: ModelSnapshot, batch: Any, module: nn.Module) -> Layout:

@@ -24,7 +24,7 @@ from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 
 from lightning_info.functional.likelihoods import Likelihood, PerOutput
-from lightning_info.gradients.batches import num_samples
+from lightning_info.gradients.batches import map_tensors, num_samples
 from lightning_info.gradients.layout import bare
 from lightning_info.replica.blame import place_of
 from lightning_info.replica.distribution_calls import LOG_PROBS, ShownLogProbs, arguments_of, log_prob
@@ -72,7 +72,7 @@ class Predictor:
         """
         detach_from_trainer(module, self.stand_in)
         samples, given = num_samples(batch), bare(batch)
-        batch = apply_to_collection(given, Tensor, torch.clone)  # a training_step may edit its batch in place
+        batch = bare(map_tensors(batch, torch.clone))  # a training_step may edit its batch in place
         with _default_dtype(module), _Watch(module, self.shared) as watch:
             returned = self._called(module, batch, watch)
         if self._runs_step:

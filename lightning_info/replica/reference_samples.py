@@ -82,8 +82,7 @@ class ReferenceSamples:
         """Say where the samples are; those that are there already (all of them at the same places) change over."""
         self.layout = layout
         self.groups = [
-            Batch(group.bare, replace(group.layout, ordered=layout.ordered, fewest=layout.fewest))
-            for group in self.groups
+            group.laid(replace(group.layout, ordered=layout.ordered, fewest=layout.fewest)) for group in self.groups
         ]
 
     def laid(self, batch: Any) -> Any:
@@ -143,8 +142,10 @@ class ReferenceSamples:
     def state(self) -> list[dict[str, Any]] | None:
         """The groups, for a checkpoint, and the sample axis of each of their tensors.
 
-        None until complete, and beyond ``LARGEST_STATE``.
+        None until complete, beyond ``LARGEST_STATE``, and where samples are objects (graphs).
         """
+        if any(isinstance(group, Batch) and group.layout.objects for group in self.groups):
+            return None
         leaves = [tensors(group) for group in self.groups]
         if not self.complete or not self.groups or self.bytes > LARGEST_STATE:
             return None

@@ -17,10 +17,21 @@ from torch import Tensor, nn
 
 from lightning_info.gradients.batches import company, num_samples, shuffled, spread_index, take, tensors
 from lightning_info.gradients.contract import first_line
-from lightning_info.gradients.layout import GO_ON, Batch, Layout, Path, by_length, describe, is_plain_list, rebuilt
+from lightning_info.gradients.layout import (
+    GO_ON,
+    Batch,
+    Layout,
+    Path,
+    by_length,
+    describe,
+    is_plain_list,
+    objects_in,
+    rebuilt,
+)
 from lightning_info.gradients.layout import lengths as tensor_lengths
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.plan import CHECK_SAMPLES, float64_copy, float64_tensors
+from lightning_info.gradients.sample_objects import Objects
 from lightning_info.replica.predicted import NoPrediction, Prediction
 from lightning_info.replica.prediction import Predictor
 
@@ -302,7 +313,7 @@ def _layouts(batch: Any, size: int) -> Iterator[Layout]:
     """Leaves that may carry so many samples: all whose axis 0 has the length, then fewer, and axis 1 beside them."""
     count = 0
     for whole_lists in (False, True):
-        first, second, others = _leaves(batch, size, whole_lists)
+        first, second, others, objects = _leaves(batch, size, whole_lists)
         if whole_lists and not any(_is_list_of_tensors(leaf) for leaf in first.values()):
             return
         beside: list[tuple[Path, ...]] = [(), tuple(second)] if second else [()]
@@ -314,18 +325,24 @@ def _layouts(batch: Any, size: int) -> Iterator[Layout]:
                     continue
                 axes = {path: 0 for path in first if path not in dropped} | dict.fromkeys(turned, 1)
                 rest = (path for path in (*dropped, *second, *others) if path not in axes)
-                if axes and count < MOST_TRIALS:
+                if (axes or objects) and count < MOST_TRIALS:
                     count += 1
-                    yield Layout(axes, frozenset(rest))
+                    yield Layout(axes, frozenset(rest), objects=objects)
 
 
-def _leaves(batch: Any, size: int, whole_lists: bool) -> tuple[dict[Path, Any], list[Path], list[Path]]:
-    """Leaves with so many entries on axis 0, and on axis 1; and the other ones."""
+def _leaves(
+    batch: Any, size: int, whole_lists: bool
+) -> tuple[dict[Path, Any], list[Path], list[Path], dict[Path, Objects]]:
+    """Leaves with so many entries on axis 0, and on axis 1; the other ones; and parts with so many graphs."""
     first: dict[Path, Any] = {}
     second: list[Path] = []
-    rest: list[Path] = []
+    known = objects_in(batch)
+    objects = {path: found for path, (found, count) in known.items() if count == size}
+    rest = [path for path in known if path not in objects]
 
     def visit(path: Path, value: Any) -> Any:
+        if path in known:
+            return value
         if isinstance(value, (Tensor, np.ndarray)):
             if value.ndim > 0 and len(value) == size:
                 first[path] = value
@@ -340,7 +357,7 @@ def _leaves(batch: Any, size: int, whole_lists: bool) -> tuple[dict[Path, Any], 
         return GO_ON
 
     rebuilt(batch, visit)
-    return first, second, rest
+    return first, second, rest, objects
 
 
 def _is_list_of_tensors(value: Any) -> bool:
