@@ -30,6 +30,7 @@ from lightning_info.callbacks.session import Session
 from lightning_info.quantities.checks import check_quantity
 from lightning_info.quantities.quantity import Quantity
 from lightning_info.replica.batch_norm import BatchNormStatistics
+from lightning_info.replica.declared_samples import Collate, DeclaredSamples, Split
 from lightning_info.replica.isolation import isolated
 from lightning_info.replica.prediction import Adapter
 from lightning_info.reporting.table import Curve
@@ -88,6 +89,9 @@ class InfoCallback(Preparing):
         # LightningCLI cannot build a subclass of Dataset[Any]
         reference: Dataset | Sequence[Tensor] | None = None,  # type: ignore[type-arg]
         adapter: Adapter | None = None,
+        split: Split | None = None,
+        collate: Collate | None = None,
+        batch_axes: dict[str, int | None] | dict[int, int | None] | None = None,
         seed: int = 0,
         prefix: str | None = None,
         on_error: Literal["warn", "raise"] = "warn",
@@ -117,6 +121,8 @@ class InfoCallback(Preparing):
             )
         self.quantity = quantity
         self.num_samples, self.reference, self.adapter = num_samples, reference, adapter
+        self.split, self.collate, self.batch_axes = split, collate, batch_axes
+        self._declared = DeclaredSamples(owner, split, collate, batch_axes)
         self.seed, self.prefix, self.on_error, self.summary = seed, prefix or None, on_error, summary
         self.batch_norm = batch_norm
         self.history = {}
@@ -382,7 +388,7 @@ class InfoCallback(Preparing):
     def _restart(self) -> None:
         self.quantity.reset()
         self._error_policy = ErrorPolicy(type(self).__name__, self.on_error)
-        self._collector = ReferenceCollector(self.num_samples, self.reference, self._error_policy)
+        self._collector = ReferenceCollector(self.num_samples, self.reference, self._error_policy, self._declared)
         self._clock = Clock()
         self._chunk = self._collector.chunk
         self._prepared = False

@@ -217,6 +217,11 @@ def is_plain_list(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and not hasattr(value, "_fields") and not isinstance(value, torch.Size)
 
 
+def name_of(path: Path) -> str:
+    """A leaf as users name it in ``batch_axes``: names and positions with dots between them."""
+    return ".".join(str(step).removeprefix(".") for step in path)
+
+
 def describe(path: Path) -> str:
     """A leaf as one would write it."""
     steps = (str(step) if isinstance(step, str) and step.startswith(".") else f"[{step!r}]" for step in path)

@@ -76,8 +76,10 @@ class _Mapped(TorchFunctionMode):
         if func is not Tensor.__deepcopy__:
             return func(*args, **(kwargs or {}))
         tensor, memo = args
-        memo.setdefault(id(memo), []).append(tensor)  # as long as its identity is known
-        return memo.setdefault(id(tensor), self.function(tensor)) if id(tensor) not in memo else memo[id(tensor)]
+        if id(tensor) not in memo:
+            memo.setdefault(id(memo), []).append(tensor)  # lives as long as its identity is known
+            memo[id(tensor)] = self.function(tensor)
+        return memo[id(tensor)]
 
 
 def _packed(sequences: list[Tensor]) -> PackedSequence:

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, default_collate
 
 from lightning_info.gradients.batches import concatenate, map_tensors, num_samples, take, tensors, with_tensors
 from lightning_info.gradients.layout import GO_ON, Batch, Layout, Path, bare, by_length, rebuilt
+from lightning_info.replica.declared_samples import DeclaredSamples
 
 LARGEST_STATE = 1 << 26
 """Reference samples of up to 64 MiB travel in the checkpoint."""
@@ -163,7 +164,8 @@ class ReferenceSamples:
         Raises:
             ValueError: The batch has other tensors, or differs in what is not a tensor of samples.
         """
-        rest, leaves = _rest(bare(like)), tensors(like)
+        like = bare(like)
+        rest, leaves = _rest(like), tensors(like)
         for group in state:
             if len(group["tensors"]) != len(leaves):
                 raise ValueError(f"they have {len(group['tensors'])} tensors, a batch of this run {len(leaves)}")
@@ -185,22 +187,31 @@ class ReferenceSamples:
         self.parts = next((list(group.get("parts", ())) for group in state), [])
         self.complete = True
 
-    def fill(self, given: Dataset[Any] | Sequence[Tensor]) -> None:
-        """Take the samples from a data set (collated in the default way) or from tensors that share axis 0.
+    def fill(self, given: Dataset[Any] | Sequence[Tensor], declared: DeclaredSamples | None = None) -> None:
+        """Take the samples from a data set or from tensors that share axis 0.
+
+        Args:
+            given: The data set, or the tensors.
+            declared: Collates a data set, which is else done in the default way, and says where the samples are.
 
         Raises:
             ValueError: There is no sample in it.
         """
+        declared = declared or DeclaredSamples("fill")
         if isinstance(given, Dataset):
             items = (given[i] for i in range(min(self.size, len(given)))) if hasattr(given, "__len__") else iter(given)
             samples = list(itertools.islice(items, self.size))
-            batch: Any = default_collate(samples) if samples else ()
+            batch: Any = (declared.collate or default_collate)(samples) if samples else ()
         else:
             batch = tuple(given)
             if len({len(tensor) for tensor in batch}) > 1:
                 raise ValueError(f"its tensors have {', '.join(str(len(tensor)) for tensor in batch)} samples")
         size = len(samples) if isinstance(given, Dataset) and samples else None
-        self.add(Batch(batch, by_length(batch, size)), limited=False)
+        laid = declared.laid(batch)
+        if not isinstance(laid, Batch):
+            # a collate function of one's own need not make an axis of its samples
+            laid = Batch(batch, by_length(batch, size if declared.collate is None else None))
+        self.add(laid, limited=False)
         self.close()
 
 
