@@ -29,6 +29,7 @@ from lightning_info.replica.replicate import NotCopyable
 from lightning_info.replica.sample_axis import Layouts, SamplesMixed, first_predictions, sample_layout
 from lightning_info.replica.snapshot import ModelSnapshot
 from lightning_info.replica.timing import seconds, training_pass
+from lightning_info.replica.uncut import DECLARE, one_graph
 
 STATISTICS = {
     "running": "running statistics, which lag behind the weights in the first steps; batch_norm='reference' takes "
@@ -110,20 +111,8 @@ def preflight(
         beside = {} if prediction.unknown else loss_rows(owner, name, snapshot, prediction)
     except Skipped:
         raise
-    except NoPrediction as error:
-        lines = ADAPTER_LINES.format(callback=owner)
-        raise Refused(f"{owner}: {error}. Tell it what the module predicts:\n\n{lines}") from error
-    except SamplesMixed as error:
-        source = snapshot.predictor.source(name)
-        lines = ADAPTER_LINES.format(callback=owner)
-        raise Refused(
-            f"{owner}: what {source} predicts for a sample must not depend on the others of its batch; give an adapter "
-            f"(below), or reference=(x, y) with one. What was seen: {error}. The cause may be that samples are "
-            f"compared with one another (negatives or statistics of the batch, two views joined), that samples of "
-            f"different length lie in one tensor (offsets), that rows are picked by a mask, or that the size or a "
-            f"maximum of the batch is read. An adapter predicts every sample by itself, from tensors whose first axis "
-            f"counts the samples:\n\n{lines}"
-        ) from error
+    except (NoPrediction, SamplesMixed) as error:
+        raise Refused(f"{owner}: {_no_samples(owner, snapshot, name, error)}") from error
     except NotCopyable as error:
         raise Refused(f"{owner} measures on a copy of the module, but {error}") from error
     except (NoLayers, WrongQuantity) as error:
@@ -135,6 +124,23 @@ def preflight(
     weights = sum(sizes(trainable(module).values()))
     rows["module"] = f"{name}, {weights:,} trainable weights, {prediction.described}"
     return Findings(snapshot, rows | beside, writes, whole)
+
+
+def _no_samples(owner: str, snapshot: ModelSnapshot, name: str, error: NoPrediction | SamplesMixed) -> str:
+    """Why there is no prediction for each sample, and what to write."""
+    source, lines = snapshot.predictor.source(name), ADAPTER_LINES.format(callback=owner)
+    graph = one_graph(snapshot.groups[0]) if snapshot.groups else ""
+    if graph:
+        return f"{graph}. What was seen: {error}"
+    if isinstance(error, NoPrediction):
+        return f"{error}. Tell it what the module predicts:\n\n{lines}"
+    return (
+        f"what {source} predicts for a sample must not depend on the others of its batch; give an adapter (below), or "
+        f"say where the samples are by {DECLARE}. What was seen: {error}. The cause may be that samples are compared "
+        f"with one another (negatives or statistics of the batch, two views joined), that samples of different length "
+        f"lie in one tensor, that rows are picked by a mask, or that the size or a maximum of the batch is read. An "
+        f"adapter predicts every sample by itself, from tensors whose first axis counts the samples:\n\n{lines}"
+    )
 
 
 def cost_row(snapshot: ModelSnapshot, copying: Callable[[], object], point: Callable[[], float]) -> str:

@@ -18,6 +18,7 @@ from lightning_info.gradients.layout import Layout
 from lightning_info.replica.declared_samples import DeclaredSamples, DoesNotFit
 from lightning_info.replica.isolation import exits_are_errors
 from lightning_info.replica.reference_samples import LARGEST_POOL, ReferenceSamples
+from lightning_info.replica.uncut import why_not_cut
 
 
 class ReferenceCollector:
@@ -64,12 +65,9 @@ class ReferenceCollector:
         """
         try:
             self.chunk = max(1, num_samples(batch))
-        except Exception as error:  # also of containers that cannot be built anew, such as a PackedSequence
+        except Exception as error:
             if self.reference is None:
-                raise Refused(
-                    f"{self.faults.owner}: {error}; a batch must hold tensors whose axis 0 is the sample axis. "
-                    f"Otherwise give the samples to measure, for example reference=(x, y), with an adapter for them"
-                ) from error
+                raise Refused(f"{self.faults.owner}: {why_not_cut(batch, error)}") from error
         if self.reference is not None:
             self._fill(trainer)
         else:

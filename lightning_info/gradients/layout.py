@@ -65,7 +65,11 @@ class Layout:
             raise ValueError(f"it {what}")
         laid = Batch(batch, self)
         lengths = {path: _length(found[path], axis) for path, axis in self.axes.items()}
-        lengths |= {path: len(laid.samples(path, found[path])) for path in self.objects}
+        for path in self.objects:
+            try:
+                lengths[path] = len(laid.samples(path, found[path]))
+            except Exception as error:  # whatever splitting raises on a batch of another form
+                raise ValueError(f"it cannot be split: {type(error).__name__}: {error}") from error
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{describe(path)} {length}" for path, length in lengths.items())
             raise ValueError(f"the lengths of its sample axes do not agree: {told}")

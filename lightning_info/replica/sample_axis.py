@@ -7,6 +7,7 @@ samples are independent predicts for a sample the same in its whole batch, besid
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -31,6 +32,7 @@ from lightning_info.gradients.layout import (
 from lightning_info.gradients.layout import lengths as tensor_lengths
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.plan import CHECK_SAMPLES, float64_copy, float64_tensors
+from lightning_info.gradients.ragged import ragged_layouts
 from lightning_info.gradients.sample_objects import Objects
 from lightning_info.replica.predicted import NoPrediction, Prediction
 from lightning_info.replica.prediction import Predictor
@@ -89,15 +91,20 @@ def sample_layout(module: nn.Module, predict: Predictor, whole: Batch, is_given:
     ordered: Layout | None = None
     first: tuple[Batch, str] | None = None
     sizes = [len(whole)] if is_given else [len(whole), *(n for n in _sizes(whole.bare) if n not in (1, len(whole)))]
-    for size in sizes:
-        trials = [whole] if is_given else [Batch(whole.bare, layout) for layout in _layouts(whole.bare, size)]
+    kinds = [lambda batch, size: [whole.layout]] if is_given else [_layouts, ragged_layouts]
+    for layouts, size in itertools.product(kinds, sizes):
+        trials = [Batch(whole.bare, layout) for layout in layouts(whole.bare, size)]
+        if not trials:
+            continue
         try:
             experiment = _Experiment(module, predict, trials[0])
         except _Fault as fault:
             first = first or (trials[0], str(fault))
             continue
         for trial in trials:
-            found, seen = experiment.look(trial)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of shapes that do not fit one another in a wrong trial
+                found, seen = experiment.look(trial)
             if found is not None and not found.ordered:
                 return found
             ordered = ordered or found
@@ -365,7 +372,22 @@ def _is_list_of_tensors(value: Any) -> bool:
 
 
 def _told(whole: Batch, fault: str) -> str:
-    cut = [describe(path) for path in whole.layout.axes]
-    kept = [describe(path) for path in whole.layout.shared]
-    rest = f", {', '.join(kept)} kept whole" if kept else ""
-    return f"a batch of {len(whole)} samples was cut along {', '.join(cut)}{rest}, and {fault}"
+    """Which parts of the batch were cut, and which were not, with their shapes."""
+    cut: list[str] = []
+    kept: list[str] = []
+
+    def visit(path: Path, value: Any) -> Any:
+        if path in whole.layout.objects:
+            cut.append(f"{describe(path)} (a {type(value).__name__})")
+            return value
+        axis = whole.layout.axes.get(path)
+        if isinstance(value, (Tensor, np.ndarray)):
+            text = f"{describe(path)} {tuple(value.shape)}"
+            kept.append(text) if axis is None else cut.append(text + (f" along axis {axis}" if axis else ""))
+        elif axis is not None:
+            cut.append(f"{describe(path)} (a {type(value).__name__} of {len(value)})")
+        return GO_ON if axis is None else value
+
+    rebuilt(whole.bare, visit)
+    rest = f"kept whole: {', '.join(kept)}" if kept else "nothing was kept whole"
+    return f"of a batch of {len(whole)} samples these were cut: {', '.join(cut)}; {rest}; and {fault}"
