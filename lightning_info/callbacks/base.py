@@ -69,7 +69,7 @@ class InfoCallback(Preparing):
     """
 
     _off = ""  # why nothing is measured in this run
-    _decision: tuple[tuple[int, int], bool] | None  # epoch and batch of the last decision, and whether a point is due
+    _decision: tuple[tuple[int, int, int], bool] | None  # epoch, batch and step of the last, and if a point is due
     _offline = False  # measured without a Trainer
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -338,9 +338,9 @@ class InfoCallback(Preparing):
 
     def is_due(self, trainer: Any, batch_idx: int) -> bool:
         """Whether a point falls on this batch; decided once, by whichever of our callbacks asks first."""
-        now = (trainer.current_epoch, batch_idx)
+        step = steps_taken(trainer)
+        now = (trainer.current_epoch, batch_idx, step)  # with dataloader_iter, the number of the batch comes twice
         if self._decision is None or self._decision[0] != now:
-            step = steps_taken(trainer)
             epochs = trainer.current_epoch if batch_idx == 0 and trainer.current_epoch > 0 else None
             # an epoch that was ended early has its last step twice: again as the first of the next epoch
             if step == self._measured or (step == self._step and epochs is None):

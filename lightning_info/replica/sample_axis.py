@@ -68,6 +68,8 @@ def first_predictions(predict: Predictor, module: nn.Module, batch: Any) -> tupl
     error: NoPrediction | None = None
     for size in _sizes(batch):
         whole = batch if isinstance(batch, Batch) else Batch(batch, by_length(batch, size))
+        if not whole.layout.axes and not whole.layout.objects:  # the length of a list that holds tensors
+            continue
         try:
             return whole, predict(module, whole)
         except NoPrediction as one:
