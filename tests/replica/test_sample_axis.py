@@ -263,11 +263,6 @@ def test_a_batch_that_cannot_be_taken_apart_is_refused(owner):
 # ---- samples that are mixed
 
 
-def bag(net, batch):
-    y, words, offsets = batch
-    return F.cross_entropy(net(F.embedding_bag(words, torch.eye(SIZE), offsets)), y)
-
-
 def skips_two(net, batch):
     z = net(batch[0])
     return F.cross_entropy(torch.cat([z[:2], z[2:] - z[2:].mean(0)]), batch[1])
@@ -298,7 +293,6 @@ MIXED = {
         ),
         pair,
     ),
-    "offsets": (bag, lambda i: (Y[i], torch.arange(3 * len(i)) % SIZE, 3 * torch.arange(len(i)))),
 }
 
 
@@ -309,7 +303,7 @@ def test_modules_that_mix_samples_are_refused_before_the_first_step(name):
         run(step, collate)
 
 
-@pytest.mark.parametrize("name", ["detached negatives", "two views", "all but two", "offsets"])
+@pytest.mark.parametrize("name", ["detached negatives", "two views", "all but two"])
 def test_the_plane_is_refused_too(name):
     callback = InfoPlaneCallback(num_samples=N, every_n_train_steps=100, on_error="raise")
     with pytest.raises(MisconfigurationException, match=r"adapter(.|\n)*def adapter\(module, batch\)"):
