@@ -24,6 +24,7 @@ from lightning_info.quantities.checks import WrongQuantity
 from lightning_info.quantities.quantity import NotMeasurable
 from lightning_info.replica.blame import text_of
 from lightning_info.replica.layer_selection import NoLayers
+from lightning_info.replica.predicted import NoLikelihood
 from lightning_info.replica.prediction import ADAPTER_LINES, NoPrediction, Prediction, Skipped
 from lightning_info.replica.replicate import NotCopyable
 from lightning_info.replica.sample_axis import Layouts, SamplesMixed, first_predictions, sample_layout
@@ -101,6 +102,7 @@ def preflight(
         whole = _with_samples(snapshot, module, layouts, key)
         snapshot.groups = [spread(whole, CHECK_SAMPLES)]
         prediction = _predict(snapshot, name)
+        prediction.check()
         originals = {id(p) for p in module.parameters()}
         if any(id(leaf) in originals for leaf in leaf_uses(prediction.outputs)):
             raise NotCopyable(f"a copy of {name} still computes with the original's parameters (a closure over it?)")
@@ -129,7 +131,7 @@ def preflight(
 def _no_samples(owner: str, snapshot: ModelSnapshot, name: str, error: NoPrediction | SamplesMixed) -> str:
     """Why there is no prediction for each sample, and what to write."""
     source, lines = snapshot.predictor.source(name), ADAPTER_LINES.format(callback=owner)
-    graph = one_graph(snapshot.groups[0]) if snapshot.groups else ""
+    graph = "" if isinstance(error, NoLikelihood) or not snapshot.groups else one_graph(snapshot.groups[0])
     if graph:
         return f"{graph}. What was seen: {error}"
     if isinstance(error, NoPrediction):
