@@ -32,6 +32,7 @@ from lightning_info.callbacks.session import Session
 from lightning_info.quantities.checks import check_quantity
 from lightning_info.quantities.quantity import Quantity
 from lightning_info.replica.batch_norm import BatchNormStatistics
+from lightning_info.replica.declared_samples import Collate, DeclaredSamples, Split
 from lightning_info.replica.isolation import isolated
 from lightning_info.replica.prediction import Adapter
 from lightning_info.reporting.table import Curve
@@ -70,7 +71,7 @@ class InfoCallback(Preparing):
     """
 
     _off = ""  # why nothing is measured in this run
-    _decision: tuple[tuple[int, int], bool] | None  # epoch and batch of the last decision, and whether a point is due
+    _decision: tuple[tuple[int, int, int], bool] | None  # epoch, batch and step of the last, and if a point is due
     _offline = False  # measured without a Trainer
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -90,6 +91,9 @@ class InfoCallback(Preparing):
         # LightningCLI cannot build a subclass of Dataset[Any]
         reference: Dataset | Sequence[Tensor] | None = None,  # type: ignore[type-arg]
         adapter: Adapter | None = None,
+        split: Split | None = None,
+        collate: Collate | None = None,
+        batch_axes: dict[str, int | None] | dict[int, int | None] | None = None,
         seed: int = 0,
         prefix: str | None = None,
         on_error: Literal["warn", "raise"] = "warn",
@@ -119,6 +123,8 @@ class InfoCallback(Preparing):
             )
         self.quantity = quantity
         self.num_samples, self.reference, self.adapter = num_samples, reference, adapter
+        self.split, self.collate, self.batch_axes = split, collate, batch_axes
+        self._declared = DeclaredSamples(owner, split, collate, batch_axes)
         self.seed, self.prefix, self.on_error, self.summary = seed, prefix or None, on_error, summary
         self.batch_norm = batch_norm
         self.history = {}
@@ -344,9 +350,9 @@ class InfoCallback(Preparing):
 
     def is_due(self, trainer: Any, batch_idx: int) -> bool:
         """Whether a point falls on this batch; decided once, by whichever of our callbacks asks first."""
-        now = (trainer.current_epoch, batch_idx)
+        step = steps_taken(trainer)
+        now = (trainer.current_epoch, batch_idx, step)  # with dataloader_iter, the number of the batch comes twice
         if self._decision is None or self._decision[0] != now:
-            step = steps_taken(trainer)
             epochs = trainer.current_epoch if batch_idx == 0 and trainer.current_epoch > 0 else None
             # an epoch that was ended early has its last step twice: again as the first of the next epoch
             if step == self._measured or (step == self._step and epochs is None):
@@ -394,7 +400,7 @@ class InfoCallback(Preparing):
     def _restart(self) -> None:
         self.quantity.reset()
         self._error_policy = ErrorPolicy(type(self).__name__, self.on_error)
-        self._collector = ReferenceCollector(self.num_samples, self.reference, self._error_policy)
+        self._collector = ReferenceCollector(self.num_samples, self.reference, self._error_policy, self._declared)
         self._clock = Clock()
         self.account = Account(self._clock, self._schedule.budget)
         self._chunk = self._collector.chunk

@@ -13,16 +13,18 @@ from torch.utils.data import Dataset
 
 from lightning_info.callbacks import messages
 from lightning_info.callbacks.budget import FLOOR
-from lightning_info.callbacks.error_policy import Refused
+from lightning_info.callbacks.error_policy import Refused, WrongArgument
 from lightning_info.callbacks.first_batch import findings
+from lightning_info.callbacks.forecast import Forecast, forecast
 from lightning_info.callbacks.monitors import monitors
-from lightning_info.callbacks.preflight import STATISTICS, Forecast, forecast, summary_text
+from lightning_info.callbacks.preflight import STATISTICS, summary_text
 from lightning_info.callbacks.processes import in_any_process
 from lightning_info.callbacks.resuming import Resuming, steps_taken
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.gradients.batches import num_samples, take
 from lightning_info.quantities.checks import prepared
 from lightning_info.replica.batch_norm import on_batch_statistics
+from lightning_info.replica.declared_samples import DoesNotFit
 from lightning_info.replica.reference_samples import LARGEST_POOL, LARGEST_STATE, bytes_of
 from lightning_info.replica.snapshot import ModelSnapshot
 
@@ -69,6 +71,8 @@ class Preparing(Resuming):
         refusal, seen = None, True
         try:
             with self._error_policy.guard("looking at the first batch"):
+                if self.reference is None:
+                    batch = self._laid(batch)
                 if self._skipped == 0:
                     self._collector.start(trainer, batch, self._saved)
                 self._chunk = self._collector.chunk
@@ -106,6 +110,13 @@ class Preparing(Resuming):
                 self._error_policy.warn_once(warning, "monitor")
         return True
 
+    def _laid(self, batch: Any) -> Any:
+        """A batch with what the user says about its samples."""
+        try:
+            return self._declared.laid(batch)
+        except DoesNotFit as error:
+            raise WrongArgument(f"{type(self).__name__}: {error}") from error
+
     def _look(self, trainer: Any, pl_module: Any, batch: Any) -> bool:
         """False if ``training_step`` returns None for the samples."""
         if self._samples.complete:
@@ -140,7 +151,7 @@ class Preparing(Resuming):
         """
         owner = type(self).__name__
         with self._error_policy.guard("the check before the first step"):
-            key = id(self.adapter), id(self.reference), self._samples.complete
+            key = id(self.adapter), id(self.reference), self._samples.complete, self._declared.key
             make = partial(self._new_snapshot, trainer, pl_module, private=True)
             prepare = partial(prepared, self.quantity, point=self._point_at(trainer, steps_taken(trainer)))
             found = findings(owner, pl_module, make, prepare, batch, self._session.layouts, key)
