@@ -45,7 +45,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_info.functional.binning import class_labels
+from lightning_info.functional.code_information import class_labels
 from lightning_info.functional.shrinkage import ShrunkGaussians
 from lightning_info.functional.standard_error import standard_error
 

@@ -6,11 +6,13 @@ sequence-first layouts) is right by construction; :mod:`~.vmap_taps` taps the op
 Parameters that no rule fits (bare ones, recomputed weights, several uses that do not add up in one rule) take part as
 N separate copies, an expanded tensor: the gradients at these are per-sample gradients, from the same backward pass.
 They are materialised, so samples are done in chunks that keep them within :data:`~.memory.LIMITS`.
+
+Samples for which the module takes different paths (it reads their length, or whether a mask is full) go forward apart:
+one group for each answer.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,9 +24,9 @@ from torch import Tensor, nn
 from lightning_info.gradients import backward
 from lightning_info.gradients.attributes import kept
 from lightning_info.gradients.batches import select, split_samples
-from lightning_info.gradients.contract import Norms, NotCovered, Predict, first_line, trainable
+from lightning_info.gradients.contract import Norms, NotCovered, Predict, trainable
 from lightning_info.gradients.graph import graph_of
-from lightning_info.gradients.memory import LIMITS, is_out_of_memory
+from lightning_info.gradients.memory import LIMITS
 from lightning_info.gradients.taps import (
     NO_PARTNER,
     NO_RULE,
@@ -37,9 +39,7 @@ from lightning_info.gradients.taps import (
     unsuited,
 )
 from lightning_info.gradients.vmap_taps import Disagreement, OverBudget, VmapTaps
-
-MOST_BRANCHES = 4
-"""Samples for which the module takes different paths go forward apart, as long as there are no more of them."""
+from lightning_info.gradients.vmapping import vmapping
 
 
 def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> Norms:
@@ -74,8 +74,6 @@ def _divide(index: Tensor, reason: OverBudget | Disagreement, passes: Passes, le
     """Samples that can go forward together."""
     if isinstance(reason, Disagreement):
         answers, label = torch.unique(reason.answers, dim=0, return_inverse=True)
-        if len(answers) > MOST_BRANCHES:
-            raise NotCovered(str(reason))
         return [index[label == branch] for branch in range(len(answers))]
     alone = passes.forward(select(leaves, index[:1]))  # tells which parameters have to be copied
     return list(torch.split(index, max(1, min(len(index) - 1, LIMITS.copies // max(1, alone.bytes_per_sample)))))
@@ -131,16 +129,8 @@ class Passes:
                 outputs = self.predict(self.module, single)
             return outputs.squeeze(0)
 
-        try:
-            with kept(self.module), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="There is a performance drop")
-                outputs = torch.vmap(one_sample, randomness="different")(leaves, copies)
-        except NotCovered:
-            raise
-        except Exception as error:  # whatever the module's own code raises under vmap
-            if is_out_of_memory(error):
-                raise
-            raise NotCovered(f"the module does not vmap ({first_line(error)})") from error
+        with vmapping("the module"), kept(self.module):
+            outputs = torch.vmap(one_sample, randomness="different")(leaves, copies)
         graph = graph_of(outputs)
         alive = {id(leaf) for leaf in graph.leaves}
         groups = group(recorder.taps, graph.nodes)

@@ -113,7 +113,8 @@ def row(name: str, module: pl.LightningModule) -> str:
     quantity.effective_information = watched.estimate
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     pl.Trainer(callbacks=[callback], max_epochs=EPOCHS, accelerator="cpu", **options).fit(module, train)
-    reached = sum(dict(callback.history[f"{family}/beta"])[len(train) * EPOCHS] > 0 for family in watched._targets)
+    levels = [dict(curve) for tag, curve in callback.history.items() if tag.endswith("/beta")]
+    reached = sum(level[len(train) * EPOCHS] > 0 for level in levels)
     x, y = train.dataset[:SAMPLES]
     reference = plain(module.eval(), list(zip(x.split(BATCH), y.split(BATCH), strict=True)))
     return (
