@@ -9,6 +9,7 @@ import json
 import math
 import random
 import re
+import signal
 import time
 import traceback
 import warnings
@@ -27,6 +28,10 @@ from .oracle import fisher_trace, impossible, relative
 
 SAMPLES = 2
 """That the oracle computes."""
+SECONDS = 150
+"""Of CPU time after which a run is stopped as by Ctrl-C."""
+RARELY = {"every_n_epochs": 10**6}
+"""An interval, which no time budget cuts: step 0 and the end of fit."""
 SHORT = {
     "FisherTraceCallback": "Fisher",
     "InfoPlaneCallback": "plane",
@@ -95,12 +100,17 @@ def trained(case: Case, callbacks: list[pl.Callback], adapted: bool = False) -> 
     with Said() as texts:
         start = time.process_time()
         try:
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             module = run.fit(callbacks)
         except ImportError:
             raise
+        except (KeyboardInterrupt, SystemExit):
+            seen["raised"] = f"stopped after {SECONDS} CPU s"
         except Exception as error:
             traceback.print_exc()
             seen["raised"] = cleaned(f"{type(error).__name__}: {error}")
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
         seen["seconds"] = time.process_time() - start
     if module is not None:
         seen["fingerprint"] = fingerprint(module)
@@ -144,24 +154,17 @@ def reason(report: str) -> str:
     return re.sub(r"^\w+Callback: ", "", text).replace(" Tell it what the module predicts:", "")
 
 
-def five() -> list[Any]:
-    return [getattr(lightning_info, name)() for name in SHORT]
-
-
-def judged(case: Case, adapted: bool) -> dict[str, Any]:
+def judged(case: Case, adapted: bool = False, **arguments: Any) -> dict[str, Any]:
     """All five callbacks on the case."""
-    callbacks = five()
+    callbacks = [getattr(lightning_info, name)(**arguments) for name in SHORT]
     _, _, seen = trained(case, callbacks, adapted)
-    if "raised" not in seen:
-        seen["callbacks"] = {SHORT[type(c).__name__]: state_of(c) for c in callbacks}
-    return seen
+    return {**seen, "callbacks": {SHORT[type(c).__name__]: state_of(c) for c in callbacks}}
 
 
 def compared(case: Case, adapted: bool) -> dict[str, Any]:
     """Traces of F of a few samples, against the oracle's."""
-    rare = {"num_samples": SAMPLES, "every_n_epochs": 10**6}
-    fisher = lightning_info.FisherTraceCallback(estimator="exact", **rare)
-    weights = lightning_info.WeightInfoCallback(**rare)
+    fisher = lightning_info.FisherTraceCallback(estimator="exact", num_samples=SAMPLES, **RARELY)
+    weights = lightning_info.WeightInfoCallback(num_samples=SAMPLES, **RARELY)
     run, module, seen = trained(case, [fisher, weights], adapted)
     if module is None or run.predicts is None:
         return {}
@@ -184,6 +187,7 @@ def judge(case: Case, out: Path) -> None:
         out: A file for the record, a dictionary.
     """
     torch.set_num_threads(1)
+    signal.signal(signal.SIGPROF, signal.default_int_handler)
     record: dict[str, Any] = {"torch": torch.__version__}
 
     def part(name: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -202,12 +206,13 @@ def judge(case: Case, out: Path) -> None:
         return
     record["version"] = importlib.metadata.version(case.package)
     part("without", lambda: trained(case, [])[2])
-    states = part("with", lambda: judged(case, False)).get("callbacks", {})
+    part("bare", lambda: judged(case))
+    states = part("with", lambda: judged(case, **RARELY))["callbacks"]
     seeded()
     run = case.make()
     adapted = run.adapter is not None and states.get("Fisher", {}).get("state") != "measured"
     if adapted:
-        states = part("adapter", lambda: judged(case, True)).get("callbacks", {})
+        states = part("adapter", lambda: judged(case, True, **RARELY))["callbacks"]
     of_weights = [states.get(name, {}).get("state") for name in ("Fisher", "weights")]
     if run.predicts is not None and ("measured" in of_weights or "part" in of_weights):
         part("oracle", lambda: compared(case, adapted))
