@@ -24,7 +24,7 @@ import torch
 import lightning_info
 
 from .case import Case, Run
-from .oracle import fisher_trace, impossible, relative
+from .oracle import fisher_trace, impossible, loss_gradient_trace, relative
 
 SAMPLES = 2
 """That the oracle computes."""
@@ -47,6 +47,8 @@ MAIN = {
     "stability": ("stability/param_distance", "stability/output_kl", "stability/unique_information"),
 }
 """What a callback is for: tags, or what tags begin with."""
+INSTEAD = "fisher/loss_gradient_trace"
+"""What ``FisherTraceCallback`` measures of a loss without a known likelihood."""
 
 
 def seeded() -> None:
@@ -142,6 +144,8 @@ def state_of(callback: Any) -> dict[str, Any]:
     missing = [main.rstrip("/") for main, values in finite.items() if not any(values)]
     some = {main: values for main, values in finite.items() if any(values) and not all(values)}
     gaps = [f"no {main.rstrip('/')} at {len(v) - sum(v)} of {len(v)} points" for main, v in some.items()]
+    if missing == ["fisher/trace"] and INSTEAD in callback.history:
+        return {"state": "part", "points": 0, "why": f"{INSTEAD}, of the loss as it is, in the place of fisher/trace"}
     points = max((len(c) for found in curves.values() for c in found), default=0)
     state = "measured" if not missing and not gaps else "nothing" if len(missing) == len(finite) else "part"
     why = "; ".join([*(["no " + ", ".join(missing)] if missing else []), *gaps])
@@ -166,8 +170,12 @@ def compared(case: Case, adapted: bool) -> dict[str, Any]:
     fisher = lightning_info.FisherTraceCallback(estimator="exact", num_samples=SAMPLES, **RARELY)
     weights = lightning_info.WeightInfoCallback(num_samples=SAMPLES, **RARELY)
     run, module, seen = trained(case, [fisher, weights], adapted)
-    if module is None or run.predicts is None:
+    if module is None or (run.predicts is None and INSTEAD not in fisher.history):
         return {}
+    if INSTEAD in fisher.history:
+        truth = loss_gradient_trace(run, module, SAMPLES)
+        found = fisher.history[INSTEAD][-1][1]
+        return {"truth": truth, "errors": {INSTEAD: relative(found, truth)}, "fingerprint": seen["fingerprint"]}
     truth = fisher_trace(run, module, SAMPLES)
     print(f"ORACLE {truth:.10g} {fisher.history.get('fisher/trace')} {weights.history.get('weight_info/trace')}")
     errors = {}
@@ -214,5 +222,5 @@ def judge(case: Case, out: Path) -> None:
     if adapted:
         states = part("adapter", lambda: judged(case, True, **RARELY))["callbacks"]
     of_weights = [states.get(name, {}).get("state") for name in ("Fisher", "weights")]
-    if run.predicts is not None and ("measured" in of_weights or "part" in of_weights):
+    if run.alone is not None and ("measured" in of_weights or "part" in of_weights):
         part("oracle", lambda: compared(case, adapted))

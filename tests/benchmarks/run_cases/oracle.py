@@ -39,6 +39,26 @@ def fisher_trace(run: Run, module: Any, samples: int) -> float:
     return total / len(batches)
 
 
+def loss_gradient_trace(run: Run, module: Any, samples: int) -> float:
+    """Mean over the first samples of training of ``|∇ loss|²``, of the ``training_step`` of each sample alone."""
+    assert run.alone is not None
+    module._trainer = None
+    module = copy.deepcopy(module).double().eval()
+    for name in ("log", "log_dict", "manual_backward"):
+        vars(module)[name] = lambda *args, **kwargs: None
+    weights = [p for p in module.parameters() if p.requires_grad]
+    batches = list(islice(run.alone(), samples))
+    torch.set_default_dtype(torch.float64)
+    total = 0.0
+    for batch in batches:
+        loss = module.training_step(doubled(batch), 0)
+        loss = loss["loss"] if isinstance(loss, dict) else loss
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+        total += sum(g.square().sum().item() for g in gradients if g is not None)
+    torch.set_default_dtype(torch.float32)
+    return total / len(batches)
+
+
 def scored(predicted: Predicted) -> tuple[Tensor, Tensor]:
     """Scalars ``s`` and weights ``w`` with ``tr F = sum w |∇ s|²``."""
     z, likelihood = predicted
