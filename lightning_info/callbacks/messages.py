@@ -72,8 +72,9 @@ def within_budget(limit: float, floor: float, expected: float) -> str:
 
 def no_room(point: float) -> str:
     """A point does not fit into the budget."""
+    takes = "" if math.isnan(point) else f", as one takes about {point:.2g} s"
     return (
-        f"no point fits into the time budget of the run so far, as one takes about {point:.2g} s; max_overhead=... "
+        f"no point fits into the time budget of the run so far{takes}; max_overhead=... "
         f"makes the budget larger, and every_n_epochs=1 measures whatever it takes"
     )
 

@@ -22,8 +22,9 @@ from lightning_info.replica.prediction import Predictor
 class OutputsOnly(Predictor):
     """A :class:`~.Predictor` that goes on without a likelihood.
 
-    The outputs are then those of the last call of a module with the samples on axis 0, and the targets are the integers
-    of the batch, if there is one tensor of them with a number for each sample; :attr:`~.Prediction.unknown` tells why.
+    The outputs are then those of the last call of a module with the samples on axis 0 (of one that depends on trained
+    weights, if there is: not of a teacher), and the targets are the integers of the batch, if there is one tensor of
+    them with a number for each sample; :attr:`~.Prediction.unknown` tells why.
     """
 
     _is_known = False  # a likelihood was found, so that no module is watched any more
@@ -87,12 +88,14 @@ class WithoutLikelihood(Prediction):
 
 @contextmanager
 def _last_outputs(module: nn.Module, samples: int) -> Iterator[list[Tensor]]:
-    """The outputs of module calls, real numbers with the samples on axis 0, in the order in which they end."""
+    """The outputs of the last module call that gives real numbers with the samples on axis 0, trained ones first."""
     found: list[Tensor] = []
 
     def see(part: nn.Module, args: Any, output: Any) -> None:
         tensor = None if is_experiment() else shown_tensor(output)
-        if tensor is not None and tensor.is_floating_point() and tensor.dim() > 1 and len(tensor) == samples:
+        if tensor is None or not tensor.is_floating_point() or tensor.dim() < 2 or len(tensor) != samples:
+            return
+        if tensor.requires_grad or not (found and found[0].requires_grad):
             found[:] = [tensor]
 
     handles = [part.register_forward_hook(see) for part in module.modules()]

@@ -38,6 +38,8 @@ def training_pass(snapshot: ModelSnapshot, batch: Any) -> float:
     parameters = list(trainable(snapshot.module).values())
 
     def run() -> None:
-        torch.autograd.grad(snapshot.outputs(snapshot.module, batch).sum(), parameters, allow_unused=True)
+        outputs = snapshot.outputs(snapshot.module, batch)
+        if outputs.requires_grad:
+            torch.autograd.grad(outputs.sum(), parameters, allow_unused=True)
 
     return trial(run, snapshot.device)

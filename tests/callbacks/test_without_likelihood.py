@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from models import CLASSES, Classifier, data, trainer
+from models import CLASSES, FEATURES, Classifier, data, trainer
 from torch.utils.data import DataLoader
 
 from lightning_info import FisherTraceCallback, InfoPlaneCallback
@@ -39,6 +39,10 @@ def triplet(module, x, y):
     return F.triplet_margin_loss(z, z.roll(1, 0), z.roll(2, 0))
 
 
+def taught(module, x, y):
+    return 1 - F.cosine_similarity(module(x), module.teacher(x)).mean()
+
+
 def known(module, x, y):
     return F.cross_entropy(module(x), y)
 
@@ -47,6 +51,7 @@ class Net(Classifier):
     def __init__(self, loss):
         super().__init__()
         self.loss = loss
+        self.teacher = torch.nn.Linear(FEATURES, CLASSES).requires_grad_(False)
 
     def training_step(self, batch, batch_idx):
         x, y = batch[:2]
@@ -68,13 +73,22 @@ def values(callback):
     return {tag: curve for tag, curve in callback.history.items() if "/I_" in tag}
 
 
-@pytest.mark.parametrize("loss", [dice, quantile, contrastive, two_heads, triplet])
+@pytest.mark.parametrize("loss", [dice, quantile, contrastive, two_heads, triplet, taught])
 def test_a_net_has_the_plane_that_it_has_with_a_known_loss(loss):
     callback = plane(loss)
     assert values(callback) == values(plane(known))
     report = " ".join(callback.report().split())
     assert "the integers of the batch, one for each sample" in report
     assert f"no likelihood, as Net.training_step calls {2 if loss is two_heads else 'no'} likelihood" in report
+
+
+def test_what_a_point_costs_is_known_where_the_only_outputs_are_those_of_a_teacher():
+    callback = plane(
+        lambda m, x, y: 1 - F.cosine_similarity(x @ m.net[0].weight.T, m.teacher(x).repeat(1, 8)[:, :8]).mean()
+    )
+    report = " ".join(callback.report().split())
+    assert "cost about" in report
+    assert values(callback)
 
 
 def test_of_several_integers_none_is_taken_for_the_label():
