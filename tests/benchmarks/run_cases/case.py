@@ -129,12 +129,12 @@ class Rows(Dataset[Any]):
         return self.rows[n]
 
 
-def loader(rows: list[Any], batch_size: int = 16, **arguments: Any) -> DataLoader[Any]:
+def loader(rows: list[Any], batch_size: int = 8, **arguments: Any) -> DataLoader[Any]:
     """A loader of a list, in order."""
     return DataLoader(Rows(rows), batch_size=batch_size, **arguments)
 
 
-def images(n: int = 64, size: int = 32, channels: int = 3, classes: int = CLASSES) -> list[tuple[Tensor, Tensor]]:
+def images(n: int = 32, size: int = 32, channels: int = 3, classes: int = CLASSES) -> list[tuple[Tensor, Tensor]]:
     """Noise, brighter where the class says."""
     labels = torch.arange(n) % classes
     pictures = torch.randn(n, channels, size, size) + 0.5 * labels[:, None, None, None]

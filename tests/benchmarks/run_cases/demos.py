@@ -10,7 +10,7 @@ from .case import Run, case, loader, run
 WORDS, LENGTH = 60, 12
 
 
-def vectors(n: int = 64) -> list[Tensor]:
+def vectors(n: int = 32) -> list[Tensor]:
     return list(torch.randn(n, 32))
 
 
@@ -39,17 +39,17 @@ def manual() -> Run:
 def transformer() -> Run:
     from lightning.pytorch.demos import LightningTransformer
 
-    text = torch.randint(0, WORDS, (48, LENGTH + 1))
+    text = torch.randint(0, WORDS, (16, LENGTH + 1))
     module = without_download(LightningTransformer)(vocab_size=WORDS)
     rows = [(line[:-1], line[1:]) for line in text]
-    return run(module, loader(rows, 8), lambda m, b: (m(b[0], b[1]).reshape(-1, WORDS).T, "categorical"))
+    return run(module, loader(rows, 4), lambda m, b: (m(b[0], b[1]).reshape(-1, WORDS).T, "categorical"))
 
 
 @case("LightningLSTM", "lightning", "demo", "negative log-likelihood, state kept on the module")
 def lstm() -> Run:
     from lightning.pytorch.demos.lstm import LightningLSTM
 
-    text = torch.randint(0, WORDS, (48, LENGTH + 1))
+    text = torch.randint(0, WORDS, (16, LENGTH + 1))
     module = without_download(LightningLSTM)(vocab_size=WORDS)
     rows = [(line[:-1], line[1:]) for line in text]
-    return run(module, loader(rows, 8))
+    return run(module, loader(rows, 4))

@@ -21,7 +21,7 @@ def backbone() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))
 
 
-def views(n: int = 48) -> list[Any]:
+def views(n: int = 32) -> list[Any]:
     """Two noisy views of each picture, a label and a name, as lightly's data sets give them."""
     rows = []
     for place, (x, y) in enumerate(images(n)):

@@ -106,7 +106,7 @@ def gan() -> Run:
         x, _ = batch
         return module.discriminator(x).logit(), torch.ones(len(x), 1, device=x.device), "bernoulli"
 
-    rows = [(x.flatten(), y) for x, y in images(64, 8, 1)]
+    rows = [(x.flatten(), y) for x, y in images(32, 8, 1)]
     return run(
         Adversarial(), loader(rows), lambda m, b: (m.discriminator(b[0]).logit()[0], "bernoulli"), adapter, max_epochs=4
     )

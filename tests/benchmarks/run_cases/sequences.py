@@ -93,7 +93,7 @@ class Transitions(torch.utils.data.IterableDataset[Any]):
 
     def __iter__(self) -> Any:
         generator = torch.Generator().manual_seed(0)
-        for _ in range(128):
+        for _ in range(64):
             states = torch.randn(2, 4, generator=generator)
             draw = torch.rand(3, generator=generator)
             yield states[0], (draw[0] > 0.5).long(), draw[1], draw[2] > 0.9, states[1]
@@ -101,7 +101,7 @@ class Transitions(torch.utils.data.IterableDataset[Any]):
 
 @case("DQN of the tutorial", "lightning", "reinforcement learning", "squared error, stream of data")
 def dqn() -> Run:
-    data = torch.utils.data.DataLoader(Transitions(), batch_size=16)
+    data = torch.utils.data.DataLoader(Transitions(), batch_size=8)
 
     def predicts(module: Any, batch: Any) -> Any:
         return module.net(batch[0]).gather(1, batch[1].unsqueeze(-1)).squeeze(-1), "gaussian"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .case import CLASSES, Rows, Run, case, loader, quiet, run, trainer
 
 
-def columns(n: int = 96) -> Any:
+def columns(n: int = 48) -> Any:
     """Three numbers, a word and a class."""
     import numpy as np
     import pandas as pd
@@ -31,7 +31,7 @@ def deeptab_mlp() -> Run:
 
     def fit(callbacks: list[Any]) -> Any:
         arguments = quiet(callbacks, enable_checkpointing=True)
-        epochs = {"max_epochs": arguments.pop("max_epochs"), "batch_size": 16}
+        epochs = {"max_epochs": arguments.pop("max_epochs"), "batch_size": 8}
         model = MLPClassifier()
         model.fit(table[["a", "b", "c", "word"]], table["class"].to_numpy(), **epochs, **arguments)
         return model._task_model
@@ -53,7 +53,7 @@ def tabular() -> Run:
             data_config=DataConfig(target=["class"], continuous_cols=["a", "b", "c"], categorical_cols=["word"]),
             model_config=CategoryEmbeddingModelConfig(task="classification", layers="16-8", metrics=["accuracy"]),
             optimizer_config=OptimizerConfig(),
-            trainer_config=TrainerConfig(max_epochs=2, batch_size=16, accelerator="cpu", **off),
+            trainer_config=TrainerConfig(max_epochs=2, batch_size=8, accelerator="cpu", **off),
             verbose=False,
             suppress_lightning_logger=True,
         )
@@ -83,7 +83,7 @@ class Recommender(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), 1e-2)
 
 
-def ratings(n: int = 64) -> list[Any]:
+def ratings(n: int = 32) -> list[Any]:
     return [(torch.tensor(u % 8), torch.tensor(8 + u * 5 % 12), torch.tensor(8 + u * 7 % 12)) for u in range(n)]
 
 
@@ -94,7 +94,7 @@ def light_gcn() -> Run:
     return run(Recommender(torch.cat([pairs, pairs.flip(0)], 1), 8, 12), loader(rows))
 
 
-def points(n: int = 96) -> list[dict[str, Tensor]]:
+def points(n: int = 48) -> list[dict[str, Tensor]]:
     x = torch.rand(n, 1) * 4 - 2
     return [{"input": a, "target": torch.sin(2 * a) + 0.1 * torch.randn(1)} for a in x]
 
@@ -115,7 +115,7 @@ def uq_classification() -> Run:
 
     net = MLP(n_inputs=3, n_hidden=[16], n_outputs=CLASSES, activation_fn=nn.Tanh())
     module = DeterministicClassification(net, loss_fn=nn.CrossEntropyLoss())
-    rows = [{"input": torch.randn(3) + n % CLASSES, "target": torch.tensor(n % CLASSES)} for n in range(64)]
+    rows = [{"input": torch.randn(3) + n % CLASSES, "target": torch.tensor(n % CLASSES)} for n in range(32)]
     return run(module, loader(rows), lambda m, b: (m(b["input"])[0], "categorical"))
 
 
@@ -126,7 +126,7 @@ def bayesian() -> Run:
 
     net = MLP(n_inputs=1, n_hidden=[8], n_outputs=1, activation_fn=nn.Tanh())
     module = BNN_VI_ELBO_Regression(net, nn.MSELoss(), burnin_epochs=1, num_mc_samples_train=2)
-    data = pl.LightningDataModule.from_datasets(Rows(points()), batch_size=16)  # it asks for one
+    data = pl.LightningDataModule.from_datasets(Rows(points()), batch_size=8)  # it asks for one
 
     def fit(callbacks: list[pl.Callback]) -> pl.LightningModule:
         trainer(callbacks, max_epochs=4).fit(module, datamodule=data)
@@ -144,7 +144,7 @@ def routine() -> Run:
     net = mlp(in_features=3, num_outputs=1, hidden_dims=[16], dist_family="normal")
     recipe = torch.optim.Adam(net.parameters(), 1e-3)
     module = RegressionRoutine(net, 1, DistributionNLLLoss(), dist_family="normal", optim_recipe=recipe)
-    x = torch.randn(64, 3)
+    x = torch.randn(32, 3)
     rows = list(zip(x, x.sum(1), strict=True))
     return run(module, loader(rows), normal_of)
 
@@ -173,7 +173,7 @@ class DeepKernel(pl.LightningModule):
 
         self.net = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 2))
         self.process, self.likelihood = Process(), gpytorch.likelihoods.GaussianLikelihood()
-        self.loss = gpytorch.mlls.VariationalELBO(self.likelihood, self.process, num_data=64)
+        self.loss = gpytorch.mlls.VariationalELBO(self.likelihood, self.process, num_data=32)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y = batch
@@ -185,7 +185,7 @@ class DeepKernel(pl.LightningModule):
 
 @case("ApproximateGP, deep kernel", "gpytorch", "Gaussian process", "ELBO")
 def deep_kernel() -> Run:
-    x = torch.randn(64, 3)
+    x = torch.randn(32, 3)
     return run(DeepKernel(torch.randn(8, 2)), loader(list(zip(x, x.sum(1), strict=True))))
 
 
@@ -242,5 +242,5 @@ class Signals(pl.LightningModule):
 
 @case("ShallowFBCSPNet", "braindecode", "brain signals", "cross entropy")
 def signals() -> Run:
-    rows = [(torch.randn(4, 200), torch.tensor(n % 2), (n, 0, 200)) for n in range(48)]
+    rows = [(torch.randn(4, 200), torch.tensor(n % 2), (n, 0, 200)) for n in range(24)]
     return run(Signals(), loader(rows), lambda m, b: (m.net(b[0])[0], "categorical"))

@@ -47,7 +47,7 @@ def padded(rows: list[dict[str, Any]]) -> Any:
     return BatchEncoding({"input_ids": ids, "attention_mask": mask, "labels": told})
 
 
-def sentences(n: int = 48, labels: str = "class") -> list[dict[str, Tensor]]:
+def sentences(n: int = 24, labels: str = "class") -> list[dict[str, Tensor]]:
     rows = []
     for i in range(n):
         words = torch.randint(1, WORDS, (3 + i % 14,)) if labels == "class" else torch.randint(1, WORDS, (5 + i % 6,))
@@ -70,7 +70,7 @@ def bert() -> Run:
     import transformers as t
 
     module = Transformers(t.BertForSequenceClassification(t.BertConfig(**ENCODER)))
-    data = loader(sentences(), 16, collate_fn=padded)
+    data = loader(sentences(), 14, collate_fn=padded)
     return run(module, data, lambda m, b: (m.net(**b).logits[0], "categorical"))
 
 
@@ -100,10 +100,10 @@ def t5() -> Run:
 
     sizes = {"vocab_size": WORDS, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
     config = t.T5Config(**sizes, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1)
-    words = torch.randint(2, WORDS, (48, LENGTH))
+    words = torch.randint(2, WORDS, (24, LENGTH))
     rows = [{"input_ids": line, "attention_mask": torch.ones_like(line), "labels": line.flip(0)[:6]} for line in words]
     module = Transformers(t.T5ForConditionalGeneration(config))
-    return run(module, loader(rows, 8), lambda m, b: (m.net(**b).logits[0].T, "categorical"))
+    return run(module, loader(rows, 6), lambda m, b: (m.net(**b).logits[0].T, "categorical"))
 
 
 @case("ViTForImageClassification", "transformers", "image classification", "cross entropy")
@@ -112,8 +112,8 @@ def vit() -> Run:
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     config = t.ViTConfig(**sizes, image_size=32, patch_size=8, num_labels=CLASSES)
-    labels = torch.arange(64) % CLASSES
-    pictures = torch.randn(64, 3, 32, 32) + labels[:, None, None, None]
+    labels = torch.arange(32) % CLASSES
+    pictures = torch.randn(32, 3, 32, 32) + labels[:, None, None, None]
     rows = [{"pixel_values": x, "labels": y} for x, y in zip(pictures, labels, strict=True)]
     module = Transformers(t.ViTForImageClassification(config))
     return run(module, loader(rows), lambda m, b: (m.net(**b).logits[0], "categorical"))
@@ -128,7 +128,7 @@ def wav2vec2() -> Run:
         conv_dim=(16, 16), conv_stride=(5, 4), conv_kernel=(10, 8), num_conv_pos_embeddings=16,
         num_conv_pos_embedding_groups=2, mask_time_prob=0.0, layerdrop=0.0, ctc_loss_reduction="mean",
     )  # fmt: skip
-    rows = [{"input_values": torch.randn(800), "labels": torch.randint(1, 12, (6,))} for _ in range(32)]
+    rows = [{"input_values": torch.randn(800), "labels": torch.randint(1, 12, (6,))} for _ in range(24)]
     return run(Transformers(t.Wav2Vec2ForCTC(config)), loader(rows, 8))
 
 
@@ -151,7 +151,7 @@ class AutoregressiveWrapped(pl.LightningModule):
 
 @case("AutoregressiveWrapper", "x-transformers", "language model", "cross entropy of the words")
 def x_transformers() -> Run:
-    rows = list(torch.randint(0, WORDS, (48, LENGTH + 1)))
+    rows = list(torch.randint(0, WORDS, (24, LENGTH + 1)))
     return run(
         AutoregressiveWrapped(), loader(rows, 8), lambda m, b: (m.model.net(b[:, :-1])[0].T, "categorical"), None
     )

@@ -84,7 +84,7 @@ def mixup_v2() -> Run:
     return run(Mixed(net, nn.CrossEntropyLoss(), mix), loader(images()), logits, own_labels, max_epochs=1)
 
 
-def masks(n: int = 24, size: int = 16) -> list[tuple[Tensor, Tensor]]:
+def masks(n: int = 12, size: int = 16) -> list[tuple[Tensor, Tensor]]:
     """Bright regions of noise."""
     regions = (torch.nn.functional.avg_pool2d(torch.randn(n, 1, size, size), 9, 1, 4) > 0).float()
     return list(zip(torch.randn(n, 3, size, size) + regions, regions, strict=True))
@@ -108,14 +108,14 @@ def unet(classes: int = 1) -> nn.Module:
 
 @case("Unet, BCE", "segmentation-models-pytorch", "segmentation", "binary cross entropy")
 def unet_bce() -> Run:
-    return run(Images(unet(), nn.BCEWithLogitsLoss()), loader(masks(), 8), pixels)
+    return run(Images(unet(), nn.BCEWithLogitsLoss()), loader(masks(), 4), pixels)
 
 
 @case("Unet, Dice", "segmentation-models-pytorch", "segmentation", "Dice")
 def unet_dice() -> Run:
     import segmentation_models_pytorch as smp
 
-    return run(Images(unet(), smp.losses.DiceLoss("binary")), loader(masks(), 8), pixels, mask_of)
+    return run(Images(unet(), smp.losses.DiceLoss("binary")), loader(masks(), 4), pixels, mask_of)
 
 
 @case("Unet, Dice and BCE", "segmentation-models-pytorch", "segmentation", "Dice + binary cross entropy")
@@ -123,14 +123,14 @@ def unet_both() -> Run:
     import segmentation_models_pytorch as smp
 
     dice, bce = smp.losses.DiceLoss("binary"), smp.losses.SoftBCEWithLogitsLoss()
-    return run(Images(unet(), lambda z, y: dice(z, y) + bce(z, y)), loader(masks(), 8), pixels)
+    return run(Images(unet(), lambda z, y: dice(z, y) + bce(z, y)), loader(masks(), 4), pixels)
 
 
 @case("Unet, Focal", "segmentation-models-pytorch", "segmentation", "focal")
 def unet_focal() -> Run:
     import segmentation_models_pytorch as smp
 
-    return run(Images(unet(), smp.losses.FocalLoss("binary")), loader(masks(), 8), pixels, mask_of)
+    return run(Images(unet(), smp.losses.FocalLoss("binary")), loader(masks(), 4), pixels, mask_of)
 
 
 class Detector(pl.LightningModule):
@@ -165,7 +165,7 @@ def torchgeo_classification() -> Run:
 
     sizes = {"in_channels": 3, "num_classes": CLASSES}
     module = ClassificationTask(model="mobilenetv3_small_050", weights=None, loss="ce", **sizes)
-    rows = [{"image": x, "label": y} for x, y in images(48)]
+    rows = [{"image": x, "label": y} for x, y in images(24)]
     return run(module, loader(rows), lambda m, b: (m(b["image"])[0], "categorical"), validated=True)
 
 
@@ -186,7 +186,7 @@ def monai_unet() -> Run:
 
     net = BasicUNet(spatial_dims=2, in_channels=3, out_channels=2, features=(8, 8, 16, 16, 16, 8))
     loss = DiceCELoss(to_onehot_y=True, softmax=True)
-    return run(Images(net, loss), loader(masks(size=32), 8))
+    return run(Images(net, loss), loader(masks(size=32), 4))
 
 
 @case("VisionTransformer", "kornia", "image classification", "focal_loss")
