@@ -75,9 +75,9 @@ class Watched(EffectiveInformationOfLayers):
     def _count(self, module, args, output):
         self.rows += noisy and len(output)
 
-    def estimate(self, *args):
+    def estimate(self, *args, **kwargs):
         start = time.process_time()
-        found = information(*args)
+        found = information(*args, **kwargs)
         self.estimating += time.process_time() - start
         return found
 
