@@ -24,6 +24,7 @@ from lightning_info.functional.standard_error import standard_error
 from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.real import flat
 from lightning_info.quantities.effective_information.conditional_gaussian import find_linear_layers, linear_noises
+from lightning_info.quantities.effective_information.larger_chunks import in_larger_chunks
 from lightning_info.quantities.effective_information.noise_calibration import PASSES, POWER_PASSES, SHARES, find_level
 from lightning_info.quantities.effective_information.noisy_activations import (
     NoisyActivations,
@@ -196,6 +197,7 @@ class EffectiveInformationOfLayers(Quantity):
         n = point.training_samples(snapshot.size)
         h = n * curvature.spectrum.eigenvalues
         loss, labels = mean_loss(snapshot), self._labels(snapshot, point)
+        snapshot = in_larger_chunks(snapshot, loss)
         values = dict.fromkeys(self.tags, math.nan)
         seeds = torch.randint(2**62, (2 * self.draws + PASSES * SHARES // 2,), generator=point.generator).tolist()
 
