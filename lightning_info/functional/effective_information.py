@@ -256,10 +256,10 @@ class _Deal(NamedTuple):
 
     @property
     def is_first(self) -> Tensor:
-        """Which draws are for the slopes, ``(M,)``: of every fold the first two, or the first at half of the blocks."""
+        """Draws for the slopes, ``(M,)``: of every fold the first four, or the first at half of the blocks."""
         number, blocks = torch.arange(len(self.fold), device=self.fold.device), len(self.inputs)
-        chosen = (self.block - self.fold) % 2 == 0 if blocks > 2 else number >= 0
-        return chosen & (number < _FOLDS * max(2, blocks))
+        chosen = (self.block - self.fold) % 2 == 0 if blocks > 4 else number >= 0
+        return chosen & (number < _FOLDS * max(4, blocks))
 
     def inputs_of(self, draws: Tensor) -> list[Tensor]:
         """At which inputs each of some draws is evaluated."""

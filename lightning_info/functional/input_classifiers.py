@@ -138,7 +138,7 @@ def _log_sums(ratio: Tensor) -> Tensor:
     """
     top = ratio.amax(1, keepdim=True)
     base = ((ratio - top) / 10).exp_()
-    power, sums = (base > 0).to(ratio.dtype), [torch.isfinite(ratio).sum(1).to(ratio.dtype)]
+    power, sums = base, [(ratio > -math.inf).sum(1).to(ratio.dtype)]
     for step in range(1, TEMPERATURES):
         for start, least in _LEAST:
             if step == start:

@@ -64,7 +64,7 @@ def shrunk_correlation(x: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"x has the shape {tuple(x.shape)}; expected (..., draws, dimensions) with at least 2 draws")
     draws = x.double().reshape(-1, *x.shape[-2:])
     kept = torch.ones(1, draws.shape[1], dtype=torch.float64, device=x.device)
-    correlation, intensity = _Moments.of(draws, kept, pairs=True).shrunk_correlation()
+    correlation, intensity = _Moments.of(draws, kept).shrunk_correlation()
     return correlation.reshape(*x.shape[:-2], *correlation.shape[-2:]), intensity.reshape(x.shape[:-2])
 
 
@@ -80,13 +80,14 @@ def gaussians_without(draws: Tensor, fold: Tensor, *, full: bool) -> PackedGauss
     kept = _others(fold)
     found = PackedGaussians.empty(len(kept), n, d, full=full, like=draws)
     for part in _parts(n, len(kept) * max(m * d, d * d)):
-        moments = _Moments.of(draws[:, part].transpose(0, 1), kept, pairs=full)
-        deviation = (moments.variance * moments.unbiased).clamp_min(_LEAST_VARIANCE).sqrt()
+        moments = _Moments.of(draws[:, part].transpose(0, 1), kept)
+        variance = moments.unbiased.clamp_min(_LEAST_VARIANCE)
         if full:
+            deviation = variance.sqrt()
             covariance = moments.shrunk_correlation()[0] * deviation[..., :, None] * deviation[..., None, :]
-            found.put(part, moments.mean, covariance)
+            found.put(part, moments.centre, covariance)
         else:
-            found.put(part, moments.mean, deviation.square())
+            found.put(part, moments.centre, variance)
     return found
 
 
@@ -98,17 +99,16 @@ def conditional_gaussians_without(mean: Tensor, variance: Tensor, fold: Tensor) 
     parts = list(_parts(n, len(kept) * max(m * d, d * d)))
 
     def moments(part: slice) -> _Moments:
-        return _Moments.of(mean[:, part].transpose(0, 1), kept, pairs=True)
+        return _Moments.of(mean[:, part].transpose(0, 1), kept)
 
     pooled = torch.stack([moments(part).correlation().sum(1) for part in parts]).sum(0) / n
     for part in parts:
-        propagated = moments(part)
-        spread = propagated.variance * propagated.unbiased
-        own = _folded(kept, variance[:, part].transpose(0, 1)) / propagated.counts
-        covariance = (propagated.correlation() + pooled[:, None]) / 2 * (1 - _LEAST_INTENSITY)
+        below = moments(part)
+        spread, own = below.unbiased, _folded(kept, variance[:, part].transpose(0, 1)) / below.counts
+        covariance = below.correlation().add_(pooled[:, None]).mul_((1 - _LEAST_INTENSITY) / 2)
         covariance *= spread.sqrt()[..., :, None] * spread.sqrt()[..., None, :]
         covariance.diagonal(dim1=-2, dim2=-1).copy_((spread + own).clamp_min(_LEAST_VARIANCE))
-        found.put(part, propagated.mean, covariance)
+        found.put(part, below.centre, covariance)
     return found
 
 
@@ -116,68 +116,78 @@ class _Moments(NamedTuple):
     """Of draws of N inputs without each of F folds.
 
     Attributes:
-        counts: Draws, ``(F, 1, 1)``.
-        mean: ``(F, N, d)``.
-        variance: With m in the denominator, 0 where it is no more than rounding, ``(F, N, d)``.
-        fourth: ``Σ_a x⁴`` of the centred draws, ``(F, N, d)``.
-        squares: ``Σ_a (Σ_k x²)²`` of them with unit variance, ``(F, N)``.
-        products: ``Σ_a x xᵀ`` of the centred draws, ``(F, N, d, d)``; empty if no pairs were asked for.
+        draws: Those of all folds, from the first of each input, ``(N, m, d)``.
+        kept: Which of them are counted, ``(F, m)`` of 0 and 1.
+        first: ``(N, 1, d)``.
+        mean: From the first draw, ``(F, N, d)``.
+        variance: With the number of draws in the denominator, 0 where it is no more than rounding, ``(F, N, d)``.
     """
 
-    counts: Tensor
+    draws: Tensor
+    kept: Tensor
+    first: Tensor
     mean: Tensor
     variance: Tensor
-    fourth: Tensor
-    squares: Tensor
-    products: Tensor
 
     @classmethod
-    def of(cls, draws: Tensor, kept: Tensor, *, pairs: bool) -> _Moments:
-        """Of draws ``(N, m, d)`` and which of them are kept, ``(F, m)`` of 0 and 1."""
+    def of(cls, draws: Tensor, kept: Tensor) -> _Moments:
+        """Of draws ``(N, m, d)`` and which of them are kept."""
         first = draws[:, :1]
-        x = (draws - first).contiguous()
-        counts = kept.sum(1)[:, None, None]
-        squared = x.square()
-        one, two = _folded(kept, x), _folded(kept, squared)
+        x, counts = (draws - first).contiguous(), kept.sum(1)[:, None, None]
+        one, two = _folded(kept, x), _folded(kept, x.square())
         mean = one / counts
         variance = two / counts - mean.square()
-        variance = torch.where(variance * counts > _ROUNDING * two, variance, 0.0)
-        if not pairs:
-            return cls(counts, mean + first.transpose(0, 1), variance, mean, mean, mean[..., :0])
-        three, four = _folded(kept, squared * x), _folded(kept, squared.square())
-        fourth = four - 4 * mean * three + 6 * mean.square() * two - 3 * counts * mean.square().square()
-        inverse = torch.where(variance > 0, 1 / variance, 0.0)
-        # Σ_k (x - mean)² / variance of each draw
-        lengths = squared @ inverse.permute(1, 2, 0) - 2 * x @ (inverse * mean).permute(1, 2, 0)
-        lengths += (inverse * mean.square()).sum(2).T[:, None]
-        squares = (lengths.square() * kept.T).sum(1).T
-        left_out = [x[:, some.nonzero()[:, 0]] for some in kept == 0]
-        total = x.mT @ x
-        products = torch.stack([total - some.mT @ some for some in left_out])
-        products -= counts[..., None] * mean[..., :, None] * mean[..., None, :]
-        return cls(counts, mean + first.transpose(0, 1), variance, fourth, squares, products)
+        return cls(x, kept, first, mean, torch.where(variance * counts > _ROUNDING * two, variance, 0.0))
+
+    @property
+    def counts(self) -> Tensor:
+        """Draws, ``(F, 1, 1)``."""
+        return self.kept.sum(1)[:, None, None]
+
+    @property
+    def centre(self) -> Tensor:
+        """Means, ``(F, N, d)``."""
+        return self.mean + self.first.transpose(0, 1)
 
     @property
     def unbiased(self) -> Tensor:
-        """What brings a variance to m - 1 in the denominator."""
-        return self.counts / (self.counts - 1)
+        """Variances with one draw less in the denominator."""
+        return self.variance * self.counts / (self.counts - 1)
 
     def correlation(self) -> Tensor:
         """``(F, N, d, d)``; 0 of a unit that does not vary, also with itself."""
+        products = self.draws.new_empty(*self.mean.shape, self.mean.shape[2])
+        total = self.draws.mT @ self.draws
+        for own, without in zip(products, self.kept == 0, strict=True):
+            some = self.draws[:, without.nonzero()[:, 0]]
+            torch.sub(total, some.mT @ some, out=own)
         inverse = torch.where(self.variance > 0, self.variance.rsqrt(), 0.0)
-        return self.products * (inverse / self.counts)[..., :, None] * inverse[..., None, :]
+        scaled = inverse * self.mean
+        products *= (inverse / self.counts)[..., :, None] * inverse[..., None, :]
+        return products.sub_(scaled[..., :, None] * scaled[..., None, :])
 
     def shrunk_correlation(self) -> tuple[Tensor, Tensor]:
         """``(F, N, d, d)`` and the intensities ``(F, N)``."""
         r, m = self.correlation(), self.counts[..., 0]
-        own = torch.where(self.variance > 0, self.fourth / self.variance.square(), 0.0).sum(2)
+        squares, fourth = self._squares()
         total = r.square().sum((2, 3)) - (self.variance > 0).sum(2)
         # x of unit variance with m - 1 in the denominator is x · ((m - 1) / m)^½
-        variance_total = (self.squares - own - m * total) / (m * (m - 1))
+        variance_total = (squares - fourth - m * total) / (m * (m - 1))
         intensity = torch.where(total > 0, variance_total / total, 1.0).clamp(_LEAST_INTENSITY, 1)
         r *= 1 - intensity[..., None, None]
         r.diagonal(dim1=-2, dim2=-1).fill_(1.0)
         return r, intensity
+
+    def _squares(self) -> tuple[Tensor, Tensor]:
+        """``Σ_a (Σ_k x_ak²)²`` and ``Σ_a Σ_k x_ak⁴`` of centred draws of unit variance, ``(F, N)`` each."""
+        x, mean = self.draws, self.mean
+        squared = x.square()
+        two, three, four = (_folded(self.kept, power) for power in (squared, squared * x, squared.square()))
+        fourth = four - 4 * mean * three + 6 * mean.square() * two - 3 * self.counts * mean.square().square()
+        inverse = torch.where(self.variance > 0, 1 / self.variance, 0.0)
+        lengths = squared @ inverse.permute(1, 2, 0) - 2 * x @ (inverse * mean).permute(1, 2, 0)
+        lengths += (inverse * mean.square()).sum(2).T[:, None]
+        return (lengths.square_() * self.kept.T).sum(1).T, (fourth * inverse.square()).sum(2)
 
 
 def _folded(kept: Tensor, values: Tensor) -> Tensor:

@@ -1,0 +1,90 @@
+"""What a point will take, from trials on a few samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from lightning_info.functional.effective_information import effective_information
+from lightning_info.gradients.batches import num_samples, take
+from lightning_info.gradients.contract import trainable
+from lightning_info.gradients.real import sizes
+from lightning_info.quantities.effective_information.conditional_gaussian import linear_noises
+from lightning_info.quantities.effective_information.larger_chunks import in_larger_chunks
+from lightning_info.quantities.effective_information.noise_calibration import PASSES, POWER_PASSES, SHARES
+from lightning_info.quantities.effective_information.noisy_activations import NoisyFeatures, noisy_activations
+from lightning_info.quantities.weight_information.noisy_loss import loss_rise, mean_loss
+from lightning_info.replica.snapshot import ModelSnapshot
+from lightning_info.replica.timing import seconds
+
+_DRAWS = 3
+
+
+def shorter(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the shorter of two trials, as the first is cold."""
+    return min(seconds(run, device) for _ in range(2))
+
+
+def seconds_of_passes(
+    snapshot: ModelSnapshot,
+    samples: int,
+    features: NoisyFeatures,
+    linear: Collection[str],
+    draws: int,
+    searched: bool,
+) -> float:
+    """Of those that a level takes, in the chunks of a point; the few samples stand for more, each several times.
+
+    Args:
+        snapshot: With a private replica and a few samples.
+        samples: That a point will be of.
+        features: What is read of a pass.
+        linear: Names of the ``nn.Linear`` that are looked at.
+        draws: M.
+        searched: The level is searched for.
+    """
+    group = snapshot.groups[0]
+    repeated = snapshot.on([take(group, torch.arange(samples) % num_samples(group))])
+    whole = in_larger_chunks(repeated, mean_loss(repeated))
+    nothing = torch.zeros(sum(sizes(trainable(snapshot.module).values())), dtype=torch.float64)
+    noises = linear_noises(snapshot.module, linear, nothing)
+
+    def run(count: int) -> Callable[[], object]:
+        return lambda: noisy_activations(whole, features, [nothing] * count, noises)
+
+    first, more = (shorter(run(count), snapshot.device) for count in (1, 1 + _DRAWS))
+    total = first + (draws - 1) * max(0.0, more - first) / _DRAWS
+    if searched:
+        evaluation = shorter(lambda: loss_rise(whole, [nothing] * SHARES, SHARES, 0.0), snapshot.device)
+        total += evaluation * (PASSES + POWER_PASSES) / 2  # it makes two passes
+    return total
+
+
+def seconds_of_estimates(
+    widths: Mapping[str, int], linear: Collection[str], z: tuple[int, int], searched: bool
+) -> float:
+    """That the information of all layers takes once the draws are there.
+
+    Args:
+        widths: Units of each layer, by label.
+        linear: Labels of those of which the Gaussian given the noise from below is known.
+        z: Draws and samples.
+        searched: The level is searched for.
+    """
+    known: dict[tuple[int, bool], float] = {}
+    generator, labels = torch.Generator().manual_seed(0), torch.arange(z[1]) % 10
+    total = 0.0
+    for label, width in widths.items():
+        kind = width, label in linear
+        if kind not in known:
+            mean = torch.randn(1, z[1], width, generator=generator) + 0.5 * torch.randn(*z, width, generator=generator)
+            below: tuple[Tensor, Tensor] | None = (mean, torch.ones_like(mean)) if kind[1] else None
+            known[kind] = _seconds_of_one(mean, labels, below, searched)
+        total += known[kind]
+    return total
+
+
+def _seconds_of_one(z: Tensor, labels: Tensor, below: tuple[Tensor, Tensor] | None, searched: bool) -> float:
+    return seconds(lambda: effective_information(z, labels, below, with_slopes=searched), torch.device("cpu"))
