@@ -8,7 +8,7 @@ The weights are drawn M times from ``N(w, Σ*)``, each draw shared by all N inpu
           I(Z;Y) = \mathbb{E}_i\, \mathbb{E}_{z \sim p(z|x_i)}
           \log \frac{\frac{1}{N_{y_i}} \sum_{j: y_j = y_i} q(z|x_j)^\tau}{\frac1N \sum_j q(z|x_j)^\tau} .
 
-**Cross-fit.** The draws are dealt into eight folds; z comes from one, q from the seven others. Either quantity is then
+**Cross-fit.** The draws are dealt into four folds; z comes from one, q from the three others. Either quantity is then
 a constant plus the mean log probability that a classifier, made beforehand, gives to the true input or class: a **lower
 bound** in expectation, whatever p is. On the draws that q was made from it would be too large, without limit as d
 grows. The temperature τ in ``[0, 1.5]`` keeps a bad q from going below 0, as τ = 0 says nothing and gives 0. A fold
@@ -25,10 +25,14 @@ and then only the noise that comes with h has to be learnt from the draws (Rao-B
 **No noise.** A unit that is constant over draws but not over inputs tells exactly to which group of equal values an
 input belongs. It has no density: the groups' entropy is added, and the mixtures are taken within groups.
 
-**Error.** Over the M evaluated draws, ``sd / √M`` (:mod:`~.standard_error`). Where the level of the noise was searched
+**A part of the inputs.** Of many inputs a draw is evaluated at a block only, as draws differ more than inputs: at
+``8192 / N`` of them, at least 32, all blocks in turn. Eight draws at least are evaluated at each.
+
+**Error.** Over the M evaluated draws, of each block by itself (:func:`~.standard_error.stratified_error`), so that how
+blocks differ does not count. Where the level of the noise was searched
 for and its variance is known to a share ε of itself (:class:`~.distortion.DistortionLevel`), the information is off by
 ``ε dI/d log s`` too, with the noise s times as large: by the delta method, the activations and the Gaussians widened
-about the means by s at one draw of each fold. :meth:`EffectiveInformation.at_level` adds this in quadrature, as the
+about the means by s at some draws of each fold. :meth:`EffectiveInformation.at_level` adds this in quadrature, as the
 search has draws of its own.
 
 All is of the N inputs, taken for all inputs that there are: nothing exceeds ``log N``.
@@ -130,14 +134,14 @@ def effective_information(
     """I(X;Z) and I(Z;Y) of a layer under noisy weights: cross-fitted lower bounds, see the module.
 
     Best taken before an invertible nonlinearity: the information is the same, and units that saturate or are off are
-    far from Gaussian. The time is that of ``M`` products of ``N x d`` by ``d x N``, times d with full covariances.
+    far from Gaussian. The time is that of ``M`` products of ``32 x d`` by ``d x N``, times d / 2 with full covariances.
 
     Args:
         z: Activations ``(M, N, d)`` of N inputs under M independent draws of the weights.
         y: Classes ``(N,)``, integer or bool; None if there are none.
         given_below: Mean and variance of z given all noise but that of the layer's own weights, which makes its units
             independent Gaussians; both like z, with the same draws of the other weights. Left out where ``d > M / 2``.
-        with_slopes: Find the slopes in the level of the noise too, by twice eight more products.
+        with_slopes: Find the slopes in the level of the noise too, by half as many evaluations more.
 
     Raises:
         ValueError: Another shape, fewer than four draws or two inputs, activations that are not finite, a floating
