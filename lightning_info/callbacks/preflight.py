@@ -100,6 +100,7 @@ def preflight(
         whole = _with_samples(snapshot, module, layouts, key)
         snapshot.groups = [spread(whole, CHECK_SAMPLES)]
         prediction = _predict(snapshot, name)
+        prediction.check()
         originals = {id(p) for p in module.parameters()}
         if any(id(leaf) in originals for leaf in leaf_uses(prediction.outputs)):
             raise NotCopyable(f"a copy of {name} still computes with the original's parameters (a closure over it?)")
