@@ -25,6 +25,7 @@ from lightning_info.quantities.quantity import NotMeasurable
 from lightning_info.replica.blame import text_of
 from lightning_info.replica.layer_selection import NoLayers
 from lightning_info.replica.prediction import ADAPTER_LINES, NoPrediction, Prediction, Skipped
+from lightning_info.replica.repeatable import kept_on_self, repeated
 from lightning_info.replica.replicate import NotCopyable
 from lightning_info.replica.sample_axis import Layouts, SamplesMixed, first_predictions, sample_layout
 from lightning_info.replica.snapshot import ModelSnapshot
@@ -104,7 +105,7 @@ def preflight(
         if any(id(leaf) in originals for leaf in leaf_uses(prediction.outputs)):
             raise NotCopyable(f"a copy of {name} still computes with the original's parameters (a closure over it?)")
         writes = _writes(prediction, snapshot, module)
-        _refuse_noise(prediction, _predict(snapshot, name), name, writes)
+        prediction, state = _guarded(snapshot, name, partial(_repeated, snapshot, prediction, writes))
         _refuse_freed_graph(prediction, name)
         rows = dict(prepare(snapshot))
         beside = {} if prediction.unknown else loss_rows(owner, name, snapshot, prediction)
@@ -119,7 +120,7 @@ def preflight(
         raise Refused(
             f"{owner}: what {source} predicts for a sample must not depend on the others of its batch; give an adapter "
             f"(below), or reference=(x, y) with one. What was seen: {error}. The cause may be that samples are "
-            f"compared with one another (negatives or statistics of the batch, two views joined), that samples of "
+            f"compared or mixed with one another (negatives or statistics of the batch, two views joined, mixup), that samples of "
             f"different length lie in one tensor (offsets), that rows are picked by a mask, or that the size or a "
             f"maximum of the batch is read. An adapter predicts every sample by itself, from tensors whose first axis "
             f"counts the samples:\n\n{lines}"
@@ -134,6 +135,10 @@ def preflight(
         raise Refused(f"{owner}: no engine gives exact per-sample gradients of {name}: {error}") from error
     weights = sum(sizes(trainable(module).values()))
     rows["module"] = f"{name}, {weights:,} trainable weights, {prediction.described}"
+    if snapshot.predictor.noise.draws:
+        rows["noise"] = str(snapshot.predictor.noise)
+    if state:
+        rows["state"] = state
     return Findings(snapshot, rows | beside, writes, whole)
 
 
@@ -200,10 +205,12 @@ def _find_samples(snapshot: ModelSnapshot, batch: Any, module: nn.Module) -> Lay
         try:
             look = partial(first_predictions, snapshot.predictor, snapshot.module, snapshot.to_device(batch))
             whole, prediction = _guarded(snapshot, name, look)
-            _refuse_noise(
-                prediction, snapshot.predictor(snapshot.module, whole), name, _writes(prediction, snapshot, module)
+            writes = _writes(prediction, snapshot, module)
+            second = _guarded(
+                snapshot, name, partial(repeated, snapshot.predictor, snapshot.module, whole, prediction, writes)
             )
-            del prediction  # its graph is large
+            _guarded(snapshot, name, partial(kept_on_self, snapshot.predictor, snapshot.module, whole, second))
+            del prediction, second  # their graphs are large
             return sample_layout(snapshot.module, snapshot.predictor, whole, isinstance(batch, Batch))
         except Exception as error:
             if not is_out_of_memory(error) or num_samples(batch) <= CHECK_SAMPLES:
@@ -216,14 +223,11 @@ def _writes(prediction: Prediction, snapshot: ModelSnapshot, module: nn.Module) 
     return prediction.writes or any(not torch.equal(p, q.to(p)) for p, q in pairs)
 
 
-def _refuse_noise(first: Prediction, second: Prediction, module: str, writes: bool) -> None:
-    if first.outputs.shape != second.outputs.shape or not torch.allclose(
-        first.outputs, second.outputs, rtol=1e-3, atol=1e-4, equal_nan=True
-    ):
-        cause = "noise belongs under `if self.training`, and what is kept from batch to batch is to be put back"
-        if writes:
-            cause = "it changes its parameters while it runs"
-        raise NoPrediction(f"{module} gives other outputs in a second pass over the same samples in eval mode; {cause}")
+def _repeated(snapshot: ModelSnapshot, first: Prediction, writes: bool) -> tuple[Prediction, str]:
+    """The prediction in another pass, and what state it depends on."""
+    batch = snapshot.to_device(snapshot.groups[0])
+    second = repeated(snapshot.predictor, snapshot.module, batch, first, writes)
+    return second, kept_on_self(snapshot.predictor, snapshot.module, batch, second)
 
 
 def _predict(snapshot: ModelSnapshot, module: str) -> Prediction:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any, cast
 
 import torch
@@ -29,8 +29,10 @@ from lightning_info.gradients.layout import bare
 from lightning_info.replica.blame import place_of
 from lightning_info.replica.distribution_calls import LOG_PROBS, ShownLogProbs, arguments_of, log_prob
 from lightning_info.replica.isolation import exits_are_errors
+from lightning_info.replica.kept_state import KeptState
 from lightning_info.replica.likelihood_calls import Call, chosen, listed, prediction_of, product_of
 from lightning_info.replica.loss_recognition import BY_NAME, LIKELIHOODS, NO_LIKELIHOODS, values
+from lightning_info.replica.noise import Noise
 from lightning_info.replica.padding import Padding, in_batch, in_call
 from lightning_info.replica.predicted import NoPrediction, Prediction, Skipped, WritesParameters
 from lightning_info.replica.returned_loss import backward, edge_of
@@ -56,11 +58,17 @@ class Predictor:
         stand_in: Put in the trainer's place.
         adapter: Used instead of the ``training_step`` if given.
         shared: The replica shares the user's weights, so that a write to them must be refused.
+        noise: What its passes draw.
+
+    Attributes:
+        state: What its passes change, which is put back after each.
     """
 
     stand_in: StandInTrainer
     adapter: Adapter | None = None
     shared: bool = True
+    noise: Noise = field(default_factory=Noise)
+    state: KeptState = field(default_factory=KeptState, init=False, repr=False)
     _places: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, module: nn.Module, batch: Any) -> Prediction:
@@ -71,6 +79,13 @@ class Predictor:
             Skipped: The ``training_step`` returns None for the batch, which is then not trained on.
         """
         detach_from_trainer(module, self.stand_in)
+        return self.noise.fixed(batch, partial(self._once, module))
+
+    def _once(self, module: nn.Module, batch: Any) -> Prediction:
+        with self.state.passing(module):
+            return self._predicted(module, batch)
+
+    def _predicted(self, module: nn.Module, batch: Any) -> Prediction:
         samples, given = num_samples(batch), bare(batch)
         batch = apply_to_collection(given, Tensor, torch.clone)  # a training_step may edit its batch in place
         with _default_dtype(module), _Watch(module, self.shared) as watch:
