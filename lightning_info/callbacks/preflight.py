@@ -24,11 +24,13 @@ from lightning_info.quantities.checks import WrongQuantity
 from lightning_info.quantities.quantity import NotMeasurable
 from lightning_info.replica.blame import text_of
 from lightning_info.replica.layer_selection import NoLayers
+from lightning_info.replica.predicted import WritesParameters
 from lightning_info.replica.prediction import ADAPTER_LINES, NoPrediction, Prediction, Skipped
 from lightning_info.replica.repeatable import kept_on_self, repeated
 from lightning_info.replica.replicate import NotCopyable
 from lightning_info.replica.sample_axis import Layouts, SamplesMixed, first_predictions, sample_layout
 from lightning_info.replica.snapshot import ModelSnapshot
+from lightning_info.replica.train_mode import TRAIN_MODE_ONLY, in_train_mode_only
 from lightning_info.replica.timing import seconds, training_pass
 
 STATISTICS = {
@@ -117,12 +119,15 @@ def preflight(
     except SamplesMixed as error:
         source = snapshot.predictor.source(name)
         lines = ADAPTER_LINES.format(callback=owner)
+        drawn = ""
+        if snapshot.predictor.noise.by_others:
+            drawn = " It draws from numpy or random, which give noise by a sample's place: draw it with torch."
         raise Refused(
             f"{owner}: what {source} predicts for a sample must not depend on the others of its batch; give an adapter "
             f"(below), or reference=(x, y) with one. What was seen: {error}. The cause may be that samples are "
             f"compared or mixed with one another (negatives or statistics of the batch, two views joined, mixup), that samples of "
             f"different length lie in one tensor (offsets), that rows are picked by a mask, or that the size or a "
-            f"maximum of the batch is read. An adapter predicts every sample by itself, from tensors whose first axis "
+            f"maximum of the batch is read.{drawn} An adapter predicts every sample by itself, from tensors whose first axis "
             f"counts the samples:\n\n{lines}"
         ) from error
     except NotCopyable as error:
@@ -237,14 +242,17 @@ def _predict(snapshot: ModelSnapshot, module: str) -> Prediction:
 
 
 def _guarded(snapshot: ModelSnapshot, module: str, predict: Callable[[], T]) -> T:
+    source = snapshot.predictor.source(module)
     try:
         return predict()
-    except (NoPrediction, NotCopyable):
+    except (Skipped, WritesParameters, NotCopyable):
         raise
+    except NoPrediction as error:
+        if not in_train_mode_only(snapshot):
+            raise
+        raise NoPrediction(f"{error}. {TRAIN_MODE_ONLY}") from error
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        source = snapshot.predictor.source(module)
-        raise NoPrediction(
-            f"{source} fails on a copy of the module in eval mode, without its trainer and optimisers: {text_of(error)}"
-        ) from error
+        told = f"{source} fails on a copy of the module in eval mode, without its trainer and optimisers: {text_of(error)}"
+        raise NoPrediction(f"{told}. {TRAIN_MODE_ONLY}" if in_train_mode_only(snapshot) else told) from error

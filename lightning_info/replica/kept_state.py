@@ -6,6 +6,7 @@ buffers, and what is in containers and plain objects that hang on the module. Wh
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -86,9 +87,14 @@ class _Place:
 
 
 class KeptState:
-    """What passes over replicas change besides their weights, put back after each."""
+    """What passes over replicas change besides their weights, put back after each.
+
+    Attributes:
+        has_drawn: A generator of the module's own has drawn in the last pass.
+    """
 
     def __init__(self) -> None:
+        self.has_drawn = False
         self._known: WeakKeyDictionary[nn.Module, tuple[list[_Place], list[Any]]] = WeakKeyDictionary()
         self._changed: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
         self._is_lasting = False
@@ -102,7 +108,7 @@ class KeptState:
         is_first = module not in self._known
         places, generators = found = _state_of(module) if is_first else self._known[module]
         states = [(one, *_GENERATORS[type(one)]) for one in generators]
-        restore = [(put, one, get(one)) for one, get, put in states]
+        restore = [(put, one, get(one), get) for one, get, put in states]
         copied = _copier(module, places)
         for place in places:
             place.lend_copies(copied)
@@ -113,7 +119,8 @@ class KeptState:
             self._changed[module] = {name: value for some in changes for name, value in some.items()}
             for place in places:
                 place.put_back()
-            for put, one, state in restore:
+            self.has_drawn = any(pickle.dumps(get(one)) != pickle.dumps(state) for _, one, state, get in restore)
+            for put, one, state, _ in restore:
                 put(one, state)
             self._known[module] = [p for p, some in zip(places, changes, strict=True) if some], found[1]
             for place in places:

@@ -61,12 +61,13 @@ class Noise:
     by_others: bool = False
     axes: list[SampleAxis | None] | None = None
 
-    def fixed(self, batch: Any, predict: Callable[[Any], T]) -> T:
+    def fixed(self, batch: Any, predict: Callable[[Any], T], has_drawn: Callable[[], bool] = lambda: False) -> T:
         """What a pass over a batch gives, at each sample's own noise.
 
         Args:
             batch: On the module's device.
             predict: Makes the pass.
+            has_drawn: Whether the last one has drawn from generators of the module's own.
 
         Raises:
             DrawsNoise: A module draws that did not before.
@@ -83,10 +84,10 @@ class Noise:
             try:
                 result = predict(batch)
             except Exception:
-                if not any(states.moved()):
+                if not (any(states.moved()) or has_drawn()):
                     raise
             else:
-                if not any(states.moved()):
+                if not (any(states.moved()) or has_drawn()):
                     self.draws = False
                     return result
             states.restore()
@@ -95,7 +96,9 @@ class Noise:
                 raise DrawsNoise("it draws noise where it did not before")
         if self.axes is None:
             self.axes = self._find_axes(batch, predict, device)
-        return self._drawn(batch, predict, device)[0]
+        result, _ = self._drawn(batch, predict, device)
+        self.by_others |= has_drawn()
+        return result
 
     def __str__(self) -> str:
         shared = sum(axis is None for axis in self.axes or ())

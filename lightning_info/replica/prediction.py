@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -30,7 +30,8 @@ from lightning_info.replica.blame import place_of
 from lightning_info.replica.distribution_calls import LOG_PROBS, ShownLogProbs, arguments_of, log_prob
 from lightning_info.replica.isolation import exits_are_errors
 from lightning_info.replica.kept_state import KeptState
-from lightning_info.replica.likelihood_calls import Call, chosen, listed, prediction_of, product_of
+from lightning_info.replica.likelihood_calls import Call, chosen, prediction_of, product_of
+from lightning_info.replica.likelihood_choice import LikelihoodCall, OutputNodes, outputs_of, run_training_step
 from lightning_info.replica.loss_recognition import BY_NAME, LIKELIHOODS, NO_LIKELIHOODS, values
 from lightning_info.replica.noise import Noise
 from lightning_info.replica.padding import Padding, in_batch, in_call
@@ -79,7 +80,7 @@ class Predictor:
             Skipped: The ``training_step`` returns None for the batch, which is then not trained on.
         """
         detach_from_trainer(module, self.stand_in)
-        return self.noise.fixed(batch, partial(self._once, module))
+        return self.noise.fixed(batch, partial(self._once, module), lambda: self.state.has_drawn)
 
     def _once(self, module: nn.Module, batch: Any) -> Prediction:
         with self.state.passing(module):
@@ -88,11 +89,12 @@ class Predictor:
     def _predicted(self, module: nn.Module, batch: Any) -> Prediction:
         samples, given = num_samples(batch), bare(batch)
         batch = apply_to_collection(given, Tensor, torch.clone)  # a training_step may edit its batch in place
-        with _default_dtype(module), _Watch(module, self.shared) as watch:
+        named = self.adapter.names if isinstance(self.adapter, LikelihoodCall) else []
+        with _default_dtype(module), _Watch(module, self.shared) as watch, outputs_of(module, named) as nodes:
             returned = self._called(module, batch, watch)
-        if self._runs_step:
+        if self.runs_step:
             automatic, owner = getattr(module, "automatic_optimization", True), type(module).__name__
-            prediction = self._from_calls(*_trained(watch, returned, owner, automatic), samples, owner)
+            prediction = self._from_calls(*_trained(watch, returned, owner, automatic), nodes, samples, owner)
         else:
             prediction = _from_adapter(returned, samples)
         prediction.writes = watch.writes
@@ -101,19 +103,20 @@ class Predictor:
         return prediction
 
     @property
-    def _runs_step(self) -> bool:
+    def runs_step(self) -> bool:
+        """Predictions come from the ``training_step``."""
         return self.adapter is None or isinstance(self.adapter, LikelihoodCall)
 
     def source(self, module: str) -> str:
         """Where predictions come from, with the name of the module's class."""
-        return f"{module}.training_step" if self._runs_step else "the adapter"
+        return f"{module}.training_step" if self.runs_step else "the adapter"
 
     def _called(self, module: nn.Module, batch: Any, watch: _Watch) -> Any:
         with exits_are_errors(self.source(type(module).__name__)):
-            if not self._runs_step:
+            if not self.runs_step:
                 return cast(Adapter, self.adapter)(module, batch)
             try:
-                return _training_step(module, batch)
+                return run_training_step(module, batch)
             except (NoPrediction, KeyboardInterrupt):
                 raise
             except BaseException as error:
@@ -126,10 +129,15 @@ class Predictor:
                 )
                 return watch.calls[0].value
 
-    def _from_calls(self, calls: list[Call], losses: list[Tensor], samples: int, owner: str) -> Prediction:
+    def _from_calls(
+        self, calls: list[Call], losses: list[Tensor], nodes: OutputNodes, samples: int, owner: str
+    ) -> Prediction:
+        is_wrapped = any(call.edge is None for call in calls)
         if isinstance(self.adapter, LikelihoodCall):
-            return product_of(self.adapter.among(calls, owner), losses, samples, owner)
-        if any(call.edge is None for call in calls):  # under torch.func: those of the last ordinary pass
+            if not is_wrapped or len(calls) not in self._places:
+                self._places[len(calls)] = self.adapter.among(calls, nodes, owner)
+            return product_of([calls[place] for place in self._places[len(calls)]], losses, samples, owner)
+        if is_wrapped:  # under torch.func: those of the last ordinary pass
             if len(calls) > 1 and len(calls) not in self._places:
                 raise NoPrediction(f"which of {len(calls)} likelihood calls is meant cannot be seen under torch.func")
         else:
@@ -140,57 +148,6 @@ class Predictor:
     def outputs(self, module: nn.Module, batch: Any) -> Tensor:
         """Only the outputs, ``(N, ...)``: the form that the gradient engines take."""
         return self(module, batch).outputs
-
-
-class LikelihoodCall:
-    """As ``adapter=``: which of the likelihoods that the ``training_step`` calls say what the module predicts.
-
-    Of several the module predicts the product, each with weight 1 whatever the loss makes of it, and F is their sum.
-    Calls that are left out are not measured; what they add to the loss is said in the summary.
-
-    Args:
-        numbers: Places in the list that the refusal of the ``training_step`` has, from 0.
-
-    Raises:
-        ValueError: A number is negative or none, or there is none or one twice.
-
-    Example::
-
-        FisherTraceCallback(adapter=LikelihoodCall(0))
-        FisherTraceCallback(adapter=LikelihoodCall([0, 1]))
-    """
-
-    def __init__(self, numbers: int | Sequence[int]) -> None:
-        given = [numbers] if isinstance(numbers, (int, float, str)) else list(numbers)
-        whole = all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in given)
-        if not whole or not given or len(set(given)) < len(given):
-            raise ValueError(f"LikelihoodCall: {numbers!r} does not count calls from 0; for example LikelihoodCall(0)")
-        self.numbers = given
-
-    def among(self, calls: list[Call], owner: str) -> list[Call]:
-        """The calls that are meant.
-
-        Raises:
-            NoPrediction: There are fewer; the message has the list.
-        """
-        if max(self.numbers) >= len(calls):
-            raise NoPrediction(
-                f"{self!r} is none of the {len(calls)} likelihoods that {owner}.training_step calls ({listed(calls)})"
-            )
-        return [calls[number] for number in self.numbers]
-
-    def __repr__(self) -> str:
-        return f"LikelihoodCall({self.numbers[0] if len(self.numbers) == 1 else self.numbers})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, LikelihoodCall) and other.numbers == self.numbers
-
-    def __hash__(self) -> int:
-        return hash((LikelihoodCall, *self.numbers))
-
-    def __call__(self, module: Any, batch: Any) -> Any:
-        """Runs the ``training_step``; the :class:`Predictor` that calls it looks at its calls."""
-        return _training_step(module, batch)
 
 
 class _Watch(TorchFunctionMode):
@@ -297,19 +254,6 @@ def _storage(tensor: Tensor) -> int | None:
 @cache
 def _warn_once(message: str) -> None:
     rank_zero_warn(message)
-
-
-def _training_step(module: nn.Module, batch: Any) -> Any:
-    step = cast(Any, module).training_step
-    args: list[int] = []  # index of the batch, then of the loader
-    kwargs: dict[str, int] = {}
-    for parameter in list(inspect.signature(step).parameters.values())[1:]:
-        wanted = parameter.default is parameter.empty or parameter.name in ("batch_idx", "dataloader_idx")
-        if wanted and parameter.kind is parameter.KEYWORD_ONLY:
-            kwargs[parameter.name] = 0
-        elif wanted and parameter.kind is not parameter.VAR_KEYWORD:
-            args.append(0)
-    return step(batch, *args, **kwargs)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ MOST_NAMED = 3
 
 
 def repeated(predict: Predictor, module: nn.Module, batch: Any, first: Prediction, writes: bool) -> Prediction:
-    """The prediction for a batch, once more; where it is another one it is tried at noise that is fixed.
+    """The prediction for a batch, once more.
 
     Args:
         predict: The predictor.
@@ -28,16 +28,11 @@ def repeated(predict: Predictor, module: nn.Module, batch: Any, first: Predictio
         writes: The module writes to its parameters when it runs.
 
     Raises:
-        NoPrediction: It is another one every time.
+        NoPrediction: It is another one.
     """
     second = predict(module, batch)
     if _is_same(first, second):
         return second
-    if not predict.noise.draws:  # from a generator of the module's own
-        predict.noise.draws = True
-        first, second = predict(module, batch), predict(module, batch)
-        if _is_same(first, second):
-            return second
     cause = "it draws numbers from a source that cannot be seeded here; torch's, numpy's global one and random can"
     if writes:
         cause = "it changes its parameters while it runs"

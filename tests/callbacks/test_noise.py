@@ -314,6 +314,11 @@ class SampleBySample(Draws):
         return F.cross_entropy(self(torch.stack([row + torch.randn(FEATURES).to(x) for row in x])), y)
 
 
+class ByNumpy(Draws):
+    def draw(self, x):
+        return torch.from_numpy(np.random.normal(size=tuple(x.shape))).to(x)  # noqa: NPY002
+
+
 class Unseen(Draws):
     def draw(self, x):
         return torch.from_numpy(np.random.default_rng().normal(size=tuple(x.shape))).to(x)
@@ -326,6 +331,7 @@ class Unseen(Draws):
         (Negatives, r"draws numbers of samples of its batch \(test_noise.py:\d+, in training_step\)"),
         (Rolled, "must not depend on the others of its batch.* mixup"),
         (SampleBySample, r"draws noise sample by sample \(test_noise.py:\d+.*draw it for all samples at once"),
+        (ByNumpy, "draws from numpy or random, which give noise by a sample's place"),
         (Unseen, "gives other outputs in a second pass .* cannot be seeded"),
     ],
 )
