@@ -30,8 +30,8 @@ from lightning_info.replica.repeatable import kept_on_self, repeated
 from lightning_info.replica.replicate import NotCopyable
 from lightning_info.replica.sample_axis import Layouts, SamplesMixed, first_predictions, sample_layout
 from lightning_info.replica.snapshot import ModelSnapshot
-from lightning_info.replica.train_mode import TRAIN_MODE_ONLY, in_train_mode_only
 from lightning_info.replica.timing import seconds, training_pass
+from lightning_info.replica.train_mode import TRAIN_MODE_ONLY, in_train_mode_only
 
 STATISTICS = {
     "running": "running statistics, which lag behind the weights in the first steps; batch_norm='reference' takes "
@@ -254,5 +254,7 @@ def _guarded(snapshot: ModelSnapshot, module: str, predict: Callable[[], T]) -> 
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        told = f"{source} fails on a copy of the module in eval mode, without its trainer and optimisers: {text_of(error)}"
+        told = (
+            f"{source} fails on a copy of the module in eval mode, without its trainer and optimisers: {text_of(error)}"
+        )
         raise NoPrediction(f"{told}. {TRAIN_MODE_ONLY}" if in_train_mode_only(snapshot) else told) from error

@@ -57,7 +57,10 @@ def new_snapshot(
         replica = replica.to(device)
     batch_norms: list[Any] = [replica.get_submodule(name) for name in on_batch_statistics(pl_module)]
     kind = Predictor if needs_likelihood or adapter is not None else OutputsOnly
-    predictor, audit = kind(stand_in, adapter, shared=not private, noise=noise or Noise()), Audit((trainer.global_step + 1) * GOLDEN % 1)
+    predictor, audit = (
+        kind(stand_in, adapter, shared=not private, noise=noise or Noise()),
+        Audit((trainer.global_step + 1) * GOLDEN % 1),
+    )
     return ModelSnapshot(replica, predictor, groups, chunk, device, batch_norms, audit=audit)
 
 

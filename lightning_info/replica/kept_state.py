@@ -148,7 +148,9 @@ def _state_of(module: nn.Module) -> tuple[list[_Place], list[Any]]:
     seen: set[int] = set()
     waiting: deque[tuple[str, Any]] = deque()
     for path, part in module.named_modules():
-        if isinstance(part, (torch.jit.ScriptModule, _BatchNorm)) and (part.training or not isinstance(part, _BatchNorm)):
+        if isinstance(part, (torch.jit.ScriptModule, _BatchNorm)) and (
+            part.training or not isinstance(part, _BatchNorm)
+        ):
             continue  # BatchNorm takes statistics where it is told to
         name = f"self.{path}" if path else "self"
         places += [_Place(name, vars(part), True), _Place(name, part._buffers, True)]

@@ -21,7 +21,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_info.gradients.batches import num_samples, take, tensors
+from lightning_info.gradients.batches import take, tensors
 from lightning_info.gradients.contract import NotCovered
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.replica.blame import place_of
@@ -120,9 +120,7 @@ class Noise:
             self.by_others |= states.moved()[1]
         return result, mode.draws
 
-    def _find_axes(
-        self, batch: Any, predict: Callable[[Any], Any], device: torch.device
-    ) -> list[SampleAxis | None]:
+    def _find_axes(self, batch: Any, predict: Callable[[Any], Any], device: torch.device) -> list[SampleAxis | None]:
         """By the shapes for two and for three samples; empty where such passes fail."""
         try:
             two, three = (
@@ -204,7 +202,7 @@ class _PerSample(TorchDispatchMode):
             return result  # dropout with p = 0, say
         first = result if isinstance(result, Tensor) else result[0]
         number, shape = len(self.draws), tuple(first.shape)
-        place = place_of(sys._getframe(1))
+        place = place_of(sys._getframe(1)) if self.axes is None else ""  # for messages
         if _is_checkpointed():
             raise _CannotBeFixed(f"it draws noise in a part that is checkpointed{place}, where it is drawn again later")
         numbers = tuple(value for value in args if isinstance(value, int) and not isinstance(value, bool))

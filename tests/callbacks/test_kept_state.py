@@ -147,7 +147,9 @@ def test_what_a_pass_changes_does_not_reach_the_next(kind, named):
 
 
 def test_state_of_the_samples_of_another_batch_is_refused_by_name():
-    with pytest.raises(MisconfigurationException, match=r"(?s)state kept on self .*\(self\.hidden\).*def adapter") as told:
+    with pytest.raises(
+        MisconfigurationException, match=r"(?s)state kept on self .*\(self\.hidden\).*def adapter"
+    ) as told:
         fit(Recurrent())
     assert "noise" not in str(told.value)
 
