@@ -103,6 +103,7 @@ def preflight(
         whole = _with_samples(snapshot, module, layouts, key)
         snapshot.groups = [spread(whole, CHECK_SAMPLES)]
         prediction = _predict(snapshot, name)
+        prediction.check()
         originals = {id(p) for p in module.parameters()}
         if any(id(leaf) in originals for leaf in leaf_uses(prediction.outputs)):
             raise NotCopyable(f"a copy of {name} still computes with the original's parameters (a closure over it?)")
@@ -125,10 +126,10 @@ def preflight(
         raise Refused(
             f"{owner}: what {source} predicts for a sample must not depend on the others of its batch; give an adapter "
             f"(below), or reference=(x, y) with one. What was seen: {error}. The cause may be that samples are "
-            f"compared or mixed with one another (negatives or statistics of the batch, two views joined, mixup), that samples of "
-            f"different length lie in one tensor (offsets), that rows are picked by a mask, or that the size or a "
-            f"maximum of the batch is read.{drawn} An adapter predicts every sample by itself, from tensors whose first axis "
-            f"counts the samples:\n\n{lines}"
+            f"compared or mixed with one another (negatives or statistics of the batch, two views joined, mixup), that "
+            f"samples of different length lie in one tensor (offsets), that rows are picked by a mask, or that the "
+            f"size or a maximum of the batch is read.{drawn} An adapter predicts every sample by itself, from tensors "
+            f"whose first axis counts the samples:\n\n{lines}"
         ) from error
     except NotCopyable as error:
         raise Refused(f"{owner} measures on a copy of the module, but {error}") from error

@@ -1,7 +1,7 @@
 """State that a module keeps from batch to batch (hidden states, counters, queues): every pass starts from the same.
 
-A pass over a replica works on copies of the tensors that it writes to, and what it binds anew is bound back: attributes,
-buffers, and what is in containers and plain objects that hang on the module. Which these are the first pass shows.
+A pass over a replica works on copies of the tensors that it writes to, and what it binds anew is bound back: buffers,
+attributes, and what is in containers and plain objects that hang on the module. Which these are the first pass shows.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ class _Place:
         now, before = dict(_items(self.owner)), dict(_items(self.before))
         found = {}
         for key in dict.fromkeys((*before, *now)):
-            held = self.given.get(key, before.get(key))
-            is_bound = key not in now or key not in before or now[key] is not held
-            if is_bound or (key in self.given and held._version > 0):
+            own = self.given.get(key)
+            is_bound = key not in now or key not in before or now[key] is not (before[key] if own is None else own)
+            if is_bound or (own is not None and own._version > 0):
                 found[f"{self.name}.{key}" if self.is_object else f"{self.name}[{key!r}]"] = now.get(key)
         return found
 

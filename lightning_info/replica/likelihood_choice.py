@@ -1,4 +1,4 @@
-"""``LikelihoodCall``: the user says which of the likelihood calls of a ``training_step`` tell what the module predicts."""
+"""``LikelihoodCall``: the user says which likelihood calls of a ``training_step`` tell what the module predicts."""
 
 from __future__ import annotations
 

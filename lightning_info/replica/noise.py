@@ -1,7 +1,7 @@
-"""Noise that a ``training_step`` draws (reparametrised latents, time steps of a diffusion, masks): fixed for each sample.
+"""Noise that a ``training_step`` draws (latents, time steps of a diffusion, masks), fixed for each sample.
 
-A sample's gradient must be a function of that sample alone, and the same in every pass over it. So what random operators
-of PyTorch give along the sample axis is drawn for each sample by itself, seeded by the sample's own values and by the
+A sample's gradient must be a function of that sample alone, and the same in every pass. So what random operators of
+PyTorch give along the sample axis is drawn for each sample by itself, seeded by the sample's own values and by the
 number of the draw in the pass; what has no sample axis is seeded by the latter only, and so is what numpy and Python's
 ``random`` give. Which axis is that of the samples is told by two passes over different numbers of them.
 """
@@ -25,6 +25,7 @@ from lightning_info.gradients.batches import take, tensors
 from lightning_info.gradients.contract import NotCovered
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.replica.blame import place_of
+from lightning_info.replica.experiments import experiment
 from lightning_info.replica.isolation import RandomStates, global_generators, seeded
 from lightning_info.replica.predicted import NoPrediction
 from lightning_info.replica.sample_keys import sample_keys
@@ -123,9 +124,9 @@ class Noise:
     def _find_axes(self, batch: Any, predict: Callable[[Any], Any], device: torch.device) -> list[SampleAxis | None]:
         """By the shapes for two and for three samples; empty where such passes fail."""
         try:
-            two, three = (
-                self._drawn(take(batch, torch.zeros(size, dtype=torch.int64)), predict, device)[1] for size in (2, 3)
-            )
+            with experiment():
+                copies = (take(batch, torch.zeros(size, dtype=torch.int64)) for size in (2, 3))
+                two, three = (self._drawn(some, predict, device)[1] for some in copies)
         except Exception as error:
             if is_out_of_memory(error) or isinstance(error, _CannotBeFixed):
                 raise
@@ -173,7 +174,7 @@ def _mixes(draw: _Draw) -> str:
     )
 
 
-class _PerSample(TorchDispatchMode):
+class _PerSample(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Random operators draw for every sample by itself.
 
     Args:
@@ -184,7 +185,7 @@ class _PerSample(TorchDispatchMode):
     """
 
     def __init__(self, seed: int, keys: list[int], axes: list[SampleAxis | None] | None, device: torch.device) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seed, self.keys, self.axes = seed, keys, axes
         self.draws: list[_Draw] = []
         self.generators = global_generators(device)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -23,19 +23,21 @@ from torch import Tensor, nn
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 
-from lightning_info.functional.likelihoods import Likelihood, PerOutput
 from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.layout import bare
+from lightning_info.replica.adapter_result import from_adapter
 from lightning_info.replica.blame import place_of
-from lightning_info.replica.distribution_calls import LOG_PROBS, ShownLogProbs, arguments_of, log_prob
+from lightning_info.replica.distribution_calls import ShownLogProbs, arguments_of, log_prob
+from lightning_info.replica.elementwise_errors import ElementwiseError, module_calls, recognised
+from lightning_info.replica.experiments import experiment
 from lightning_info.replica.isolation import exits_are_errors
 from lightning_info.replica.kept_state import KeptState
 from lightning_info.replica.likelihood_calls import Call, chosen, prediction_of, product_of
 from lightning_info.replica.likelihood_choice import LikelihoodCall, OutputNodes, outputs_of, run_training_step
-from lightning_info.replica.loss_recognition import BY_NAME, LIKELIHOODS, NO_LIKELIHOODS, values
+from lightning_info.replica.loss_recognition import LIKELIHOODS, NO_LIKELIHOODS
 from lightning_info.replica.noise import Noise
 from lightning_info.replica.padding import Padding, in_batch, in_call
-from lightning_info.replica.predicted import NoPrediction, Prediction, Skipped, WritesParameters
+from lightning_info.replica.predicted import NoLikelihood, NoPrediction, Prediction, Skipped, WritesParameters
 from lightning_info.replica.returned_loss import backward, edge_of
 from lightning_info.replica.stand_in_trainer import StandInTrainer, detach_from_trainer
 from lightning_info.replica.writes import written
@@ -71,6 +73,8 @@ class Predictor:
     noise: Noise = field(default_factory=Noise)
     state: KeptState = field(default_factory=KeptState, init=False, repr=False)
     _places: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False)
+    _error: ElementwiseError | None = field(default=None, init=False, repr=False)
+    _is_searched: bool = field(default=False, init=False, repr=False)
 
     def __call__(self, module: nn.Module, batch: Any) -> Prediction:
         """The prediction for a batch on the module's device.
@@ -79,28 +83,80 @@ class Predictor:
             NoPrediction: None, several or an unusable likelihood; or the module writes to shared parameters.
             Skipped: The ``training_step`` returns None for the batch, which is then not trained on.
         """
-        detach_from_trainer(module, self.stand_in)
-        return self.noise.fixed(batch, partial(self._once, module), lambda: self.state.has_drawn)
-
-    def _once(self, module: nn.Module, batch: Any) -> Prediction:
-        with self.state.passing(module):
-            return self._predicted(module, batch)
-
-    def _predicted(self, module: nn.Module, batch: Any) -> Prediction:
         samples, given = num_samples(batch), bare(batch)
-        batch = apply_to_collection(given, Tensor, torch.clone)  # a training_step may edit its batch in place
-        named = self.adapter.names if isinstance(self.adapter, LikelihoodCall) else []
-        with _default_dtype(module), _Watch(module, self.shared) as watch, outputs_of(module, named) as nodes:
-            returned = self._called(module, batch, watch)
-        if self.runs_step:
+        passed = self._run(module, batch)
+        watch = passed.watch
+        by_gradient = self._by_gradient(module, batch, passed)
+        if by_gradient is not None:
+            prediction = by_gradient
+        elif self.runs_step:
             automatic, owner = getattr(module, "automatic_optimization", True), type(module).__name__
-            prediction = self._from_calls(*_trained(watch, returned, owner, automatic), nodes, samples, owner)
+            trained = _trained(watch, passed.returned, owner, automatic)
+            prediction = self._from_calls(*trained, passed.nodes, samples, owner)
         else:
-            prediction = _from_adapter(returned, samples)
+            prediction = from_adapter(passed.returned, samples)
         prediction.writes = watch.writes
         padded = watch.padded
         prediction.padding = lambda: [*in_batch(given, samples), *padded]
         return prediction
+
+    def trained_loss(self, module: nn.Module, batch: Any) -> Tensor:
+        """The loss of the ``training_step`` for a batch, a number with a graph.
+
+        Raises:
+            NoPrediction: There is none, or several go backward apart.
+            Skipped: The ``training_step`` returns None for the batch.
+        """
+        passed = self._run(module, batch)
+        return self._loss_in(passed.returned, passed.watch, type(module).__name__)
+
+    def _loss_in(self, returned: Any, watch: _Watch, owner: str) -> Tensor:
+        loss = returned.get("loss") if isinstance(returned, Mapping) else returned
+        if loss is None and not watch.losses:
+            raise Skipped(f"{owner}.training_step returned None")
+        losses = watch.losses or [loss]
+        if len(losses) != 1:
+            raise NoPrediction(f"{owner}.training_step goes backward from {len(losses)} losses")
+        (loss,) = losses
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            raise NoPrediction(f"{owner}.training_step gives no loss of one number with a graph")
+        return loss.squeeze()
+
+    def _by_gradient(self, module: nn.Module, batch: Any, passed: _Pass) -> Prediction | None:
+        """What a loss says that is an elementwise error written by hand; None if it is not, or calls a likelihood."""
+        if self.adapter is not None or passed.watch.calls:
+            return None
+        given, outputs = bare(batch), passed.outputs
+        try:
+            loss = self._loss_in(passed.returned, passed.watch, type(module).__name__)
+        except NoPrediction:  # also without a graph, as where gradients are off
+            loss = None
+        if self._error is None:
+            if self._is_searched or loss is None or _is_wrapped(loss):
+                return None
+            self._is_searched = True
+            with experiment():
+                self._error = recognised(lambda: self.trained_loss(module, batch), module, given)
+                if self._error is None:
+                    return None
+                with module_calls(module) as outputs:
+                    loss = self.trained_loss(module, batch)
+        return self._error.prediction(outputs, loss, given, num_samples(batch))
+
+    def _run(self, module: nn.Module, batch: Any) -> _Pass:
+        detach_from_trainer(module, self.stand_in)
+        return self.noise.fixed(batch, partial(self._once, module), lambda: self.state.has_drawn)
+
+    def _once(self, module: nn.Module, batch: Any) -> _Pass:
+        batch = apply_to_collection(bare(batch), Tensor, torch.clone)  # a training_step may edit its batch in place
+        names = self.adapter.names if isinstance(self.adapter, LikelihoodCall) else []
+        with ExitStack() as stack:
+            stack.enter_context(self.state.passing(module))
+            outputs = [] if self._error is None else stack.enter_context(module_calls(module))
+            nodes = stack.enter_context(outputs_of(module, names))
+            stack.enter_context(_default_dtype(module))
+            watch = stack.enter_context(_Watch(module, self.shared))
+            return _Pass(self._called(module, batch, watch), watch, outputs, nodes)
 
     @property
     def runs_step(self) -> bool:
@@ -148,6 +204,15 @@ class Predictor:
     def outputs(self, module: nn.Module, batch: Any) -> Tensor:
         """Only the outputs, ``(N, ...)``: the form that the gradient engines take."""
         return self(module, batch).outputs
+
+
+class _Pass(NamedTuple):
+    """What one pass gave."""
+
+    returned: Any
+    watch: _Watch
+    outputs: list[tuple[str, Tensor]]
+    nodes: OutputNodes
 
 
 class _Watch(TorchFunctionMode):
@@ -203,7 +268,7 @@ class _Watch(TorchFunctionMode):
             return None
         if func is log_prob:
             kind, given, value, method = args
-            result, arguments = method(given, value), arguments_of(kind, given, value)
+            result, arguments = method(given, value), arguments_of(given, value)
             predicted = any(isinstance(a, Tensor) and a.requires_grad for n, a in arguments.items() if n != "target")
             return self._recorded(kind, arguments, result) if predicted else result
         self._note_writes(func, args, kwargs)
@@ -277,10 +342,9 @@ def _trained(watch: _Watch, returned: Any, owner: str, automatic: bool) -> tuple
         raise Skipped(f"{owner}.training_step returned None")
     if not calls:
         known = ", ".join(f.__name__ for f in LIKELIHOODS)
-        distributions = ", ".join(kind.__name__ for kind in LOG_PROBS)
         others = "".join(f". {f.__name__} is none: {reason}" for f, reason in watch.others.items())
-        raise NoPrediction(
-            f"{owner}.training_step calls no likelihood that is known here ({known}; log_prob of {distributions})"
+        raise NoLikelihood(
+            f"{owner}.training_step calls no likelihood that is known here ({known}; log_prob of a distribution)"
             f"{others}"
         )
     trained = watch.losses or [loss]
@@ -289,37 +353,3 @@ def _trained(watch: _Watch, returned: Any, owner: str, automatic: bool) -> tuple
 
 def _is_wrapped(tensor: Tensor) -> bool:
     return _storage(tensor) is None
-
-
-def _from_adapter(returned: Any, samples: int) -> Prediction:
-    forms = "(outputs, targets) or (outputs, targets, likelihood)"
-    if not isinstance(returned, (tuple, list)) or len(returned) not in (2, 3):
-        raise NoPrediction(f"the adapter returned {_describe(returned)} instead of {forms}")
-    outputs, targets = returned[:2]
-    if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
-        is_complex = isinstance(outputs, Tensor) and outputs.is_complex()
-        raise NoPrediction(
-            f"the adapter's outputs are {_describe(outputs)}; they must be a floating-point tensor"
-            + (", of complex ones torch.view_as_real(outputs)" if is_complex else "")
-        )
-    if not isinstance(targets, (Tensor, type(None))):
-        raise NoPrediction(f"the adapter's targets are {_describe(targets)}; they must be a tensor or None")
-    if len(returned) == 3:
-        likelihood = returned[2]
-        if isinstance(likelihood, PerOutput):
-            return values({"input": outputs, "target": targets}, samples, likelihood)
-        likelihood = likelihood.name if isinstance(likelihood, Likelihood) else likelihood
-        if likelihood not in BY_NAME:
-            raise NoPrediction(f"the adapter named the likelihood {likelihood!r}; choose one of {', '.join(BY_NAME)}")
-    elif targets is not None and not targets.is_floating_point() and outputs.dim() == targets.dim() + 1:
-        likelihood = "categorical"
-    else:
-        raise NoPrediction(
-            f"outputs of shape {tuple(outputs.shape)} from the adapter leave the likelihood open; return it too, for "
-            f'example (outputs, targets, "gaussian")'
-        )
-    return BY_NAME[likelihood]({"input": outputs, "target": targets}, samples)
-
-
-def _describe(value: Any) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{type(value).__name__}"

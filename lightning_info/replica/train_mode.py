@@ -12,7 +12,7 @@ from lightning_info.replica.noise import Noise
 from lightning_info.replica.snapshot import ModelSnapshot
 
 TRAIN_MODE_ONLY = (
-    "In train mode the same samples give a likelihood: the copy runs in eval mode, as everything is measured there, and "
+    "In train mode the same samples give a likelihood: the copy runs in eval mode, where everything is measured, and "
     "the module reads `self.training` and then returns something else, predictions in the place of losses. The adapter "
     "calls the part that gives the logits in both modes"
 )

@@ -1,4 +1,4 @@
-"""State kept on ``self`` between batches: every pass starts from what it is at the point, and training keeps its own."""
+"""State kept on ``self`` between batches: every pass starts from it, and training keeps its own."""
 
 from __future__ import annotations
 

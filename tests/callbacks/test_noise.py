@@ -1,4 +1,4 @@
-"""Noise in the ``training_step`` is fixed for each sample: F at that noise is that of plain autograd on one sample alone."""
+"""Noise in the ``training_step`` is fixed for each sample: F at it is that of plain autograd on one sample."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def noise_of(x, least=2):
 def trace_at(module, x, noise, likelihood):
     """``tr F`` by plain autograd, one sample and one output at a time."""
     module, weights = copy.deepcopy(module).double(), 0.0
-    parameters = [p for p in module.parameters()]
+    parameters = list(module.parameters())
     for row, drawn in zip(x.double(), noise.double(), strict=True):
         z = module.outputs(row[None], drawn[None])[0]
         if likelihood == "categorical":
@@ -282,7 +282,8 @@ def test_other_callbacks_measure_at_the_same_noise(callback, options):
     one = callback(every_n_train_steps=2, num_samples=16, on_error="raise", summary=False, **options)
     fit(made(Draws), one)
     values = [value for curve in curves(one).values() for _, value in curve]
-    assert values and sum(np.isfinite(values)) > len(values) / 2
+    assert values
+    assert sum(np.isfinite(values)) > len(values) / 2
     for row in data(16).tensors[0][:2]:
         noise_of(row)
 

@@ -1,4 +1,4 @@
-"""The user names the likelihood call that is meant by the submodule that gives its outputs: in a GAN, and with heads."""
+"""The user names the likelihood call that is meant by the submodule that gives its outputs."""
 
 from __future__ import annotations
 
