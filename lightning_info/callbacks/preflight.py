@@ -24,6 +24,7 @@ from lightning_info.quantities.checks import WrongQuantity
 from lightning_info.quantities.quantity import NotMeasurable
 from lightning_info.replica.blame import text_of
 from lightning_info.replica.layer_selection import NoLayers
+from lightning_info.replica.noise import NotItsOwnNoise
 from lightning_info.replica.predicted import WritesParameters
 from lightning_info.replica.prediction import ADAPTER_LINES, NoPrediction, Prediction, Skipped
 from lightning_info.replica.repeatable import kept_on_self, repeated
@@ -246,7 +247,7 @@ def _guarded(snapshot: ModelSnapshot, module: str, predict: Callable[[], T]) -> 
     source = snapshot.predictor.source(module)
     try:
         return predict()
-    except (Skipped, WritesParameters, NotCopyable):
+    except (NotCopyable, NotItsOwnNoise, Skipped, WritesParameters):
         raise
     except NoPrediction as error:
         if not in_train_mode_only(snapshot):

@@ -128,19 +128,19 @@ class Noise:
                 copies = (take(batch, torch.zeros(size, dtype=torch.int64)) for size in (2, 3))
                 two, three = (self._drawn(some, predict, device)[1] for some in copies)
         except Exception as error:
-            if is_out_of_memory(error) or isinstance(error, _CannotBeFixed):
+            if is_out_of_memory(error) or isinstance(error, NotItsOwnNoise):
                 raise
             return []
         if len(two) != len(three):
-            raise _CannotBeFixed(
+            raise NotItsOwnNoise(
                 f"it draws noise sample by sample{(two or three)[0].place}, so that it depends on a sample's place in "
                 f"its batch; draw it for all samples at once, or write an adapter"
             )
         return [_axis_of(*pair) for pair in zip(two, three, strict=True)]
 
 
-class _CannotBeFixed(NoPrediction):
-    pass
+class NotItsOwnNoise(NoPrediction):
+    """What is drawn for a sample cannot be told from what is drawn for others; the message tells what to write."""
 
 
 class _Draw(NamedTuple):
@@ -152,18 +152,18 @@ class _Draw(NamedTuple):
 
 def _axis_of(two: _Draw, three: _Draw) -> SampleAxis | None:
     if two.numbers != three.numbers:
-        raise _CannotBeFixed(_mixes(three))
+        raise NotItsOwnNoise(_mixes(three))
     if two.shape == three.shape:
         return None
     differ = [axis for axis, pair in enumerate(zip(two.shape, three.shape, strict=False)) if pair[0] != pair[1]]
     axis = differ[0] if len(differ) == 1 and len(two.shape) == len(three.shape) else -1
     if axis < 0 or 3 * two.shape[axis] != 2 * three.shape[axis]:
-        raise _CannotBeFixed(
+        raise NotItsOwnNoise(
             f"it draws noise of shape {two.shape} for two samples and {three.shape} for three{three.place}, so that "
             f"none of it belongs to one sample; write an adapter"
         )
     if three.is_order:
-        raise _CannotBeFixed(_mixes(three))
+        raise NotItsOwnNoise(_mixes(three))
     return SampleAxis(axis, two.shape[axis] // 2)
 
 
@@ -205,14 +205,14 @@ class _PerSample(TorchDispatchMode):  # type: ignore[no-untyped-call]
         number, shape = len(self.draws), tuple(first.shape)
         place = place_of(sys._getframe(1)) if self.axes is None else ""  # for messages
         if _is_checkpointed():
-            raise _CannotBeFixed(f"it draws noise in a part that is checkpointed{place}, where it is drawn again later")
+            raise NotItsOwnNoise(f"it draws noise in a part that is checkpointed{place}, where it is drawn again later")
         numbers = tuple(value for value in args if isinstance(value, int) and not isinstance(value, bool))
         is_order = func.overloadpacket is torch.ops.aten.randperm
         self.draws.append(_Draw(shape, () if is_order else numbers, is_order, place))
         written = [argument.name for argument in func._schema.arguments if _is_written(argument)]
         if set(written) - {"self", "out"}:
-            raise _CannotBeFixed(f"it draws noise by {func}{place}, which cannot be fixed for each sample")
-        at = self._axis(number, shape)
+            raise NotItsOwnNoise(f"it draws noise by {func}{place}, which cannot be fixed for each sample")
+        at = None if is_order else self._axis(number, shape)
         if at is None:
             drawn = _one(func, args, kwargs, first, bool(written), self._seeding(number))
         else:

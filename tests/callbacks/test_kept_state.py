@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
@@ -170,25 +171,16 @@ class Detector(Classifier):
         return sum(self(*batch).values())
 
 
-class Predicting(Detector):
-    def training_step(self, batch, batch_idx):
-        found = self(*batch)
-        return found["class"] if isinstance(found, dict) else found[0].sum()
-
-
-@pytest.mark.parametrize("kind", [Detector, Predicting])
-def test_losses_that_exist_in_train_mode_only_are_told_with_the_fix(kind):
+def test_losses_that_exist_in_train_mode_only_are_told_with_the_fix():
     with pytest.raises(MisconfigurationException, match=r"(?s)copy runs in eval mode.*`self\.training`.*def adapter"):
-        fit(kind())
+        fit(Detector())
 
 
 def test_a_fault_in_both_modes_is_not_blamed_on_the_mode():
     class Broken(Classifier):
         def training_step(self, batch, batch_idx):
-            if self.trainer.global_step == 0 and not self.training:
+            if not isinstance(self.trainer, pl.Trainer):
                 raise ValueError("a fault of mine")
-            if self.log is not None and not torch.is_grad_enabled():
-                raise AssertionError
             return self(batch[0]).sum()
 
     with pytest.raises(MisconfigurationException, match="a fault of mine") as told:
