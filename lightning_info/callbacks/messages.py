@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -57,6 +58,23 @@ def starts_anew(changes: Mapping[str, tuple[str, str]], step: int) -> str:
     return (
         f"{what}: values of the two are not comparable, so that the curves start anew at step {step}; those of the "
         f"checkpoint end there (NaN in the loggers) and are not in callback.history"
+    )
+
+
+def within_budget(limit: float, floor: float, expected: float) -> str:
+    """What the callbacks of a run may take together."""
+    if limit >= 1:
+        return ""
+    seconds = "" if math.isnan(expected) else f", now about {max(floor, limit * expected):.2g} s"
+    share = f"{limit:.2g} of the run's time or {floor:.2g} s{seconds}"
+    return f"; as far as they fit into the budget of all callbacks ({share})"
+
+
+def no_room(point: float) -> str:
+    """A point does not fit into the budget."""
+    return (
+        f"no point fits into the time budget of the run so far, as one takes about {point:.2g} s; max_overhead=... "
+        f"makes the budget larger, and every_n_epochs=1 measures whatever it takes"
     )
 
 

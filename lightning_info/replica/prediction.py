@@ -18,12 +18,11 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 
-from lightning_info.gradients.batches import num_samples
+from lightning_info.gradients.batches import map_tensors, num_samples
 from lightning_info.gradients.layout import bare
 from lightning_info.replica.adapter_result import from_adapter
 from lightning_info.replica.blame import place_of
@@ -148,7 +147,7 @@ class Predictor:
         return self.noise.fixed(batch, partial(self._once, module), lambda: self.state.has_drawn)
 
     def _once(self, module: nn.Module, batch: Any) -> _Pass:
-        batch = apply_to_collection(bare(batch), Tensor, torch.clone)  # a training_step may edit its batch in place
+        batch = bare(map_tensors(batch, torch.clone))  # a training_step may edit its batch in place
         names = self.adapter.names if isinstance(self.adapter, LikelihoodCall) else []
         with ExitStack() as stack:
             stack.enter_context(self.state.passing(module))

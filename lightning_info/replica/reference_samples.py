@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, default_collate
 
 from lightning_info.gradients.batches import concatenate, map_tensors, num_samples, take, tensors, with_tensors
 from lightning_info.gradients.layout import GO_ON, Batch, Layout, Path, bare, by_length, rebuilt
+from lightning_info.replica.declared_samples import DeclaredSamples
 
 LARGEST_STATE = 1 << 26
 """Reference samples of up to 64 MiB travel in the checkpoint."""
@@ -82,8 +83,7 @@ class ReferenceSamples:
         """Say where the samples are; those that are there already (all of them at the same places) change over."""
         self.layout = layout
         self.groups = [
-            Batch(group.bare, replace(group.layout, ordered=layout.ordered, fewest=layout.fewest))
-            for group in self.groups
+            group.laid(replace(group.layout, ordered=layout.ordered, fewest=layout.fewest)) for group in self.groups
         ]
 
     def laid(self, batch: Any) -> Any:
@@ -134,6 +134,16 @@ class ReferenceSamples:
         """Go on with some of the samples."""
         self.groups, self.parts = groups, [num_samples(group) for group in groups]
 
+    def shrink(self, size: int) -> None:
+        """Keep only the first so many."""
+        self.size = self.asked = min(self.size, size)
+        groups, kept = self.groups, 0
+        self.groups = []
+        for group in groups:
+            if kept < size:
+                self.groups.append(take(group, slice(0, min(size - kept, num_samples(group)))))
+                kept += num_samples(group)
+
     def keep_order(self) -> None:
         """Take the batches apart again, whose samples must stay in their order."""
         self.groups = self.apart()
@@ -143,8 +153,10 @@ class ReferenceSamples:
     def state(self) -> list[dict[str, Any]] | None:
         """The groups, for a checkpoint, and the sample axis of each of their tensors.
 
-        None until complete, and beyond ``LARGEST_STATE``.
+        None until complete, beyond ``LARGEST_STATE``, and where samples are objects (graphs).
         """
+        if any(isinstance(group, Batch) and group.layout.objects for group in self.groups):
+            return None
         leaves = [tensors(group) for group in self.groups]
         if not self.complete or not self.groups or self.bytes > LARGEST_STATE:
             return None
@@ -162,7 +174,8 @@ class ReferenceSamples:
         Raises:
             ValueError: The batch has other tensors, or differs in what is not a tensor of samples.
         """
-        rest, leaves = _rest(bare(like)), tensors(like)
+        like = bare(like)
+        rest, leaves = _rest(like), tensors(like)
         for group in state:
             if len(group["tensors"]) != len(leaves):
                 raise ValueError(f"they have {len(group['tensors'])} tensors, a batch of this run {len(leaves)}")
@@ -184,22 +197,31 @@ class ReferenceSamples:
         self.parts = next((list(group.get("parts", ())) for group in state), [])
         self.complete = True
 
-    def fill(self, given: Dataset[Any] | Sequence[Tensor]) -> None:
-        """Take the samples from a data set (collated in the default way) or from tensors that share axis 0.
+    def fill(self, given: Dataset[Any] | Sequence[Tensor], declared: DeclaredSamples | None = None) -> None:
+        """Take the samples from a data set or from tensors that share axis 0.
+
+        Args:
+            given: The data set, or the tensors.
+            declared: Collates a data set, which is else done in the default way, and says where the samples are.
 
         Raises:
             ValueError: There is no sample in it.
         """
+        declared = declared or DeclaredSamples("fill")
         if isinstance(given, Dataset):
             items = (given[i] for i in range(min(self.size, len(given)))) if hasattr(given, "__len__") else iter(given)
             samples = list(itertools.islice(items, self.size))
-            batch: Any = default_collate(samples) if samples else ()
+            batch: Any = (declared.collate or default_collate)(samples) if samples else ()
         else:
             batch = tuple(given)
             if len({len(tensor) for tensor in batch}) > 1:
                 raise ValueError(f"its tensors have {', '.join(str(len(tensor)) for tensor in batch)} samples")
         size = len(samples) if isinstance(given, Dataset) and samples else None
-        self.add(Batch(batch, by_length(batch, size)), limited=False)
+        laid = declared.laid(batch)
+        if not isinstance(laid, Batch):
+            # a collate function of one's own need not make an axis of its samples
+            laid = Batch(batch, by_length(batch, size if declared.collate is None else None))
+        self.add(laid, limited=False)
         self.close()
 
 

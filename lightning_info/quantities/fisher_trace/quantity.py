@@ -33,7 +33,7 @@ from lightning_info.replica.alone import Misattributed
 from lightning_info.replica.outputs_only import WithoutLikelihood
 from lightning_info.replica.predicted import NoPrediction, Prediction
 from lightning_info.replica.snapshot import ForwardStatistic, ModelSnapshot, Unavailable
-from lightning_info.replica.timing import seconds, training_pass
+from lightning_info.replica.timing import training_pass, trial
 from lightning_info.reporting.layout import Chart
 
 Also = Literal["empirical", "exact", "hessian"]
@@ -153,7 +153,7 @@ class FisherTrace(Quantity):
         plan, module, batch = self.plan, snapshot.module, snapshot.first_chunk()
         size, outputs = num_samples(batch), snapshot.outputs(module, batch).detach()
         scores = lambda: scores_of(snapshot.predictor(module, batch), self.estimator)  # noqa: E731
-        forward = seconds(scores, snapshot.device) / size
+        forward = trial(scores, snapshot.device) / size
         drawn = samples if self.draws is None else min(self.draws, samples)
         few = take(batch, slice(0, drawn))
         cotangent = torch.ones_like(outputs[:drawn])
@@ -163,7 +163,7 @@ class FisherTrace(Quantity):
                 group = max(1, drawn // GROUPS)
                 return training_pass(snapshot, take(batch, slice(0, group))) / group
             run = lambda: plan.squared_norms(module, snapshot.outputs, few, [cotangent] * columns)  # noqa: E731
-            return seconds(run, snapshot.device) / len(cotangent)
+            return trial(run, snapshot.device) / len(cotangent)
 
         first, cost = norms(1), 0.0
         for estimator in (self.estimator, *self.also):
