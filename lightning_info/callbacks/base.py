@@ -34,6 +34,7 @@ from lightning_info.quantities.quantity import Quantity
 from lightning_info.replica.batch_norm import BatchNormStatistics
 from lightning_info.replica.declared_samples import Collate, DeclaredSamples, Split
 from lightning_info.replica.isolation import isolated
+from lightning_info.replica.noise import Noise
 from lightning_info.replica.prediction import Adapter
 from lightning_info.reporting.table import Curve
 
@@ -359,6 +360,7 @@ class InfoCallback(WithoutTrainer):
         self._prepared = False
         self._skipped = 0
         self._summary = ""
+        self._noise = Noise(self.seed)
         self._private = self.quantity.moves_weights
         self._initial = None
         self._finished = set()
