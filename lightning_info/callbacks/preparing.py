@@ -190,6 +190,10 @@ class Preparing(Resuming):
         if math.isfinite(self._forecast.plain) and math.isnan(budget.expected):
             budget.expect(trainer, account, step, self._forecast.plain * trainer.accumulate_grad_batches)
         less: dict[str, None] = {}
+        if self._resumed:  # as before
+            again, self._cheapened = self._cheapened, 0
+            for _ in range(again):
+                less[self._cheaper()[0]] = None
         while not self._affords(trainer, account.next_point + account.ending):
             words, part = self._cheaper()
             if not words:

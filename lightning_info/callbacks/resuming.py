@@ -63,6 +63,7 @@ class Resuming(Points, Callback, ABC):
             "spent": self._clock.spent,
             "point": self.account.point,
             "points": self._points,
+            "cheapened": self._cheapened,
             "finished": sorted(self._finished),
             "epochs": dict(self._epochs),
             "samples": self._samples.state(),
@@ -92,6 +93,7 @@ class Resuming(Points, Callback, ABC):
             self._clock, self._changes = clock, changes
             self._step, self._points, self._saved = position
             self.account.point = float(state["point"])
+            self._cheapened = int(state.get("cheapened", 0))
             self._resumed = True
             if changes:
                 self.history, self._ended = {}, history
