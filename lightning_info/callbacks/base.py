@@ -94,6 +94,7 @@ class InfoCallback(Preparing):
         max_overhead: float | None = None,
         batch_norm: BatchNormStatistics = "running",
         summary: bool = True,
+        save_samples: bool = True,
     ) -> None:
         owner = type(self).__name__
         check_quantity(owner, quantity)
@@ -118,7 +119,7 @@ class InfoCallback(Preparing):
         self.quantity = quantity
         self.num_samples, self.reference, self.adapter = num_samples, reference, adapter
         self.seed, self.prefix, self.on_error, self.summary = seed, prefix or None, on_error, summary
-        self.batch_norm = batch_norm
+        self.batch_norm, self.save_samples = batch_norm, save_samples
         self.history = {}
         self._schedule = Schedule(every_n_epochs, every_n_train_steps, max_overhead)
         self._active = False

@@ -60,6 +60,15 @@ def starts_anew(changes: Mapping[str, tuple[str, str]], step: int) -> str:
     )
 
 
+def other_samples(saves: bool) -> str:
+    """A resumed run could not take up the samples of the checkpoint."""
+    why = "" if saves else ", as save_samples=False keeps them out of checkpoints"
+    return (
+        f"the curve goes on with other reference samples than before{why}: from here on values differ by the choice of "
+        f"samples too, which no error bar holds"
+    )
+
+
 def time_taken(tag: str, points: int, overhead: float, elapsed: float) -> str:
     """Of all that a callback did."""
     return f"{tag}: the check at the start, {points} points and their figures took {overhead:.1%} of {elapsed:.3g} s"

@@ -16,6 +16,7 @@ from lightning_info.replica.outputs_only import OutputsOnly
 from lightning_info.replica.prediction import Adapter, Predictor
 from lightning_info.replica.replicate import replicate
 from lightning_info.replica.sample_axis import Layouts
+from lightning_info.replica.sample_store import LARGEST_STORE, SampleStore
 from lightning_info.replica.snapshot import Audit, ForwardStatistic, ModelSnapshot
 from lightning_info.replica.stand_in_trainer import StandInTrainer
 from lightning_info.reporting.layout import Chart, write_layout
@@ -62,6 +63,7 @@ class Member(ABC):
     """What a session asks of a callback."""
 
     quantity: Quantity
+    num_samples: int
     prefix: str | None
     summary: bool
 
@@ -122,13 +124,17 @@ class Session:
     Attributes:
         members: The callbacks, in the order of the Trainer.
         layouts: Where the samples of a batch are, by what must agree for two callbacks to find the same.
+        store: The reference samples of all of them.
     """
 
     _of_trainers: ClassVar[WeakKeyDictionary[Any, Session]] = WeakKeyDictionary()
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    def __init__(self, members: Sequence[Member], processes: int = 1) -> None:
         self.members = members
         self.layouts: Layouts = {}
+        # every process gets the samples of all, and then nothing of them is shared
+        readers = 1 if processes == 1 else processes * len(members)
+        self.store = SampleStore(LARGEST_STORE // readers, max((c.num_samples for c in members), default=0))
         self._joined: list[Member] = []
         self._through: list[Member] = []  # with the present batch
         self._ended: list[Member] = []
@@ -141,7 +147,7 @@ class Session:
         """The session of the run that starts; the first callback that joins opens it."""
         session = cls._of_trainers.get(trainer)
         if session is None or member in session._joined:
-            session = cls([c for c in trainer.callbacks if isinstance(c, Member)])
+            session = cls([c for c in trainer.callbacks if isinstance(c, Member)], trainer.world_size)
             cls._of_trainers[trainer] = session
         session._joined.append(member)
         return session
