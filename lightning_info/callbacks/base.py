@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -32,7 +31,8 @@ from lightning_info.quantities.quantity import Quantity
 from lightning_info.replica.batch_norm import BatchNormStatistics
 from lightning_info.replica.isolation import isolated
 from lightning_info.replica.prediction import Adapter
-from lightning_info.reporting.table import Curve
+from lightning_info.replica.user_warning import warn
+from lightning_info.reporting.table import Curve, last_values
 
 
 class InfoCallback(Preparing):
@@ -149,8 +149,12 @@ class InfoCallback(Preparing):
         return {"quantity": self.quantity.name} if type(self) is InfoCallback else {}
 
     def report(self) -> str:
-        """What is measured, on which samples, when, and who computes what and why: as said before the first step."""
-        return self._summary or f"{type(self).__name__}: nothing is known before the first batch of fit"
+        """All that is known: what is measured, on which samples, when, who computes what and why; values; warnings."""
+        if not self._summary:
+            return f"{type(self).__name__}: nothing is known before the first batch of fit"
+        overhead = self.tagged(f"{self.family}/overhead")
+        history = {tag: curve for tag, curve in self.history.items() if tag != overhead}
+        return "\n\n".join(filter(None, [self._summary, last_values(history), *self._error_policy.told]))
 
     # ---- hooks
 
@@ -199,7 +203,7 @@ class InfoCallback(Preparing):
         self._session = Session.join(trainer, self)
         self._write_layout(trainer)  # of another fit of the same trainer
         if self._session.is_new and not trainer.loggers and not trainer.fast_dev_run and not self._offline:
-            rank_zero_warn(
+            warn(
                 f"{type(self).__name__}: the Trainer has no logger; values go to callback.history and "
                 f"trainer.callback_metrics only"
             )
@@ -271,7 +275,8 @@ class InfoCallback(Preparing):
             if trainer is not None:
                 self._session.drop(self)
                 self._write_layout(trainer)  # if the others were waiting for it
-            rank_zero_warn(f"{error}\n\n{owner} is off, and training goes on (on_error='raise' ends it instead)")
+            alike = owner if trainer is None else self._session.first_to_say(owner, self._off)
+            warn(messages.refused(owner, self._off, alike))
 
     # ---- without a Trainer: what ``lightning_info.measure`` calls in the place of the hooks
 
@@ -374,9 +379,11 @@ class InfoCallback(Preparing):
 
     def closing_lines(self) -> list[str]:
         """What is printed below the table at the end of fit."""
-        name = self.tagged(self.quantity.name)
-        lines = [messages.time_taken(name, self._points, self._clock.overhead, self._clock.elapsed)]
-        return [*lines, *filter(None, [self.quantity.closing_text(self.record())])]
+        return list(filter(None, [self.quantity.closing_text(self.record())]))
+
+    def time_taken(self) -> tuple[str, float]:
+        """How many points there are, and which share of the run's time they took."""
+        return f"{self.tagged(self.quantity.name)} {self._points} points", self._clock.overhead
 
     # ---- small things
 

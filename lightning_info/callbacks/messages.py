@@ -69,6 +69,16 @@ def other_samples(saves: bool) -> str:
     )
 
 
-def time_taken(tag: str, points: int, overhead: float, elapsed: float) -> str:
-    """Of all that a callback did."""
-    return f"{tag}: the check at the start, {points} points and their figures took {overhead:.1%} of {elapsed:.3g} s"
+def refused(owner: str, reason: str, first: str) -> str:
+    """What cannot be measured, before the lines of code that may belong to it.
+
+    Args:
+        owner: Name of the callback's class.
+        reason: Why.
+        first: Of the class that was refused for that reason first.
+    """
+    off = f"{owner} is off, and training goes on (on_error='raise' ends it instead)"
+    if first != owner:
+        return f"{owner}: refused as {first} is; {off}"
+    head, _, code = reason.partition("\n\n")
+    return f"{head.rstrip(':.')}. {off}" + (f":\n\n{code}" if code else "")

@@ -131,7 +131,11 @@ def preflight(
     except NotMeasurable as error:
         raise Refused(f"{owner}: {error}") from error
     except NotCovered as error:
-        raise Refused(f"{owner}: no engine gives exact per-sample gradients of {name}: {error}") from error
+        raise Refused(
+            f"{owner}: the gradients of single samples of {name} cannot be had exactly, without which nothing is "
+            f"measured; give an adapter that predicts every sample by itself, {owner}(adapter=...), as in the "
+            f"documentation. No engine gives exact per-sample gradients: {' '.join(str(error).split())}"
+        ) from error
     weights = sum(sizes(trainable(module).values()))
     rows["module"] = f"{name}, {weights:,} trainable weights, {prediction.described}"
     return Findings(snapshot, rows | beside, writes, whole)

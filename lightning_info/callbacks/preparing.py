@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -25,6 +26,8 @@ from lightning_info.replica.reference_samples import LARGEST_STATE
 from lightning_info.replica.sample_pool import bytes_of
 from lightning_info.replica.snapshot import ModelSnapshot
 
+PRINTED = ("samples", "steps", "unmeasured", "not", "mask", "weights", "padding", "left out", "BatchNorm", "cost")
+"""Rows of the summary that are printed before the first step, besides what is measured; the report has all."""
 MOST_SKIPPED = 10
 """Batches for which ``training_step`` returns None that are waited out before there is one to look at."""
 
@@ -155,8 +158,18 @@ class Preparing(Resuming):
                     rows["samples"] = f"the first {size} samples of the data, or all where it holds fewer; eval mode"
             self._summary = summary_text(f"{owner}{f'(prefix={self.prefix!r})' if self.prefix else ''}", rows)
             if not self._offline:
-                rank_zero_info(self._summary)
+                rank_zero_info(self._brief(rows))
         return True
+
+    def _brief(self, rows: Mapping[str, str]) -> str:
+        """What is printed of the summary: what differs from what other callbacks have said."""
+        owner, parts = type(self).__name__, []
+        for title in PRINTED:
+            text = rows.get(title, "")
+            if text and self._session.first_to_say(self.tagged(owner), f"{title} {text}") == self.tagged(owner):
+                parts.append(text if title in ("samples", "cost") else f"{title} {text}")
+        text = f"{self.tagged(owner)}: {rows['measures']}; {'; '.join(parts)}. More in report()"
+        return textwrap.fill(text, 116, subsequent_indent="  ")
 
     def _expect(self, trainer: Any, batch: Any) -> int:
         """Reference samples there are, or will be if all are like those of a batch and the data set has as many."""

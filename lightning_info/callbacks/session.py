@@ -110,6 +110,10 @@ class Member(ABC):
         """Curves with a value at the last point, by whole tag."""
 
     @abstractmethod
+    def time_taken(self) -> tuple[str, float]:
+        """What it did, and the share of the run's time that it took."""
+
+    @abstractmethod
     def closing_lines(self) -> list[str]:
         """What is printed below the table."""
 
@@ -135,6 +139,7 @@ class Session:
         # every process gets the samples of all, and then nothing of them is shared
         readers = 1 if processes == 1 else processes * len(members)
         self.store = SampleStore(LARGEST_STORE // readers, max((c.num_samples for c in members), default=0))
+        self._told: dict[str, str] = {}  # what was said -> who said it
         self._joined: list[Member] = []
         self._through: list[Member] = []  # with the present batch
         self._ended: list[Member] = []
@@ -182,6 +187,10 @@ class Session:
 
     # ---- what is said once for all
 
+    def first_to_say(self, owner: str, text: str) -> str:
+        """Who said this first, by class; it is the owner unless somebody did before."""
+        return self._told.setdefault(text.replace(owner, ""), owner)
+
     def write_layout(self, trainer: Any) -> list[Exception]:
         """Lay the charts out once every callback knows its own.
 
@@ -209,6 +218,8 @@ class Session:
         ]
         if told:
             print("\n" + summary_table(curves, rows))
+            taken = [c.time_taken() for c in told]
+            print(f"Time, with checks and figures: {', '.join(f'{name} {share:.1%}' for name, share in taken)}")
             print("\n".join(line for c in told for line in c.closing_lines()))
 
     # ---- snapshots of the present step

@@ -30,6 +30,7 @@ class GivenSamples:
         self.given = given
         self.convert = convert
         self.pool = SamplePool(wanted)
+        self._tensors = None if isinstance(given, Dataset) else tuple(given)
         self._items = _items(given) if isinstance(given, Dataset) else None
         self._layout: Layout | None = None
 
@@ -39,8 +40,8 @@ class GivenSamples:
         Raises:
             ValueError: There is none.
         """
-        if self._items is None:
-            self._keep(tuple(self.given), size)
+        if self._tensors is not None:
+            self._keep(self._tensors, size)
         while self._items is not None and self.pool.count < size:
             samples = list(itertools.islice(self._items, min(AT_ONCE, size - self.pool.count)))
             if not samples:

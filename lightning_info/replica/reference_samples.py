@@ -187,9 +187,7 @@ class ReferenceSamples:
         self.parts = next((list(group.get("parts", ())) for group in state), [])
         self.complete = True
 
-    def fill(
-        self, given: Dataset[Any] | Sequence[Tensor], convert: Callable[[Any], Any] = lambda batch: batch
-    ) -> None:
+    def fill(self, given: Dataset[Any] | Sequence[Tensor], convert: Callable[[Any], Any] = lambda batch: batch) -> None:
         """Take the samples from a data set (collated in the default way) or from tensors that share axis 0.
 
         Args:

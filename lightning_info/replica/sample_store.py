@@ -62,9 +62,7 @@ class SampleStore:
             pool.keep(batch, pool.count, pool.count, num_samples(batch), None)
         return pool
 
-    def given(
-        self, given: Dataset[Any] | Sequence[Tensor], size: int, convert: Callable[[Any], Any]
-    ) -> list[Any]:
+    def given(self, given: Dataset[Any] | Sequence[Tensor], size: int, convert: Callable[[Any], Any]) -> list[Any]:
         """Batches of the first samples of what the user gives; callbacks with the same object share them.
 
         Args:

@@ -96,7 +96,9 @@ def test_the_limit_is_one_for_all():
     store = SampleStore(20 * each + 100, 30)  # two who see the samples at different places share nothing but the limit
     one, other = ReferenceSamples(30, store), ReferenceSamples(30, store)
     one.lay(LAYOUT)
-    other.lay(Layout({path: axis for path, axis in LAYOUT.axes.items() if path != ("ages",)}, LAYOUT.shared | {("ages",)}))
+    other.lay(
+        Layout({path: axis for path, axis in LAYOUT.axes.items() if path != ("ages",)}, LAYOUT.shared | {("ages",)})
+    )
     for number, piece in enumerate(STREAMS["alike"]):
         one.add(piece, of=number)
         other.add(piece, of=number)

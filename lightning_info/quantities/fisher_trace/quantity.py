@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from matplotlib.figure import Figure
 from typing_extensions import override
 
@@ -30,6 +29,7 @@ from lightning_info.quantities.quantity import Point, Quantity, Record
 from lightning_info.replica.alone import Misattributed
 from lightning_info.replica.snapshot import ForwardStatistic, ModelSnapshot, Unavailable
 from lightning_info.replica.timing import seconds, training_pass
+from lightning_info.replica.user_warning import warn
 from lightning_info.reporting.layout import Chart
 
 Also = Literal["empirical", "exact", "hessian"]
@@ -75,7 +75,7 @@ class FisherTrace(Quantity):
         if self.engine == COTANGENT and "exact" in (self.estimator, *self.also):
             raise ValueError(f"{owner}: the engine 'cotangent' is never exact; choose another engine or estimator")
         if self.estimator == "sampled":
-            rank_zero_warn(
+            warn(
                 f"{owner}: with estimator='sampled' a confident network's trace is carried by labels that are almost "
                 f"never drawn; its stderr then covers the truth in one case of ten. The default 'importance' does not"
             )
