@@ -111,6 +111,11 @@ def preflight(
     except Skipped:
         raise
     except NoPrediction as error:
+        if not trainable(module):
+            raise Refused(
+                f"{owner}: none of the weights of {name} is trained (requires_grad is False for all of them), and it "
+                f"is trained weights that are measured; set requires_grad for some of them before fit"
+            ) from error
         lines = ADAPTER_LINES.format(callback=owner)
         raise Refused(f"{owner}: {error}. Tell it what the module predicts:\n\n{lines}") from error
     except SamplesMixed as error:

@@ -167,7 +167,7 @@ class Preparing(Resuming):
         for title in PRINTED:
             text = rows.get(title, "")
             if text and self._session.first_to_say(self.tagged(owner), f"{title} {text}") == self.tagged(owner):
-                parts.append(text if title in ("samples", "cost") else f"{title} {text}")
+                parts.append(text if title == "samples" or text.startswith("about") else f"{title} {text}")
         text = f"{self.tagged(owner)}: {rows['measures']}; {'; '.join(parts)}. More in report()"
         return textwrap.fill(text, 116, subsequent_indent="  ")
 

@@ -73,6 +73,22 @@ def test_the_report_has_every_value_with_its_error_and_the_warnings():
     assert next(row for row in rows if row[:1] == ["fisher/empirical_trace"])[3] == f"{error:.5g}"
 
 
+class Frozen(Classifier):
+    """Nothing is trained, and cross_entropy is called."""
+
+    def training_step(self, batch, batch_idx):
+        self.requires_grad_(False)
+        return super().training_step(batch, batch_idx).requires_grad_()
+
+
+def test_a_frozen_net_is_not_told_that_it_calls_no_loss():
+    module = Frozen().requires_grad_(False)
+    (said,) = [text for w in fit(module, FisherTraceCallback()) if "is off" in (text := str(w.message))]
+    assert "none of the weights of Frozen is trained" in said
+    assert "likelihood" not in said
+    assert "\n" not in said
+
+
 def test_the_same_refusal_is_told_in_full_once():
     said = [str(w.message) for w in fit(HandWritten(), FisherTraceCallback(), WeightInfoCallback())]
     first, second = [text for text in said if "is off" in text]
