@@ -15,13 +15,15 @@ from torch.utils.data import Dataset
 
 from lightning_info import validation
 from lightning_info.callbacks import messages
+from lightning_info.callbacks.budget import Account
 from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.error_policy import ErrorPolicy, Refused, WrongArgument
 from lightning_info.callbacks.monitors import monitors
 from lightning_info.callbacks.options import ARGUMENTS, MARK, show_common_options
 from lightning_info.callbacks.preflight import refuse_sharding
 from lightning_info.callbacks.preparing import MOST_SKIPPED, Preparing
-from lightning_info.callbacks.processes import in_any_process, of_rank_zero
+from lightning_info.callbacks.processes import in_any_process
+from lightning_info.callbacks.progress import progress
 from lightning_info.callbacks.reference_collector import ReferenceCollector
 from lightning_info.callbacks.resuming import steps_taken
 from lightning_info.callbacks.schedule import Schedule
@@ -29,6 +31,7 @@ from lightning_info.callbacks.session import Session
 from lightning_info.quantities.checks import check_quantity
 from lightning_info.quantities.quantity import Quantity
 from lightning_info.replica.batch_norm import BatchNormStatistics
+from lightning_info.replica.declared_samples import Collate, DeclaredSamples, Split
 from lightning_info.replica.isolation import isolated
 from lightning_info.replica.prediction import Adapter
 from lightning_info.replica.user_warning import warn
@@ -68,7 +71,7 @@ class InfoCallback(Preparing):
     """
 
     _off = ""  # why nothing is measured in this run
-    _decision: tuple[tuple[int, int], bool] | None  # epoch and batch of the last decision, and whether a point is due
+    _decision: tuple[tuple[int, int, int], bool] | None  # epoch, batch and step of the last, and if a point is due
     _offline = False  # measured without a Trainer
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -88,6 +91,9 @@ class InfoCallback(Preparing):
         # LightningCLI cannot build a subclass of Dataset[Any]
         reference: Dataset | Sequence[Tensor] | None = None,  # type: ignore[type-arg]
         adapter: Adapter | None = None,
+        split: Split | None = None,
+        collate: Collate | None = None,
+        batch_axes: dict[str, int | None] | dict[int, int | None] | None = None,
         seed: int = 0,
         prefix: str | None = None,
         on_error: Literal["warn", "raise"] = "warn",
@@ -118,6 +124,8 @@ class InfoCallback(Preparing):
             )
         self.quantity = quantity
         self.num_samples, self.reference, self.adapter = num_samples, reference, adapter
+        self.split, self.collate, self.batch_axes = split, collate, batch_axes
+        self._declared = DeclaredSamples(owner, split, collate, batch_axes)
         self.seed, self.prefix, self.on_error, self.summary = seed, prefix or None, on_error, summary
         self.batch_norm, self.save_samples = batch_norm, save_samples
         self.history = {}
@@ -192,6 +200,7 @@ class InfoCallback(Preparing):
             self._restart()
         self._trainer = id(trainer)
         self._clock = Clock(self._clock.elapsed_before, self._clock.spent) if self._resumed else Clock()
+        self.account.clock, self.account.is_open = self._clock, True
         for tag, curve in {**self._ended, **self.history}.items():  # monitors need not wait for the next point
             finite = [value for _, value in curve if math.isfinite(value)]
             if finite and self._is_logged(tag):
@@ -217,7 +226,8 @@ class InfoCallback(Preparing):
         except Exception:
             is_idle = False  # it is told below, by the same error
         if not is_idle:
-            with self._or_off(trainer), self._clock.spending(), self._error_policy.guard("its bookkeeping"):
+            shown = progress(trainer, type(self).__name__, steps_taken(trainer), self.account.point)
+            with self._or_off(trainer), self._clock.spending(), self._error_policy.guard("its bookkeeping"), shown:
                 self._act(trainer, pl_module, batch, batch_idx)
         if self._active:
             self._session.leave_batch(self)
@@ -244,17 +254,25 @@ class InfoCallback(Preparing):
                 self._session.print_table()
 
     def _end(self, trainer: Any, pl_module: Any) -> None:
-        with self._clock.spending(), self._error_policy.guard("its bookkeeping"), isolated(pl_module.device):
+        shown = progress(trainer, type(self).__name__, steps_taken(trainer), self.account.point)
+        with self._clock.spending(), self._error_policy.guard("its bookkeeping"), isolated(pl_module.device), shown:
             if not self._samples.complete:
                 if not in_any_process(trainer, bool(self._samples.groups)):
                     return
                 self._close_samples(trainer, pl_module)
             step = self._step = steps_taken(trainer)
-            if step != self._measured and not trainer.fast_dev_run:
+            if step != self._measured and not trainer.fast_dev_run and self._ends_with_point(trainer):
                 due = [c for c in self._session.members if c.is_ready and c.last_step != step]
                 self._measure_and_log(trainer, pl_module, step, due)
             if self._measured is not None:
                 self._report_end(trainer)
+        self.account.is_open = False
+
+    def _ends_with_point(self, trainer: Any) -> bool:
+        if self._points or self._affords(trainer, self.account.ending):
+            return True
+        self._error_policy.warn_once(messages.no_room(self.account.point), "budget")
+        return False
 
     @contextmanager
     def _or_off(self, trainer: Any = None) -> Iterator[None]:
@@ -338,9 +356,9 @@ class InfoCallback(Preparing):
 
     def is_due(self, trainer: Any, batch_idx: int) -> bool:
         """Whether a point falls on this batch; decided once, by whichever of our callbacks asks first."""
-        now = (trainer.current_epoch, batch_idx)
+        step = steps_taken(trainer)
+        now = (trainer.current_epoch, batch_idx, step)  # with dataloader_iter, the number of the batch comes twice
         if self._decision is None or self._decision[0] != now:
-            step = steps_taken(trainer)
             epochs = trainer.current_epoch if batch_idx == 0 and trainer.current_epoch > 0 else None
             # an epoch that was ended early has its last step twice: again as the first of the next epoch
             if step == self._measured or (step == self._step and epochs is None):
@@ -351,15 +369,15 @@ class InfoCallback(Preparing):
         return self._decision[1]
 
     def _falls_due(self, trainer: Any, step: int, epochs: int | None) -> bool:
-        if step == 0 or trainer.fast_dev_run:
+        if trainer.fast_dev_run:
             return step == 0
         if not self._schedule.falls_on(step, epochs):
             return False
-        if self._schedule.budget is None:
+        account = self.account
+        if account.limit is None:
             return True
-        return of_rank_zero(
-            trainer, self._schedule.affords(self._point_seconds, self._clock.spent, self._clock.elapsed)
-        )
+        self._session.budget.expect(trainer, account, step)
+        return self._affords(trainer, account.next_point + account.ending, self._schedule.is_early(step))
 
     def _take(self, trainer: Any, pl_module: Any, batch_idx: int) -> None:
         """The point that is due at this batch, if its samples are there."""
@@ -390,8 +408,9 @@ class InfoCallback(Preparing):
     def _restart(self) -> None:
         self.quantity.reset()
         self._error_policy = ErrorPolicy(type(self).__name__, self.on_error)
-        self._collector = ReferenceCollector(self.num_samples, self.reference, self._error_policy)
+        self._collector = ReferenceCollector(self.num_samples, self.reference, self._error_policy, self._declared)
         self._clock = Clock()
+        self.account = Account(self._clock, self._schedule.budget)
         self._chunk = self._collector.chunk
         self._prepared = False
         self._skipped = 0
@@ -408,8 +427,8 @@ class InfoCallback(Preparing):
         self._step = None
         self._measured = None
         self._points = 0
-        self._point_seconds = 0.0
-        self._drawing = 0.5  # what the first figure is expected to take
+        self._drawing = 0.0
+        self._cheapened = 0
 
 
 InfoCallback.__doc__ = (InfoCallback.__doc__ or "").replace(MARK, ARGUMENTS)

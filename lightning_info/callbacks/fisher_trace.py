@@ -40,6 +40,8 @@ class FisherTraceCallback(InfoCallback):
       in for; it may be negative.
     - ``fisher_layers/<module>``: the share of each module's own parameters (``root`` for the LightningModule's);
       always in ``history``, in the loggers with ``per_layer=True``.
+    - ``fisher/loss_gradient_trace`` and ``_stderr``, instead of all of these, where no likelihood is known and the loss
+      is a mean or sum over samples: the mean of ``‖∇ loss‖²`` over samples, which is not the Fisher information.
     - figure ``fisher/layers``: heat map of these over training.
 
     Args:

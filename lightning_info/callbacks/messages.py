@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -82,3 +83,20 @@ def refused(owner: str, reason: str, first: str) -> str:
         return f"{owner}: refused as {first} is; {off}"
     head, _, code = reason.partition("\n\n")
     return f"{head.rstrip(':.')}. {off}" + (f":\n\n{code}" if code else "")
+
+
+def within_budget(limit: float, floor: float, expected: float) -> str:
+    """What the callbacks of a run may take together."""
+    if limit >= 1:
+        return ""
+    seconds = "" if math.isnan(expected) else f", now about {max(floor, limit * expected):.2g} s"
+    share = f"{limit:.2g} of the run's time or {floor:.2g} s{seconds}"
+    return f"; as far as they fit into the budget of all callbacks ({share})"
+
+
+def no_room(point: float) -> str:
+    """A point does not fit into the budget."""
+    return (
+        f"no point fits into the time budget of the run so far, as one takes about {point:.2g} s; max_overhead=... "
+        f"makes the budget larger, and every_n_epochs=1 measures whatever it takes"
+    )

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from typing_extensions import TypedDict
 
 from lightning_info.replica.batch_norm import BatchNormStatistics
+from lightning_info.replica.declared_samples import Collate, Split
 from lightning_info.replica.prediction import Adapter
 
 MARK = "        **common: The arguments that all callbacks share, see :class:`~.CommonOptions`.\n"
@@ -27,11 +28,21 @@ ARGUMENTS = """\
         adapter: ``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)`` with ``"categorical"``
             (logits), ``"bernoulli"`` (logits), ``"gaussian"`` (means), ``"laplace"``, ``"huber"`` (locations) or
             ``"poisson"`` (log-rates), where the ``training_step`` hides them.
+        split: ``batch -> [sample, ...]``, for batches that fall into samples along no axis (graphs, flat tensors with
+            offsets, a class of your own); needs ``collate``. Batches of PyTorch Geometric, packed sequences, and flat
+            tensors beside an index of their samples need neither.
+        collate: ``[sample, ...] -> batch``, such as the ``collate_fn`` of the loader: joins what ``split`` gives, and
+            the items of a Dataset given as ``reference``.
+        batch_axes: Name or position of a tensor in the batch -> the axis of its samples, None if it belongs to all
+            of them: ``{"x": 1, "table": None}``, ``{0: 1}``, ``{"inputs.0": 1}``. Tensors that are not named carry
+            samples where axis 0 is as long. Without it the axes are found by experiment.
         seed: Of all random numbers of the measurements; training's own are never touched.
         prefix: Put in front of every tag, ``prefix/...``.
         on_error: ``"warn"``: a measurement that fails is one warning and NaN, and a module that cannot be measured is
             one warning, after which the callback is off. ``"raise"``: either ends the run.
-        max_overhead: Largest share of the run's time; by default 0.05 without an interval and no limit with one.
+        max_overhead: Largest share of the run's time for all callbacks without an interval together (of several, the
+            largest), or 3 s if that is more; by default 0.05, and no limit with an interval. What does not fit is
+            measured with fewer draws or samples, which is said, or left out. 1 is no limit.
         batch_norm: BatchNorm layers use their ``"running"`` statistics, as ``module.eval()`` does, or those of the
             ``"reference"`` samples at the measured weights. Running ones lag behind the weights and are arbitrary
             at initialisation: the first some 100 steps of a curve then show their warm-up more than the weights.
@@ -49,6 +60,9 @@ class CommonOptions(TypedDict, total=False):
     every_n_train_steps: int | None
     reference: Dataset | Sequence[Tensor] | None  # type: ignore[type-arg]
     adapter: Adapter | None
+    split: Split | None
+    collate: Collate | None
+    batch_axes: dict[str, int | None] | dict[int, int | None] | None
     seed: int
     prefix: str | None
     on_error: Literal["warn", "raise"]

@@ -35,7 +35,7 @@ from lightning_info.reporting.scalars import report_scalars
 from lightning_info.reporting.table import Curve
 
 FIGURE_SHARE = 0.02
-"""Figures are dear (0.2 s): at points 4, 8, 16, ... within this share of the run's time, and at the end of fit."""
+"""Figures are dear: at points 4, 8, 16, ... within this share of the run's time, and at the end of fit."""
 MOST_BATCHES = 8
 """Batches that are looked at where the samples' order may be the cause of a failure."""
 
@@ -64,7 +64,6 @@ class Points(Member):
     _private: bool  # replicas must not share the weights, as the module writes to them when it runs
     _measured: int | None  # step of the last point
     _points: int  # how many there are
-    _point_seconds: float  # of the last point, which the next one is expected to take
     _drawing: float  # seconds spent on figures
     _epochs: dict[int, float]  # passed at the measured steps
     _finished: set[str]  # tags of the quantity's ``finish``, without prefix
@@ -151,10 +150,10 @@ class Points(Member):
             for tag, shown in self.quantity.histograms().items():
                 for refusal in report_histogram(trainer, self.tagged(tag), shown, step):
                     self._error_policy.report(refusal, "writing a histogram to a logger", step)
-        self._point_seconds = self._clock.elapsed - started
+        self.account.took(self._clock.elapsed - started)
         doubled = self._points >= 4 and self._points & (self._points - 1) == 0
-        if doubled and self._drawing <= FIGURE_SHARE * self._clock.elapsed:
-            self._draw(trainer, step)
+        if doubled and self._affords(trainer, self.account.figures + self.account.ending, early=False):
+            self._draw(trainer, step, FIGURE_SHARE * self._clock.elapsed)
 
     def _values(
         self, trainer: Any, pl_module: Any, step: int, due: Sequence[Member], initial: ModelSnapshot | None
@@ -272,7 +271,8 @@ class Points(Member):
         """What is known only at the end of fit."""
         assert self._measured is not None
         self._write_end(trainer)
-        self._draw(trainer, self._measured)
+        if self._affords(trainer, self.account.figures):
+            self._draw(trainer, self._measured)
 
     def _write_end(self, trainer: Any) -> None:
         curves: Mapping[str, Curve] = {}
@@ -291,15 +291,21 @@ class Points(Member):
         for step in sorted(by_step):
             self._report_values(trainer, by_step[step], step)
 
-    def _draw(self, trainer: Any, step: int) -> None:
-        if not trainer.is_global_zero:
+    def _affords(self, trainer: Any, seconds: float, early: bool = True) -> bool:
+        """Whether the run's budget has so many seconds left for this callback; decided by the first process."""
+        return of_rank_zero(trainer, self._session.budget.affords(self.account, seconds, early))
+
+    def _draw(self, trainer: Any, step: int, most: float = math.inf) -> None:
+        """Draw the figures, unless with them all of the run's would have taken more seconds than that."""
+        if not trainer.is_global_zero or self._drawing + self.account.figures > most:
             return
         started = self._clock.elapsed
         with self._error_policy.guard("drawing a figure"):
             for tag, draw in self.quantity.figures(self.record()).items():
                 for refusal in report_figure(trainer, self.tagged(tag), draw(), step):
                     self._error_policy.report(refusal, "writing a figure to a logger", step)
-        self._drawing += self._clock.elapsed - started
+        self.account.figures = self._clock.elapsed - started
+        self._drawing += self.account.figures
 
     # ---- small things
 

@@ -24,11 +24,12 @@ from lightning_info.quantities.checks import WrongQuantity
 from lightning_info.quantities.quantity import NotMeasurable
 from lightning_info.replica.blame import text_of
 from lightning_info.replica.layer_selection import NoLayers
+from lightning_info.replica.predicted import NoLikelihood
 from lightning_info.replica.prediction import ADAPTER_LINES, NoPrediction, Prediction, Skipped
 from lightning_info.replica.replicate import NotCopyable
 from lightning_info.replica.sample_axis import Layouts, SamplesMixed, first_predictions, sample_layout
 from lightning_info.replica.snapshot import ModelSnapshot
-from lightning_info.replica.timing import seconds, training_pass
+from lightning_info.replica.uncut import DECLARE, one_graph
 
 STATISTICS = {
     "running": "running statistics, which lag behind the weights in the first steps; batch_norm='reference' takes "
@@ -100,6 +101,7 @@ def preflight(
         whole = _with_samples(snapshot, module, layouts, key)
         snapshot.groups = [spread(whole, CHECK_SAMPLES)]
         prediction = _predict(snapshot, name)
+        prediction.check()
         originals = {id(p) for p in module.parameters()}
         if any(id(leaf) in originals for leaf in leaf_uses(prediction.outputs)):
             raise NotCopyable(f"a copy of {name} still computes with the original's parameters (a closure over it?)")
@@ -110,25 +112,14 @@ def preflight(
         beside = {} if prediction.unknown else loss_rows(owner, name, snapshot, prediction)
     except Skipped:
         raise
-    except NoPrediction as error:
-        if not trainable(module):
-            raise Refused(
-                f"{owner}: none of the weights of {name} is trained (requires_grad is False for all of them), and it "
-                f"is trained weights that are measured; set requires_grad for some of them before fit"
-            ) from error
-        lines = ADAPTER_LINES.format(callback=owner)
-        raise Refused(f"{owner}: {error}. Tell it what the module predicts:\n\n{lines}") from error
-    except SamplesMixed as error:
-        source = snapshot.predictor.source(name)
-        lines = ADAPTER_LINES.format(callback=owner)
-        raise Refused(
-            f"{owner}: what {source} predicts for a sample must not depend on the others of its batch; give an adapter "
-            f"(below), or reference=(x, y) with one. What was seen: {error}. The cause may be that samples are "
-            f"compared with one another (negatives or statistics of the batch, two views joined), that samples of "
-            f"different length lie in one tensor (offsets), that rows are picked by a mask, or that the size or a "
-            f"maximum of the batch is read. An adapter predicts every sample by itself, from tensors whose first axis "
-            f"counts the samples:\n\n{lines}"
-        ) from error
+    except (NoPrediction, SamplesMixed) as error:
+        reason = _no_samples(owner, snapshot, name, error)
+        if isinstance(error, NoPrediction) and not trainable(module):
+            reason = (
+                f"none of the weights of {name} is trained (requires_grad is False for all of them), and it is trained "
+                f"weights that are measured; set requires_grad for some of them before fit"
+            )
+        raise Refused(f"{owner}: {reason}") from error
     except NotCopyable as error:
         raise Refused(f"{owner} measures on a copy of the module, but {error}") from error
     except (NoLayers, WrongQuantity) as error:
@@ -146,21 +137,21 @@ def preflight(
     return Findings(snapshot, rows | beside, writes, whole)
 
 
-def cost_row(snapshot: ModelSnapshot, copying: Callable[[], object], point: Callable[[], float]) -> str:
-    """What a measured point will take, in seconds and in plain passes, by trials on the samples of a snapshot.
-
-    Args:
-        snapshot: A snapshot.
-        copying: Makes a replica.
-        point: Gives the seconds that a point takes beyond that.
-    """
-    try:
-        cost = seconds(copying, snapshot.device) + point()
-        plain = training_pass(snapshot, snapshot.first_chunk())
-    except Exception as error:
-        return f"not known, a trial failed ({type(error).__name__})"
-    passes = f"{cost / plain:.2g} forward and backward passes of {num_samples(snapshot.first_chunk())} samples"
-    return f"about {cost:.2g} s a point, as {passes} (a trial)"
+def _no_samples(owner: str, snapshot: ModelSnapshot, name: str, error: NoPrediction | SamplesMixed) -> str:
+    """Why there is no prediction for each sample, and what to write."""
+    source, lines = snapshot.predictor.source(name), ADAPTER_LINES.format(callback=owner)
+    graph = "" if isinstance(error, NoLikelihood) or not snapshot.groups else one_graph(snapshot.groups[0])
+    if graph:
+        return f"{graph}. What was seen: {error}"
+    if isinstance(error, NoPrediction):
+        return f"{error}. Tell it what the module predicts:\n\n{lines}"
+    return (
+        f"what {source} predicts for a sample must not depend on the others of its batch; give an adapter (below), or "
+        f"say where the samples are by {DECLARE}. What was seen: {error}. The cause may be that samples are compared "
+        f"with one another (negatives or statistics of the batch, two views joined), that samples of different length "
+        f"lie in one tensor, that rows are picked by a mask, or that the size or a maximum of the batch is read. An "
+        f"adapter predicts every sample by itself, from tensors whose first axis counts the samples:\n\n{lines}"
+    )
 
 
 def summary_text(owner: str, rows: Mapping[str, str]) -> str:
@@ -200,7 +191,7 @@ def _with_samples(snapshot: ModelSnapshot, module: nn.Module, layouts: Layouts, 
         layouts[key] = known
     if isinstance(known, SamplesMixed):
         raise known
-    return Batch(batch.bare, known) if isinstance(batch, Batch) else known.wrap(batch)
+    return batch.laid(known) if isinstance(batch, Batch) else known.wrap(batch)
 
 
 def _find_samples(snapshot: ModelSnapshot, batch: Any, module: nn.Module) -> Layout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -12,22 +13,27 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_info.callbacks import messages
-from lightning_info.callbacks.error_policy import Refused
+from lightning_info.callbacks.budget import FLOOR
+from lightning_info.callbacks.error_policy import Refused, WrongArgument
 from lightning_info.callbacks.first_batch import findings
+from lightning_info.callbacks.forecast import Forecast, forecast
 from lightning_info.callbacks.monitors import monitors
-from lightning_info.callbacks.preflight import STATISTICS, cost_row, summary_text
+from lightning_info.callbacks.preflight import STATISTICS, summary_text
 from lightning_info.callbacks.processes import in_any_process
 from lightning_info.callbacks.resuming import Resuming, steps_taken
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.gradients.batches import num_samples, take
 from lightning_info.quantities.checks import prepared
 from lightning_info.replica.batch_norm import on_batch_statistics
+from lightning_info.replica.declared_samples import DoesNotFit
 from lightning_info.replica.reference_samples import LARGEST_STATE
 from lightning_info.replica.sample_pool import bytes_of
 from lightning_info.replica.snapshot import ModelSnapshot
 
-PRINTED = ("samples", "steps", "unmeasured", "not", "mask", "weights", "padding", "left out", "BatchNorm", "cost")
+PRINTED = ("samples", "steps", "unmeasured", "not", "mask", "weights", "padding", "left out", "BatchNorm", "less")
 """Rows of the summary that are printed before the first step, besides what is measured; the report has all."""
+LEAST_SAMPLES = 64
+"""Reference samples below which the run's budget does not go."""
 MOST_SKIPPED = 10
 """Batches for which ``training_step`` returns None that are waited out before there is one to look at."""
 
@@ -43,6 +49,9 @@ class Preparing(Resuming):
     _summary: str
     _prepared: bool  # the check before the first step is done
     _skipped: int  # batches before it for which training_step returned None
+    _rows: dict[str, str]  # of the summary
+    _forecast: Forecast  # of a point
+    _cheapened: int  # how often the quantity was asked to measure less
     _initial: ModelSnapshot | None  # the module at s = 0, until the reference samples are complete
     _left_out: list[int]  # steps that were due before they were
 
@@ -66,6 +75,8 @@ class Preparing(Resuming):
         refusal, seen = None, True
         try:
             with self._error_policy.guard("looking at the first batch"):
+                if self.reference is None:
+                    batch = self._laid(batch)
                 if self._skipped == 0:
                     self._collector.start(trainer, batch, self._saved, self._session.store)
                 self._chunk = self._collector.chunk
@@ -83,6 +94,12 @@ class Preparing(Resuming):
                 self._error_policy.warn_once(reason, "skipped")
             return False
         self._collector.agree(trainer)
+        self._fit_to_budget(trainer)
+        self._summary = summary_text(
+            f"{type(self).__name__}{f'(prefix={self.prefix!r})' if self.prefix else ''}", self._rows
+        )
+        if not self._offline:
+            rank_zero_info(self._brief(self._rows))
         if self._changes:
             self._end_curves(trainer)
         elif self._resumed:
@@ -96,6 +113,13 @@ class Preparing(Resuming):
             if warning:
                 self._error_policy.warn_once(warning, "monitor")
         return True
+
+    def _laid(self, batch: Any) -> Any:
+        """A batch with what the user says about its samples."""
+        try:
+            return self._declared.laid(batch)
+        except DoesNotFit as error:
+            raise WrongArgument(f"{type(self).__name__}: {error}") from error
 
     def _look(self, trainer: Any, pl_module: Any, batch: Any) -> bool:
         """False if ``training_step`` returns None for the samples."""
@@ -131,7 +155,7 @@ class Preparing(Resuming):
         """
         owner = type(self).__name__
         with self._error_policy.guard("the check before the first step"):
-            key = id(self.adapter), id(self.reference), self._samples.complete
+            key = id(self.adapter), id(self.reference), self._samples.complete, self._declared.key
             make = partial(self._new_snapshot, trainer, pl_module, private=True)
             prepare = partial(prepared, self.quantity, point=self._point_at(trainer, steps_taken(trainer)))
             found = findings(owner, pl_module, make, prepare, batch, self._session.layouts, key)
@@ -151,20 +175,19 @@ class Preparing(Resuming):
             if on_batch_statistics(pl_module):
                 rows["BatchNorm"] = STATISTICS[self.batch_norm]
             copying = partial(self._new_snapshot, trainer, pl_module, [])
-            rows["cost"] = cost_row(found.snapshot, copying, partial(self.quantity.cost, found.snapshot, size))
+            self._forecast = forecast(found.snapshot, copying, partial(self.quantity.cost, samples=size))
+            rows["cost"] = self._forecast.text
             if self._offline:
                 del rows["steps"]
                 if self.reference is None:
                     rows["samples"] = f"the first {size} samples of the data, or all where it holds fewer; eval mode"
-            self._summary = summary_text(f"{owner}{f'(prefix={self.prefix!r})' if self.prefix else ''}", rows)
-            if not self._offline:
-                rank_zero_info(self._brief(rows))
+            self._rows = rows
         return True
 
     def _brief(self, rows: Mapping[str, str]) -> str:
         """What is printed of the summary: what differs from what other callbacks have said."""
         owner, parts = type(self).__name__, []
-        for title in PRINTED:
+        for title in (*PRINTED, "cost"):
             text = rows.get(title, "")
             if text and self._session.first_to_say(self.tagged(owner), f"{title} {text}") == self.tagged(owner):
                 parts.append(text if title == "samples" or text.startswith("about") else f"{title} {text}")
@@ -189,6 +212,42 @@ class Preparing(Resuming):
             return f"{size} reference samples{took}"
         limit = self._session.store.limit >> 20
         return f"{size} of {self.num_samples} reference samples{took}, as those of all callbacks may take {limit} MiB"
+
+    def _fit_to_budget(self, trainer: Any) -> None:
+        """Measure with fewer draws and samples where the first and the last point would not fit; say so."""
+        account, budget, step = self.account, self._session.budget, steps_taken(trainer)
+        account.point, account.checked = self._forecast.seconds, account.clock.spent
+        if account.limit is None or self._offline:
+            return
+        if math.isfinite(self._forecast.plain) and math.isnan(budget.expected):
+            budget.expect(trainer, account, step, self._forecast.plain * trainer.accumulate_grad_batches)
+        less: dict[str, None] = {}
+        while not self._affords(trainer, account.next_point + account.ending):
+            words, part = self._cheaper()
+            if not words:
+                break
+            less[words] = None
+            account.point *= part
+        self._rows["steps"] += messages.within_budget(budget.limit, FLOOR, budget.expected)
+        if less:
+            self._rows["less"] = f"{', '.join(less)}, so that a point takes about {account.point:.2g} s"
+        if not self._affords(trainer, account.next_point + account.ending):
+            self._error_policy.warn_once(messages.no_room(account.point), "budget")
+
+    def _cheaper(self) -> tuple[str, float]:
+        """What is measured less from now on, and what is left of a point's cost."""
+        words = ""
+        with self._error_policy.guard("measuring less"):
+            words = self.quantity.cheaper()
+        if words:
+            self._cheapened += 1
+            return words, 0.5
+        before = len(self._samples) if self._samples.complete else self._samples.size
+        after = max(min(LEAST_SAMPLES, before), before // 2)
+        if after == before:
+            return "", 1.0
+        self._samples.shrink(after)
+        return "fewer samples", after / before
 
     def _write_layout(self, trainer: Any) -> None:
         with self._error_policy.guard("writing the chart layout"):

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_info.callbacks.error_policy import ErrorPolicy, Refused
+from lightning_info.callbacks.error_policy import ErrorPolicy, Refused, WrongArgument
 from lightning_info.callbacks.processes import in_all_processes
 from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.layout import Layout
+from lightning_info.replica.declared_samples import DeclaredSamples, DoesNotFit
 from lightning_info.replica.isolation import exits_are_errors
 from lightning_info.replica.reference_samples import ReferenceSamples
 from lightning_info.replica.sample_store import SampleStore
+from lightning_info.replica.uncut import why_not_cut
 
 
 class ReferenceCollector:
@@ -27,6 +29,7 @@ class ReferenceCollector:
         size: How many.
         reference: What the user gives, or None.
         faults: The error policy.
+        declared: What the user says about the samples of a batch.
 
     Attributes:
         samples: The reference samples.
@@ -36,10 +39,17 @@ class ReferenceCollector:
         expected: How many there will be if there is memory for them, as the summary says.
     """
 
-    def __init__(self, size: int, reference: Dataset[Any] | Sequence[Tensor] | None, faults: ErrorPolicy) -> None:
+    def __init__(
+        self,
+        size: int,
+        reference: Dataset[Any] | Sequence[Tensor] | None,
+        faults: ErrorPolicy,
+        declared: DeclaredSamples,
+    ) -> None:
         self.samples = ReferenceSamples(size)
         self.reference = reference
         self.faults = faults
+        self.declared = declared
         self.chunk = 32
         self.origin = "the first that pass in training"
         self.same = False
@@ -60,12 +70,9 @@ class ReferenceCollector:
         self.samples.store = store
         try:
             self.chunk = max(1, num_samples(batch))
-        except Exception as error:  # also of containers that cannot be built anew, such as a PackedSequence
+        except Exception as error:
             if self.reference is None:
-                raise Refused(
-                    f"{self.faults.owner}: {error}; a batch must hold tensors whose axis 0 is the sample axis. "
-                    f"Otherwise give the samples to measure, for example reference=(x, y), with an adapter for them"
-                ) from error
+                raise Refused(f"{self.faults.owner}: {why_not_cut(batch, error)}") from error
         if self.reference is not None:
             self._fill(trainer)
         else:
@@ -88,7 +95,11 @@ class ReferenceCollector:
         self.origin = "those given as reference"
         try:
             with exits_are_errors("drawing reference samples"):
-                self.samples.fill(self.reference, trainer.precision_plugin.convert_input)
+                self.samples.fill(self.reference, self.declared, trainer.precision_plugin.convert_input)
+        except DoesNotFit as error:
+            raise WrongArgument(
+                f"{self.faults.owner}: of reference={type(self.reference).__name__}(...), {error}"
+            ) from error
         except Exception as error:
             raise Refused(
                 f"{self.faults.owner}: no samples can be taken from reference={type(self.reference).__name__}(...): "

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback
 from lightning_info.callbacks import messages
 from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.points import Points
+from lightning_info.replica.declared_samples import DeclaredSamples
 from lightning_info.replica.prediction import LikelihoodCall
 
 
@@ -26,6 +27,7 @@ class Resuming(Points, Callback, ABC):
     _resumed: bool  # a state was taken up, and no batch seen yet
     _changes: dict[str, tuple[str, str]]  # settings that are others than in that state: then and now
     _ended: dict[str, list[tuple[int, float]]]  # the curves of that state if such settings are
+    _declared: DeclaredSamples
     _saved: list[dict[str, Any]] | None  # the reference samples of that state
 
     @property
@@ -60,7 +62,7 @@ class Resuming(Points, Callback, ABC):
             "step": self._step,
             "elapsed": self._clock.elapsed,
             "spent": self._clock.spent,
-            "point": self._point_seconds,
+            "point": self.account.point,
             "points": self._points,
             "finished": sorted(self._finished),
             "epochs": dict(self._epochs),
@@ -82,7 +84,6 @@ class Resuming(Points, Callback, ABC):
             position = (
                 state["step"],
                 int(state["points"]),
-                float(state["point"]),
                 state["samples"] or None,
             )
             now = self._settings()
@@ -90,7 +91,8 @@ class Resuming(Points, Callback, ABC):
                 name: (old, now[name]) for name, old in state.get("settings", {}).items() if now.get(name, old) != old
             }
             self._clock, self._changes = clock, changes
-            self._step, self._points, self._point_seconds, self._saved = position
+            self._step, self._points, self._saved = position
+            self.account.point = float(state["point"])
             self._resumed = True
             if changes:
                 self.history, self._ended = {}, history
@@ -114,6 +116,8 @@ class Resuming(Points, Callback, ABC):
         if isinstance(self.adapter, LikelihoodCall):
             adapter = repr(self.adapter)
         settings = {"num_samples": self.num_samples, "adapter": adapter, "batch_norm": self.batch_norm}
+        if self._declared.text:
+            settings["samples"] = self._declared.text
         return {name: repr(value) for name, value in (settings | dict(self.quantity.settings())).items()}
 
     def _end_curves(self, trainer: Any) -> None:

@@ -14,8 +14,8 @@ class Schedule:
     Args:
         every_n_epochs: Initialisation, then after epochs n, 2n, ...
         every_n_train_steps: Optimiser steps 0, n, 2n, ...
-        max_overhead: Largest share of the run's time that measurements may take; points beyond it are left out. By
-            default 0.05 without an interval, and no limit with one.
+        max_overhead: Largest share of the run's time that measurements may take, see :class:`~.Budget`. By default 0.05
+            without an interval, and no limit with one.
 
     Without an interval: steps 0, 1, 2, 4, 8, ... and the end of every epoch.
     """
@@ -31,8 +31,7 @@ class Schedule:
             points = "0, the end of every " + ("epoch" if self.every_n_epochs == 1 else f"{self.every_n_epochs} epochs")
         else:
             points = "0, 1, 2, 4, 8, ..., the end of every epoch"
-        limit = "" if self.budget is None else f"; at most {self.budget:.2g} of the run's time"
-        return f"{points}, and the end of fit{limit}"
+        return f"{points}, and the end of fit"
 
     @property
     def budget(self) -> float | None:
@@ -53,14 +52,9 @@ class Schedule:
             return step % self.every_n_train_steps == 0
         if self.every_n_epochs is not None:
             return epochs is not None and epochs % self.every_n_epochs == 0
-        return epochs is not None or step & (step - 1) == 0
+        return epochs is not None or self.is_early(step)
 
-    def affords(self, point: float, spent: float, elapsed: float) -> bool:
-        """Whether another measurement keeps within the budget.
-
-        Args:
-            point: Seconds that it will take.
-            spent: Seconds that measurements took so far.
-            elapsed: Seconds of the run so far.
-        """
-        return self.budget is None or spent + point <= self.budget * (elapsed + point)
+    @staticmethod
+    def is_early(step: int) -> bool:
+        """Whether it is one of 0, 1, 2, 4, 8, ..., which are worth most."""
+        return step & (step - 1) == 0

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from lightning_info.callbacks.budget import Account, Budget
 from lightning_info.gradients.batches import num_samples, take, tensors, without_samples
 from lightning_info.quantities.quantity import Quantity
 from lightning_info.replica.batch_norm import on_batch_statistics
@@ -66,6 +67,7 @@ class Member(ABC):
     num_samples: int
     prefix: str | None
     summary: bool
+    account: Account  # what it takes of the run's budget
 
     @property
     @abstractmethod
@@ -127,6 +129,7 @@ class Session:
 
     Attributes:
         members: The callbacks, in the order of the Trainer.
+        budget: What those without an interval may take of the run's time.
         layouts: Where the samples of a batch are, by what must agree for two callbacks to find the same.
         store: The reference samples of all of them.
     """
@@ -136,6 +139,7 @@ class Session:
     def __init__(self, members: Sequence[Member], processes: int = 1) -> None:
         self.members = members
         self.layouts: Layouts = {}
+        self.budget = Budget()
         # every process gets the samples of all, and then nothing of them is shared
         readers = 1 if processes == 1 else processes * len(members)
         self.store = SampleStore(LARGEST_STORE // readers, max((c.num_samples for c in members), default=0))
@@ -155,6 +159,7 @@ class Session:
             session = cls([c for c in trainer.callbacks if isinstance(c, Member)], trainer.world_size)
             cls._of_trainers[trainer] = session
         session._joined.append(member)
+        session.budget.open(member.account)
         return session
 
     @property
@@ -165,6 +170,7 @@ class Session:
     def drop(self, member: Member) -> None:
         """A callback takes no part any more."""
         self.members = [c for c in self.members if c is not member]
+        member.account.is_open = False
         if len(self._through) >= len(self.members):
             self.clear()
 

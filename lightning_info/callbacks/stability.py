@@ -249,6 +249,8 @@ class StabilityCallback(InfoCallback):
                 if self.batch_norm == "reference":
                     snapshot.use_reference_statistics()
                 most = max(FIGURE_SECONDS, FIGURE_SHARE * self._clock.elapsed)
+                if self.account.limit is not None:
+                    most = min(most, self._session.budget.left(self.account, early=True))
                 point = self._point_at(trainer, self._step)
                 return self.quantity.landscape(snapshot, twin.weights(), point, most)
         except (ValueError, Unavailable) as error:  # no weight has moved, say

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Generator, Tensor
 
@@ -34,6 +37,20 @@ def index(weights: Tensor, generator: Generator | None) -> Tensor:
     cdf = weights.cumsum(-1)
     point = uniform((*weights.shape[:-1], 1), weights, generator) * cdf[..., -1:]
     return torch.searchsorted(cdf, point, right=True).clamp_max(weights.shape[-1] - 1)
+
+
+@contextmanager
+def seeding(device: torch.device, generator: Generator | None) -> Iterator[None]:
+    """What draws from the global generators inside, as ``torch.distributions`` do, draws by one seed from a generator.
+
+    Args:
+        device: Of the values, besides the CPU.
+        generator: Source of the seed; the global generator of the CPU if None. The global ones are put back.
+    """
+    seed = int(torch.randint(0, 2**62, (), generator=generator, device=_device(generator)))
+    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type="cuda"):
+        torch.manual_seed(seed)
+        yield
 
 
 def _device(generator: Generator | None) -> torch.device:

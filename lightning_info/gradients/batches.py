@@ -1,7 +1,8 @@
 """The samples of a batch: counted, taken, joined and replaced along the sample axis.
 
 A batch is any nesting of tuples, lists, dicts and dataclasses. Where its sample axes are known it is a
-:class:`~.layout.Batch`; of another one every leaf carries the samples whose axis 0 has the commonest length.
+:class:`~.layout.Batch`; of another one every leaf carries the samples whose axis 0 has the commonest length. Samples
+that are objects (graphs) are taken and joined as such.
 """
 
 from __future__ import annotations
@@ -33,10 +34,16 @@ def take(batch: Any, index: Tensor | slice) -> Any:
 
     Tensors, arrays, and lists of one object for each sample are restricted.
     """
-    layout = _known(batch).layout
+    known = _known(batch)
+    layout = known.layout
     numbers: list[int] | None = None if isinstance(index, slice) else index.tolist()
+    taken: dict[Path, list[Any]] = {}
 
     def visit(path: Path, value: Any) -> Any:
+        if path in layout.objects:
+            samples = known.samples(path, value)
+            taken[path] = samples[index] if isinstance(index, slice) else [samples[i] for i in numbers or ()]
+            return layout.objects[path].collate(taken[path])
         axis = layout.axes.get(path)
         if axis is None:
             return GO_ON
@@ -46,7 +53,8 @@ def take(batch: Any, index: Tensor | slice) -> Any:
             return value[(slice(None),) * axis + (index if isinstance(index, slice) else numbers,)]
         return type(value)(value[index] if isinstance(index, slice) else [value[i] for i in numbers or ()])
 
-    return _like(batch, rebuilt(bare(batch), visit))
+    found = rebuilt(bare(batch), visit)
+    return Batch(found, layout, taken) if isinstance(batch, Batch) else found
 
 
 def select(tensors: list[Tensor], index: Tensor) -> list[Tensor]:
@@ -102,13 +110,18 @@ def concatenate(batches: list[Any]) -> list[Any]:
         else:
             joined.append([batch])
         last = rest
-    return [group[0] if len(group) == 1 else _join(group) for group in joined]
+    return [join(group) for group in joined]
 
 
 def tensors(batch: Any) -> list[Tensor]:
     """All tensors of a batch, in a fixed order."""
     leaves: list[Tensor] = []
-    apply_to_collection(bare(batch), Tensor, leaves.append)
+
+    def collect(leaf: Tensor) -> Tensor:
+        leaves.append(leaf)
+        return leaf
+
+    map_tensors(batch, collect)
     return leaves
 
 
@@ -120,7 +133,16 @@ def with_tensors(batch: Any, leaves: list[Tensor]) -> Any:
 
 def map_tensors(batch: Any, function: Callable[[Tensor], Any]) -> Any:
     """A batch of the same form with what a function gives for each of its tensors."""
-    return _like(batch, apply_to_collection(bare(batch), Tensor, function))
+    objects = batch.layout.objects if isinstance(batch, Batch) else {}
+    if not objects:
+        return _like(batch, apply_to_collection(bare(batch), Tensor, function))
+
+    def visit(path: Path, value: Any) -> Any:
+        if path in objects:
+            return objects[path].mapped(value, function)
+        return function(value) if isinstance(value, Tensor) else GO_ON
+
+    return _like(batch, rebuilt(bare(batch), visit))
 
 
 def split_samples(batch: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:
@@ -130,6 +152,8 @@ def split_samples(batch: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], An
         NotCovered: No tensor carries them.
     """
     layout = _known(batch).layout
+    if layout.objects:
+        raise NotCovered("its samples are objects, such as graphs, and no tensors")
     carried: dict[Path, Tensor] = {}
 
     def collect(path: Path, value: Any) -> Any:
@@ -160,6 +184,8 @@ def without_samples(batch: Any) -> bytes | None:
     layout = _known(batch).layout
 
     def visit(path: Path, value: Any) -> Any:
+        if path in layout.objects:
+            return type(value).__name__
         axis = layout.axes.get(path)
         if isinstance(value, (Tensor, np.ndarray)) and axis is not None:
             return str(value.dtype), tuple(value.shape[:axis]), tuple(value.shape[axis + 1 :])
@@ -169,7 +195,7 @@ def without_samples(batch: Any) -> bytes | None:
         return GO_ON if axis is None else type(value).__name__
 
     try:
-        return pickle.dumps((sorted(map(repr, layout.axes.items())), rebuilt(bare(batch), visit)))
+        return pickle.dumps((sorted(map(repr, (*layout.axes.items(), *layout.objects))), rebuilt(bare(batch), visit)))
     except Exception:  # of whatever the user keeps in a batch
         return None
 
@@ -182,20 +208,30 @@ def _like(batch: Any, other: Any) -> Any:
     return Batch(other, batch.layout) if isinstance(batch, Batch) else other
 
 
-def _join(batches: list[Any]) -> Any:
-    axes = _known(batches[0]).layout.axes
-    columns: dict[Path, list[Any]] = {path: [] for path in axes}
+def join(batches: list[Any]) -> Any:
+    """One batch of the samples of several that agree in everything else; a single one is given back as it is."""
+    if len(batches) == 1:
+        return batches[0]
+    layout = _known(batches[0]).layout
+    axes, objects = layout.axes, layout.objects
+    columns: dict[Path, list[Any]] = {path: [] for path in (*axes, *objects)}
 
-    def collect(path: Path, value: Any) -> Any:
-        if path not in columns:
-            return GO_ON
-        columns[path].append(value)
-        return value
+    for batch in map(_known, batches):
 
-    for batch in batches:
-        rebuilt(bare(batch), collect)
+        def collect(path: Path, value: Any, batch: Batch = batch) -> Any:
+            if path not in columns:
+                return GO_ON
+            if path in objects:
+                columns[path].extend(batch.samples(path, value))
+            else:
+                columns[path].append(value)
+            return value
+
+        rebuilt(batch.bare, collect)
 
     def put(path: Path, value: Any) -> Any:
+        if path in objects:
+            return objects[path].collate(columns[path])
         if path not in axes:
             return GO_ON
         if isinstance(value, Tensor):

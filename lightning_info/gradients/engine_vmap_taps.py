@@ -6,6 +6,9 @@ sequence-first layouts) is right by construction; :mod:`~.vmap_taps` taps the op
 Parameters that no rule fits (bare ones, recomputed weights, several uses that do not add up in one rule) take part as
 N separate copies, an expanded tensor: the gradients at these are per-sample gradients, from the same backward pass.
 They are materialised, so samples are done in chunks that keep them within :data:`~.memory.LIMITS`.
+
+Samples for which the module takes different paths (it reads their length, or whether a mask is full) go forward apart:
+one group for each answer.
 """
 
 from __future__ import annotations
@@ -37,9 +40,6 @@ from lightning_info.gradients.taps import (
     unsuited,
 )
 from lightning_info.gradients.vmap_taps import Disagreement, OverBudget, VmapTaps
-
-MOST_BRANCHES = 4
-"""Samples for which the module takes different paths go forward apart, as long as there are no more of them."""
 
 
 def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> Norms:
@@ -74,8 +74,6 @@ def _divide(index: Tensor, reason: OverBudget | Disagreement, passes: Passes, le
     """Samples that can go forward together."""
     if isinstance(reason, Disagreement):
         answers, label = torch.unique(reason.answers, dim=0, return_inverse=True)
-        if len(answers) > MOST_BRANCHES:
-            raise NotCovered(str(reason))
         return [index[label == branch] for branch in range(len(answers))]
     alone = passes.forward(select(leaves, index[:1]))  # tells which parameters have to be copied
     return list(torch.split(index, max(1, min(len(index) - 1, LIMITS.copies // max(1, alone.bytes_per_sample)))))

@@ -36,6 +36,7 @@ from lightning_info.gradients.loop import alone, fitted, squares_of
 from lightning_info.gradients.memory import LIMITS, gradients_at_once, is_out_of_memory
 from lightning_info.gradients.plan import CHECK_SAMPLES, in_float64
 from lightning_info.gradients.real import as_real, flat
+from lightning_info.gradients.vmap_taps import Disagreement
 from lightning_info.validation import one_of
 
 CHECK_WEIGHTS = 1 << 25
@@ -201,7 +202,8 @@ class GramPlan:
         """Gram matrix of the per-output gradients ``J_nᵀ u_nc`` of N samples and C cotangents.
 
         The block of one sample, another one at each call, is compared with the sample's gradient alone; where they
-        differ an engine is chosen anew, on these samples.
+        differ an engine is chosen anew, on these samples. Where the module takes other paths for some of them, the loop
+        does them all.
 
         Args:
             module: The module; never changed.
@@ -214,7 +216,11 @@ class GramPlan:
             NotCovered: The engine cannot give it exactly.
         """
         columns = torch.stack(list(cotangents))
-        total = _run(self.engine, module, predict, batch, columns, diagonal=diagonal)
+        try:
+            total = _run(self.engine, module, predict, batch, columns, diagonal=diagonal)
+        except Disagreement:  # none of the samples that the engine was chosen on takes another path
+            self.engine = choose_gram_engine(module, predict, batch, "loop").engine
+            total = _run(self.engine, module, predict, batch, columns, diagonal=diagonal)
         self._calls += 1
         sample = int(self._calls * GOLDEN % 1 * columns.shape[1])
         if not _is_own(module, predict, batch, columns, total.matrix(""), sample):

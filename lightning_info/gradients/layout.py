@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
+
+from lightning_info.gradients.sample_objects import Objects, objects_of
 
 Path = tuple[Any, ...]
 """Keys, positions and (with a dot in front) field names that lead to a leaf."""
@@ -31,12 +33,14 @@ class Layout:
         shared: Tensors and arrays that belong to all samples of their batch.
         ordered: The module takes samples only in the order in which they stand in their batch.
         fewest: Samples that the module takes at least.
+        objects: Parts whose samples are objects, such as a batch of graphs; nothing in them is a leaf.
     """
 
     axes: Mapping[Path, int]
     shared: frozenset[Path]
     ordered: bool = False
     fewest: int = 1
+    objects: Mapping[Path, Objects] = field(default_factory=dict)
 
     def wrap(self, batch: Any) -> Batch:
         """A batch with this layout.
@@ -45,24 +49,31 @@ class Layout:
             ValueError: The batch has other leaves, or the lengths of its sample axes do not agree.
         """
         found: dict[Path, Any] = {}
+        known = {**self.axes, **self.objects}
 
         def visit(path: Path, value: Any) -> Any:
-            if path in self.axes or isinstance(value, (Tensor, np.ndarray)):
+            if path in known or isinstance(value, (Tensor, np.ndarray)) or objects_of(value) is not None:
                 found[path] = value
                 return value
             return GO_ON
 
         rebuilt(batch, visit)
-        missing = [describe(path) for path in self.axes if path not in found]
-        unknown = [describe(path) for path in found if path not in self.axes and path not in self.shared]
+        missing = [describe(path) for path in known if path not in found]
+        unknown = [describe(path) for path in found if path not in known and path not in self.shared]
         if missing or unknown:
             what = f"has no {', '.join(missing)}" if missing else f"has {', '.join(unknown)} beside what the first had"
             raise ValueError(f"it {what}")
+        laid = Batch(batch, self)
         lengths = {path: _length(found[path], axis) for path, axis in self.axes.items()}
+        for path in self.objects:
+            try:
+                lengths[path] = len(laid.samples(path, found[path]))
+            except Exception as error:  # whatever splitting raises on a batch of another form
+                raise ValueError(f"it cannot be split: {type(error).__name__}: {error}") from error
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{describe(path)} {length}" for path, length in lengths.items())
             raise ValueError(f"the lengths of its sample axes do not agree: {told}")
-        return Batch(batch, self)
+        return laid
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -71,12 +82,26 @@ class Batch:
 
     bare: Any
     layout: Layout
+    _split: dict[Path, list[Any]] = field(default_factory=dict, repr=False)
+
+    def samples(self, path: Path, value: Any) -> list[Any]:
+        """The samples of a part that holds them as objects; it is split once."""
+        if path not in self._split:
+            self._split[path] = list(self.layout.objects[path].split(value))
+        return self._split[path]
+
+    def laid(self, layout: Layout) -> Batch:
+        """The same batch with another layout."""
+        return replace(self, layout=layout)
 
     def __len__(self) -> int:
         """Samples; told by a tensor where there is one."""
         found: list[int] = []
 
         def visit(path: Path, value: Any) -> Any:
+            if path in self.layout.objects:
+                found.append(len(self.samples(path, value)))
+                return value
             axis = self.layout.axes.get(path)
             if axis is None:
                 return GO_ON
@@ -93,21 +118,24 @@ def bare(batch: Any) -> Any:
 
 
 def by_length(batch: Any, size: int | None = None) -> Layout:
-    """Every leaf whose axis 0 is as long as the samples are many carries them.
+    """Every leaf whose axis 0 is as long as the samples are many carries them, and so do as many graphs.
 
     Args:
         batch: As the module takes it.
-        size: N; by default the commonest length of axis 0 among the tensors, that of the first of them where several
-            are as common.
+        size: N; by default the number of graphs, or the commonest length of axis 0 among the tensors, that of the
+            first of them where several are as common.
 
     Raises:
-        ValueError: No tensor with an axis in the batch.
+        ValueError: No tensor with an axis in the batch, and no graphs.
     """
     size = lengths(batch)[0] if size is None else size
     axes: dict[Path, int] = {}
     shared: set[Path] = set()
+    objects = objects_in(batch)
 
     def visit(path: Path, value: Any) -> Any:
+        if path in objects:
+            return value
         if isinstance(value, (Tensor, np.ndarray)):
             if value.ndim > 0 and len(value) == size:
                 axes[path] = 0
@@ -120,19 +148,45 @@ def by_length(batch: Any, size: int | None = None) -> Layout:
         return GO_ON
 
     rebuilt(batch, visit)
-    return Layout(axes, frozenset(shared))
+    carrying = {path: found for path, (found, count) in objects.items() if count == size}
+    return Layout(axes, frozenset({*shared, *(objects.keys() - carrying.keys())}), objects=carrying)
 
 
 def lengths(batch: Any) -> list[int]:
-    """Lengths of axis 0 among the tensors, the commonest first.
+    """Numbers of graphs, then lengths of axis 0 among the tensors, the commonest first.
 
     Raises:
-        ValueError: No tensor with an axis in the batch.
+        ValueError: No tensor with an axis in the batch, and no graphs.
     """
-    sizes = Counter(len(leaf) for leaf in _tensors(batch) if leaf.dim() > 0)
-    if not sizes:
+    objects = objects_in(batch)
+    leaves: list[Tensor] = []
+
+    def visit(path: Path, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            leaves.append(value)
+        return value if path in objects else GO_ON
+
+    rebuilt(batch, visit) if objects else leaves.extend(_tensors(batch))
+    sizes = Counter(len(leaf) for leaf in leaves if leaf.dim() > 0)
+    found = dict.fromkeys([*(count for _, count in objects.values()), *(size for size, _ in sizes.most_common())])
+    if not found:
         raise ValueError(f"no tensor with a sample axis in a batch of type {type(batch).__name__}")
-    return [size for size, _ in sizes.most_common()]
+    return list(found)
+
+
+def objects_in(batch: Any) -> dict[Path, tuple[Objects, int]]:
+    """Parts of a batch that hold samples as objects, with their number."""
+    found: dict[Path, tuple[Objects, int]] = {}
+
+    def visit(path: Path, value: Any) -> Any:
+        objects = objects_of(value)
+        if objects is None:
+            return GO_ON
+        found[path] = objects, len(objects.split(value))
+        return value
+
+    rebuilt(batch, visit)
+    return found
 
 
 def rebuilt(value: Any, visit: Callable[[Path, Any], Any], path: Path = ()) -> Any:
@@ -165,6 +219,11 @@ def rebuilt(value: Any, visit: Callable[[Path, Any], Any], path: Path = ()) -> A
 def is_plain_list(value: Any) -> bool:
     """It may hold one object for each sample."""
     return isinstance(value, (list, tuple)) and not hasattr(value, "_fields") and not isinstance(value, torch.Size)
+
+
+def name_of(path: Path) -> str:
+    """A leaf as users name it in ``batch_axes``: names and positions with dots between them."""
+    return ".".join(str(step).removeprefix(".") for step in path)
 
 
 def describe(path: Path) -> str:

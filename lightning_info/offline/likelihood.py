@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_info.functional.likelihoods import LIKELIHOODS, LikelihoodLike, likelihood_named
+from lightning_info.functional.likelihoods import LIKELIHOODS, LikelihoodLike, OfParameters, likelihood_named
 from lightning_info.gradients.contract import first_line
 from lightning_info.replica.prediction import Adapter
 
@@ -55,6 +55,8 @@ class Predicts:
             f"{name} returns {described(outputs)}; give adapter=lambda module, batch: (outputs, targets, "
             f"{likelihood!r}) that takes the tensor of outputs out of it"
             if not isinstance(outputs, Tensor)
+            else ""
+            if isinstance(likelihood, OfParameters)
             else _classes_wrong(outputs, y)
             if likelihood_named(likelihood, owner).has_class_axis
             else _values_wrong(outputs, y, likelihood)

@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_info.functional.likelihoods import Product
 from lightning_info.gradients.real import as_real
+from lightning_info.replica.experiments import is_experiment
 from lightning_info.replica.padding import Padding, of_positions
 from lightning_info.replica.predicted import Prediction
 from lightning_info.replica.unit_rows import SampleAxis, by_channel, by_sample, mean_of, units
@@ -228,6 +229,8 @@ class Capture(TorchFunctionMode):
         self._show(name, type(module).__name__, output, is_activation, has_weights and not is_activation, before)
 
     def _show(self, name: str, kind: str, output: Any, is_activation: bool, has_weights: bool, before: Any) -> None:
+        if is_experiment():
+            return
         index = self._calls[name]
         self._calls[name] += 1
         with torch._C.DisableTorchFunction():  # what is done here is no part of the pass

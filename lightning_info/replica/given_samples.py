@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, default_collate
 
 from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.layout import Batch, Layout, by_length
+from lightning_info.replica.declared_samples import DeclaredSamples
 from lightning_info.replica.sample_pool import SamplePool
 
 AT_ONCE = 61
@@ -21,13 +22,23 @@ class GivenSamples:
     """Draws them, each once, as many as are wanted so far.
 
     Args:
-        given: A data set, collated in the default way, or tensors that share axis 0.
+        given: A data set, or tensors that share axis 0.
+        declared: Collates a data set, which is else done in the default way, and says where the samples are.
         convert: Gives a batch the precision of training.
         wanted: How many the callback that wants most will want.
+        key: Tells it from others of the same data.
     """
 
-    def __init__(self, given: Dataset[Any] | Sequence[Tensor], convert: Callable[[Any], Any], wanted: int) -> None:
-        self.given = given
+    def __init__(
+        self,
+        given: Dataset[Any] | Sequence[Tensor],
+        declared: DeclaredSamples,
+        convert: Callable[[Any], Any],
+        wanted: int,
+        key: Hashable,
+    ) -> None:
+        self.given, self.key = given, key
+        self.declared = declared
         self.convert = convert
         self.pool = SamplePool(wanted)
         self._tensors = None if isinstance(given, Dataset) else tuple(given)
@@ -42,23 +53,27 @@ class GivenSamples:
         """
         if self._tensors is not None:
             self._keep(self._tensors, size)
+        collate = self.declared.collate
         while self._items is not None and self.pool.count < size:
-            samples = list(itertools.islice(self._items, min(AT_ONCE, size - self.pool.count)))
+            missing = size - self.pool.count
+            samples = list(itertools.islice(self._items, min(AT_ONCE, missing) if collate is None else missing))
             if not samples:
                 break
-            self._keep(default_collate(samples), len(samples))
+            self._keep((collate or default_collate)(samples), len(samples))
         if self.pool.count == 0:
             raise ValueError("there is no sample in it")
         return self.pool.first(size)
 
     def _keep(self, batch: Any, size: int) -> None:
-        if self._items is None:
-            if len({len(tensor) for tensor in batch}) > 1:
-                raise ValueError(f"its tensors have {', '.join(str(len(tensor)) for tensor in batch)} samples")
-            laid, start = Batch(self.convert(batch), by_length(batch)), 0
-        else:
-            self._layout = self._layout or by_length(batch, size)
-            laid, start = self._layout.wrap(self.convert(batch)), self.pool.count
+        if self._items is None and len({len(tensor) for tensor in batch}) > 1:
+            raise ValueError(f"its tensors have {', '.join(str(len(tensor)) for tensor in batch)} samples")
+        laid = self.declared.laid(batch)
+        if not isinstance(laid, Batch):
+            # a collate function of one's own need not make an axis of its samples
+            is_plain = self._items is not None and self.declared.collate is None
+            self._layout = self._layout or by_length(batch, size if is_plain else None)
+            laid = self._layout.wrap(batch)
+        laid, start = Batch(self.convert(laid.bare), laid.layout), self.pool.count if self._items is not None else 0
         self.pool.keep(laid, start, start, min(size, num_samples(laid)), None)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from lightning_info.replica.distribution_calls import LOG_PROBS
+from lightning_info.replica.distribution_calls import parser_of
 from lightning_info.replica.loss_recognition import LIKELIHOODS, SYMMETRIC
 from lightning_info.replica.predicted import NoPrediction, Prediction, product, together
 from lightning_info.replica.returned_loss import ReturnedLoss
@@ -27,7 +27,7 @@ class Call:
     """A likelihood call, as it was seen.
 
     Attributes:
-        function: Of :data:`LIKELIHOODS`, or of :data:`LOG_PROBS`.
+        function: Of :data:`LIKELIHOODS`, or the class of a distribution whose ``log_prob`` it is.
         arguments: By name.
         value: What it gave, without a graph; with one under ``torch.func``.
         edge: Its place in the graph; None under ``torch.func``.
@@ -72,11 +72,10 @@ class Call:
         Raises:
             NoPrediction: It is no likelihood of outputs at targets, or the outputs are no more what they were.
         """
-        arguments, function = self.arguments, self.name
+        arguments, name = self.arguments, self.name
         if self.outputs._version != self.version:
             raise NoPrediction(
-                f"{owner}.training_step writes to the outputs that it has given to {function}{self.place}; write to a "
-                f"copy"
+                f"{owner}.training_step writes to the outputs that it has given to {name}{self.place}; write to a copy"
             )
         if self.is_swapped:
             others = (value for name, value in arguments.items() if name != "target")
@@ -85,17 +84,16 @@ class Call:
                     f"{owner}.training_step compares two quantities that both depend on the parameters{self.place}"
                 )
             if self.function not in SYMMETRIC:
-                raise NoPrediction(
-                    f"the targets of {function} in {owner}.training_step depend on parameters{self.place}"
-                )
+                raise NoPrediction(f"the targets of {name} in {owner}.training_step depend on parameters{self.place}")
             arguments = {**arguments, "input": arguments["target"], "target": arguments["input"]}
-        parse = LOG_PROBS[self.function] if self.is_log_prob else LIKELIHOODS[self.function]
+        function = self.function
+        parse = parser_of(function) if isinstance(function, type) else LIKELIHOODS[function]
         return parse(arguments, samples)
 
     @property
     def is_log_prob(self) -> bool:
         """It is one of a distribution, so that a loss has it with a minus."""
-        return self.function in LOG_PROBS
+        return isinstance(self.function, type)
 
     @property
     def name(self) -> str:

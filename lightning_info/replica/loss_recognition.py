@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_info.functional.likelihoods import Huber, LikelihoodLike, LikelihoodName, likelihood_named
+from lightning_info.functional.likelihoods import Huber, LikelihoodLike, LikelihoodName, OfParameters, likelihood_named
 from lightning_info.replica.predicted import NoPrediction, Prediction, assembled, unfolded
 
 _EXCLUDED = -1e4
@@ -230,6 +230,23 @@ def gaussian_with_variance(arguments: dict[str, Any], samples: int) -> Predictio
     return prediction
 
 
+def of_parameters(likelihood: OfParameters, outputs: Tensor, targets: Tensor | None, samples: int) -> Prediction:
+    """Parameters of distributions ``(rows, *positions, P)``, and targets ``(rows, *positions, *event)``."""
+    outputs, targets = _rows(outputs, targets, samples, unbatched=1)
+
+    def loss(z: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
+        y = y.double()
+        if mask is not None:  # what is left out may be anything: samples in its place
+            event = y.dim() - z.dim() + 1
+            y = torch.where(mask.reshape(*mask.shape, *(1,) * event), y, likelihood.sample(z.detach(), _fixed()).to(y))
+        each = likelihood.loss(z, y)
+        return (each if mask is None else each[mask]).sum()
+
+    prediction = assembled(unfolded(outputs, samples), likelihood, targets, loss)
+    prediction.convention = likelihood.convention
+    return prediction
+
+
 LossParser = Callable[[dict[str, Any], int], Prediction]
 
 LIKELIHOODS: dict[Callable[..., Any], LossParser] = {
@@ -267,6 +284,10 @@ BY_NAME: dict[str, LossParser] = {
     "bernoulli": bernoulli,
 }
 """Readers of what an adapter gives."""
+
+
+def _fixed() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
 def _rows(outputs: Tensor, targets: Any, samples: int, unbatched: int = 0) -> tuple[Tensor, Any]:

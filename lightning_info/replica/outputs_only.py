@@ -13,8 +13,9 @@ from lightning_info.functional.likelihoods import LikelihoodLike
 from lightning_info.gradients.batches import num_samples, tensors
 from lightning_info.gradients.layout import bare
 from lightning_info.replica.activations import shown_tensor
+from lightning_info.replica.experiments import is_experiment
 from lightning_info.replica.padding import in_batch
-from lightning_info.replica.predicted import NoPrediction, Prediction, Skipped, WritesParameters
+from lightning_info.replica.predicted import NoLikelihood, NoPrediction, Prediction, Skipped, WritesParameters
 from lightning_info.replica.prediction import Predictor
 
 
@@ -25,6 +26,8 @@ class OutputsOnly(Predictor):
     of the batch, if there is one tensor of them with a number for each sample; :attr:`~.Prediction.unknown` tells why.
     """
 
+    _is_known = False  # a likelihood was found, so that no module is watched any more
+
     def __call__(self, module: nn.Module, batch: Any) -> Prediction:
         """The prediction for a batch on the module's device.
 
@@ -32,25 +35,35 @@ class OutputsOnly(Predictor):
             NoPrediction: No module gives real numbers for each sample, or the module writes to shared parameters.
             Skipped: The ``training_step`` returns None for the batch.
         """
+        if self._is_known:
+            return super().__call__(module, batch)
         samples = num_samples(batch)
         with _last_outputs(module, samples) as found:
             try:
-                return super().__call__(module, batch)
+                prediction = super().__call__(module, batch)
             except (Skipped, WritesParameters):
                 raise
             except NoPrediction as error:
                 if not found:
                     raise
-                reason = str(error)
-        prediction = WithoutLikelihood(found[-1], labels_in(batch, samples), reason)
+                reason, is_hand_written = str(error), isinstance(error, NoLikelihood)
+            else:
+                self._is_known = True
+                return prediction
+        prediction = WithoutLikelihood(found[-1], labels_in(batch, samples), reason, is_hand_written)
         prediction.padding = lambda: in_batch(bare(batch), samples)
         return prediction
 
 
 class WithoutLikelihood(Prediction):
-    """Outputs and labels only; whoever asks for the likelihood is told why there is none."""
+    """Outputs and labels only; whoever asks for the likelihood is told why there is none.
 
-    def __init__(self, outputs: Tensor, targets: Tensor | None, unknown: str) -> None:
+    Attributes:
+        is_hand_written: The loss calls no likelihood at all.
+    """
+
+    def __init__(self, outputs: Tensor, targets: Tensor | None, unknown: str, is_hand_written: bool) -> None:
+        self.is_hand_written = is_hand_written
         super().__init__(outputs, "gaussian", targets, unknown=unknown)
 
     @property
@@ -78,9 +91,9 @@ def _last_outputs(module: nn.Module, samples: int) -> Iterator[list[Tensor]]:
     found: list[Tensor] = []
 
     def see(part: nn.Module, args: Any, output: Any) -> None:
-        tensor = shown_tensor(output)
+        tensor = None if is_experiment() else shown_tensor(output)
         if tensor is not None and tensor.is_floating_point() and tensor.dim() > 1 and len(tensor) == samples:
-            found.append(tensor)
+            found[:] = [tensor]
 
     handles = [part.register_forward_hook(see) for part in module.modules()]
     try:

@@ -11,13 +11,17 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from lightning_info.functional.likelihoods import LikelihoodLike, Product, likelihood_named
+from lightning_info.functional.likelihoods import LikelihoodLike, NotRegular, Product, likelihood_named
 from lightning_info.replica.padding import Padding
 from lightning_info.replica.returned_loss import ReturnedLoss
 
 
 class NoPrediction(ValueError):
     """The module's predictive distribution was not found or makes no sense; the message tells what to write."""
+
+
+class NoLikelihood(NoPrediction):
+    """The loss calls nothing that is known, so that it is written by hand, or no density at all."""
 
 
 class Skipped(NoPrediction):
@@ -46,6 +50,7 @@ class Prediction:
         convention: What the loss does not tell of the distribution and is set, such as its unit variance; or empty.
         weights_of: Brings what is known of every value of the likelihood call into the layout of :attr:`positions`;
             None: it has it but for its axes.
+        recognised: How the loss was found out, where it calls no function that is known; else empty.
         unknown: Why no likelihood is known, see :mod:`~.outputs_only`; to ask for :attr:`likelihood` then fails.
     """
 
@@ -58,6 +63,7 @@ class Prediction:
     writes: bool = False
     convention: str = ""
     weights_of: Callable[[Tensor], Tensor] | None = None
+    recognised: str = ""
     unknown: str = ""
     _loss: Callable[[Tensor, Tensor | None], Tensor] | None = None
     _kept: Callable[[], Tensor | None] = lambda: None
@@ -76,7 +82,21 @@ class Prediction:
         if self.unknown:
             return f"outputs {shape} a sample; no likelihood, as {self.unknown}"
         convention = f" ({self.convention}, by convention)" if self.convention else ""
-        return f"{self.likelihood} outputs {shape} a sample{convention}"
+        found = f"; recognised by its gradient: {self.recognised}" if self.recognised else ""
+        return f"{self.likelihood} outputs {shape} a sample{convention}{found}"
+
+    def check(self) -> None:
+        """Refuse a distribution that has no Fisher information.
+
+        Raises:
+            NoPrediction: With the reason.
+        """
+        if self.unknown:
+            return
+        try:
+            likelihood_named(self.likelihood, "Prediction").check(self.outputs.detach().double())
+        except NotRegular as error:
+            raise NoPrediction(str(error)) from error
 
     @property
     def extra_loss(self) -> float:

@@ -11,27 +11,28 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, cast
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 
-from lightning_info.functional.likelihoods import Likelihood, PerOutput
-from lightning_info.gradients.batches import num_samples
+from lightning_info.gradients.batches import map_tensors, num_samples
 from lightning_info.gradients.layout import bare
+from lightning_info.replica.adapter_result import from_adapter
 from lightning_info.replica.blame import place_of
-from lightning_info.replica.distribution_calls import LOG_PROBS, ShownLogProbs, arguments_of, log_prob
+from lightning_info.replica.distribution_calls import ShownLogProbs, arguments_of, log_prob
+from lightning_info.replica.elementwise_errors import ElementwiseError, module_calls, recognised
+from lightning_info.replica.experiments import experiment
 from lightning_info.replica.isolation import exits_are_errors
 from lightning_info.replica.likelihood_calls import Call, chosen, listed, prediction_of, product_of
-from lightning_info.replica.loss_recognition import BY_NAME, LIKELIHOODS, NO_LIKELIHOODS, values
+from lightning_info.replica.loss_recognition import LIKELIHOODS, NO_LIKELIHOODS
 from lightning_info.replica.padding import Padding, in_batch, in_call
-from lightning_info.replica.predicted import NoPrediction, Prediction, Skipped, WritesParameters
+from lightning_info.replica.predicted import NoLikelihood, NoPrediction, Prediction, Skipped, WritesParameters
 from lightning_info.replica.returned_loss import backward, edge_of
 from lightning_info.replica.stand_in_trainer import StandInTrainer, detach_from_trainer
 from lightning_info.replica.user_warning import warn
@@ -62,6 +63,8 @@ class Predictor:
     adapter: Adapter | None = None
     shared: bool = True
     _places: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False)
+    _error: ElementwiseError | None = field(default=None, init=False, repr=False)
+    _is_searched: bool = field(default=False, init=False, repr=False)
 
     def __call__(self, module: nn.Module, batch: Any) -> Prediction:
         """The prediction for a batch on the module's device.
@@ -70,20 +73,78 @@ class Predictor:
             NoPrediction: None, several or an unusable likelihood; or the module writes to shared parameters.
             Skipped: The ``training_step`` returns None for the batch, which is then not trained on.
         """
-        detach_from_trainer(module, self.stand_in)
         samples, given = num_samples(batch), bare(batch)
-        batch = apply_to_collection(given, Tensor, torch.clone)  # a training_step may edit its batch in place
-        with _default_dtype(module), _Watch(module, self.shared) as watch:
-            returned = self._called(module, batch, watch)
-        if self._runs_step:
+        with ExitStack() as stack:
+            outputs = [] if self._error is None else stack.enter_context(module_calls(module))
+            returned, watch = self._run(module, batch)
+        by_gradient = self._by_gradient(module, given, samples, outputs, returned, watch)
+        if by_gradient is not None:
+            prediction = by_gradient
+        elif self._runs_step:
             automatic, owner = getattr(module, "automatic_optimization", True), type(module).__name__
             prediction = self._from_calls(*_trained(watch, returned, owner, automatic), samples, owner)
         else:
-            prediction = _from_adapter(returned, samples)
+            prediction = from_adapter(returned, samples)
         prediction.writes = watch.writes
         padded = watch.padded
         prediction.padding = lambda: [*in_batch(given, samples), *padded]
         return prediction
+
+    def trained_loss(self, module: nn.Module, batch: Any) -> Tensor:
+        """The loss of the ``training_step`` for a batch, a number with a graph.
+
+        Raises:
+            NoPrediction: There is none, or several go backward apart.
+            Skipped: The ``training_step`` returns None for the batch.
+        """
+        returned, watch = self._run(module, batch)
+        return self._loss_in(returned, watch, type(module).__name__)
+
+    def _loss_in(self, returned: Any, watch: _Watch, owner: str) -> Tensor:
+        loss = returned.get("loss") if isinstance(returned, Mapping) else returned
+        if loss is None and not watch.losses:
+            raise Skipped(f"{owner}.training_step returned None")
+        losses = watch.losses or [loss]
+        if len(losses) != 1:
+            raise NoPrediction(f"{owner}.training_step goes backward from {len(losses)} losses")
+        (loss,) = losses
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            raise NoPrediction(f"{owner}.training_step gives no loss of one number with a graph")
+        return loss.squeeze()
+
+    def _by_gradient(
+        self,
+        module: nn.Module,
+        batch: Any,
+        samples: int,
+        outputs: list[tuple[str, Tensor]],
+        returned: Any,
+        watch: _Watch,
+    ) -> Prediction | None:
+        """What a loss says that is an elementwise error written by hand; None if it is not, or calls a likelihood."""
+        if self.adapter is not None or watch.calls:
+            return None
+        try:
+            loss = self._loss_in(returned, watch, type(module).__name__)
+        except NoPrediction:  # also without a graph, as where gradients are off
+            loss = None
+        if self._error is None:
+            if self._is_searched or loss is None or _is_wrapped(loss):
+                return None
+            self._is_searched = True
+            with experiment():
+                self._error = recognised(lambda: self.trained_loss(module, batch), module, batch)
+                if self._error is None:
+                    return None
+                with module_calls(module) as outputs:
+                    loss = self.trained_loss(module, batch)
+        return self._error.prediction(outputs, loss, batch, samples)
+
+    def _run(self, module: nn.Module, batch: Any) -> tuple[Any, _Watch]:
+        detach_from_trainer(module, self.stand_in)
+        batch = bare(map_tensors(batch, torch.clone))  # a training_step may edit its batch in place
+        with _default_dtype(module), _Watch(module, self.shared) as watch:
+            return self._called(module, batch, watch), watch
 
     @property
     def _runs_step(self) -> bool:
@@ -231,7 +292,7 @@ class _Watch(TorchFunctionMode):
             return None
         if func is log_prob:
             kind, given, value, method = args
-            result, arguments = method(given, value), arguments_of(kind, given, value)
+            result, arguments = method(given, value), arguments_of(given, value)
             predicted = any(isinstance(a, Tensor) and a.requires_grad for n, a in arguments.items() if n != "target")
             return self._recorded(kind, arguments, result) if predicted else result
         self._note_writes(func, args, kwargs)
@@ -318,10 +379,9 @@ def _trained(watch: _Watch, returned: Any, owner: str, automatic: bool) -> tuple
         raise Skipped(f"{owner}.training_step returned None")
     if not calls:
         known = ", ".join(f.__name__ for f in LIKELIHOODS)
-        distributions = ", ".join(kind.__name__ for kind in LOG_PROBS)
         others = "".join(f". {f.__name__} is none: {reason}" for f, reason in watch.others.items())
-        raise NoPrediction(
-            f"{owner}.training_step calls no likelihood that is known here ({known}; log_prob of {distributions})"
+        raise NoLikelihood(
+            f"{owner}.training_step calls no likelihood that is known here ({known}; log_prob of a distribution)"
             f"{others}"
         )
     trained = watch.losses or [loss]
@@ -330,37 +390,3 @@ def _trained(watch: _Watch, returned: Any, owner: str, automatic: bool) -> tuple
 
 def _is_wrapped(tensor: Tensor) -> bool:
     return _storage(tensor) is None
-
-
-def _from_adapter(returned: Any, samples: int) -> Prediction:
-    forms = "(outputs, targets) or (outputs, targets, likelihood)"
-    if not isinstance(returned, (tuple, list)) or len(returned) not in (2, 3):
-        raise NoPrediction(f"the adapter returned {_describe(returned)} instead of {forms}")
-    outputs, targets = returned[:2]
-    if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
-        is_complex = isinstance(outputs, Tensor) and outputs.is_complex()
-        raise NoPrediction(
-            f"the adapter's outputs are {_describe(outputs)}; they must be a floating-point tensor"
-            + (", of complex ones torch.view_as_real(outputs)" if is_complex else "")
-        )
-    if not isinstance(targets, (Tensor, type(None))):
-        raise NoPrediction(f"the adapter's targets are {_describe(targets)}; they must be a tensor or None")
-    if len(returned) == 3:
-        likelihood = returned[2]
-        if isinstance(likelihood, PerOutput):
-            return values({"input": outputs, "target": targets}, samples, likelihood)
-        likelihood = likelihood.name if isinstance(likelihood, Likelihood) else likelihood
-        if likelihood not in BY_NAME:
-            raise NoPrediction(f"the adapter named the likelihood {likelihood!r}; choose one of {', '.join(BY_NAME)}")
-    elif targets is not None and not targets.is_floating_point() and outputs.dim() == targets.dim() + 1:
-        likelihood = "categorical"
-    else:
-        raise NoPrediction(
-            f"outputs of shape {tuple(outputs.shape)} from the adapter leave the likelihood open; return it too, for "
-            f'example (outputs, targets, "gaussian")'
-        )
-    return BY_NAME[likelihood]({"input": outputs, "target": targets}, samples)
-
-
-def _describe(value: Any) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{type(value).__name__}"

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from lightning_info.gradients.batches import concatenate, map_tensors, num_samples, take, tensors, with_tensors
 from lightning_info.gradients.layout import GO_ON, Batch, Layout, Path, bare, by_length, rebuilt
+from lightning_info.replica.declared_samples import DeclaredSamples
 from lightning_info.replica.sample_pool import SamplePool, bytes_of
 from lightning_info.replica.sample_store import SampleStore
 
@@ -39,14 +40,25 @@ class ReferenceSamples:
         self.complete = False
         self.layout: Layout | None = None
         """Where the samples of training batches are, once it is known; until then their length tells."""
-        self.groups: list[Any] = []
-        """Batches; one if all samples have the same shape."""
+        self._groups: list[Any] | None = []  # None: to be read from the pool
         self.parts: list[int] = []
         """Samples of each training batch that is joined in them."""
         self._pool: SamplePool | None = None  # whose first samples they are
 
+    @property
+    def groups(self) -> list[Any]:
+        """Batches; one if all samples have the same shape."""
+        if self._groups is None:
+            assert self._pool is not None
+            self._groups = self._pool.first(sum(self.parts))
+        return self._groups
+
+    @groups.setter
+    def groups(self, groups: list[Any]) -> None:
+        self._groups = groups
+
     def __len__(self) -> int:
-        return sum(num_samples(group) for group in self.groups)
+        return sum(self.parts) if self._groups is None else sum(map(num_samples, self._groups))
 
     @property
     def full(self) -> bool:
@@ -82,15 +94,14 @@ class ReferenceSamples:
         if kept < wanted:
             self.size = there + kept
         if kept > 0:
-            self.groups = self._pool.first(there + kept)
             self.parts.append(kept)
+            self._groups = None
 
     def lay(self, layout: Layout) -> None:
         """Say where the samples are; those that are there already (all of them at the same places) change over."""
         self.layout = layout
         self.groups = [
-            Batch(group.bare, replace(group.layout, ordered=layout.ordered, fewest=layout.fewest))
-            for group in self.groups
+            group.laid(replace(group.layout, ordered=layout.ordered, fewest=layout.fewest)) for group in self.groups
         ]
 
     def laid(self, batch: Any) -> Any:
@@ -137,6 +148,16 @@ class ReferenceSamples:
         """Go on with some of the samples."""
         self.groups, self.parts, self._pool = groups, [num_samples(group) for group in groups], None
 
+    def shrink(self, size: int) -> None:
+        """Keep only the first so many."""
+        self.size = self.asked = min(self.size, size)
+        groups, kept = self.groups, 0
+        self.groups = []
+        for group in groups:
+            if kept < size:
+                self.groups.append(take(group, slice(0, min(size - kept, num_samples(group)))))
+                kept += num_samples(group)
+
     def keep_order(self) -> None:
         """Take the batches apart again, whose samples must stay in their order."""
         self.groups = self.apart()
@@ -146,8 +167,10 @@ class ReferenceSamples:
     def state(self) -> list[dict[str, Any]] | None:
         """The groups, for a checkpoint, and the sample axis of each of their tensors.
 
-        None until complete, and beyond ``LARGEST_STATE``.
+        None until complete, beyond ``LARGEST_STATE``, and where samples are objects (graphs).
         """
+        if any(isinstance(group, Batch) and group.layout.objects for group in self.groups):
+            return None
         leaves = [tensors(_compact(group)) for group in self.groups]
         if not self.complete or not self.groups or self.bytes > LARGEST_STATE:
             return None
@@ -165,7 +188,8 @@ class ReferenceSamples:
         Raises:
             ValueError: The batch has other tensors, or differs in what is not a tensor of samples.
         """
-        rest, leaves = _rest(bare(like)), tensors(like)
+        like = bare(like)
+        rest, leaves = _rest(like), tensors(like)
         for group in state:
             if len(group["tensors"]) != len(leaves):
                 raise ValueError(f"they have {len(group['tensors'])} tensors, a batch of this run {len(leaves)}")
@@ -187,17 +211,23 @@ class ReferenceSamples:
         self.parts = next((list(group.get("parts", ())) for group in state), [])
         self.complete = True
 
-    def fill(self, given: Dataset[Any] | Sequence[Tensor], convert: Callable[[Any], Any] = lambda batch: batch) -> None:
-        """Take the samples from a data set (collated in the default way) or from tensors that share axis 0.
+    def fill(
+        self,
+        given: Dataset[Any] | Sequence[Tensor],
+        declared: DeclaredSamples | None = None,
+        convert: Callable[[Any], Any] = lambda batch: batch,
+    ) -> None:
+        """Take the samples from a data set or from tensors that share axis 0.
 
         Args:
-            given: What gives them.
+            given: The data set, or the tensors.
+            declared: Collates a data set, which is else done in the default way, and says where the samples are.
             convert: Gives a batch the precision of training.
 
         Raises:
             ValueError: There is no sample in it.
         """
-        self.groups = self.store.given(given, self.size, convert)
+        self.groups = self.store.given(given, self.size, declared or DeclaredSamples("fill"), convert)
         self.parts, self.complete = [num_samples(group) for group in self.groups], True
 
 

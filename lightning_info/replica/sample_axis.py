@@ -7,6 +7,7 @@ samples are independent predicts for a sample the same in its whole batch, besid
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -17,10 +18,22 @@ from torch import Tensor, nn
 
 from lightning_info.gradients.batches import company, num_samples, shuffled, spread_index, take, tensors
 from lightning_info.gradients.contract import first_line
-from lightning_info.gradients.layout import GO_ON, Batch, Layout, Path, by_length, describe, is_plain_list, rebuilt
+from lightning_info.gradients.layout import (
+    GO_ON,
+    Batch,
+    Layout,
+    Path,
+    by_length,
+    describe,
+    is_plain_list,
+    objects_in,
+    rebuilt,
+)
 from lightning_info.gradients.layout import lengths as tensor_lengths
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.plan import CHECK_SAMPLES, float64_copy, float64_tensors
+from lightning_info.gradients.ragged import ragged_layouts
+from lightning_info.gradients.sample_objects import Objects
 from lightning_info.replica.predicted import NoPrediction, Prediction
 from lightning_info.replica.prediction import Predictor
 
@@ -55,6 +68,8 @@ def first_predictions(predict: Predictor, module: nn.Module, batch: Any) -> tupl
     error: NoPrediction | None = None
     for size in _sizes(batch):
         whole = batch if isinstance(batch, Batch) else Batch(batch, by_length(batch, size))
+        if not whole.layout.axes and not whole.layout.objects:  # the length of a list that holds tensors
+            continue
         try:
             return whole, predict(module, whole)
         except NoPrediction as one:
@@ -78,15 +93,20 @@ def sample_layout(module: nn.Module, predict: Predictor, whole: Batch, is_given:
     ordered: Layout | None = None
     first: tuple[Batch, str] | None = None
     sizes = [len(whole)] if is_given else [len(whole), *(n for n in _sizes(whole.bare) if n not in (1, len(whole)))]
-    for size in sizes:
-        trials = [whole] if is_given else [Batch(whole.bare, layout) for layout in _layouts(whole.bare, size)]
+    kinds = [lambda batch, size: [whole.layout]] if is_given else [_layouts, ragged_layouts]
+    for layouts, size in itertools.product(kinds, sizes):
+        trials = [Batch(whole.bare, layout) for layout in layouts(whole.bare, size)]
+        if not trials:
+            continue
         try:
             experiment = _Experiment(module, predict, trials[0])
         except _Fault as fault:
             first = first or (trials[0], str(fault))
             continue
         for trial in trials:
-            found, seen = experiment.look(trial)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of shapes that do not fit one another in a wrong trial
+                found, seen = experiment.look(trial)
             if found is not None and not found.ordered:
                 return found
             ordered = ordered or found
@@ -302,7 +322,7 @@ def _layouts(batch: Any, size: int) -> Iterator[Layout]:
     """Leaves that may carry so many samples: all whose axis 0 has the length, then fewer, and axis 1 beside them."""
     count = 0
     for whole_lists in (False, True):
-        first, second, others = _leaves(batch, size, whole_lists)
+        first, second, others, objects = _leaves(batch, size, whole_lists)
         if whole_lists and not any(_is_list_of_tensors(leaf) for leaf in first.values()):
             return
         beside: list[tuple[Path, ...]] = [(), tuple(second)] if second else [()]
@@ -314,18 +334,24 @@ def _layouts(batch: Any, size: int) -> Iterator[Layout]:
                     continue
                 axes = {path: 0 for path in first if path not in dropped} | dict.fromkeys(turned, 1)
                 rest = (path for path in (*dropped, *second, *others) if path not in axes)
-                if axes and count < MOST_TRIALS:
+                if (axes or objects) and count < MOST_TRIALS:
                     count += 1
-                    yield Layout(axes, frozenset(rest))
+                    yield Layout(axes, frozenset(rest), objects=objects)
 
 
-def _leaves(batch: Any, size: int, whole_lists: bool) -> tuple[dict[Path, Any], list[Path], list[Path]]:
-    """Leaves with so many entries on axis 0, and on axis 1; and the other ones."""
+def _leaves(
+    batch: Any, size: int, whole_lists: bool
+) -> tuple[dict[Path, Any], list[Path], list[Path], dict[Path, Objects]]:
+    """Leaves with so many entries on axis 0, and on axis 1; the other ones; and parts with so many graphs."""
     first: dict[Path, Any] = {}
     second: list[Path] = []
-    rest: list[Path] = []
+    known = objects_in(batch)
+    objects = {path: found for path, (found, count) in known.items() if count == size}
+    rest = [path for path in known if path not in objects]
 
     def visit(path: Path, value: Any) -> Any:
+        if path in known:
+            return value
         if isinstance(value, (Tensor, np.ndarray)):
             if value.ndim > 0 and len(value) == size:
                 first[path] = value
@@ -340,7 +366,7 @@ def _leaves(batch: Any, size: int, whole_lists: bool) -> tuple[dict[Path, Any], 
         return GO_ON
 
     rebuilt(batch, visit)
-    return first, second, rest
+    return first, second, rest, objects
 
 
 def _is_list_of_tensors(value: Any) -> bool:
@@ -348,7 +374,22 @@ def _is_list_of_tensors(value: Any) -> bool:
 
 
 def _told(whole: Batch, fault: str) -> str:
-    cut = [describe(path) for path in whole.layout.axes]
-    kept = [describe(path) for path in whole.layout.shared]
-    rest = f", {', '.join(kept)} kept whole" if kept else ""
-    return f"a batch of {len(whole)} samples was cut along {', '.join(cut)}{rest}, and {fault}"
+    """Which parts of the batch were cut, and which were not, with their shapes."""
+    cut: list[str] = []
+    kept: list[str] = []
+
+    def visit(path: Path, value: Any) -> Any:
+        if path in whole.layout.objects:
+            cut.append(f"{describe(path)} (a {type(value).__name__})")
+            return value
+        axis = whole.layout.axes.get(path)
+        if isinstance(value, (Tensor, np.ndarray)):
+            text = f"{describe(path)} {tuple(value.shape)}"
+            kept.append(text) if axis is None else cut.append(text + (f" along axis {axis}" if axis else ""))
+        elif axis is not None:
+            cut.append(f"{describe(path)} (a {type(value).__name__} of {len(value)})")
+        return GO_ON if axis is None else value
+
+    rebuilt(whole.bare, visit)
+    rest = f"kept whole: {', '.join(kept)}" if kept else "nothing was kept whole"
+    return f"of a batch of {len(whole)} samples these were cut: {', '.join(cut)}; {rest}; and {fault}"

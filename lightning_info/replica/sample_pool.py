@@ -10,7 +10,7 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
-from lightning_info.gradients.batches import num_samples, take, tensors, without_samples
+from lightning_info.gradients.batches import join, map_tensors, num_samples, take, tensors, without_samples
 from lightning_info.gradients.layout import GO_ON, Batch, Layout, Path, bare, by_length, rebuilt
 
 
@@ -112,6 +112,42 @@ class _Joined:
                 self.leaves[path] = wider
 
 
+class _Objects:
+    """The same of samples that are objects, such as graphs, which have no axis along which memory could be taken.
+
+    Args:
+        batch: The first of the batches.
+    """
+
+    shared_bytes = 0
+
+    def __init__(self, batch: Any) -> None:
+        self.count = 0
+        self.rest = None if batch.layout.ordered else without_samples(batch)
+        self._pieces: list[Any] = []
+        self._read: dict[int, Any] = {}
+
+    def goes_on(self, rest: bytes | None) -> bool:
+        """Whether a batch with this beside its samples can be joined."""
+        return self.rest is not None and self.rest == rest
+
+    def append(self, batch: Any) -> None:
+        """Copy the samples of a batch behind those that are there."""
+        self._pieces.append(map_tensors(batch, lambda leaf: leaf.detach().cpu().clone()))
+        self.count += num_samples(batch)
+
+    def first(self, size: int) -> Any:
+        """A batch of the first samples, made once for all who read as many."""
+        if size not in self._read:
+            pieces, missing = [], size
+            for piece in self._pieces:
+                if missing > 0:
+                    pieces.append(take(piece, slice(0, missing)) if missing < num_samples(piece) else piece)
+                missing -= num_samples(piece)
+            self._read[size] = join(pieces)
+        return self._read[size]
+
+
 class SamplePool:
     """Copies on the CPU of the samples of consecutive batches.
 
@@ -127,7 +163,7 @@ class SamplePool:
         self.wanted = wanted
         self.count = 0
         self.bytes = 0
-        self._joined: list[_Joined] = []
+        self._joined: list[_Joined | _Objects] = []
         self._batches: dict[int, tuple[Hashable, int]] = {}  # number of its first sample -> which, samples kept of it
 
     def keep(self, batch: Any, of: Hashable, start: int, size: int, free: int | None) -> int | None:
@@ -181,7 +217,8 @@ class SamplePool:
         goes_on = goes_on or (bool(self._joined) and self._joined[-1].goes_on(without_samples(batch)))
         if not goes_on:
             # samples that differ in shape do not come in one piece
-            self._joined.append(_Joined(batch, max(size, min(room, most) if self._joined else most)))
+            room = max(size, min(room, most) if self._joined else most)
+            self._joined.append(_Objects(batch) if layout_of(batch).objects else _Joined(batch, room))
         last = self._joined[-1]
         last.append(batch)
         self.count += size

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.layout import Layout
+from lightning_info.replica.declared_samples import DeclaredSamples
 from lightning_info.replica.given_samples import GivenSamples
 from lightning_info.replica.sample_pool import SamplePool, layout_of
 
@@ -62,20 +63,29 @@ class SampleStore:
             pool.keep(batch, pool.count, pool.count, num_samples(batch), None)
         return pool
 
-    def given(self, given: Dataset[Any] | Sequence[Tensor], size: int, convert: Callable[[Any], Any]) -> list[Any]:
+    def given(
+        self,
+        given: Dataset[Any] | Sequence[Tensor],
+        size: int,
+        declared: DeclaredSamples,
+        convert: Callable[[Any], Any],
+    ) -> list[Any]:
         """Batches of the first samples of what the user gives; callbacks with the same object share them.
 
         Args:
             given: A data set or tensors.
             size: How many.
+            declared: What is said about them.
             convert: Gives a batch the precision of training.
 
         Raises:
             ValueError: There is no sample in it.
         """
-        known = next((one for one in self._given if one.given is given), None)
+        # a collate function of one's own may make of more samples another batch (of other length, say)
+        key = declared.key, None if declared.collate is None else size
+        known = next((one for one in self._given if one.given is given and one.key == key), None)
         if known is None:
-            known = GivenSamples(given, convert, max(size, self.wanted))
+            known = GivenSamples(given, declared, convert, max(size, self.wanted), key)
             self._given.append(known)
         try:
             return known.first(size)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_info.reporting.sinks import Sink, serve
 
-MAX_VALUES = 100_000
+MAX_VALUES = 10_000
 
 
 def report_histogram(trainer: Any, tag: str, values: Tensor, step: int) -> list[Exception]:

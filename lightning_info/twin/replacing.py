@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_info.gradients.batches import tensors
+from lightning_info.gradients.sample_objects import deep_mapped, objects_of
 from lightning_info.replica.isolation import isolated
 from lightning_info.twin.copying import copy_data
 from lightning_info.twin.handover import OutOfStep
@@ -142,16 +142,32 @@ class Replacer:
 
 
 def _same(one: Any, other: Any) -> bool:
-    leaves, others = tensors(one), tensors(other)
+    leaves, others = _tensors(one), _tensors(other)
     return len(leaves) == len(others) > 0 and all(
         a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(leaves, others, strict=True)
     )
+
+
+def _tensors(batch: Any) -> list[Tensor]:
+    """All of a batch, whatever objects hold them."""
+    leaves: list[Tensor] = []
+
+    def collect(leaf: Tensor) -> Tensor:
+        leaves.append(leaf)
+        return leaf
+
+    deep_mapped(batch, collect)
+    return leaves
 
 
 def _splice(batch: Any, single: Any, rows: Sequence[int], size: int) -> Any:
     """A batch of ``size`` samples with the one sample of another batch in some of its rows."""
     if isinstance(batch, Tensor):
         return _splice_tensor(batch, single, rows, size)
+    objects = objects_of(batch)
+    if objects is not None:
+        (alone,) = objects.split(single)
+        return objects.collate([alone if row in rows else one for row, one in enumerate(objects.split(batch))])
     if isinstance(batch, Mapping):
         parts = {key: _splice(batch[key], single[key], rows, size) for key in batch}
         return parts if type(batch) is dict else type(batch)(parts)  # type: ignore[call-arg]

@@ -195,7 +195,7 @@ def test_adapter_without_targets_is_refused_where_targets_are_needed():
 class HandWritten(Classifier):
     def training_step(self, batch, batch_idx):
         x, y = batch
-        return -self(x).log_softmax(1).gather(1, y[:, None]).mean()
+        return -self(x).log_softmax(0).gather(1, y[:, None]).mean()
 
 
 class TwoHeads(Classifier):

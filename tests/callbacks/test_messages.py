@@ -10,7 +10,7 @@ import pytest
 import torch
 from models import Classifier, loader, trainer
 
-from lightning_info import FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
+from lightning_info import EffectiveInfoCallback, FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
 
 
 class Broken(Classifier):
@@ -90,11 +90,11 @@ def test_a_frozen_net_is_not_told_that_it_calls_no_loss():
 
 
 def test_the_same_refusal_is_told_in_full_once():
-    said = [str(w.message) for w in fit(HandWritten(), FisherTraceCallback(), WeightInfoCallback())]
+    said = [str(w.message) for w in fit(HandWritten(), WeightInfoCallback(), EffectiveInfoCallback())]
     first, second = [text for text in said if "is off" in text]
     assert "def adapter(module, batch):" in first
     assert "is off, and training goes on" in first.splitlines()[0]
-    assert second.startswith("WeightInfoCallback: refused as FisherTraceCallback is; WeightInfoCallback is off")
+    assert second.startswith("EffectiveInfoCallback: refused as WeightInfoCallback is; EffectiveInfoCallback is off")
     assert "\n" not in second
     assert "Tell it what the module predicts" in first.splitlines()[0]
 

@@ -248,7 +248,7 @@ def plain(module, batch):
 
 def test_a_batch_of_an_own_class_needs_reference_and_adapter():
     batches = DataLoader(data(), 8, collate_fn=Opaque)
-    with pytest.raises(MisconfigurationException, match=r"reference=\(x, y\), with an adapter"):
+    with pytest.raises(MisconfigurationException, match=r"reference=\(x, y\) with an adapter"):
         trainer(FisherTraceCallback(on_error="raise")).fit(OnOpaque(), batches)
     module = OnOpaque()
     x, y = data().tensors

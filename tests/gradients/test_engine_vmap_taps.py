@@ -44,3 +44,29 @@ def test_tapped_parameters_cost_no_copies(monkeypatch):
     net, x = prepared(nn.Sequential(nn.Linear(5, 6), nn.Tanh(), head(6)), real(5))
     u = torch.randn_like(net(x))
     assert_same(ENGINES["backpack_vmap"](net, call, x, [u]), one_at_a_time(net, x, u))
+
+
+class Shortened(nn.Module):
+    """Padded sequences, cut to the longest of the batch; full ones take a path without a mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mix, self.head = nn.Embedding(9, 5), nn.Linear(5, 5), head(5)
+
+    def forward(self, x):
+        real = x > 0
+        longest = int(real.sum(1).max())
+        h = torch.tanh(self.mix(self.embed(x[:, :longest])))
+        if not real.all():
+            h = h * real[:, :longest, None]
+        return self.head(h.sum(1) / real.sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("lengths", [range(1, 15), [5] * 14, [14] * 3 + [2] * 3])
+def test_samples_that_take_different_paths_go_forward_apart(lengths):
+    x = torch.stack([torch.arange(14) % 8 + 1 for _ in lengths]) * (
+        torch.arange(14) < torch.tensor([*lengths])[:, None]
+    )
+    net, x = prepared(Shortened(), x)
+    u = torch.randn_like(net(x))
+    assert_same(ENGINES["backpack_vmap"](net, call, x, [u]), one_at_a_time(net, x, u))

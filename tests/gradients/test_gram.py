@@ -269,3 +269,29 @@ def test_nothing_stays_behind_on_the_module():
     gram_matrix(net, x, columns)
     assert {key: dict(vars(part)) for key, part in net.named_modules()} == before
     assert all(p.grad is None for p in net.parameters())
+
+
+class LooksAtTheMask(nn.Module):
+    """Does without a mask where nothing is padded, and cuts to the longest sequence, as padded transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.out = nn.Embedding(9, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        real = x > 0
+        h = self.embed(x[:, : int(real.sum(1).max())])
+        if not real.all():
+            h = h * real[:, : h.shape[1], None]
+        return self.out(torch.tanh(h).sum(1))
+
+
+def test_a_path_that_the_samples_of_the_check_do_not_take():
+    net = LooksAtTheMask().double()
+    few = torch.ones(8, 14, dtype=torch.long) * 3 * (torch.arange(14) < 9)
+    many = torch.stack([torch.arange(14) % 8 + 1] * 14) * (torch.arange(14) < torch.arange(1, 15)[:, None])
+    plan = choose_gram_engine(net, call, few)
+    assert plan.engine == "taps"
+    columns = list(exact_cotangents(net(many), "categorical"))
+    assert_right(plan.gram(net, call, many, columns, diagonal=True), explicit_rows(net, many, columns))
+    assert plan.engine == "loop"

@@ -271,7 +271,9 @@ def test_manual_optimisation_with_two_optimizers_counts_a_batch_once():
 
 
 @pytest.mark.parametrize(
-    ("max_overhead", "expected"), [(1.0, [0, 1, 2, 4, 8, 10, 16, 20, 30]), (1e-9, [0, 30])], ids=["huge", "tiny"]
+    ("max_overhead", "expected"),
+    [(1.0, [0, 1, 2, 4, 8, 10, 16, 20, 30]), (1e-9, [0, 1, 2, 4, 8, 16, 30])],  # the floor is for the early ones
+    ids=["huge", "tiny"],
 )
 def test_default_schedule_doubles_and_keeps_within_the_overhead(max_overhead, expected):
     callback = fisher(max_overhead=max_overhead)
@@ -279,9 +281,9 @@ def test_default_schedule_doubles_and_keeps_within_the_overhead(max_overhead, ex
     assert steps(callback) == expected
 
 
-@pytest.mark.parametrize(("max_overhead", "expected"), [(1.0, [0, 4, 8, 10]), (1e-9, [0, 10])], ids=["huge", "tiny"])
+@pytest.mark.parametrize(("max_overhead", "expected"), [(1.0, [0, 3, 6, 9, 10]), (1e-9, [0, 10])], ids=["huge", "tiny"])
 def test_explicit_interval_is_thinned_only_by_an_explicit_overhead(max_overhead, expected):
-    callback = fisher(every_n_train_steps=4, max_overhead=max_overhead)
+    callback = fisher(every_n_train_steps=3, max_overhead=max_overhead)
     fit(callback, max_epochs=1)
     assert steps(callback) == expected
 

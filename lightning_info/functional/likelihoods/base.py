@@ -1,5 +1,7 @@
 """What a predictive distribution must tell of itself for the Fisher information of the weights."""
 
+# ruff: noqa: B027 - most distributions have nothing to refuse
+
 from __future__ import annotations
 
 import math
@@ -15,6 +17,10 @@ from lightning_info.functional import draws
 CotangentEstimator = Literal["importance", "rademacher", "sampled"]
 
 
+class NotRegular(ValueError):
+    """A distribution has no Fisher information, or its scores cannot be had; the message tells why."""
+
+
 class Likelihood(ABC):
     """``p(y | z)`` at every position of a sample; positions are independent given z.
 
@@ -24,12 +30,16 @@ class Likelihood(ABC):
     Attributes:
         name: By which a user chooses it.
         has_class_axis: The last axis of z holds the classes of one position.
+        is_joint: The last axis of z belongs to one position: its classes, or the parameters of its distribution.
+        is_exact: H is known; else it is a mean over labels that are sampled, see :class:`~.Sampled`.
         convention: What z does not tell and is set, as the unit variance of a mean; empty if nothing is.
         support: Smallest and largest y.
     """
 
     name: ClassVar[str]
     has_class_axis: ClassVar[bool] = False
+    is_joint: ClassVar[bool] = False
+    is_exact: bool = True
     convention: ClassVar[str] = ""
     support: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
@@ -38,11 +48,18 @@ class Likelihood(ABC):
 
     def positions(self, z: Tensor) -> tuple[int, ...]:
         """``(N, *positions)``: what a mask has."""
-        return tuple(z.shape[:-1] if self.has_class_axis else z.shape)
+        return tuple(z.shape[:-1] if self.is_joint else z.shape)
 
     def masked(self, u: Tensor, mask: Tensor) -> Tensor:
         """``u`` like z, and zero at positions that a mask ``(N, *positions)`` leaves out."""
         return u * mask.reshape(*mask.shape, *(1,) * (u.dim() - mask.dim()))
+
+    def check(self, z: Tensor) -> None:
+        """Refuse outputs at which there is no Fisher information.
+
+        Raises:
+            NotRegular: There is none.
+        """
 
     @abstractmethod
     def fisher_trace(self, z: Tensor) -> Tensor:

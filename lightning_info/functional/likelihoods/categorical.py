@@ -17,6 +17,7 @@ class Categorical(Likelihood):
 
     name: ClassVar[str] = "categorical"
     has_class_axis: ClassVar[bool] = True
+    is_joint: ClassVar[bool] = True
 
     def fisher_trace(self, z: Tensor) -> Tensor:
         """``sum p (1 - p)``."""

@@ -26,6 +26,7 @@ class Product(Likelihood):
 
     def __init__(self, heads: Sequence[tuple[Likelihood, tuple[int, ...]]]) -> None:
         self.heads = tuple(heads)
+        self.is_exact = all(head.is_exact for head, _ in heads)
 
     def __str__(self) -> str:
         return " and ".join(f"{head} {shape}" for head, shape in self.heads)
@@ -41,9 +42,14 @@ class Product(Likelihood):
 
     def positions_of(self, values: Tensor) -> list[Tensor]:
         """Of each head ``(N, *positions)``, from values ``(N, P)`` of all positions."""
-        places = [(len(values), *shape[: len(shape) - head.has_class_axis]) for head, shape in self.heads]
+        places = [(len(values), *shape[: len(shape) - head.is_joint]) for head, shape in self.heads]
         parts = torch.split(values, self._numbers_of_positions(), 1)
         return [part.reshape(place) for part, place in zip(parts, places, strict=True)]
+
+    def check(self, z: Tensor) -> None:
+        """Every head for itself."""
+        for head, part in self._with(z):
+            head.check(part)
 
     def masked(self, u: Tensor, mask: Tensor) -> Tensor:
         """Of each head its own positions."""
@@ -91,7 +97,7 @@ class Product(Likelihood):
         return [head for head, _ in self.heads]
 
     def _numbers_of_positions(self) -> list[int]:
-        return [math.prod(shape[: len(shape) - head.has_class_axis]) for head, shape in self.heads]
+        return [math.prod(shape[: len(shape) - head.is_joint]) for head, shape in self.heads]
 
     def _with(self, *outputs: Tensor) -> Iterator[tuple[Any, ...]]:
         return zip(self._distributions, *(self.outputs_of(z) for z in outputs), strict=True)

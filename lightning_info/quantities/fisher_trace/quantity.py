@@ -12,10 +12,12 @@ from typing_extensions import override
 
 from lightning_info import validation
 from lightning_info.figures.layer_heat_map import layer_heat_map
+from lightning_info.functional.likelihoods import likelihood_named
 from lightning_info.gradients import EngineName, NotCovered, Plan, choose_engine
 from lightning_info.gradients.batches import num_samples, spread, take
 from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.quantities.fisher_trace.hessian import check_hessian, hessian_trace
+from lightning_info.quantities.fisher_trace.loss_gradients import TAG, NoTerms, loss_gradient_trace, terms_of
 from lightning_info.quantities.fisher_trace.sampling import (
     COTANGENT,
     GROUPS,
@@ -25,10 +27,12 @@ from lightning_info.quantities.fisher_trace.sampling import (
     pool_trace,
     scores_of,
 )
-from lightning_info.quantities.quantity import Point, Quantity, Record
+from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record
 from lightning_info.replica.alone import Misattributed
+from lightning_info.replica.outputs_only import WithoutLikelihood
+from lightning_info.replica.predicted import NoPrediction, Prediction
 from lightning_info.replica.snapshot import ForwardStatistic, ModelSnapshot, Unavailable
-from lightning_info.replica.timing import seconds, training_pass
+from lightning_info.replica.timing import training_pass, trial
 from lightning_info.replica.user_warning import warn
 from lightning_info.reporting.layout import Chart
 
@@ -43,15 +47,18 @@ class FisherTrace(Quantity):
 
     Attributes:
         plan: The engine in use; None before :meth:`prepare`.
+        of_loss: No likelihood is known, and the loss's own gradients are measured, under a tag of their own.
     """
 
     name = "fisher"
+    needs_likelihood = False
     unit = "nats / weight²"
     table = (
         ("fisher/trace", "fisher/trace_stderr"),
         ("fisher/empirical_trace", "fisher/empirical_trace_stderr"),
         ("fisher/exact_trace", "fisher/exact_trace_stderr"),
         ("fisher/hessian_trace", "fisher/hessian_trace_stderr"),
+        (TAG, f"{TAG}_stderr"),
     )
 
     def __init__(
@@ -59,9 +66,6 @@ class FisherTrace(Quantity):
     ) -> None:
         self.estimator, self.draws, self.per_layer, self.engine = estimator, draws, per_layer, engine
         self.also: tuple[Also, ...] = (also,) if isinstance(also, str) else tuple(also)
-        parts = ("trace", "trace_stderr", "trace_low", "trace_high", "coverage")
-        further = (f"{name}_trace{tail}" for name in self.also for tail in ("", "_stderr"))
-        self.tags = tuple(f"fisher/{name}" for name in (*parts, *further))
         self.reset()
 
     @override
@@ -83,11 +87,25 @@ class FisherTrace(Quantity):
     @override
     def reset(self) -> None:
         self.plan: Plan | None = None
+        self.of_loss = False
+        parts = ("trace", "trace_stderr", "trace_low", "trace_high", "coverage")
+        further = (f"{name}_trace{tail}" for name in self.also for tail in ("", "_stderr"))
+        self.tags = tuple(f"fisher/{name}" for name in (*parts, *further))
 
     @override
     def prepare(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, str]:
+        prediction = snapshot.predictor(snapshot.module, snapshot.to_device(snapshot.groups[0]))
+        if prediction.unknown:
+            if not isinstance(prediction, WithoutLikelihood) or not prediction.is_hand_written:
+                raise NoPrediction(prediction.unknown)
+            return self._prepare_loss(snapshot, prediction.unknown)
+        if "exact" in (self.estimator, *self.also) and not _is_exact(prediction):
+            raise NotMeasurable(
+                f"the Fisher information of {prediction.likelihood} has no closed form here, so that nothing is exact; "
+                f"leave estimator='exact' and also='exact' away"
+            )
         if "empirical" in (self.estimator, *self.also):
-            snapshot.predictor(snapshot.module, snapshot.to_device(snapshot.groups[0])).loss_gradient()  # needs targets
+            prediction.loss_gradient()  # needs targets
         if "hessian" in self.also:
             check_hessian(snapshot)
         self.plan = self._choose(snapshot)
@@ -109,13 +127,33 @@ class FisherTrace(Quantity):
             "engine": engine,
         }
 
+    def _prepare_loss(self, snapshot: ModelSnapshot, unknown: str) -> Mapping[str, str]:
+        try:
+            terms = terms_of(snapshot)
+        except NoTerms as error:
+            raise NoPrediction(f"{unknown}; and {error}") from error
+        self.of_loss, self.tags = True, (TAG, f"{TAG}_stderr")
+        warn(
+            f"FisherTraceCallback: {unknown}. There is no fisher/trace of this run, but {TAG}, the mean squared "
+            f"gradient of the losses of single samples, at the labels of the data. An adapter that tells what the "
+            f"module predicts, as in the documentation, gives the other: FisherTraceCallback(adapter=...)"
+        )
+        return {
+            "measures": f"{TAG}, the mean of ‖∇ loss‖² over samples, each alone; not the Fisher information, as no "
+            f"likelihood is known",
+            "engine": f"one backward pass a sample; the loss and its gradient are the {terms} of those of its samples",
+        }
+
     @override
     def cost(self, snapshot: ModelSnapshot, samples: int) -> float:
+        if self.of_loss:
+            drawn = samples if self.draws is None else min(self.draws, samples)
+            return training_pass(snapshot, take(snapshot.first_chunk(), slice(0, 1))) * (drawn + CHECK_SAMPLES)
         assert self.plan is not None
         plan, module, batch = self.plan, snapshot.module, snapshot.first_chunk()
         size, outputs = num_samples(batch), snapshot.outputs(module, batch).detach()
         scores = lambda: scores_of(snapshot.predictor(module, batch), self.estimator)  # noqa: E731
-        forward = seconds(scores, snapshot.device) / size
+        forward = trial(scores, snapshot.device) / size
         drawn = samples if self.draws is None else min(self.draws, samples)
         few = take(batch, slice(0, drawn))
         cotangent = torch.ones_like(outputs[:drawn])
@@ -125,7 +163,7 @@ class FisherTrace(Quantity):
                 group = max(1, drawn // GROUPS)
                 return training_pass(snapshot, take(batch, slice(0, group))) / group
             run = lambda: plan.squared_norms(module, snapshot.outputs, few, [cotangent] * columns)  # noqa: E731
-            return seconds(run, snapshot.device) / len(cotangent)
+            return trial(run, snapshot.device) / len(cotangent)
 
         first, cost = norms(1), 0.0
         for estimator in (self.estimator, *self.also):
@@ -147,10 +185,15 @@ class FisherTrace(Quantity):
 
     @override
     def statistics(self) -> list[ForwardStatistic]:
+        if self.of_loss:
+            return []
         return [SamplingScores(name) for name in (self.estimator, *self.also) if name != "hessian"]
 
     @override
     def measure(self, snapshot: ModelSnapshot, point: Point) -> dict[str, float]:
+        if self.of_loss:
+            estimate = loss_gradient_trace(snapshot, self.draws, point.generator)
+            return {TAG: estimate.trace, f"{TAG}_stderr": estimate.stderr}
         if self.plan is None or self.plan.checked < min(2, snapshot.chunk):
             try:
                 self.plan = self._choose(snapshot)
@@ -188,7 +231,7 @@ class FisherTrace(Quantity):
 
     @override
     def settings(self) -> Mapping[str, object]:
-        return {"estimator": self.estimator}
+        return {"estimator": "loss_gradient" if self.of_loss else self.estimator}
 
     @override
     def is_logged(self, tag: str) -> bool:
@@ -196,6 +239,8 @@ class FisherTrace(Quantity):
 
     @override
     def charts(self) -> Mapping[str, Chart]:
+        if self.of_loss:
+            return {}
         band = ("fisher/trace", "fisher/trace_low", "fisher/trace_high")
         return {"Fisher trace (tr F) with its 95 % band": ("Margin", band)}
 
@@ -205,3 +250,7 @@ class FisherTrace(Quantity):
         if not curves:
             return {}
         return {"fisher/layers": partial(layer_heat_map, curves, "Fisher trace by module (tr F)", self.unit)}
+
+
+def _is_exact(prediction: Prediction) -> bool:
+    return likelihood_named(prediction.likelihood, "FisherTrace").is_exact

@@ -38,7 +38,7 @@ from lightning_info.quantities.quantity import Point, Quantity, Record, Warn
 from lightning_info.replica.activations import Layer
 from lightning_info.replica.layer_selection import LayerNames, find_layers
 from lightning_info.replica.snapshot import ModelSnapshot
-from lightning_info.replica.timing import seconds
+from lightning_info.replica.timing import trial
 from lightning_info.reporting.layout import Chart
 from lightning_info.reporting.table import Curve, lost_since, verdict_table
 
@@ -134,12 +134,12 @@ class InformationPlane(Quantity):
     @override
     def cost(self, snapshot: ModelSnapshot, samples: int) -> float:
         few = snapshot.first(snapshot.chunk)
-        cost = seconds(lambda: few.read(self._features), snapshot.device) * samples / few.size
+        cost = trial(lambda: few.on(few.groups).read(self._features), snapshot.device) * samples / few.size
         repeated, y = torch.arange(samples) % few.size, Labels(torch.arange(samples) % 2)
         for layer in self._features.layers:
             t = few.read(self._features)[f"units/{layer.label}"][repeated]
             for estimate in self.estimates:
-                cost += seconds(partial(estimate.read, t, y, _ends(t), self.method), t.device)
+                cost += trial(partial(estimate.read, t, y, _ends(t), self.method), t.device)
         return cost
 
     # ---- a point

@@ -26,7 +26,7 @@ from lightning_info.quantities.stability.weight_change import (
 from lightning_info.quantities.stability.weight_trajectory import WeightTrajectory
 from lightning_info.quantities.weight_information.curvature import fisher_products
 from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
-from lightning_info.replica.timing import seconds
+from lightning_info.replica.timing import trial
 from lightning_info.reporting.layout import Chart
 
 AGREE = (0.8, 1.25)
@@ -101,10 +101,10 @@ class Stability(Quantity):
     def cost(self, snapshot: ModelSnapshot, samples: int) -> float:
         """Seconds of a point, by trials."""
         few = snapshot.first(snapshot.chunk)
-        cost = seconds(lambda: mean_output_kl(few, few), snapshot.device)
+        cost = trial(lambda: mean_output_kl(few, few), snapshot.device)
         if not self._no_products:
             weights = flat_weights(snapshot.module).float()
-            cost += seconds(lambda: fisher_distance(few, weights), snapshot.device)
+            cost += trial(lambda: fisher_distance(few, weights), snapshot.device)
         return self.count * cost * samples / few.size
 
     # ---- a point

@@ -33,7 +33,7 @@ from lightning_info.quantities.weight_information.noisy_loss import mean_loss, n
 from lightning_info.quantities.weight_information.rate_distortion import rate_distortion_curve
 from lightning_info.quantities.weight_information.run_plan import run_plan
 from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
-from lightning_info.replica.timing import seconds
+from lightning_info.replica.timing import trial
 
 GRID = tuple(10.0**exponent for exponent in (-3, -2, -1, 0, 1, 2))
 """Levels of the rate-distortion curve, as multiples of ``beta``."""
@@ -134,10 +134,10 @@ class WeightInformation(Quantity):
         snapshot = snapshot.first(few)
         generator = torch.Generator().manual_seed(0)
         found: list[Curvature] = []
-        measuring = seconds(lambda: found.append(plan.measure(snapshot, generator)), snapshot.device)
-        moving = seconds(lambda: noisy_losses(found[0], [(1.0, 0.1)], 1.0, 2, generator), snapshot.device)
+        measuring = trial(lambda: found.append(plan.measure(snapshot, generator)), snapshot.device)
+        moving = trial(lambda: noisy_losses(found[0], [(1.0, 0.1)], 1.0, 2, generator), snapshot.device)
         small = torch.eye(TRIAL_SIZE, dtype=torch.float64, device=snapshot.device)
-        decomposing = seconds(lambda: torch.linalg.eigh(small), snapshot.device)
+        decomposing = trial(lambda: torch.linalg.eigh(small), snapshot.device)
         passes = plan.samples / few * (measuring + len(GRID) * self.draws / 2 * moving)
         return passes + decomposing * (plan.size / TRIAL_SIZE) ** 3
 

@@ -1,0 +1,51 @@
+"""What a point will take, by trials before the first step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lightning_info.gradients.batches import num_samples
+from lightning_info.replica.snapshot import ModelSnapshot
+from lightning_info.replica.timing import training_pass, trial
+
+FEW, QUICK = 8, 0.02
+"""Samples on which costs are tried where a pass over them takes longer than so many seconds."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a point will take.
+
+    Attributes:
+        seconds: Of a point; NaN if a trial failed.
+        plain: Seconds of a plain forward and backward pass over a batch.
+        text: In words.
+    """
+
+    seconds: float
+    plain: float
+    text: str
+
+
+def forecast(
+    snapshot: ModelSnapshot, copying: Callable[[], object], point: Callable[[ModelSnapshot], float]
+) -> Forecast:
+    """What a measured point will take, in seconds and in plain passes, by trials on the samples of a snapshot.
+
+    Args:
+        snapshot: A snapshot; of its samples a few are tried if a pass over those is not quick.
+        copying: Makes a replica.
+        point: Gives the seconds that a point takes beyond that, by trials on a snapshot.
+    """
+    size, few = num_samples(snapshot.first_chunk()), snapshot.first(FEW)
+    try:
+        plain = training_pass(few, few.first_chunk()) * size / few.size
+        if plain * few.size < QUICK * size:
+            few, plain = snapshot, training_pass(snapshot, snapshot.first_chunk())
+        cost = trial(copying, snapshot.device) + point(few)
+    except Exception as error:
+        return Forecast(math.nan, math.nan, f"not known, a trial failed ({type(error).__name__})")
+    passes = f"{cost / plain:.2g} forward and backward passes of {size} samples"
+    return Forecast(cost, plain, f"about {cost:.2g} s a point, as {passes} (a trial)")

@@ -1,0 +1,206 @@
+"""Squared and absolute errors that a ``training_step`` writes by hand, recognised by values and gradients.
+
+A loss is c/2 ‖z - y‖² at outputs z and targets y, or a function of it, exactly if its gradient in z is c (z - y)
+whatever z is. So the outputs of the module's calls are put in the place of z and compared with the tensors of the
+batch: first as they are, then, in float64, with outputs that are drawn about the targets at several distances. It
+counts only if the loss then depends on no weight in any other way, and if no other outputs or targets fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
+
+from lightning_info.gradients.layout import GO_ON, Path, describe, rebuilt
+from lightning_info.gradients.memory import is_out_of_memory
+from lightning_info.replica.activations import shown_tensor
+from lightning_info.replica.loss_recognition import gaussian, laplace
+from lightning_info.replica.predicted import NoPrediction, Prediction
+
+DISTANCES = (0.1, 1.0, 30.0)
+"""Of the outputs that are tried from the targets, in units of the present one."""
+FEWEST = 4
+"""Values without which a gradient tells nothing."""
+
+Kind = Literal["squared", "absolute"]
+
+
+@dataclass(frozen=True)
+class ElementwiseError:
+    """What was recognised.
+
+    Attributes:
+        kind: Of which power the error is.
+        name: Of the module whose output is compared.
+        call: Its place among the module calls of the step, in the order in which they end.
+        target: Path of the target in the batch.
+    """
+
+    kind: Kind
+    name: str
+    call: int
+    target: Path
+
+    def __str__(self) -> str:
+        return f"{self.kind} error between the output of {self.name or 'the module'} and {describe(self.target)}"
+
+    def prediction(self, calls: list[tuple[str, Tensor]], loss: Tensor | None, batch: Any, samples: int) -> Prediction:
+        """What the step says of a batch.
+
+        Args:
+            calls: Of the step, as :func:`module_calls` gives them.
+            loss: With a graph; None where there is none.
+            batch: As the step gets it.
+            samples: In it.
+
+        Raises:
+            NoPrediction: The loss is another one now.
+        """
+        target = dict(_leaves(batch)).get(self.target)
+        fits = self.call < len(calls) and calls[self.call][0] == self.name and target is not None
+        if not fits or target is None or not _comparable(calls[self.call][1], target):
+            raise NoPrediction(f"the loss was recognised as {self}, which the step has not in this batch")
+        z = calls[self.call][1]
+        y, kept = target.reshape(z.shape), None
+        if loss is not None and not is_functorch_wrapped_tensor(z) and z.requires_grad:
+            gradient = _gradient(loss, z)
+            found = None if gradient is None else _factor(self.kind, gradient, z.detach() - y, 1e-3)
+            if found is None:
+                raise NoPrediction(f"the loss was recognised as {self}, and its gradient is another one now")
+            kept = found[1]
+        weight = None if kept is None or bool(kept.all()) else kept.to(z.dtype)
+        read = gaussian if self.kind == "squared" else laplace
+        prediction = read({"input": z, "target": y, "weight": weight}, samples)
+        prediction.recognised = str(self)
+        return prediction
+
+
+def recognised(run: Callable[[], Tensor], module: nn.Module, batch: Any) -> ElementwiseError | None:
+    """The one elementwise error that the loss is a function of; None if there is none.
+
+    Args:
+        run: Runs the ``training_step`` and gives its loss.
+        module: Whose step it is.
+        batch: As the step gets it.
+
+    Raises:
+        NoPrediction: Several fit.
+    """
+    with module_calls(module) as calls:
+        loss = run()
+    targets = [(path, leaf) for path, leaf in _leaves(batch) if leaf.is_floating_point()]
+    found: list[tuple[ElementwiseError, Tensor, Tensor]] = []
+    for place, (name, z) in enumerate(calls):
+        pairs = [(path, leaf) for path, leaf in targets if z.numel() >= FEWEST and _comparable(z, leaf)]
+        gradient = _gradient(loss, z) if pairs and z.requires_grad else None
+        if gradient is None:
+            continue
+        for path, leaf in pairs:
+            y = leaf.reshape(z.shape)
+            kinds: tuple[Kind, ...] = ("squared", "absolute")
+            for kind in kinds:
+                one = ElementwiseError(kind, name, place, path)
+                if _factor(kind, gradient, z.detach() - y, 1e-3) and _holds(one, run, module, z.detach(), y):
+                    found.append((one, z.detach().flatten(), y.flatten()))
+    if not found:
+        return None
+    one, z, y = found[-1]  # the outermost of modules that give the same
+    for other, *tensors in found:
+        if other.kind != one.kind or not torch.equal(tensors[0], z) or not torch.equal(tensors[1], y):
+            raise NoPrediction(f"the gradient of the loss is that of a {one}, and of a {other} as well")
+    return one
+
+
+@contextmanager
+def module_calls(module: nn.Module, replace: dict[int, Tensor] | None = None) -> Iterator[list[tuple[str, Tensor]]]:
+    """Name and output of every module call that gives one real tensor, in the order in which they end.
+
+    Args:
+        module: The module.
+        replace: Tensors in the places of some of the outputs, by the number of the call.
+    """
+    calls: list[tuple[str, Tensor]] = []
+
+    def hook(name: str) -> Callable[..., Any]:
+        def see(part: nn.Module, args: Any, output: Any) -> Any:
+            if not isinstance(output, Tensor) or shown_tensor(output) is None or not output.is_floating_point():
+                return None
+            calls.append((name, output))
+            return None if replace is None else replace.get(len(calls) - 1)
+
+        return see
+
+    handles = [part.register_forward_hook(hook(name)) for name, part in module.named_modules()]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _holds(one: ElementwiseError, run: Callable[[], Tensor], module: nn.Module, z: Tensor, y: Tensor) -> bool:
+    """Whether the gradient is that of the error at other outputs, and the loss depends on the weights by them only."""
+    generator, target = torch.Generator().manual_seed(0), y.double()
+    unit = float((z.double() - target).square().mean().sqrt()) or 1.0
+    masks = []
+    for distance in DISTANCES:
+        noise = torch.randn(z.shape, generator=generator, dtype=torch.float64).to(z.device)
+        at = (target + distance * unit * noise).requires_grad_()
+        try:
+            with module_calls(module, {one.call: at}):
+                loss = run()
+            weights = [p for p in module.parameters() if p.requires_grad]
+            gradient, *others = torch.autograd.grad(loss, [at, *weights], allow_unused=True)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return False
+        if gradient is None or any(other is not None for other in others):
+            return False
+        found = _factor(one.kind, gradient, at.detach() - target, 1e-5)
+        if found is None:
+            return False
+        masks.append(found[1])
+    return all(torch.equal(mask, masks[0]) for mask in masks)
+
+
+def _factor(kind: Kind, gradient: Tensor, residual: Tensor, error: float) -> tuple[float, Tensor] | None:
+    """If the gradient is c times the residual, or its sign, or 0: c, and where it is not 0; else None."""
+    gradient = gradient.double()
+    shape = residual.double() if kind == "squared" else residual.double().sign()
+    kept = (gradient != 0) | (residual == 0)
+    if not gradient.isfinite().all() or int((gradient != 0).sum()) < FEWEST:
+        return None
+    c = float((gradient * shape)[kept].sum() / shape[kept].square().sum())
+    scale = gradient.abs().amax() if kind == "absolute" else gradient.square().mean().sqrt()
+    wrong = (gradient - c * shape)[kept].abs().amax()
+    return (c, kept) if c > 0 and bool(wrong <= error * scale) else None
+
+
+def _gradient(loss: Tensor, z: Tensor) -> Tensor | None:
+    (found,) = torch.autograd.grad(loss, z, retain_graph=True, allow_unused=True)
+    return found
+
+
+def _comparable(z: Tensor, y: Tensor) -> bool:
+    """The same shape, but for axes of one element."""
+    return [n for n in z.shape if n != 1] == [n for n in y.shape if n != 1]
+
+
+def _leaves(batch: Any) -> list[tuple[Path, Tensor]]:
+    found: list[tuple[Path, Tensor]] = []
+
+    def visit(path: Path, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            found.append((path, value))
+            return value
+        return GO_ON
+
+    rebuilt(batch, visit)
+    return found

@@ -1,0 +1,226 @@
+"""One budget a run, in simulated runs with a clock of their own, and in real ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import pytest
+from models import Classifier, loader, trainer
+
+from lightning_info import InfoCallback
+from lightning_info.callbacks import budget as budgets
+from lightning_info.callbacks.budget import AHEAD, FIGURES, FLOOR, Account, Budget
+from lightning_info.callbacks.schedule import Schedule
+from lightning_info.quantities import Quantity
+
+
+@dataclass
+class Time:
+    """Seconds of a simulated run."""
+
+    now: float = 0.0
+
+
+@dataclass
+class FakeClock:
+    time: Time
+    spent: float = 0.0
+
+    @property
+    def elapsed(self) -> float:
+        return self.time.now
+
+    def take(self, seconds: float) -> None:
+        self.spent += seconds
+        self.time.now += seconds
+
+
+@dataclass
+class Simulated:
+    """A run of so many steps in which callbacks with points of given seconds ask the budget."""
+
+    points: list[float]
+    steps: int
+    step_seconds: float
+    is_length_known: bool = True
+    taken: list[list[int]] = field(default_factory=list)
+
+    def run(self) -> tuple[float, list[float]]:
+        """Seconds of the run, and those of each callback."""
+        time, budget = Time(), Budget()
+        accounts = [Account(FakeClock(time), 0.05) for _ in self.points]
+        self.taken = [[] for _ in self.points]
+        for account, seconds in zip(accounts, self.points, strict=True):
+            budget.open(account)
+            account.point = seconds
+        if self.is_length_known:
+            budget.expected = self.steps * self.step_seconds
+        for step in range(self.steps):
+            epochs = step // 50 if step and step % 50 == 0 else None
+            for account, seconds, taken in zip(accounts, self.points, self.taken, strict=True):
+                if Schedule().falls_on(step, epochs) and budget.affords(
+                    account, seconds + account.ending, Schedule.is_early(step)
+                ):
+                    account.clock.take(seconds)
+                    taken.append(step)
+            time.now += self.step_seconds
+        for account, seconds in zip(accounts, self.points, strict=True):
+            account.clock.take(seconds + FIGURES)
+            account.is_open = False
+        return time.now, [account.clock.spent for account in accounts]
+
+
+@pytest.mark.parametrize("points", [[0.01], [0.3], [0.05, 0.1], [0.01, 0.02, 0.2, 0.3, 0.3]], ids=str)
+@pytest.mark.parametrize("seconds", [15, 60, 600], ids="{} s".format)
+@pytest.mark.parametrize("is_length_known", [True, False], ids=["known", "endless"])
+def test_all_callbacks_together_keep_within_the_budget(points, seconds, is_length_known):
+    run = Simulated(points, 2000, seconds / 2000, is_length_known)
+    whole, spent = run.run()
+    forced = sum(points) + FIGURES * len(points)  # the end
+    assert sum(spent) <= max(FLOOR, 0.05 * whole, forced) + 1e-9
+    assert all(taken and taken[0] == 0 for taken in run.taken)
+
+
+def test_early_steps_are_taken_in_advance_of_a_run_whose_length_is_known():
+    early = [0, 1, 2, 4, 8, 16]
+    run = Simulated([1.0], 20_000, 0.03)  # 600 s: the budget is 30 s, half of it in advance
+    run.run()
+    assert run.taken[0][:6] == early
+    run = Simulated([1.0], 20_000, 0.03, is_length_known=False)  # the floor has one, and the end
+    run.run()
+    assert run.taken[0][:2] != early[:2]
+
+
+def test_a_cheap_callback_leaves_its_share_to_a_dear_one_and_keeps_its_points():
+    alone, both = Simulated([2.0], 20_000, 0.03), Simulated([2.0, 0.01], 20_000, 0.03)
+    alone.run()
+    both.run()
+    assert len(both.taken[0]) >= 0.8 * len(alone.taken[0])
+    cheap = Simulated([0.01], 20_000, 0.03)
+    cheap.run()
+    assert len(both.taken[1]) >= 0.95 * len(cheap.taken[0])
+
+
+def test_two_alike_get_alike():
+    run = Simulated([0.4, 0.4], 20_000, 0.03)
+    _, (one, other) = run.run()
+    assert one == pytest.approx(other, rel=0.1)
+
+
+def test_a_callback_that_overdrew_does_not_starve_another():
+    time, budget = Time(100.0), Budget()
+    dear, other = Account(FakeClock(time, spent=50.0), 0.05, checked=50.0), Account(FakeClock(time), 0.05)
+    budget.open(dear)
+    budget.open(other)
+    other.point = 0.5
+    assert not budget.affords(dear, 0.1)
+    assert budget.affords(other, 2.2)  # half of 5 s, less the figures of the dear one
+    assert not budget.affords(other, 2.6)
+
+
+def test_the_largest_share_is_that_of_all_and_a_whole_one_is_no_limit():
+    time, budget = Time(100.0), Budget()
+    small, large, whole = (Account(FakeClock(time), share) for share in (0.05, 0.1, 1.0))
+    free = Account(FakeClock(time), None)
+    for account in (small, large, free):
+        budget.open(account)
+    assert len(budget.accounts) == 2
+    assert budget.limit == 0.1
+    assert budget.affords(free, math.inf)
+    budget.open(whole)
+    assert budget.affords(whole, 1e9)
+
+
+def test_the_lower_of_two_points_is_expected_of_the_next():
+    account = Account(FakeClock(Time()), 0.05)
+    for seconds, expected in ((5.0, 5.0), (1.0, 1.0), (3.0, 1.0), (3.0, 3.0)):
+        account.took(seconds)
+        assert account.point == expected
+
+
+def test_the_floor_and_the_advance_are_what_is_documented():
+    budget = Budget()
+    budget.open(Account(FakeClock(Time()), 0.05))
+    assert budget.seconds(0.0, early=True) == FLOOR
+    assert budget.seconds(0.0, early=False) == 0.0
+    budget.expected = 1000.0
+    assert budget.seconds(0.0, early=True) == AHEAD * 50.0
+    assert budget.seconds(0.0, early=False) == 0.0
+    assert budget.seconds(1000.0, early=False) == 50.0
+    assert budgets.FLOOR == 3.0
+
+
+# ---- in a run
+
+
+class Dear(Quantity):
+    """Says that a point takes so many seconds a sample for 64 draws."""
+
+    name = "dear"
+    tags = ("dear/draws", "dear/samples")
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def reset(self):
+        self.draws = 64
+
+    def cost(self, snapshot, samples):
+        return self.seconds * samples * self.draws / 64
+
+    def cheaper(self):
+        if self.draws == 16:
+            return ""
+        self.draws //= 2
+        return f"{self.draws} draws instead of 64"
+
+    def measure(self, snapshot, point):
+        return {"dear/draws": self.draws, "dear/samples": snapshot.size}
+
+
+def measured(seconds, **options):
+    one = InfoCallback(Dear(seconds), **{"num_samples": 128, "summary": False, **options})
+    trainer(one, max_epochs=3).fit(Classifier(), loader(256, batch_size=64))
+    return one
+
+
+def of_step(one, step):
+    return {tag: dict(curve)[step] for tag, curve in one.history.items() if tag != "dear/overhead"}
+
+
+@pytest.mark.parametrize(
+    ("point", "draws", "samples", "said"),
+    [
+        (0.5, 64, 128, ""),
+        (2.0, 32, 128, "32 draws instead of 64, so that a point takes about 1 s"),
+        (4.0, 16, 128, "32 draws instead of 64, 16 draws instead of 64, so"),
+        (8.0, 16, 64, "16 draws instead of 64, fewer samples, so that a point takes about 1 s"),
+    ],
+)
+def test_a_point_that_does_not_fit_is_measured_with_less_and_says_so(point, draws, samples, said):
+    one = measured(point / 128)
+    assert of_step(one, 0) == of_step(one, 12) == {"dear/draws": draws, "dear/samples": samples}
+    assert said in " ".join(one.report().split())
+    assert ("instead of 64" in one.report()) == bool(said)
+
+
+def test_an_interval_measures_everything_whatever_it_takes():
+    one = measured(100.0, every_n_epochs=1)
+    assert of_step(one, 4) == {"dear/draws": 64, "dear/samples": 128}
+
+
+def test_what_does_not_fit_at_all_is_one_warning_and_no_point():
+    with pytest.warns(UserWarning, match=r"no point fits .* takes about \d+ s; max_overhead") as warned:
+        one = measured(100 / 128)
+    assert one.history == {}
+    assert sum("no point fits" in str(w.message) for w in warned) == 1
+
+
+def test_a_second_fit_has_all_of_its_draws_again(monkeypatch):
+    one = InfoCallback(Dear(2.0 / 128), num_samples=128, summary=False)
+    trainer(one, max_epochs=1).fit(Classifier(), loader(256, batch_size=64))
+    assert of_step(one, 0)["dear/draws"] == 32
+    monkeypatch.setattr(budgets, "FLOOR", 1e6)
+    trainer(one, max_epochs=1).fit(Classifier(), loader(256, batch_size=64))
+    assert of_step(one, 0)["dear/draws"] == 64
