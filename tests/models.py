@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import lightning_info
+from lightning_info import InfoCallback
+
 FEATURES, CLASSES = 6, 3
 
 
@@ -48,6 +51,12 @@ class Classifier(pl.LightningModule):
         optimizer = torch.optim.Adam(self.parameters(), 1e-2)
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.5)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+
+def public_callbacks() -> list[type[InfoCallback]]:
+    """Those that users know by name, and that take no quantity."""
+    public = [getattr(lightning_info, name) for name in lightning_info.__all__]
+    return [c for c in public if isinstance(c, type) and issubclass(c, InfoCallback) and c is not InfoCallback]
 
 
 def curves(callback) -> dict[str, list[tuple[int, float]]]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -19,26 +18,28 @@ from lightning_info.callbacks.budget import Account
 from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.error_policy import ErrorPolicy, Refused, WrongArgument
 from lightning_info.callbacks.monitors import monitors
-from lightning_info.callbacks.options import ARGUMENTS, MARK, show_common_options
+from lightning_info.callbacks.options import ARGUMENTS, MARK, check_common_options, show_common_options
 from lightning_info.callbacks.preflight import refuse_sharding
-from lightning_info.callbacks.preparing import MOST_SKIPPED, Preparing
+from lightning_info.callbacks.preparing import MOST_SKIPPED
 from lightning_info.callbacks.processes import in_any_process
 from lightning_info.callbacks.progress import progress
 from lightning_info.callbacks.reference_collector import ReferenceCollector
 from lightning_info.callbacks.resuming import steps_taken
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.callbacks.session import Session
+from lightning_info.callbacks.without_trainer import WithoutTrainer
 from lightning_info.quantities.checks import check_quantity
 from lightning_info.quantities.quantity import Quantity
 from lightning_info.replica.batch_norm import BatchNormStatistics
 from lightning_info.replica.declared_samples import Collate, DeclaredSamples, Split
 from lightning_info.replica.isolation import isolated
+from lightning_info.replica.noise import Noise
 from lightning_info.replica.prediction import Adapter
 from lightning_info.replica.user_warning import warn
 from lightning_info.reporting.table import Curve, last_values
 
 
-class InfoCallback(Preparing):
+class InfoCallback(WithoutTrainer):
     """Measures a quantity during training: says when, on which samples, and where the values go.
 
     The callbacks of this package are made of it; for a :class:`~.Quantity` of your own it is used as it is, see
@@ -72,7 +73,6 @@ class InfoCallback(Preparing):
 
     _off = ""  # why nothing is measured in this run
     _decision: tuple[tuple[int, int, int], bool] | None  # epoch, batch and step of the last, and if a point is due
-    _offline = False  # measured without a Trainer
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Show in signature and docstring the arguments that ``**common`` stands for."""
@@ -104,24 +104,18 @@ class InfoCallback(Preparing):
     ) -> None:
         owner = type(self).__name__
         check_quantity(owner, quantity)
-        validation.intervals(owner, every_n_epochs, every_n_train_steps)
         validation.positive_integer(owner, "num_samples", num_samples, 256)
-        validation.integer(owner, "seed", seed, 0)
-        validation.one_of(owner, "on_error", on_error, ("warn", "raise"))
-        validation.one_of(owner, "batch_norm", batch_norm, get_args(BatchNormStatistics))
-        if max_overhead is not None:
-            validation.positive_number(owner, "max_overhead", max_overhead, 0.05)
-            if max_overhead > 1:
-                raise ValueError(
-                    f"{owner}: max_overhead={max_overhead:g} is more than the whole run; it is a share of the run's "
-                    f"time, for example max_overhead=0.05 for 5 %"
-                )
-        if prefix:
-            validation.path(owner, "prefix", prefix, "run1")
-        if adapter is not None and not callable(adapter):
-            raise ValueError(
-                f"{owner}: adapter must be a function (module, batch) -> (outputs, targets), got {adapter!r}"
-            )
+        check_common_options(
+            owner,
+            every_n_epochs=every_n_epochs,
+            every_n_train_steps=every_n_train_steps,
+            adapter=adapter,
+            seed=seed,
+            prefix=prefix,
+            on_error=on_error,
+            max_overhead=max_overhead,
+            batch_norm=batch_norm,
+        )
         self.quantity = quantity
         self.num_samples, self.reference, self.adapter = num_samples, reference, adapter
         self.split, self.collate, self.batch_axes = split, collate, batch_axes
@@ -296,47 +290,6 @@ class InfoCallback(Preparing):
             alike = owner if trainer is None else self._session.first_to_say(owner, self._off)
             warn(messages.refused(owner, self._off, alike))
 
-    # ---- without a Trainer: what ``lightning_info.measure`` calls in the place of the hooks
-
-    def go_offline(self) -> None:
-        """Forget everything measured; from now on there is no Trainer, and no summary is printed."""
-        self.history, self._offline = {}, True
-        self._restart()
-
-    def take_samples(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Keep reference samples of a batch until they are complete; check the module at the first one.
-
-        What fails here is raised whatever ``on_error`` says, as nothing can be measured without it.
-        """
-        if self.is_ready:
-            return
-        self._error_policy.on_error = "raise"
-        self._collect(trainer, pl_module, batch, batch_idx)
-        self._error_policy.on_error = self.on_error
-
-    def take_point(self, trainer: Any, pl_module: Any, due: Sequence[InfoCallback]) -> None:
-        """Measure at the present step, whatever the schedule says.
-
-        Args:
-            trainer: What stands for one.
-            pl_module: The module.
-            due: All callbacks that are measured at this step; they share a replica and a pass.
-        """
-        self._step = steps_taken(trainer)
-        self._measure_and_log(trainer, pl_module, self._step, due)
-
-    def let_go(self) -> None:
-        """Keep nothing of the present step."""
-        self._session.clear()
-
-    def look_back(self, trainer: Any) -> None:
-        """Add to the history what is known only when the last point is."""
-        self._write_end(trainer)
-
-    def drawings(self) -> dict[str, Callable[[], Figure]]:
-        """The figures of what was measured, by tag; each is drawn when it is called."""
-        return {self.tagged(tag): draw for tag, draw in self.quantity.figures(self.record()).items()}
-
     # ---- measuring
 
     @property
@@ -415,6 +368,7 @@ class InfoCallback(Preparing):
         self._prepared = False
         self._skipped = 0
         self._summary = ""
+        self._noise = Noise(self.seed)
         self._private = self.quantity.moves_weights
         self._initial = None
         self._finished = set()

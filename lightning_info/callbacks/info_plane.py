@@ -8,7 +8,8 @@ from typing_extensions import Unpack
 
 from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.options import CommonOptions
-from lightning_info.quantities.information_plane.estimates import BinRange, EstimatorName
+from lightning_info.functional.information_estimators import EstimatorName
+from lightning_info.quantities.information_plane.estimates import BinRange
 from lightning_info.quantities.information_plane.quantity import InformationPlane
 from lightning_info.quantities.information_plane.trajectory import Plane
 from lightning_info.quantities.information_plane.verdicts import CompressionVerdict

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from torch import Tensor
 from torch.utils.data import Dataset
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict, Unpack
 
+from lightning_info import validation
 from lightning_info.replica.batch_norm import BatchNormStatistics
 from lightning_info.replica.declared_samples import Collate, Split
 from lightning_info.replica.prediction import Adapter
@@ -70,6 +71,30 @@ class CommonOptions(TypedDict, total=False):
     batch_norm: BatchNormStatistics
     summary: bool
     save_samples: bool
+
+
+def check_common_options(owner: str, **common: Unpack[CommonOptions]) -> None:
+    """Refuse shared arguments that make no sense; those that are not given are not looked at.
+
+    Raises:
+        ValueError: With the fix.
+    """
+    validation.intervals(owner, common.get("every_n_epochs"), common.get("every_n_train_steps"))
+    validation.integer(owner, "seed", common.get("seed", 0), 0)
+    validation.one_of(owner, "on_error", common.get("on_error", "warn"), ("warn", "raise"))
+    validation.one_of(owner, "batch_norm", common.get("batch_norm", "running"), get_args(BatchNormStatistics))
+    share, prefix, adapter = common.get("max_overhead"), common.get("prefix"), common.get("adapter")
+    if share is not None:
+        validation.positive_number(owner, "max_overhead", share, 0.05)
+        if share > 1:
+            raise ValueError(
+                f"{owner}: max_overhead={share:g} is more than the whole run; it is a share of the run's time, for "
+                f"example max_overhead=0.05 for 5 %"
+            )
+    if prefix:
+        validation.path(owner, "prefix", prefix, "run1")
+    if adapter is not None and not callable(adapter):
+        raise ValueError(f"{owner}: adapter must be a function (module, batch) -> (outputs, targets), got {adapter!r}")
 
 
 def show_common_options(init: Callable[..., Any], base: Callable[..., Any]) -> None:

@@ -12,7 +12,7 @@ from lightning_info.callbacks import messages
 from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.points import Points
 from lightning_info.replica.declared_samples import DeclaredSamples
-from lightning_info.replica.prediction import LikelihoodCall
+from lightning_info.replica.likelihood_choice import LikelihoodCall
 
 
 class Resuming(Points, Callback, ABC):

@@ -13,6 +13,7 @@ from lightning_info.callbacks.budget import Account, Budget
 from lightning_info.gradients.batches import num_samples, take, tensors, without_samples
 from lightning_info.quantities.quantity import Quantity
 from lightning_info.replica.batch_norm import on_batch_statistics
+from lightning_info.replica.noise import Noise
 from lightning_info.replica.outputs_only import OutputsOnly
 from lightning_info.replica.prediction import Adapter, Predictor
 from lightning_info.replica.replicate import replicate
@@ -36,6 +37,7 @@ def new_snapshot(
     chunk: int,
     private: bool,
     needs_likelihood: bool = True,
+    noise: Noise | None = None,
 ) -> ModelSnapshot:
     """A snapshot with a replica of its own.
 
@@ -47,6 +49,7 @@ def new_snapshot(
         chunk: See :class:`~.ModelSnapshot`.
         private: See :func:`~.replicate`.
         needs_likelihood: Without, a module whose loss is not known gives outputs only, if there is no adapter.
+        noise: What passes over the replica draw.
     """
     stand_in = StandInTrainer(trainer)
     replica = replicate(pl_module, private=private, trainer=trainer, stand_in=stand_in)
@@ -56,7 +59,10 @@ def new_snapshot(
         replica = replica.to(device)
     batch_norms: list[Any] = [replica.get_submodule(name) for name in on_batch_statistics(pl_module)]
     kind = Predictor if needs_likelihood or adapter is not None else OutputsOnly
-    predictor, audit = kind(stand_in, adapter, shared=not private), Audit((trainer.global_step + 1) * GOLDEN % 1)
+    predictor, audit = (
+        kind(stand_in, adapter, shared=not private, noise=noise or Noise()),
+        Audit((trainer.global_step + 1) * GOLDEN % 1),
+    )
     return ModelSnapshot(replica, predictor, groups, chunk, device, batch_norms, audit=audit)
 
 

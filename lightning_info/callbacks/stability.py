@@ -10,11 +10,11 @@ from typing import Any
 
 from typing_extensions import Unpack
 
-from lightning_info import validation
 from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.error_policy import Refused
 from lightning_info.callbacks.options import CommonOptions
 from lightning_info.figures.stability_paths import LossLandscape
+from lightning_info.quantities.stability.arguments import twin_arguments
 from lightning_info.quantities.stability.twins import TwinStability, harmless
 from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 from lightning_info.twin import NotSupported, Twin
@@ -93,24 +93,7 @@ class StabilityCallback(InfoCallback):
         num_samples: int = 256,
         **common: Unpack[CommonOptions],
     ) -> None:
-        owner = type(self).__name__
-        for name, sample in (("index", index), ("replacement", replacement)):
-            if sample is not None:
-                validation.integer(owner, name, sample, 0)
-                if sample < 0:
-                    raise ValueError(f"{owner}: {name}={sample}; samples are numbered from 0, for example {name}=0")
-        validation.positive_number(owner, "beta", beta, 1.0)
-        validation.positive_integer(owner, "num_twins", num_twins, 4)
-        if num_twins > 1 and index is not None and replacement is not None:
-            raise ValueError(
-                f"{owner}: num_twins={num_twins} with index={index} and replacement={replacement} are twins of the "
-                f"same sample; leave out one of the two, which is then drawn for each twin"
-            )
-        trusted = [trust] if isinstance(trust, str) else list(trust or ())
-        if not all(isinstance(name, str) for name in trusted):
-            raise ValueError(
-                f"{owner}: trust={trust!r}; give names of classes of callbacks, for example trust=['MyLogger']"
-            )
+        trusted = twin_arguments(type(self).__name__, index, replacement, beta, num_twins, trust)
         raises = common.get("on_error") == "raise"
         quantity = TwinStability(index, replacement, beta, num_twins, common.get("seed", 0), raises, trusted)
         super().__init__(quantity, num_samples=num_samples, **common)

@@ -1,16 +1,18 @@
 """The mathematics, as pure functions on tensors: no Lightning, no hooks, no state."""
 
 from lightning_info.functional.binning import (
-    CodeInformation,
     Information,
-    ShuffledInformation,
     bin_codes,
     bin_targets,
     binned_information,
-    code_information,
-    shuffled_information,
     subset_information,
     unit_entropies,
+)
+from lightning_info.functional.code_information import (
+    CodeInformation,
+    ShuffledInformation,
+    code_information,
+    shuffled_information,
 )
 from lightning_info.functional.codes import exact_codes
 from lightning_info.functional.distortion import DistortionLevel, distortion_level, quadratic_level

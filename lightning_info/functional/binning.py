@@ -5,12 +5,11 @@ A deterministic network gives one activation per input, so the binned layer ``T 
 .. math:: I(X;T) = H(T), \qquad I(T;Y) = H(T) + H(Y) - H(T, Y)
 
 over the N equally likely samples, *if no input is there twice*. Every sample's bins are packed into one integer, its
-code (:func:`bin_codes`), and sorting the codes with the labels in their low bits counts everything at once
-(:func:`code_information`).
+code (:func:`bin_codes`), of which :func:`~.code_information.code_information` tells the rest.
 
 Both numbers end at a ceiling: ``I(X;T) <= log N``, and where every code is unique ``I(T;Y) = H(Y)`` whatever the layer
-knows. :attr:`CodeInformation.unique` and :func:`shuffled_information` tell. Integers are binned without rounding, and
-need no bins where they are codes (:func:`~.codes.exact_codes`).
+knows. :attr:`~.CodeInformation.unique` and :func:`~.shuffled_information` tell. Integers are binned without rounding,
+and need no bins where they are codes (:func:`~.codes.exact_codes`).
 
 Source: Saxe et al. (2018), section 2; ``bins`` counts intervals (the authors' "30 bins" are 30 edges).
 """
@@ -22,19 +21,14 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Generator, Tensor
+from torch import Tensor
 
+from lightning_info.functional.code_information import EXACT_BITS, code_information
 from lightning_info.functional.codes import hashed, integer_bins, smallest_and_largest
+from lightning_info.functional.units import Unit, per_nat
 
-Unit = Literal["bits", "nats"]
-Integers = NDArray[np.int64]
 BinRange = Literal["fixed", "adaptive"] | tuple[float, float]
-
-_EXACT_BITS = 62
-"""Mixed-radix codes up to this size, hashes beyond."""
 
 _PRODUCT_BITS = 53
 """Integers up to this size are exact in float64."""
@@ -52,21 +46,6 @@ class Information(NamedTuple):
 
     I_XT: float
     I_TY: float
-
-
-class CodeInformation(NamedTuple):
-    """I(X;T) = H(T) and I(T;Y) of codes, and the share of the samples whose code no other sample has."""
-
-    I_XT: float
-    I_TY: float
-    unique: float
-
-
-class ShuffledInformation(NamedTuple):
-    """Mean and standard deviation of I(T;Y) over permutations of the labels."""
-
-    mean: float
-    sd: float
 
 
 def binned_information(
@@ -111,77 +90,6 @@ def bin_codes(t: Tensor, bins: int = 30, bin_range: BinRange = "adaptive") -> Te
     """
     codes = [_codes(index, bins) for index in _indices(as_rows(t), bins, bin_range)]
     return torch.cat(codes) if len(codes) > 1 else codes[0]
-
-
-def code_information(codes: Tensor, y: Tensor | None = None, *, unit: Unit = "bits") -> CodeInformation:
-    """I(X;T) = H(T) and I(T;Y) of codes.
-
-    Args:
-        codes: ``(N,)``, int64, as from :func:`bin_codes`; any integers that are equal where T is.
-        y: Classes ``(N,)``, integer or bool; None if there are none.
-        unit: Of the result.
-
-    Returns:
-        The two and the share of unique codes; I_TY is NaN without ``y``.
-
-    Raises:
-        ValueError: Shapes, floating ``y``.
-    """
-    scale, n = per_nat(unit), len(codes)
-    if codes.dim() != 1 or n == 0 or codes.is_floating_point():
-        raise ValueError(
-            f"codes of shape {tuple(codes.shape)}, {codes.dtype}: expected integers (N,), for example bin_codes(t)"
-        )
-    keys = codes.cpu().numpy().astype(np.int64, copy=False)
-    labels = None if y is None else class_labels(y, n)
-    y_counts = np.array([n]) if labels is None else np.bincount(labels)
-    bits = (len(y_counts) - 1).bit_length()
-    used = int(np.bitwise_or.reduce(keys))
-    if not 0 <= used < 1 << (_EXACT_BITS - bits):
-        keys = np.unique(keys, return_inverse=True)[1]
-        used = n
-    joint = keys.copy() if labels is None else keys << bits | labels
-    if used < 1 << (31 - bits):
-        joint = joint.astype(np.int32)  # sorted in half the time
-    joint.sort()
-    t_runs = _run_lengths(joint >> bits)
-    t_logs = _n_log_n(t_runs)
-    h_t = scale * max(0.0, math.log(n) - t_logs / n)
-    unique = float(t_runs[1] / n)
-    if labels is None:
-        return CodeInformation(h_t, math.nan, unique)
-    y_counts = y_counts[y_counts > 0]
-    shared = _n_log_n(_run_lengths(joint)) - t_logs - float(y_counts @ np.log(y_counts))
-    return CodeInformation(h_t, scale * max(0.0, math.log(n) + shared / n), unique)
-
-
-def shuffled_information(
-    codes: Tensor, y: Tensor, *, repeats: int = 10, generator: Generator | None = None, unit: Unit = "bits"
-) -> ShuffledInformation:
-    """What I(T;Y) reads where there is nothing to know: the same codes with permuted labels.
-
-    Args:
-        codes: ``(N,)``, int64, as from :func:`bin_codes`.
-        y: Classes ``(N,)``, integer or bool.
-        repeats: Permutations.
-        generator: Source of the permutations; the global generator of the CPU if None.
-        unit: Of the result.
-
-    Returns:
-        Mean and standard deviation; the latter is NaN for a single permutation.
-
-    Raises:
-        ValueError: Shapes, floating ``y``, repeats below 1.
-    """
-    if repeats < 1:
-        raise ValueError(f"repeats={repeats}: expected at least 1, for example repeats=10")
-    codes = torch.unique(codes, return_inverse=True)[1]
-    device = torch.device("cpu") if generator is None else generator.device
-    found = torch.empty(repeats, dtype=torch.float64)
-    for i in range(repeats):
-        order = torch.randperm(len(codes), generator=generator, device=device)
-        found[i] = code_information(codes, y[order.to(y.device)], unit=unit).I_TY
-    return ShuffledInformation(found.mean().item(), found.std().item() if repeats > 1 else math.nan)
 
 
 def subset_information(
@@ -271,17 +179,6 @@ def bin_targets(y: Tensor, bins: int = 30) -> Tensor:
     return classes
 
 
-def per_nat(unit: Unit) -> float:
-    """How many units a nat has.
-
-    Raises:
-        ValueError: It is neither of the two.
-    """
-    if unit not in ("bits", "nats"):
-        raise ValueError(f"unit={unit!r}: choose 'bits' or 'nats'")
-    return 1 / math.log(2) if unit == "bits" else 1.0
-
-
 def as_rows(values: Tensor) -> Tensor:
     """Values ``(N, d)`` of ``(N, d)`` or ``(N,)``, without their graph.
 
@@ -354,7 +251,7 @@ def _codes(index: Tensor, bins: int) -> Tensor:
     blocks = -(-d // digits)
     padded: Tensor = torch.nn.functional.pad(index, (0, blocks * digits - d))
     keys = torch.mv(padded.reshape(n * blocks, digits), radix).long().reshape(n, blocks)
-    if d * math.log2(bins) <= _EXACT_BITS:
+    if d * math.log2(bins) <= EXACT_BITS:
         return torch.add(keys[:, 0], keys[:, 1], alpha=bins**digits)
     return hashed(keys)
 
@@ -364,39 +261,8 @@ def _radix(bins: int, digits: int, device: torch.device) -> Tensor:
     return torch.tensor([float(bins**i) for i in range(digits)], dtype=torch.float64, device=device)
 
 
-def class_labels(y: Tensor, n: int) -> Integers:
-    """Classes as labels ``(N,)`` from 0 to below 4 N.
-
-    Raises:
-        ValueError: Shapes, floating ``y``.
-    """
-    if y.shape != (n,):
-        raise ValueError(
-            f"y of shape {tuple(y.shape)}: expected ({n},), a class for each sample; rows of several labels become "
-            "classes by bin_targets(y)"
-        )
-    if y.is_floating_point() or y.is_complex():
-        raise ValueError(f"y of dtype {y.dtype}: expected classes; bin regression targets, for example bin_targets(y)")
-    labels = y.cpu().numpy().astype(np.int64, copy=False)
-    return labels if 0 <= np.bitwise_or.reduce(labels) < 4 * n else np.unique(labels, return_inverse=True)[1]
-
-
 def _row_classes(rows: Tensor) -> Tensor:
     if rows.shape[1] == 0:
         return torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
     classes: Tensor = torch.unique(rows, dim=0, return_inverse=True)[1]
     return classes
-
-
-def _run_lengths(keys: Integers) -> Integers:
-    """How many runs of equal keys there are of each length, from 0 to the longest."""
-    new = np.ones(len(keys) + 1, dtype=np.bool_)
-    np.not_equal(keys[1:], keys[:-1], out=new[1:-1])
-    starts = np.flatnonzero(new)
-    return np.bincount(starts[1:] - starts[:-1])
-
-
-def _n_log_n(lengths: Integers) -> float:
-    """Sum of n log n over runs."""
-    n = np.flatnonzero(lengths)
-    return float((lengths[n] * n) @ np.log(n))

@@ -17,9 +17,13 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+from typing_extensions import override
 
-from lightning_info.functional.binning import Information, Unit, as_rows, class_labels, code_information, per_nat
+from lightning_info.functional.binning import Information, as_rows
+from lightning_info.functional.code_information import class_labels, code_information
+from lightning_info.functional.information_estimator import InformationEstimator, LayerInformation
+from lightning_info.functional.units import Unit, per_nat
 
 
 def linear_information(
@@ -153,6 +157,18 @@ def gaussian_information(t: Tensor, y: Tensor | None, noise_variance: float, *, 
     for members in torch.split(rows[labels.argsort(stable=True)], [n for n in labels.bincount().tolist() if n]):
         rest += len(members) / len(rows) * _half_log_det(members, noise_variance)
     return Information(scale * whole, min(scale * max(0.0, whole - rest), code_information(labels, unit=unit).I_XT))
+
+
+class GaussianEstimator(InformationEstimator):
+    """:func:`gaussian_information`; covariances know no number of samples."""
+
+    has_ceiling = False
+
+    @override
+    def __call__(
+        self, t: Tensor, y: Tensor | None, noise_variance: float = 0.0, generator: Generator | None = None
+    ) -> LayerInformation:
+        return LayerInformation(*gaussian_information(t, y, noise_variance))
 
 
 def as_map(name: str, w: Tensor, input_cov: Tensor) -> Tensor:

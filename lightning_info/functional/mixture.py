@@ -22,9 +22,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Generator, Tensor
+from typing_extensions import override
 
-from lightning_info.functional.binning import Unit, as_rows, class_labels, code_information, per_nat
+from lightning_info.functional.binning import as_rows
+from lightning_info.functional.code_information import class_labels, code_information
+from lightning_info.functional.information_estimator import InformationEstimator, LayerInformation
 from lightning_info.functional.standard_error import student_factor
+from lightning_info.functional.units import Unit, per_nat
 
 _TILE, _GPU_TILE = 512, 4096
 """Samples on each side of a tile of the matrix of pairs."""
@@ -107,6 +111,25 @@ def mixture_information(
     xt, ty = min(max(xt, lower[0]), upper[0]), min(max(ty, ty_lower), ty_upper)  # NaN stays
     found = (xt, ty, lower[0], upper[0], ty_lower, ty_upper, xt_stderr, ty_stderr)
     return MixtureInformation(*(scale * value for value in found))
+
+
+class MixtureEstimator(InformationEstimator):
+    """:func:`mixture_information` of one draw for each sample."""
+
+    has_bounds = True
+
+    @override
+    def __call__(
+        self, t: Tensor, y: Tensor | None, noise_variance: float = 0.0, generator: Generator | None = None
+    ) -> LayerInformation:
+        found = mixture_information(t, y, noise_variance, generator=generator)
+        return LayerInformation(
+            found.I_XT,
+            found.I_TY,
+            low=(found.I_XT_lower, found.I_TY_lower),
+            high=(found.I_XT_upper, found.I_TY_upper),
+            stderr=(found.I_XT_stderr, found.I_TY_stderr),
+        )
 
 
 class _Pairs:

@@ -12,7 +12,7 @@ A parameter counts as covered when every one of its entries into the graph was t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,23 +20,15 @@ from torch import Tensor, nn
 from lightning_info.gradients import backward
 from lightning_info.gradients.contract import Norms, NotCovered, Predict, trainable
 from lightning_info.gradients.graph import graph_of
-from lightning_info.gradients.layers.base import Operator
-from lightning_info.gradients.recorder import Recorder
+from lightning_info.gradients.recorder import OperatorCall, Recorder
 from lightning_info.gradients.taps import UNUSED, group, listed, routes_of, tap, unsuited
 
 
 class _Taps(Recorder):
-    def tapped(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        operator: Operator,
-        names: dict[str, str],
-    ) -> Tensor:
-        output: Tensor = func(*args, **kwargs)
+    def tapped(self, call: OperatorCall) -> Tensor:
+        output: Tensor = call.func(*call.args, **call.kwargs)
         if output.requires_grad:
-            self.taps.append(tap(operator, names, output))
+            self.taps.append(tap(call.operator, call.names, output))
         return output
 
 

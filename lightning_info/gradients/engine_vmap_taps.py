@@ -13,7 +13,6 @@ one group for each answer.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,9 +24,9 @@ from torch import Tensor, nn
 from lightning_info.gradients import backward
 from lightning_info.gradients.attributes import kept
 from lightning_info.gradients.batches import select, split_samples
-from lightning_info.gradients.contract import Norms, NotCovered, Predict, first_line, trainable
+from lightning_info.gradients.contract import Norms, NotCovered, Predict, trainable
 from lightning_info.gradients.graph import graph_of
-from lightning_info.gradients.memory import LIMITS, is_out_of_memory
+from lightning_info.gradients.memory import LIMITS
 from lightning_info.gradients.taps import (
     NO_PARTNER,
     NO_RULE,
@@ -40,6 +39,7 @@ from lightning_info.gradients.taps import (
     unsuited,
 )
 from lightning_info.gradients.vmap_taps import Disagreement, OverBudget, VmapTaps
+from lightning_info.gradients.vmapping import vmapping
 
 
 def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> Norms:
@@ -129,16 +129,8 @@ class Passes:
                 outputs = self.predict(self.module, single)
             return outputs.squeeze(0)
 
-        try:
-            with kept(self.module), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="There is a performance drop")
-                outputs = torch.vmap(one_sample, randomness="different")(leaves, copies)
-        except NotCovered:
-            raise
-        except Exception as error:  # whatever the module's own code raises under vmap
-            if is_out_of_memory(error):
-                raise
-            raise NotCovered(f"the module does not vmap ({first_line(error)})") from error
+        with vmapping("the module"), kept(self.module):
+            outputs = torch.vmap(one_sample, randomness="different")(leaves, copies)
         graph = graph_of(outputs)
         alive = {id(leaf) for leaf in graph.leaves}
         groups = group(recorder.taps, graph.nodes)

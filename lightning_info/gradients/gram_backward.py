@@ -6,7 +6,6 @@ parameter's rows are handed out when all its operators got their gradients, and 
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -15,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_info.gradients.contract import NotCovered, first_line
+from lightning_info.gradients.contract import NotCovered
 from lightning_info.gradients.engine_vmap_taps import Forward
 from lightning_info.gradients.layer_gradients import Rows, of_tensor
 from lightning_info.gradients.layers.base import SampleAxes, by_sample
-from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.taps import Tap, listed
 from lightning_info.gradients.vmap_taps import Physical
+from lightning_info.gradients.vmapping import vmapping
 
 Consume = Callable[[str, Rows], None]
 """Takes one parameter's name and rows, which are gone afterwards."""
@@ -61,15 +60,8 @@ def each_parameter(forward: Forward, columns: Tensor, consume: Consume) -> None:
         if not tap.is_root
     ]
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="There is a performance drop")
+        with vmapping("the backward pass"):
             torch.vmap(one_cotangent)(columns.to(forward.outputs))
-    except NotCovered:
-        raise
-    except Exception as error:  # whatever an operator's backward pass raises under vmap
-        if is_out_of_memory(error):
-            raise
-        raise NotCovered(f"the backward pass does not vmap ({first_line(error)})") from error
     finally:
         for handle in handles:
             handle.remove()

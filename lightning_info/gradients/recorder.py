@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,24 @@ from torch.overrides import TorchFunctionMode
 from lightning_info.gradients.contract import NotCovered
 from lightning_info.gradients.layers.base import OPENED, Operator, read
 from lightning_info.gradients.taps import Tap
+
+
+class OperatorCall(NamedTuple):
+    """A call of a known operator on parameters of the module.
+
+    Attributes:
+        func: What is called.
+        args: With these.
+        kwargs: And these.
+        operator: What it computes.
+        names: Of the parameters in its slots, ``"weight"`` and ``"bias"``.
+    """
+
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    operator: Operator
+    names: dict[str, str]
 
 
 class Recorder(TorchFunctionMode):
@@ -46,18 +64,11 @@ class Recorder(TorchFunctionMode):
             if names and operator.refused:
                 raise NotCovered(operator.refused)
             if names:
-                return self.tapped(func, args, kwargs, operator, names)
+                return self.tapped(OperatorCall(func, args, kwargs, operator, names))
         return self.other(func, args, kwargs)
 
     @abstractmethod
-    def tapped(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        operator: Operator,
-        names: dict[str, str],
-    ) -> Tensor:
+    def tapped(self, call: OperatorCall) -> Tensor:
         """Call an operator on parameters of the module, and tap it."""
 
     def other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lightning_info.gradients.contract import NotCovered
 from lightning_info.gradients.layers.base import UNDER_VMAP, OnAllSamples, Operator, SampleAxes
 from lightning_info.gradients.memory import LIMITS
-from lightning_info.gradients.recorder import Recorder
+from lightning_info.gradients.recorder import OperatorCall, Recorder
 from lightning_info.gradients.taps import listed, tap
 
 _REQUIRES_GRAD: Any = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
@@ -84,15 +84,9 @@ class VmapTaps(Recorder):
         self.copies = copies
         return self
 
-    def tapped(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        operator: Operator,
-        names: dict[str, str],
-    ) -> Tensor:
+    def tapped(self, call: OperatorCall) -> Tensor:
         """Tap the call where its weights are as the rule takes them."""
+        func, args, kwargs, operator, names = call
         x, own = operator.inputs, (operator.weight, operator.bias)
         rows = operator.axes is None and not operator.is_unbatched  # axis 0 of a single sample
         # frozen weights have no sample axis; computed ones may have one

@@ -28,9 +28,10 @@ class FisherTrace(Metric):
     .. math:: \mathrm{tr}\, F = \mathbb{E}_x\, \mathbb{E}_{y \sim p_w(y|x)} \|\nabla_w \log p_w(y|x)\|^2
 
     Every sample goes backward once, with one random cotangent (see :func:`~lightning_info.functional.fisher_cotangent`)
-    or, for ``"exact"``, with all of them. ``compute()`` gives the trace, a float64 scalar in nats per squared weight
-    change, and sets :attr:`stderr`. The weights must stay the same between ``reset()`` and ``compute()``. Source:
-    Achille, Paolini & Soatto, sections 1.2 and 4.
+    or, for ``"exact"``, with all of them. ``compute()`` gives ``{"trace": ..., "trace_stderr": ...}``, float64 scalars
+    in nats per squared weight change; the standard error is an upper bound, 0 for ``"exact"``, NaN of one sample. The
+    weights must stay the same between ``reset()`` and ``compute()``. Lightning's ``self.log`` takes no metric with
+    several values; log them with ``self.log_dict`` as below. Source: Achille, Paolini & Soatto, sections 1.2 and 4.
 
     Args:
         likelihood: What ``module(inputs)`` gives: ``"categorical"`` logits ``(N, *positions, C)``, ``"bernoulli"``
@@ -44,15 +45,15 @@ class FisherTrace(Metric):
     Raises:
         ValueError: An argument names nothing that is known.
 
-    Attributes:
-        stderr: Standard error of the last ``compute()``; an upper bound, 0 for ``"exact"``.
-
     Example::
 
         def validation_step(self, batch, batch_idx):
             x, y = batch
             self.fisher.update(self, x)  # self.fisher = FisherTrace()
-            self.log("fisher", self.fisher)
+
+        def on_validation_epoch_end(self):
+            self.log_dict(self.fisher.compute())
+            self.fisher.reset()
     """
 
     is_differentiable = False
@@ -75,7 +76,6 @@ class FisherTrace(Metric):
         one_of("FisherTrace", "estimator", estimator, (*get_args(CotangentEstimator), "exact"))
         one_of("FisherTrace", "engine", engine, get_args(EngineName))
         self.likelihood, self.estimator, self.engine, self.seed = likelihood, estimator, engine, seed
-        self.stderr: Tensor | None = None
         self._plan: Plan | None = None
         self._made_for: tuple[Any, ...] = ()
         for name in ("total", "squares", "count"):
@@ -114,14 +114,14 @@ class FisherTrace(Metric):
         self.squares += values.square().sum()
         self.count += len(values)
 
-    def compute(self) -> Tensor:
-        """The trace over all samples of all processes; NaN without samples."""
+    def compute(self) -> dict[str, Tensor]:
+        """The trace over all samples of all processes, and its standard error; NaN without samples."""
         trace = self.total / self.count
         variance = (self.squares / self.count - trace.square()).clamp_min(0) / (self.count - 1)
         freedom = int(self.count) - 1
         factor = student_factor(freedom) if freedom > 0 else math.nan
-        self.stderr = torch.zeros_like(trace) if self.estimator == "exact" else factor * variance.sqrt()
-        return trace
+        stderr = torch.zeros_like(trace) if self.estimator == "exact" else factor * variance.sqrt()
+        return {"trace": trace, "trace_stderr": stderr}
 
     def reset(self) -> None:
         """Forget the samples, and how their gradients were computed."""

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_info.functional.binning import BinRange, Unit, as_rows, bin_codes, code_information, per_nat
-from lightning_info.functional.linear_gaussian import gaussian_information
-from lightning_info.functional.mixture import mixture_information
+from lightning_info.functional.binning import BinRange, as_rows, bin_codes
+from lightning_info.functional.information_estimators import ESTIMATORS, EstimatorName, estimator_named
+from lightning_info.functional.units import Unit, per_nat
 
 
 class InformationPlane(Metric):
     """I(X;T) and I(T;Y) of a layer, over all samples of all batches and processes.
 
-    ``compute()`` gives both as float64 scalars; I(T;Y) is NaN without ``y``, both without samples. What is kept: one
-    integer per sample for bins of a range that is known beforehand, otherwise all activations. The order of the samples
-    matters to the mixture alone, whose noise is drawn for one after the other: it moves the estimate within its error.
-    Every process needs a sample. Source: Saxe et al. (2018), section 2.
+    ``compute()`` gives ``{"I_XT": ..., "I_TY": ...}``, float64 scalars; I(T;Y) is NaN without ``y``, both without
+    samples. What is kept: one integer per sample for bins of a range that is known beforehand, otherwise all
+    activations. The order of the samples matters to the mixture alone, whose noise is drawn for one after the other: it
+    moves the estimate within its error. Every process needs a sample. Lightning's ``self.log`` takes no metric with
+    several values; log them with ``self.log_dict`` as below. Source: Saxe et al. (2018), section 2.
 
     Args:
         estimator: ``"binning"`` (:func:`~lightning_info.functional.binned_information`), ``"mixture"``
@@ -39,10 +40,13 @@ class InformationPlane(Metric):
 
     Example::
 
-        plane = InformationPlane(bin_range="fixed")
-        for x, y in loader:
-            plane.update(torch.tanh(layer(x)), y)
-        i_xt, i_ty = plane.compute()
+        def validation_step(self, batch, batch_idx):
+            x, y = batch
+            self.plane.update(torch.tanh(self.layer(x)), y)  # self.plane = InformationPlane(bin_range="fixed")
+
+        def on_validation_epoch_end(self):
+            self.log_dict(self.plane.compute())
+            self.plane.reset()
     """
 
     is_differentiable = False
@@ -54,7 +58,7 @@ class InformationPlane(Metric):
 
     def __init__(
         self,
-        estimator: Literal["binning", "mixture", "gaussian"] = "binning",
+        estimator: EstimatorName = "binning",
         bins: int = 30,
         bin_range: BinRange = "adaptive",
         noise_variance: float | None = None,
@@ -63,11 +67,8 @@ class InformationPlane(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if estimator not in ("binning", "mixture", "gaussian"):
-            raise ValueError(
-                f"InformationPlane: unknown estimator {estimator!r}; choose 'binning', 'mixture', 'gaussian'"
-            )
-        if estimator != "binning" and not (noise_variance is not None and noise_variance > 0):
+        has_bins = estimator_named(estimator, "InformationPlane").has_bins
+        if not has_bins and not (noise_variance is not None and noise_variance > 0):
             raise ValueError(
                 f"InformationPlane: estimator={estimator!r} needs the variance of the noise, for example "
                 "noise_variance=0.01"
@@ -105,23 +106,19 @@ class InformationPlane(Metric):
         if y is not None:
             self.labels.append(y.detach())
 
-    def compute(self) -> tuple[Tensor, Tensor]:
+    def compute(self) -> dict[str, Tensor]:
         """I(X;T) and I(T;Y) over all samples of all processes."""
         if not len(self.seen):
-            return self._scalar(math.nan), self._scalar(math.nan)
+            return self._values(math.nan, math.nan)
         self._one_width(self.widths)
         t, y = dim_zero_cat(self.seen), dim_zero_cat(self.labels) if len(self.labels) else None
         if y is not None and not y.numel():  # gathered from processes that have none
             y = None
-        if self.noise_variance is None or self.estimator == "binning":
-            codes = t if self._codes_only else bin_codes(t, self.bins, self.bin_range)
-            found = code_information(codes, y, unit=self.unit)[:2]
-        elif self.estimator == "gaussian":
-            found = gaussian_information(t, y, self.noise_variance, unit=self.unit)
-        else:
-            generator = torch.Generator().manual_seed(self.seed)
-            found = mixture_information(t, y, self.noise_variance, generator=generator, unit=self.unit)[:2]
-        return self._scalar(found[0]), self._scalar(found[1])
+        estimate, generator = ESTIMATORS[self.estimator], torch.Generator().manual_seed(self.seed)
+        if estimate.has_bins and not self._codes_only:
+            t = bin_codes(t, self.bins, self.bin_range)
+        found, scale = estimate(t, y, self.noise_variance or 0.0, generator), per_nat(self.unit) / per_nat("bits")
+        return self._values(scale * found.I_XT, scale * found.I_TY)
 
     def _one_width(self, widths: list[Tensor]) -> None:
         """Codes of the bins do not tell whether they are of one layer."""
@@ -133,7 +130,8 @@ class InformationPlane(Metric):
 
     @property
     def _codes_only(self) -> bool:
-        return self.estimator == "binning" and self.bin_range != "adaptive"
+        return ESTIMATORS[self.estimator].has_bins and self.bin_range != "adaptive"
 
-    def _scalar(self, value: float) -> Tensor:
-        return torch.tensor(value, dtype=torch.float64, device=self.device)
+    def _values(self, i_xt: float, i_ty: float) -> dict[str, Tensor]:
+        pair = torch.tensor([i_xt, i_ty], dtype=torch.float64, device=self.device)
+        return {"I_XT": pair[0], "I_TY": pair[1]}

@@ -34,7 +34,6 @@ from lightning_info import (
 from lightning_info.gradients import plan
 from lightning_info.gradients.batches import num_samples
 from lightning_info.replica.isolation import Exited
-from lightning_info.replica.prediction import _warn_once
 
 EVERY = 2  # steps; an epoch has three
 
@@ -79,9 +78,9 @@ STAGES = {
 
 PLANE_STAGES = {
     "layers": ("lightning_info.replica.snapshot.LayerCapture", True),
-    "reader": ("lightning_info.quantities.information_plane.features._targets", True),
+    "reader": ("lightning_info.quantities.information_plane.features.targets_of", True),
     "labels": ("lightning_info.quantities.information_plane.quantity.labels_of", True),
-    "information": ("lightning_info.quantities.information_plane.estimates.code_information", True),
+    "information": ("lightning_info.quantities.information_plane.estimates.bin_codes", True),
     "artefacts": ("lightning_info.quantities.information_plane.quantity.shuffled", True),
     "plane figure": ("lightning_info.quantities.information_plane.quantity.information_plane", False),
     "histogram": ("lightning_info.callbacks.points.report_histogram", False),
@@ -91,14 +90,14 @@ PLANE_STAGES = {
 
 WEIGHT_STAGES = {
     "curvature": ("lightning_info.quantities.weight_information.curvature.decomposed", True),
-    "noise": ("lightning_info.quantities.weight_information.noisy_loss._loss_at", True),
+    "noise": ("lightning_info.quantities.weight_information.noisy_loss.moved", True),
     "weight information": ("lightning_info.quantities.weight_information.rate_distortion.weight_information", True),
     "rate-distortion figure": ("lightning_info.quantities.weight_information.quantity.rate_distortion", False),
 }
 
 
 EFFECTIVE_STAGES = {
-    "diagonal": ("lightning_info.quantities.weight_information.curvature._random_column", True),
+    "diagonal": ("lightning_info.quantities.weight_information.curvature.fisher_cotangent", True),
     "activations": ("lightning_info.quantities.effective_information.quantity.noisy_activations", True),
     "effective information": ("lightning_info.quantities.effective_information.quantity.effective_information", True),
     "effective figure": ("lightning_info.quantities.effective_information.quantity.information_plane", False),
@@ -119,7 +118,7 @@ class Breaks:
         self.function, self.error, self.callback, self.always, self.raised = function, error, callback, always, 0
 
     def __call__(self, *args, **kwargs):
-        if self.always or (self.callback._step or 0) > 0:
+        if self.always or self.callback.last_step is not None:
             torch.rand(1), np.random.rand(), random.random()  # noqa: NPY002 (it fails half-way)
             self.raised += 1
             raise copy.copy(self.error)  # one that keeps no frames alive
@@ -253,7 +252,6 @@ def test_out_of_memory_halves_the_chunk_until_it_fits(monkeypatch, most):
     with pytest.warns(UserWarning, match=r"out of memory at step 0; it is measured in chunks of 8 samples") as caught:
         tight = fit()
     assert len([w for w in caught if "out of memory" in str(w.message)]) == 1
-    assert tight._chunk == {1: 1, 3: 2}[most]
     assert limited.refused == {1: 4, 3: 3}[most] + 1  # 16, 8, 4, (2); and the trial of the cost
     for tag, curve in curves(free).items():
         assert curves(tight)[tag] == [(step, pytest.approx(value, rel=1e-6)) for step, value in curve], tag
@@ -278,7 +276,6 @@ class Guarded(Classifier):
 
 def test_a_guard_that_ends_the_run_where_noise_is_too_large_ends_nothing():
     callback = WeightInfoCallback(num_samples=8, draws=2, summary=False, on_error="raise", every_n_train_steps=EVERY)
-    _warn_once.cache_clear()
     with pytest.warns(UserWarning, match=r"Guarded.training_step ended with SystemExit.* not finite") as caught:
         disturbed = run(Guarded, callback)
     assert len([w for w in caught if "ended with" in str(w.message)]) == 1

@@ -498,7 +498,7 @@ def test_a_fault_in_one_costs_the_other_nothing(monkeypatch):
     torch.manual_seed(0)
     fisher = FisherTraceCallback("exact", num_samples=16, every_n_train_steps=1, on_error="raise", summary=False)
     fit(fisher)
-    monkeypatch.setattr(reader, "_targets", broken)
+    monkeypatch.setattr(reader, "targets_of", broken)
     torch.manual_seed(0)
     again = FisherTraceCallback("exact", num_samples=16, every_n_train_steps=1, on_error="raise", summary=False)
     said = said_by(info_plane(on_error="warn", reference=None, num_samples=24))

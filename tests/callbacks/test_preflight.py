@@ -62,16 +62,6 @@ def test_a_copy_that_computes_with_the_originals_weights_is_refused():
         fit(original, adapter=lambda module, batch: (original(batch[0]), batch[1]))
 
 
-class Noisy(Classifier):
-    def forward(self, x):
-        return self.net(x + 0.1 * torch.randn_like(x))
-
-
-def test_outputs_that_are_random_in_eval_mode_are_refused():
-    with pytest.raises(MisconfigurationException, match=r"noise belongs under `if self\.training`"):
-        fit(Noisy())
-
-
 class Penalised(Classifier):
     def training_step(self, batch, batch_idx):
         return super().training_step(batch, batch_idx) + self.net[0].weight.square().sum()

@@ -7,7 +7,7 @@ import torch
 from models import Classifier, curves, data, loader, strict, trainer
 
 from lightning_info import FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback, measure
-from lightning_info.gradients.batches import tensors
+from lightning_info.gradients.batches import num_samples, tensors
 from lightning_info.replica import sample_store
 
 
@@ -27,13 +27,17 @@ def fit(*ours):
 
 
 def places(callback):
-    return [tensor.data_ptr() for group in callback._samples.groups for tensor in tensors(group)]
+    return [tensor.data_ptr() for group in callback.groups for tensor in tensors(group)]
+
+
+def count(callback):
+    return sum(map(num_samples, callback.groups))
 
 
 def test_callbacks_share_their_samples_and_measure_what_they_measure_alone():
     together = fit(*callbacks())
     assert places(together[0]) == places(together[1]) == places(together[2])
-    assert [len(c._samples) for c in together] == [20, 44, 20]
+    assert [count(c) for c in together] == [20, 44, 20]
     for ours, alone in zip(together, callbacks(), strict=True):
         fit(alone)
         assert curves(ours) == curves(alone)
@@ -45,7 +49,7 @@ def test_what_is_given_to_several_is_kept_once(given):
     reference = data(50) if given == "data set" else data(50).tensors
     ours = fit(*callbacks(reference=reference))
     assert places(ours[0]) == places(ours[1])
-    assert [len(c._samples) for c in ours] == [20, 44, 20]
+    assert [count(c) for c in ours] == [20, 44, 20]
     other = fit(*callbacks(reference=data(50)))[0]
     assert curves(other) == curves(ours[0])
 
@@ -70,7 +74,7 @@ def test_the_summary_tells_how_many_there_is_memory_for(monkeypatch):
     net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool1d(4), torch.nn.Linear(4, 3))
     batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), 4)
     trainer(ours, max_epochs=1).fit(Classifier(net), batches)
-    assert len(ours._samples) == 1
+    assert count(ours) == 1
     text = " ".join(ours.report().split())
     assert "1 of 16 reference samples (1.5 MiB of host memory), as those of all callbacks may take 3 MiB" in text
 

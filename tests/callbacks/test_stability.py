@@ -310,7 +310,7 @@ def test_one_of_several_twins_that_is_lost_is_nan_and_the_mean_is_of_the_others(
 
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             if trainer.global_step == 3:
-                lost._second.trainer.accumulate_grad_batches = 2
+                lost.weights().trainer.accumulate_grad_batches = 2
 
     (message,) = said_by(several, Loses())
     assert "twin 2: the twin was lost at step 4" in message

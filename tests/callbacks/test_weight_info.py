@@ -152,7 +152,7 @@ def test_a_module_of_single_precision_agrees_to_four_digits():
 def test_of_a_convex_loss_measured_and_predicted_rise_agree_at_small_levels_and_part_at_large_ones():
     callback = weight_info(lambda_=3.0, draws=100, every_n_train_steps=None, every_n_epochs=20)
     fit(callback, module=Logistic(), max_epochs=20)
-    curve = callback.quantity._curves[max(callback.quantity._curves)]
+    curve = callback.rate_distortion[max(callback.rate_distortion)]
     assert [point.beta for point in curve] == pytest.approx(GRID)
     for point in curve[:2]:
         assert point.loss - point.quiet == pytest.approx(point.predicted - point.quiet, rel=0.1)
@@ -165,7 +165,7 @@ def test_of_a_convex_loss_measured_and_predicted_rise_agree_at_small_levels_and_
 def test_a_tanh_net_parts_at_every_level_where_lambda_is_large_and_it_is_said():
     callback = weight_info(lambda_=3.0, draws=20)
     fit(callback)
-    assert callback.quantity._curves[16][0].parts
+    assert callback.rate_distortion[16][0].parts
     assert "at the lowest level, beta = 0.001, already" in callback.quantity.closing_text(callback.record())
 
 
@@ -176,7 +176,7 @@ def test_the_optimal_lambda_minimises_the_lagrangian_of_each_level_and_has_a_flo
     assert value(callback, "lambda", 0) == 1e-3
     weights = nn.utils.parameters_to_vector(module.parameters()).detach()
     h, k = SAMPLES * fisher(module, weights), len(weights)
-    for point in callback.quantity._curves[16]:
+    for point in callback.rate_distortion[16]:
         distance = 2 * point.lambda_**2 * point.displacement
 
         def lagrangian(lambda_, beta=point.beta, distance=distance):
@@ -239,7 +239,7 @@ def test_what_is_written_can_be_read_back_from_tensorboard(tmp_path):
 def test_the_figure_keeps_the_first_the_last_and_some_between():
     callback = weight_info(every_n_train_steps=1, draws=2)
     fit(callback, max_epochs=3)
-    steps = sorted(callback.quantity._curves)
+    steps = sorted(callback.rate_distortion)
     assert (steps[0], steps[-1], len(steps)) == (0, 24, 6)
     figure = callback.drawings()["weight_info/rate_distortion"]()
     legend = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
@@ -277,7 +277,7 @@ def test_the_weights_at_the_start_travel_in_the_checkpoint(tmp_path, prior):
     resumed = run(path=path)
     for tag in whole.tags:
         assert dict(resumed.history[tag]) == pytest.approx(dict(whole.history[tag]), rel=1e-12)
-    assert resumed.quantity._curves == whole.quantity._curves
+    assert resumed.rate_distortion == whole.rate_distortion
 
 
 def test_without_the_weights_at_the_start_the_kl_is_nan_with_the_reason_and_the_spectrum_is_not(tmp_path):

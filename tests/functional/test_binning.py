@@ -134,7 +134,7 @@ def test_the_hash_and_the_exact_code_split_the_samples_alike(monkeypatch):
     exact = bin_codes(t, 30, "fixed")
     assert exact.min() >= 0
     assert exact.max() < 2**62
-    monkeypatch.setattr(binning, "_EXACT_BITS", 53)
+    monkeypatch.setattr(binning, "EXACT_BITS", 53)
     hashed = bin_codes(t, 30, "fixed")
     assert not torch.equal(exact, hashed)
     assert partition(exact) == partition(hashed)
@@ -152,13 +152,11 @@ def test_hashes_of_neighbouring_codes_do_not_collide():
     assert len(bin_codes(t, 30).unique()) == 2**18
 
 
-def test_samples_in_several_chunks_get_the_codes_of_one(monkeypatch):
-    for d in (3, 40):
-        t = activations(500, d)
-        together = bin_codes(t)
-        monkeypatch.setattr(binning, "_CHUNK", 100)
-        assert torch.equal(bin_codes(t), together)
-        monkeypatch.undo()
+@pytest.mark.parametrize(("n", "d"), [(200_000, 6), (40_000, 40)])
+def test_samples_in_several_chunks_get_the_codes_that_they_get_in_one(n, d):
+    t = activations(n, d)
+    together = bin_codes(t, 30, "fixed")
+    assert torch.equal(torch.cat([bin_codes(few, 30, "fixed") for few in t.split(500)]), together)
 
 
 def test_the_order_of_samples_and_units_does_not_matter():

@@ -8,7 +8,7 @@ import re
 import pytest
 import yaml
 from lightning.pytorch.cli import LightningCLI
-from models import Classifier, data, loader
+from models import Classifier, data, loader, public_callbacks
 from torch.utils.data import Dataset
 
 from lightning_info import (
@@ -20,7 +20,7 @@ from lightning_info import (
 )
 
 OPTIONS = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
-KINDS = (FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback, EffectiveInfoCallback, StabilityCallback)
+KINDS = tuple(public_callbacks())
 EACH = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
 

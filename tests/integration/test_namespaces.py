@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 import pickle
 
 import lightning.pytorch
@@ -11,12 +12,13 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from models import CLASSES, FEATURES, Classifier, loader
+from models import CLASSES, FEATURES, Classifier, loader, public_callbacks
 from torch import nn
 
 from lightning_info import FisherTraceCallback
 
 pytorch_lightning = pytest.importorskip("pytorch_lightning")
+ours_of = pytest.importorskip("lightning_info.pytorch_lightning")
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore::{category}:{package}")
@@ -187,6 +189,15 @@ def test_the_other_packages_cli_builds_the_callback_that_is_also_its_own(tmp_pat
     built = cli(ForeignModule, args=["fit", "--config", str(path)], save_config_callback=None)
     (callback,) = (c for c in built.trainer.callbacks if isinstance(c, FisherTraceCallback))
     assert [step for step, _ in callback.history["fisher/trace"]] == [0, 3, 6, 8]
+
+
+@pytest.mark.parametrize("kind", public_callbacks(), ids=lambda kind: kind.__name__)
+def test_every_callback_is_there_as_one_of_the_other_package_too(kind):
+    theirs = getattr(ours_of, kind.__name__)
+    assert issubclass(theirs, kind)
+    assert issubclass(theirs, pytorch_lightning.Callback)
+    assert inspect.signature(theirs) == inspect.signature(kind)
+    assert type(pickle.loads(pickle.dumps(theirs()))) is theirs
 
 
 # ---- pickling

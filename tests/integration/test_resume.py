@@ -20,6 +20,7 @@ from lightning_info import (
     StabilityCallback,
     WeightInfoCallback,
 )
+from lightning_info.gradients.batches import num_samples
 
 
 def callbacks():
@@ -67,7 +68,7 @@ def test_curves_go_on_at_the_right_steps_with_the_same_samples(tmp_path, stop, a
         assert [step for step, _ in other.history[tag]] == [0, 2, 4, 6, 8, 10, 12, 14]
         before = sum(step < stop for step, _ in one.history[tag])
         assert other.history[tag][:before] == one.history[tag][:before]
-        (pool,), (again,) = ([group.bare for group in c._samples.groups] for c in (one, other))
+        (pool,), (again,) = ([group.bare for group in c.groups] for c in (one, other))
         assert torch.equal(pool[0], again[0])
         assert torch.equal(pool[1], again[1])
 
@@ -93,8 +94,8 @@ def test_samples_stay_out_of_checkpoints_if_asked(tmp_path):
     resumed = fisher(prefix="without", save_samples=False)
     with pytest.warns(UserWarning, match="as save_samples=False keeps them out of checkpoints"):
         trainer(resumed, max_epochs=2).fit(Classifier(), loader(shuffle=True), ckpt_path=path)
-    assert len(resumed._samples) == 12
-    (pool,) = resumed._samples.groups
+    (pool,) = resumed.groups
+    assert len(pool) == 12
     assert not torch.equal(pool.bare[0], data().tensors[0][:12])
 
 
@@ -253,7 +254,7 @@ def test_the_final_curves_of_the_information_plane_hold_the_points_before_a_resu
     assert [step for step, _ in live] == (anew if samples == "more" else whole)
     assert [step for step, _ in final] == (whole if samples == "the same" else anew)
     assert final[-1] == live[-1]
-    assert list(ours._epochs) == [step for step, _ in live]
+    assert list(ours.record().epochs) == [step for step, _ in live]
 
 
 # ---- other settings
@@ -299,8 +300,8 @@ def test_with_another_setting_the_curves_start_anew_and_this_is_said(tmp_path, k
     assert re.match(f"{kind.__name__}: {said}.* start anew at step 8", message)
     steps = [10, 12] if "num_samples" in after else [8, 10, 12]  # a larger set has not passed at 8
     assert {tuple(step for step, _ in curve) for curve in callback.history.values()} == {tuple(steps)}
-    assert len(callback._samples) == callback.num_samples
-    assert set(callback._epochs) == set(steps)
+    assert sum(map(num_samples, callback.groups)) == callback.num_samples
+    assert set(callback.record().epochs) == set(steps)
     assert math.isfinite(callback.history[callback.tags[0]][0][1])
 
 
@@ -322,11 +323,14 @@ def test_with_another_setting_the_curves_start_anew_and_this_is_said(tmp_path, k
     ],
 )
 def test_only_settings_that_change_what_values_mean_end_a_curve(kind, before, after, changes):
-    state = kind(**before)._state()
+    callback, old, new = kind(**after), {}, {}
+    kind(**before).on_save_checkpoint(None, None, old)
+    callback.on_save_checkpoint(None, None, new)
+    ((key, state),), ((_, other),) = old["callbacks"].items(), new["callbacks"].items()
+    was, now = state["settings"], other["settings"]
+    assert {name for name in was if now.get(name, was[name]) != was[name]} == set(changes.split())
     state["history"] = {"a/tag": [[0, 1.0]]}
-    callback = kind(**after)
-    callback._take_up(state)
-    assert set(callback._changes) == set(changes.split())
+    callback.on_load_checkpoint(None, None, {"callbacks": {key: state}})
     assert callback.history == ({} if changes else {"a/tag": [(0, 1.0)]})
 
 

@@ -28,6 +28,7 @@ from lightning_info import EffectiveInfoCallback, FisherTraceCallback, InfoPlane
 from lightning_info.callbacks import preparing
 from lightning_info.callbacks.error_policy import Refused
 from lightning_info.metrics import FisherTrace
+from lightning_info.replica.reference_samples import ReferenceSamples
 
 def plane(**options):
     estimators = dict(estimator=["binning", "mixture"], bin_range=["global", "adaptive"], bins=4)
@@ -92,20 +93,20 @@ def uneven():
 
 def fault(stage, rank, step):
     ours = fisher(on_error="warn", num_samples=8)
-    fired = []
-    def broken(method):
+    fired, add = [], ReferenceSamples.add
+    def broken(method, trainer):
         def call(*args, **kwargs):
-            if ours.rank == rank and step in (ours._step, "always"):
-                fired.append(ours._step)
+            if trainer.global_rank == rank and step in (trainer.global_step, "always"):
+                fired.append(trainer.global_step)
                 raise RuntimeError(stage)
             return method(*args, **kwargs)
         return call
     class Rank(pl.Callback):
         def on_train_start(self, trainer, module):
-            ours.rank = trainer.global_rank
-            target = ours._collector.samples if stage == "add" else ours.quantity
-            setattr(target, stage, broken(getattr(target, stage)))
+            target = ReferenceSamples if stage == "add" else ours.quantity
+            setattr(target, stage, broken(getattr(target, stage), trainer))
     run, module = fit(ours, Rank())
+    ReferenceSamples.add = add
     metric = run.callback_metrics["fisher/trace"].item()
     return {"history": ours.history, "fired": fired, "metric": metric, "weights": weights(module)}
 
@@ -134,11 +135,12 @@ def metric():
             self.fisher = FisherTrace(estimator="exact")
         def validation_step(self, batch, batch_idx):
             self.fisher.update(self, batch[0])
-            self.log("fisher", self.fisher)
+        def on_validation_epoch_end(self):
+            self.log_dict(self.fisher.compute())
     pl.seed_everything(3, verbose=False)
     module = Validated()
     (found,) = trainer(strategy="ddp", devices=2).validate(module, loader(30, 4), verbose=False)
-    return {"value": found["fisher"], "start": {n: v.tolist() for n, v in module.state_dict().items() if "net" in n}}
+    return {"value": found["trace"], "start": {n: v.tolist() for n, v in module.state_dict().items() if "net" in n}}
 
 def planes():
     # beside a callback with other samples: what they share must not move what either measures
@@ -210,7 +212,8 @@ if __name__ == "__main__":
 def launch(folder: Path, script: str) -> list[dict]:
     path = folder / "script.py"
     path.write_text(HEAD + script)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    here = os.pathsep.join(map(str, Path(__file__).parents[1:3]))  # the tests, and the package beside them
+    environment = {**os.environ, "PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(path), str(folder)]
     done = subprocess.run(command, env=environment, timeout=240, capture_output=True, text=True, check=False)
     files = [folder / f"rank{rank}.json" for rank in (0, 1)]

@@ -11,6 +11,7 @@ import torch
 from harness import Trace, differences, first_difference, run
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from models import public_callbacks
 
 from lightning_info import (
     EffectiveInfoCallback,
@@ -25,7 +26,7 @@ def callbacks_under_test(**options: Any) -> list[Any]:
     """Every callback of the package, all at once; no clock decides how many points there are."""
     common = {"num_samples": 12, "on_error": "raise", "summary": False, **options}
     often = {**common, "every_n_train_steps": 1}
-    return [
+    configured = [
         FisherTraceCallback("importance", draws=5, prefix="drawn", **often),
         FisherTraceCallback("exact", also=("empirical",), batch_norm="reference", prefix="reference", **often),
         FisherTraceCallback(prefix="default", max_overhead=1.0, **common),
@@ -34,6 +35,8 @@ def callbacks_under_test(**options: Any) -> list[Any]:
         EffectiveInfoCallback(beta=0.1, draws=2, **often),
         StabilityCallback(0, 1, **often),
     ]
+    rest = [kind(**often) for kind in public_callbacks() if not any(type(one) is kind for one in configured)]
+    return rest + configured
 
 
 @dataclass

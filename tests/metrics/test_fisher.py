@@ -11,6 +11,7 @@ import torch
 from models import Classifier, data, loader, trainer
 from oracle import fisher_trace_by_definition
 from torch import nn
+from torchmetrics import MetricCollection
 
 from lightning_info.functional.standard_error import student_factor
 from lightning_info.gradients import NotCovered, choose_engine
@@ -31,8 +32,10 @@ def test_the_exact_trace_is_the_definition(likelihood, batch_size):
     for x in X.split(batch_size):
         metric.update(module, x)
     truth = sum(fisher_trace_by_definition(module, X, likelihood).values())
-    assert metric.compute().item() == pytest.approx(truth, rel=1e-5)
-    assert metric.stderr == 0
+    assert {name: value.item() for name, value in metric.compute().items()} == {
+        "trace": pytest.approx(truth, rel=1e-5),
+        "trace_stderr": 0,
+    }
 
 
 def test_the_estimate_is_unbiased_and_its_error_covers():
@@ -42,7 +45,7 @@ def test_the_estimate_is_unbiased_and_its_error_covers():
     for seed in range(200):
         metric = FisherTrace(estimator="rademacher", seed=seed)
         metric.update(module, X)
-        found.append((metric.compute().item(), metric.stderr.item()))
+        found.append([value.item() for value in metric.compute().values()])
     trace, stderr = torch.tensor(found, dtype=torch.float64).unbind(1)
     assert abs(trace.mean() - truth) <= 4 * trace.std() / len(trace) ** 0.5
     assert ((trace - truth).abs() <= 1.96 * stderr).double().mean() >= 0.9  # of 30 samples
@@ -57,9 +60,9 @@ def test_the_standard_error_is_that_of_the_mean_over_all_batches():
         single.update(module, x)
         apart.append(single)
     assert together.squares.item() == pytest.approx(sum(m.squares.item() for m in apart))
-    mean = together.compute().item()
+    mean, stderr = (value.item() for value in together.compute().values())
     variance = (together.squares.item() - 30 * mean**2) / 29
-    assert together.stderr.item() == pytest.approx(student_factor(29) * (variance / 30) ** 0.5, rel=1e-9)
+    assert stderr == pytest.approx(student_factor(29) * (variance / 30) ** 0.5, rel=1e-9)
 
 
 def test_nothing_global_and_nothing_of_the_module_changes():
@@ -80,7 +83,7 @@ def test_another_module_is_checked_again():
     other = nn.Sequential(nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3)).eval()
     metric.update(other, X)
     truth = sum(fisher_trace_by_definition(other, X, "categorical").values())
-    assert metric.compute().item() == pytest.approx(truth, rel=1e-5)
+    assert metric.compute()["trace"].item() == pytest.approx(truth, rel=1e-5)
 
 
 class Mixed(nn.Module):
@@ -137,7 +140,7 @@ def test_parameters_that_are_frozen_between_two_accumulations_are_left_out():
     module[0].requires_grad_(False)
     metric.update(module, X)
     truth = sum(v for name, v in fisher_trace_by_definition(module, X, "categorical").items() if name[0] == "2")
-    assert metric.compute().item() == pytest.approx(truth, rel=1e-5)
+    assert metric.compute()["trace"].item() == pytest.approx(truth, rel=1e-5)
 
 
 def test_the_same_module_is_checked_once(monkeypatch):
@@ -169,7 +172,10 @@ def test_in_a_validation_step():
 
         def validation_step(self, batch, batch_idx):
             self.fisher.update(self, batch[0])
-            self.log("fisher", self.fisher)
+
+        def on_validation_epoch_end(self):
+            self.log_dict(self.fisher.compute())
+            self.fisher.reset()
 
     module = Validated()
     run = trainer()
@@ -179,4 +185,23 @@ def test_in_a_validation_step():
     ):
         evaluate()
         truth = sum(fisher_trace_by_definition(module.net, X, "categorical").values())
-        assert run.callback_metrics["fisher"].item() == pytest.approx(truth, rel=1e-5)
+        assert run.callback_metrics["trace"].item() == pytest.approx(truth, rel=1e-5)
+        assert run.callback_metrics["trace_stderr"] == 0
+
+
+def test_in_a_collection_values_keep_their_names_as_long_as_they_differ():
+    module = net()
+    one = MetricCollection({"fisher": FisherTrace(estimator="exact")}, prefix="val_")
+    two = MetricCollection({"drawn": FisherTrace(seed=1), "sum": FisherTrace(estimator="exact")}, compute_groups=False)
+    for collection in (one, two):
+        for x in X.split(10):
+            collection.update(module, x)
+    truth = sum(fisher_trace_by_definition(module, X, "categorical").values())
+    found = {**one.compute(), **two.compute()}
+    assert list(found) == [
+        "val_trace",
+        "val_trace_stderr",
+        *(f"{m}_{v}" for m in ("drawn", "sum") for v in ("trace", "trace_stderr")),
+    ]
+    assert found["val_trace"].item() == found["sum_trace"].item() == pytest.approx(truth, rel=1e-5)
+    assert 0 < found["drawn_trace_stderr"] < found["drawn_trace"]

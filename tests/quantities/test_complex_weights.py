@@ -117,7 +117,7 @@ def test_distances_and_paths_are_those_of_the_real_form():
             values = prediction_change(snapshot, other, change, 20.0, 1.0, has_products=True)
             numbers = [start.squared_distance(other.module), start.std, squared_norm(other.module), length(change)]
         assert same_weights(snapshot.module, other.module)
-        found.append(torch.tensor([*numbers, *values.values(), *snapshots._points[-1].pair.flatten()]))
+        found.append(torch.tensor([*numbers, *values.values(), *snapshots.state_dict()["pairs"][-1].flatten()]))
     torch.testing.assert_close(*found)
     assert found[0][0] == pytest.approx(change.square().sum().item())
 

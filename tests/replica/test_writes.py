@@ -8,8 +8,9 @@ from models import FEATURES
 from torch import nn
 
 from lightning_info.replica.predicted import WritesParameters
-from lightning_info.replica.prediction import _Watch
+from lightning_info.replica.prediction import Predictor
 from lightning_info.replica.replicate import replicate
+from lightning_info.replica.stand_in_trainer import StandInTrainer
 
 aten = torch.ops.aten
 
@@ -87,44 +88,56 @@ def net():
     return nn.Linear(FEATURES, 4)
 
 
+def writes(replica, act, shared=True) -> bool:
+    """Whether a prediction writes to the weights that does something on its way."""
+
+    def adapter(module, batch):
+        outputs = module(batch[0])
+        act()
+        return outputs, batch[1], "gaussian"
+
+    batch = torch.zeros(2, FEATURES), torch.zeros(2, 4)
+    with torch.no_grad():
+        return Predictor(StandInTrainer(None), adapter, shared)(replica, batch).writes
+
+
 @pytest.mark.parametrize("kind", WRITES)
 def test_a_write_to_shared_weights_is_refused_before_it_happens(net, kind):
     before, replica = net.weight.detach().clone(), replicate(net)
-    with pytest.raises(WritesParameters), torch.no_grad(), _Watch(replica, shared=True):
-        WRITES[kind](replica.weight)
+    with pytest.raises(WritesParameters):
+        writes(replica, lambda: WRITES[kind](replica.weight))
     assert torch.equal(net.weight, before)
 
 
 @pytest.mark.parametrize("kind", WRITES)
 def test_a_private_replica_is_written_to_and_this_is_known(net, kind):
     replica = replicate(net, private=True)
-    with torch.no_grad(), _Watch(replica, shared=False) as watch:
-        WRITES[kind](replica.weight)
-    assert watch.writes
+    assert writes(replica, lambda: WRITES[kind](replica.weight), shared=False)
 
 
 @pytest.mark.parametrize("kind", HARMLESS)
 def test_what_only_reads_is_let_pass(net, kind):
     replica = replicate(net)
-    with torch.no_grad(), _Watch(replica, shared=True) as watch:
-        HARMLESS[kind](replica.weight)
-    assert not watch.writes
+    assert not writes(replica, lambda: HARMLESS[kind](replica.weight))
 
 
 def test_replaced_data_is_a_write_that_stays_on_the_replica(net):
     before, replica = net.weight.detach().clone(), replicate(net)
-    with pytest.raises(WritesParameters), _Watch(replica, shared=True):
-        nn.utils.vector_to_parameters(torch.zeros(FEATURES * 4 + 4), replica.parameters())
+    zeros = torch.zeros(FEATURES * 4 + 4)
+    with pytest.raises(WritesParameters):
+        writes(replica, lambda: nn.utils.vector_to_parameters(zeros, replica.parameters()))
     assert torch.equal(net.weight, before)
 
 
 def test_a_write_that_nothing_shows_is_noticed_when_it_has_happened(net):
     replica = replicate(net)
+
+    def unseen():
+        with torch._C.DisableTorchFunction():
+            replica.weight.mul_(0.5)
+
     with (
         pytest.warns(UserWarning, match="has changed the weights of the training run, once"),
         pytest.raises(WritesParameters, match="not seen"),
-        torch.no_grad(),
-        _Watch(replica, shared=True),
-        torch._C.DisableTorchFunction(),
     ):
-        replica.weight.mul_(0.5)
+        writes(replica, unseen)

@@ -18,8 +18,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_info.functional.binning import Unit, per_nat
 from lightning_info.functional.linear_gaussian import as_map
+from lightning_info.functional.units import Unit, per_nat
 
 
 def gaussian_bottleneck(

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_info.functional.binning import Unit, per_nat
+from lightning_info.functional.units import Unit, per_nat
 
 Activation = Literal["tanh", "relu", "linear"] | Callable[[Tensor], Tensor]
 

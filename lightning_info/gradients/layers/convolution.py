@@ -31,44 +31,30 @@ PATCH, SHIFT, WRITE, CALL = 75, 22, 30, 2_500_000
 """Measured on a CPU in multiply-adds: an element unfolded, one shifted and added, one of the result, and a call."""
 
 
-def _read(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Operator:
-    kind = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[weight.dim()]
-    return _operator(kind, input, weight, bias, stride, padding, dilation, groups)
+def _read(*args: Any, **kwargs: Any) -> Operator:
+    places = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    return _operator((nn.Conv1d, nn.Conv2d, nn.Conv3d), **dict(zip(places, args, strict=False)), **kwargs)
 
 
-def _read_transposed(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> Operator:
-    kind = {3: nn.ConvTranspose1d, 4: nn.ConvTranspose2d, 5: nn.ConvTranspose3d}[weight.dim()]
-    return _operator(kind, input, weight, bias, stride, padding, dilation, groups)
+def _read_transposed(*args: Any, **kwargs: Any) -> Operator:
+    places = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+    given = {**dict(zip(places, args, strict=False)), **kwargs}
+    given.pop("output_padding", None)  # which no rule needs
+    return _operator((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), **given)
 
 
 def _operator(
-    kind: type[nn.Module],
+    kinds: tuple[type[nn.Module], ...],
     input: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
 ) -> Operator:
     kernel_size = tuple(weight.shape[2:])
+    kind = kinds[len(kernel_size) - 1]
     settings = {
         "kernel_size": kernel_size,
         "stride": _each(stride, len(kernel_size)),

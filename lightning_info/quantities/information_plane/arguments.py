@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast, get_args
+from typing import cast
 
 from lightning_info import validation as arguments
-from lightning_info.quantities.information_plane.estimates import BinRange, Estimate, EstimatorName, range_name
+from lightning_info.functional.information_estimators import EstimatorName, estimator_named
+from lightning_info.quantities.information_plane.estimates import BinRange, Estimate, range_name
 
 
 def estimates(
@@ -19,11 +20,10 @@ def estimates(
         ValueError: An unknown name, an empty range, or the same twice.
     """
     names = [estimator] if isinstance(estimator, str) else list(estimator)
-    for name in names:
-        arguments.one_of(owner, "estimator", name, get_args(EstimatorName))
-    pairs: list[tuple[EstimatorName, BinRange | None]] = []
-    for name in names:
-        pairs += [(name, given) for given in _ranges(owner, bin_range)] if name == "binning" else [(name, None)]
+    found = [(name, estimator_named(name, owner)) for name in names]
+    pairs: list[tuple[str, BinRange | None]] = []
+    for name, one in found:
+        pairs += [(name, given) for given in _ranges(owner, bin_range)] if one.has_bins else [(name, None)]
     if not pairs or len(set(pairs)) < len(pairs):
         raise ValueError(f"{owner}: name each estimator and range once, for example estimator=['binning', 'mixture']")
     tails = [name if given is None else f"{name}_{range_name(given)}" for name, given in pairs]

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
-from lightning_info.functional.binning import shuffled_information
-from lightning_info.quantities.information_plane.estimates import Bounds, Estimate, Reading, codes
+from lightning_info.functional.code_information import shuffled_information
+from lightning_info.functional.information_estimator import LayerInformation
+from lightning_info.quantities.information_plane.estimates import Bounds, Estimate, codes
 from lightning_info.quantities.information_plane.labels import Labels
 
 MOST_CLAMPED = 0.01
@@ -36,7 +37,7 @@ class LayerReading:
     estimate: Estimate
     t: Tensor
     bounds: Bounds | None
-    reading: Reading
+    reading: LayerInformation
 
 
 @dataclass
@@ -76,14 +77,33 @@ def shuffled(case: LayerReading, setting: PointContext) -> float:
     if not has_codes or labels is None or labels.known is not None:
         return math.nan
     found = codes(case.t, setting.bins, case.bounds)
-    return shuffled_information(found, labels.y, repeats=2, generator=setting.generator).mean
+    estimate, generator = case.estimate.of_codes, setting.generator
+    return shuffled_information(found, labels.y, repeats=2, generator=generator, estimate=estimate).mean
 
 
-def _ceiling(cases: list[LayerReading], setting: PointContext) -> str | None:
-    bounded = [case for case in cases if case.estimate.has_ceiling]
-    hit = [case for case in bounded if near_ceiling(case.reading.I_XT, len(case.t))]
-    if not hit:
-        return None
+@dataclass(frozen=True)
+class Artefact:
+    """One kind of number that means less than it seems.
+
+    Attributes:
+        is_of: Whether a layer's reading is of that kind.
+        said: Of those that are, what to say; not called without any.
+    """
+
+    is_of: Callable[[LayerReading, PointContext], bool]
+    said: Callable[[list[LayerReading], PointContext], str]
+
+    def __call__(self, cases: Iterable[LayerReading], setting: PointContext) -> str | None:
+        """What is to be said of a point; None if nothing is."""
+        hit = [case for case in cases if self.is_of(case, setting)]
+        return self.said(hit, setting) if hit else None
+
+
+def _is_at_ceiling(case: LayerReading, setting: PointContext) -> bool:
+    return case.estimate.has_ceiling and near_ceiling(case.reading.I_XT, len(case.t))
+
+
+def _ceiling(hit: list[LayerReading], setting: PointContext) -> str:
     return (
         f"I(X;T) of {_layers(hit)} is within 1 bit of its ceiling, log2 N = {math.log2(len(hit[0].t)):.3g} bits "
         f"({hit[0].estimate}): almost every sample has a code of its own, which says nothing about the layer. Fewer "
@@ -91,22 +111,35 @@ def _ceiling(cases: list[LayerReading], setting: PointContext) -> str | None:
     )
 
 
-def _memorised(cases: list[LayerReading], setting: PointContext) -> str | None:
-    hit, labels = [case for case in cases if case.reading.unique > 0.5], setting.labels
-    if not hit or labels is None or labels.known is not None or labels.entropy == 0:
-        return None
+def _is_memorised(case: LayerReading, setting: PointContext) -> bool:
+    labels = setting.labels
+    return case.reading.unique > 0.5 and labels is not None and labels.known is None and labels.entropy != 0
+
+
+def _memorised(hit: list[LayerReading], setting: PointContext) -> str:
     worst = max(hit, key=lambda case: case.reading.unique)
+    assert setting.labels is not None
     return (
         f"more than half of the samples have a code of their own in {_layers(hit)}, so I(T;Y) comes from memorised "
-        f"bins, not from knowledge: {worst.layer!r} reads {worst.reading.I_TY:.3g} of H(Y) = {labels.entropy:.3g} "
-        f"bits, and {shuffled(worst, setting):.3g} bits with shuffled labels"
+        f"bins, not from knowledge: {worst.layer!r} reads {worst.reading.I_TY:.3g} of H(Y) = "
+        f"{setting.labels.entropy:.3g} bits, and {shuffled(worst, setting):.3g} bits with shuffled labels"
     )
 
 
-def _sign_bit(cases: list[LayerReading], setting: PointContext) -> str | None:
-    hit = [case for case in cases if case.bounds is not None and _is_cut_in_two(case.t, case.bounds, setting.bins)]
-    if not hit:
-        return None
+def _is_cut_in_two(case: LayerReading, setting: PointContext) -> bool:
+    if case.bounds is None:
+        return False
+    start, end = case.bounds
+    width = (end - start) / setting.bins
+    if not 0 < width < math.inf:  # beyond what float64 tells apart
+        return False
+    low, high = case.t.min().item(), case.t.max().item()
+    edge = start + width * round((low / 2 + high / 2 - start) / width)
+    inner = start + width / 2 < edge < end - width / 2
+    return inner and low < edge < high and max(edge - low, high - edge) < width / 2
+
+
+def _sign_bit(hit: list[LayerReading], setting: PointContext) -> str:
     return (
         f"all activations of {_layers(hit)} lie around one edge between two bins, so that I(X;T) reads little more "
         f"than on which side of it a unit is: up to a spurious bit a unit, however small they are. Another number "
@@ -114,23 +147,28 @@ def _sign_bit(cases: list[LayerReading], setting: PointContext) -> str | None:
     )
 
 
-def _starved(cases: list[LayerReading], setting: PointContext) -> str | None:
-    hit = [case for case in cases if case.bounds is not None and _is_starved(case, case.bounds, setting.bins)]
-    if not hit:
-        return None
+def _has_given_range(case: LayerReading) -> bool:
+    return case.bounds is not None and case.estimate.bin_range not in ("global", "adaptive")
+
+
+def _is_starved(case: LayerReading, setting: PointContext) -> bool:
+    if case.bounds is None or not _has_given_range(case):
+        return False
+    return 0 < (case.t.max() - case.t.min()).item() < _NARROW * (case.bounds[1] - case.bounds[0]) / setting.bins
+
+
+def _starved(hit: list[LayerReading], setting: PointContext) -> str:
     return (
         f"the activations of {_layers(hit)} span fewer than {_NARROW} of the {setting.bins} bins ({hit[0].estimate}): "
         f"one range for all layers starves those with small activations; bin_range='global' has one for each layer"
     )
 
 
-def _outside(cases: list[LayerReading], setting: PointContext) -> str | None:
-    given = [
-        case for case in cases if case.bounds is not None and case.estimate.bin_range not in ("global", "adaptive")
-    ]
-    hit = [case for case in given if case.bounds is not None and clamped(case.t, case.bounds) > MOST_CLAMPED]
-    if not hit:
-        return None
+def _is_outside(case: LayerReading, setting: PointContext) -> bool:
+    return case.bounds is not None and _has_given_range(case) and clamped(case.t, case.bounds) > MOST_CLAMPED
+
+
+def _outside(hit: list[LayerReading], setting: PointContext) -> str:
     return (
         f"more than {MOST_CLAMPED:.0%} of the activations of {_layers(hit)} lie outside of the bins and are counted in "
         f"the outermost ones ({hit[0].estimate}); that can look like compression. (-1, 1) is for tanh; "
@@ -138,47 +176,31 @@ def _outside(cases: list[LayerReading], setting: PointContext) -> str | None:
     )
 
 
-def _wide(cases: list[LayerReading], setting: PointContext) -> str | None:
-    hit = [case for case in cases if case.reading.low is not None and _gap(case.reading) > _WIDE_GAP]
-    if not hit:
-        return None
+def _is_wide(case: LayerReading, setting: PointContext) -> bool:
+    return _gap(case.reading) > _WIDE_GAP
+
+
+def _wide(hit: list[LayerReading], setting: PointContext) -> str:
     return (
         f"the bounds of the mixture lie up to {max(_gap(case.reading) for case in hit):.2g} bits apart in "
         f"{_layers(hit)}; the sampling estimate between them is closer, as long as it is below log2 N - 4"
     )
 
 
-ARTEFACTS: dict[str, Callable[[list[LayerReading], PointContext], str | None]] = {
-    "ceiling": _ceiling,
-    "memorised": _memorised,
-    "sign bit": _sign_bit,
-    "starved": _starved,
-    "outside": _outside,
-    "bounds": _wide,
+ARTEFACTS = {
+    "ceiling": Artefact(_is_at_ceiling, _ceiling),
+    "memorised": Artefact(_is_memorised, _memorised),
+    "sign bit": Artefact(_is_cut_in_two, _sign_bit),
+    "starved": Artefact(_is_starved, _starved),
+    "outside": Artefact(_is_outside, _outside),
+    "bounds": Artefact(_is_wide, _wide),
 }
-"""What can be seen at a point, by kind; each gives a message or None."""
+"""What can be seen at a point, by kind."""
 
 
-def _is_cut_in_two(t: Tensor, bounds: Bounds, bins: int) -> bool:
-    width = (bounds[1] - bounds[0]) / bins
-    if not 0 < width < math.inf:  # beyond what float64 tells apart
-        return False
-    low, high = t.min().item(), t.max().item()
-    edge = bounds[0] + width * round((low / 2 + high / 2 - bounds[0]) / width)
-    inner = bounds[0] + width / 2 < edge < bounds[1] - width / 2
-    return inner and low < edge < high and max(edge - low, high - edge) < width / 2
-
-
-def _is_starved(case: LayerReading, bounds: Bounds, bins: int) -> bool:
-    if case.estimate.bin_range in ("global", "adaptive"):
-        return False
-    return 0 < (case.t.max() - case.t.min()).item() < _NARROW * (bounds[1] - bounds[0]) / bins
-
-
-def _gap(reading: Reading) -> float:
-    assert reading.low is not None
-    assert reading.high is not None
-    return reading.high[0] - reading.low[0]
+def _gap(reading: LayerInformation) -> float:
+    """Between the bounds of I(X;T), bits; 0 without any."""
+    return 0.0 if reading.low is None or reading.high is None else reading.high[0] - reading.low[0]
 
 
 def _layers(cases: Iterable[LayerReading], most: int = 4) -> str:

@@ -4,53 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from torch import Generator, Tensor
 
-from lightning_info.functional.binning import bin_codes, code_information
+from lightning_info.functional.binning import bin_codes
+from lightning_info.functional.code_information import PlugInEstimator
 from lightning_info.functional.codes import exact_codes
-from lightning_info.functional.linear_gaussian import gaussian_information
-from lightning_info.functional.mixture import mixture_information
+from lightning_info.functional.information_estimator import InformationEstimator, LayerInformation
+from lightning_info.functional.information_estimators import ESTIMATORS
 from lightning_info.quantities.information_plane.labels import Labels
 
-EstimatorName = Literal["binning", "mixture", "gaussian"]
 RangeName = Literal["fixed", "global", "adaptive"]
 BinRange = RangeName | tuple[float, float]
 Bounds = tuple[float, float]
-
-
-class Reading(NamedTuple):
-    """Of one layer at one point, in bits.
-
-    Attributes:
-        I_XT: I(X;T).
-        I_TY: I(T;Y), NaN without labels.
-        unique: Share of the samples that share their bins with no other; NaN without bins.
-        low: Kolchinsky and Tracey's lower bounds of the two, for the mixture.
-        high: Their upper bounds.
-        stderr: Standard errors of the two by sampling, for these samples.
-    """
-
-    I_XT: float
-    I_TY: float
-    unique: float = math.nan
-    low: tuple[float, float] | None = None
-    high: tuple[float, float] | None = None
-    stderr: tuple[float, float] | None = None
-
-    def with_I_TY_of(self, few: Reading) -> Reading:
-        """With all that some of the samples, those with labels, say of I(T;Y)."""
-        return self._replace(
-            I_TY=few.I_TY,
-            low=_joined(self.low, few.low),
-            high=_joined(self.high, few.high),
-            stderr=_joined(self.stderr, few.stderr),
-        )
-
-
-def _joined(pair: tuple[float, float] | None, few: tuple[float, float] | None) -> tuple[float, float] | None:
-    return None if pair is None or few is None else (pair[0], few[1])
 
 
 @dataclass(frozen=True)
@@ -82,26 +49,36 @@ class Estimate:
 
     Attributes:
         family: First part of its tags.
-        estimator: How information is estimated.
+        name: Of its estimator.
         bin_range: What the bins cover; None without bins.
     """
 
     family: str
-    estimator: EstimatorName
+    name: str
     bin_range: BinRange | None
 
     def __str__(self) -> str:
-        return self.estimator if self.bin_range is None else f"binning, {range_words(self.bin_range)}"
+        return self.name if self.bin_range is None else f"{self.name}, {range_words(self.bin_range)}"
+
+    @property
+    def estimator(self) -> InformationEstimator:
+        """How information is estimated."""
+        return ESTIMATORS[self.name]
+
+    @property
+    def of_codes(self) -> InformationEstimator:
+        """How that of codes is, which have no noise."""
+        return self.estimator if self.estimator.has_bins else PlugInEstimator()
 
     @property
     def has_ceiling(self) -> bool:
-        """Whether log2 N bounds it; covariances know no number of samples."""
-        return self.estimator != "gaussian"
+        """Whether log2 N bounds it."""
+        return self.estimator.has_ceiling
 
     @property
     def families(self) -> tuple[str, ...]:
         """First parts of all tags that it gives."""
-        tails = ("", "_lower", "_upper", "_stderr") if self.estimator == "mixture" else ("",)
+        tails = ("", "_lower", "_upper", "_stderr") if self.estimator.has_bounds else ("",)
         return tuple(self.family + tail for tail in tails)
 
     def bounds(self, t: Tensor, seen: Bounds) -> Bounds | None:
@@ -113,7 +90,7 @@ class Estimate:
         """
         return bounds(self.bin_range, t, seen) if self.bin_range is not None and t.is_floating_point() else None
 
-    def tagged(self, reading: Reading, layer: str) -> dict[str, float]:
+    def tagged(self, reading: LayerInformation, layer: str) -> dict[str, float]:
         """The values of a reading by their tags."""
         pairs = [(reading.I_XT, reading.I_TY), reading.low, reading.high, reading.stderr]
         return {
@@ -130,7 +107,7 @@ class Estimate:
         seen: Bounds,
         method: EstimatorSettings,
         generator: Generator | None = None,
-    ) -> Reading:
+    ) -> LayerInformation:
         """Information of a layer; of one whose units are integers exactly, whatever the estimator.
 
         Args:
@@ -144,21 +121,12 @@ class Estimate:
         has_codes = ends is not None or not t.is_floating_point()
         noise_variance = 0.0 if has_codes else method.variance(t)
 
-        def of(t: Tensor, y: Tensor | None) -> Reading:
-            if has_codes:
-                exact = Reading(*code_information(codes(t, method.bins, ends), y))
-                pair = exact.I_XT, exact.I_TY
-                return exact if self.estimator != "mixture" else exact._replace(low=pair, high=pair, stderr=(0.0, 0.0))
-            if self.estimator == "gaussian":
-                return Reading(*gaussian_information(t, y, noise_variance))
-            found = mixture_information(t, y, noise_variance, generator=generator)
-            return Reading(
-                found.I_XT,
-                found.I_TY,
-                low=(found.I_XT_lower, found.I_TY_lower),
-                high=(found.I_XT_upper, found.I_TY_upper),
-                stderr=(found.I_XT_stderr, found.I_TY_stderr),
-            )
+        def of(t: Tensor, y: Tensor | None) -> LayerInformation:
+            if not has_codes:
+                return self.estimator(t, y, noise_variance, generator)
+            exact = self.of_codes(codes(t, method.bins, ends), y)
+            pair = exact.I_XT, exact.I_TY
+            return exact._replace(low=pair, high=pair, stderr=(0.0, 0.0)) if self.estimator.has_bounds else exact
 
         if labels is None:
             return of(t, None)

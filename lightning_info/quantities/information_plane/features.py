@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_info.functional.codes import row_hashes
-from lightning_info.quantities.information_plane.labels import IGNORED
+from lightning_info.quantities.information_plane.labels import targets_of
 from lightning_info.quantities.quantity import Warn
 from lightning_info.replica.activations import LOSS, Activation, Layer, masks_of
 from lightning_info.replica.predicted import Prediction
@@ -18,8 +18,6 @@ from lightning_info.replica.unit_rows import is_discrete
 
 MOST_UNITS = 12
 """Wider layers are projected."""
-MOST_LABELS = 39
-"""Of a sample with masked labels that become one class, which has three values for each."""
 TARGETS = "targets"
 
 
@@ -43,7 +41,7 @@ class LayerFeatures:
         for label, activation in activations.items():
             read[f"units/{label}"] = self.project(activation.units)
             read[f"shown/{label}"] = activation.shown
-        targets = _targets(prediction)
+        targets = targets_of(prediction)
         if targets is not None:
             read[TARGETS] = targets
         return read
@@ -117,30 +115,3 @@ def _padding(layers: Sequence[Layer], prediction: Prediction) -> tuple[str, bool
             f"another number of them: how much a batch is padded then shows there"
         )
     return "; ".join(said), bool(entered and known)
-
-
-def _targets(prediction: Prediction) -> Tensor | None:
-    """Classes ``(N,)``, labels of several outputs ``(N, k)`` in {0, 1}, or continuous targets ``(N, k)``.
-
-    What the loss leaves out is a value of its own of labels, and 0 of continuous targets; a sample of which it leaves
-    out all has no label.
-    """
-    y, mask = prediction.targets, prediction.mask
-    if y is None or prediction.unknown:
-        return y
-    if prediction.likelihood == "categorical":
-        if y.is_floating_point():
-            y = y.argmax(-1)
-        if mask is not None:
-            y = torch.where(mask, y, IGNORED)
-        return y.flatten() if y.numel() == len(y) else None
-    y = y.flatten(1) if y.dim() > 1 else y.unsqueeze(1)
-    kept = None if mask is None or mask.numel() != y.numel() else mask.reshape(y.shape)
-    if prediction.likelihood == "bernoulli":
-        labels = (y > 0.5).long()
-        if kept is None or y.shape[1] > MOST_LABELS:
-            return labels if kept is None else labels * kept
-        codes = ((labels + 1) * kept * 3 ** torch.arange(y.shape[1], device=y.device)).sum(1)
-        return torch.where(kept.any(1), codes, IGNORED)
-    y = y.double()
-    return y if kept is None else torch.where(kept, y, 0.0).masked_fill(~kept.any(1, keepdim=True), torch.nan)

@@ -1,4 +1,4 @@
-"""Labels of the reference samples: classes, or what stands for them."""
+"""Labels of the reference samples: classes, or what stands for them, from the targets of a prediction."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lightning_info.functional.binning import bin_targets, code_information
+from lightning_info.functional.binning import bin_targets
+from lightning_info.functional.code_information import code_information
+from lightning_info.replica.predicted import Prediction
 
 IGNORED = -1
 """Class of a sample that the loss ignores."""
+MOST_LABELS = 39
+"""Of a sample with masked labels that become one class, which has three values for each."""
 
 
 @dataclass
@@ -39,6 +43,33 @@ class Labels:
     def equal(self, other: Labels | None) -> bool:
         """Whether the samples have the same labels."""
         return other is not None and torch.equal(self.y, other.y)
+
+
+def targets_of(prediction: Prediction) -> Tensor | None:
+    """Classes ``(N,)``, labels of several outputs ``(N, k)`` in {0, 1}, or continuous targets ``(N, k)``.
+
+    What the loss leaves out is a value of its own of labels, and 0 of continuous targets; a sample of which it leaves
+    out all has no label.
+    """
+    y, mask = prediction.targets, prediction.mask
+    if y is None or prediction.unknown:
+        return y
+    if prediction.likelihood == "categorical":
+        if y.is_floating_point():
+            y = y.argmax(-1)
+        if mask is not None:
+            y = torch.where(mask, y, IGNORED)
+        return y.flatten() if y.numel() == len(y) else None
+    y = y.flatten(1) if y.dim() > 1 else y.unsqueeze(1)
+    kept = None if mask is None or mask.numel() != y.numel() else mask.reshape(y.shape)
+    if prediction.likelihood == "bernoulli":
+        labels = (y > 0.5).long()
+        if kept is None or y.shape[1] > MOST_LABELS:
+            return labels if kept is None else labels * kept
+        codes = ((labels + 1) * kept * 3 ** torch.arange(y.shape[1], device=y.device)).sum(1)
+        return torch.where(kept.any(1), codes, IGNORED)
+    y = y.double()
+    return y if kept is None else torch.where(kept, y, 0.0).masked_fill(~kept.any(1, keepdim=True), torch.nan)
 
 
 def labels_of(targets: Tensor, bins: int) -> Labels | None:

@@ -15,6 +15,7 @@ from typing_extensions import override
 from lightning_info import validation
 from lightning_info.figures.information_plane import PlaneCurve, information_plane
 from lightning_info.functional.compression import FALL
+from lightning_info.functional.information_estimators import EstimatorName
 from lightning_info.quantities.information_plane.arguments import estimates
 from lightning_info.quantities.information_plane.artefacts import (
     ARTEFACTS,
@@ -27,7 +28,6 @@ from lightning_info.quantities.information_plane.estimates import (
     BinRange,
     Bounds,
     Estimate,
-    EstimatorName,
     EstimatorSettings,
 )
 from lightning_info.quantities.information_plane.features import MOST_UNITS, TARGETS, LayerFeatures, rows_of_layers
@@ -215,9 +215,9 @@ class InformationPlane(Quantity):
 
     # ---- looking back
 
-    def planes(self, bin_range: BinRange) -> Plane:
-        """The curves by binning under any range, see :meth:`~.InfoPlaneCallback.curves`."""
-        return self._trajectory.curves(Estimate("", "binning", bin_range), self.method)
+    def planes(self, bin_range: BinRange, estimator: str = "binning") -> Plane:
+        """The curves by bins under any range, see :meth:`~.InfoPlaneCallback.curves`."""
+        return self._trajectory.curves(Estimate("", estimator, bin_range), self.method)
 
     def _measured_curves(self, estimate: Estimate, record: Record) -> Plane:
         plane: Plane = {}
@@ -244,7 +244,8 @@ class InformationPlane(Quantity):
             )
         curves: dict[str, Curve] = {}
         for estimate in self.estimates:
-            for name, points in self.planes("global").items() if estimate.bin_range == "global" else ():
+            final = self.planes("global", estimate.name) if estimate.bin_range == "global" else {}
+            for name, points in final.items():
                 curves[f"{estimate.family}_final/I_XT/{name}"] = [(step, x) for step, x, _ in points]
                 if self._trajectory.labels is not None:
                     curves[f"{estimate.family}_final/I_TY/{name}"] = [(step, y) for step, _, y in points]
@@ -282,11 +283,11 @@ class InformationPlane(Quantity):
 
     def _plane(self, estimate: Estimate, record: Record) -> Figure:
         is_global, samples, labels = estimate.bin_range == "global", self._trajectory.samples, self._trajectory.labels
-        plane = self.planes("global") if is_global else self._measured_curves(estimate, record)
+        plane = self.planes("global", estimate.name) if is_global else self._measured_curves(estimate, record)
         for points in plane.values():  # of points without a value no activations are kept
             last = points[-1][0] if points else -1
             points += [(step, math.nan, math.nan) for step in sorted(record.epochs) if step > last]
-        how = "binning, global range (over training)" if is_global else str(estimate)
+        how = f"{estimate.name}, global range (over training)" if is_global else str(estimate)
         bins = f", {self.bins} bins" if estimate.bin_range is not None else ""
         bounded = estimate.has_ceiling and samples > 0
         chance = [record.curves.get(f"{SHUFFLED}/I_TY/{name}", [(0, math.nan)])[-1][1] for name in plane]

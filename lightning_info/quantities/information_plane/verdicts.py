@@ -43,25 +43,29 @@ def judge(
         method: Bins and noise.
         measured: The curves of those without bins, as they were logged.
     """
-    planes: dict[str, Plane] = {}
-    ranges: list[BinRange] = []
-    given = [estimate.bin_range for estimate in estimates if estimate.bin_range is not None]
-    if given:
-        ranges = list(dict.fromkeys([*("fixed", "global", "adaptive"), *given]))
-    for bin_range in ranges:
-        planes[range_name(bin_range)] = trajectory.curves(Estimate("", "binning", bin_range), method)
-    planes |= {estimate.estimator: plane for estimate, plane in measured.items()}
-    unbounded = {estimate.estimator for estimate in measured if not estimate.has_ceiling}
-    unfit = {(layer, range_name(r)) for r in ranges for layer in trajectory.ranges if not _fits(trajectory, layer, r)}
+    choices = {**_under_every_range(estimates), **{estimate.name: estimate for estimate in measured}}
+    planes = {
+        choice: measured[one] if one in measured else trajectory.curves(one, method) for choice, one in choices.items()
+    }
     judged = {}
     for layer in trajectory.ranges:
         falls, saturated = {}, {}
-        for choice, plane in planes.items():
-            values = [x for _, x, _ in plane.get(layer, ()) if not math.isnan(x)]
-            falls[choice] = math.nan if (layer, choice) in unfit else peak_to_end(values)
-            saturated[choice] = choice not in unbounded and is_saturated(values, trajectory.samples)
+        for choice, one in choices.items():
+            values = [x for _, x, _ in planes[choice].get(layer, ()) if not math.isnan(x)]
+            falls[choice] = peak_to_end(values) if _fits(trajectory, layer, one.bin_range) else math.nan
+            saturated[choice] = one.has_ceiling and is_saturated(values, trajectory.samples)
         judged[layer] = CompressionVerdict(falls, compression_verdict(falls, saturated))
     return judged
+
+
+def _under_every_range(estimates: Iterable[Estimate]) -> dict[str, Estimate]:
+    """Every estimator with bins under all ranges that were asked for and the three that have names."""
+    given = [estimate for estimate in estimates if estimate.bin_range is not None]
+    names = dict.fromkeys(estimate.name for estimate in given)
+    ranges: list[BinRange] = ["fixed", "global", "adaptive"]
+    ranges += [estimate.bin_range for estimate in given if estimate.bin_range is not None]
+    prefixes = {name: "" if len(names) == 1 else f"{name}_" for name in names}
+    return {prefixes[name] + range_name(r): Estimate("", name, r) for name in names for r in ranges}
 
 
 def is_saturated(values: Iterable[float], samples: int) -> bool:
@@ -70,8 +74,8 @@ def is_saturated(values: Iterable[float], samples: int) -> bool:
     return bool(there) and all(near_ceiling(value, samples) for value in there)
 
 
-def _fits(trajectory: Trajectory, layer: str, bin_range: BinRange) -> bool:
-    if bin_range in ("global", "adaptive"):
+def _fits(trajectory: Trajectory, layer: str, bin_range: BinRange | None) -> bool:
+    if bin_range is None or bin_range in ("global", "adaptive"):
         return True
     ends = bounds(bin_range, torch.zeros(1), (0.0, 0.0))
     points = [point[layer] for point in trajectory.points.values() if layer in point]

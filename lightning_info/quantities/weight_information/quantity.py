@@ -44,7 +44,12 @@ TRIAL_SAMPLES, TRIAL_SIZE = 8, 512
 
 
 class WeightInformation(Quantity):
-    """See :class:`~.WeightInfoCallback` for the arguments and values."""
+    """See :class:`~.WeightInfoCallback` for the arguments and values.
+
+    Attributes:
+        rate_distortion: ``step -> points of the rate-distortion curve``, by rising beta: of the first and the last
+            point of the run and some between, those that the figure shows.
+    """
 
     name = "weight_info"
     unit = "nats"
@@ -57,7 +62,6 @@ class WeightInformation(Quantity):
         ("weight_info/expected_loss", "weight_info/expected_loss_stderr"),
     )
 
-    _curves: dict[int, list[RatePoint]]  # step -> rate-distortion curve
     _eigenvalues: Tensor  # of the last point
 
     def __init__(
@@ -101,7 +105,8 @@ class WeightInformation(Quantity):
     def reset(self) -> None:
         self._initial = InitialWeights()
         self._plan: CurvaturePlan | None = None
-        self._curves, self._eigenvalues = {}, torch.empty(0)
+        self.rate_distortion: dict[int, list[RatePoint]] = {}
+        self._eigenvalues = torch.empty(0)
 
     # ---- before the first step
 
@@ -221,12 +226,12 @@ class WeightInformation(Quantity):
         return best.lambda_
 
     def _keep(self, step: int, curve: list[RatePoint]) -> None:
-        self._curves[step] = curve
-        if len(self._curves) > MOST_CURVES:
-            steps = sorted(self._curves)
+        self.rate_distortion[step] = curve
+        if len(self.rate_distortion) > MOST_CURVES:
+            steps = sorted(self.rate_distortion)
             gaps = zip(steps, steps[1:], steps[2:], strict=False)
             crowded = min(gaps, key=lambda gap: (gap[2] + 1) / (gap[0] + 1))[1]
-            del self._curves[crowded]
+            del self.rate_distortion[crowded]
 
     # ---- what is shown
 
@@ -236,17 +241,17 @@ class WeightInformation(Quantity):
 
     @override
     def figures(self, record: Record) -> Mapping[str, Callable[[], Figure]]:
-        if not any(math.isfinite(point.information) for curve in self._curves.values() for point in curve):
+        if not any(math.isfinite(point.information) for curve in self.rate_distortion.values() for point in curve):
             return {}
-        curves = {record.epochs.get(step, 0.0): curve for step, curve in sorted(self._curves.items())}
+        curves = {record.epochs.get(step, 0.0): curve for step, curve in sorted(self.rate_distortion.items())}
         how = self._plan.describe() if self._plan else ""
         return {"weight_info/rate_distortion": partial(rate_distortion, curves, self.beta, how)}
 
     @override
     def closing_text(self, record: Record) -> str:
-        if not self._curves or max(self._curves) != record.last_step:  # none of the end
+        if not self.rate_distortion or max(self.rate_distortion) != record.last_step:  # none of the end
             return ""
-        curve = self._curves[max(self._curves)]
+        curve = self.rate_distortion[max(self.rate_distortion)]
         first, ends = parting(curve), f"beta = {curve[0].beta:g} to {curve[-1].beta:g}"
         differs = "The loss under weight noise differs from its quadratic prediction"
         if first is None:
@@ -275,14 +280,14 @@ class WeightInformation(Quantity):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        curves = {step: [list(point) for point in curve] for step, curve in self._curves.items()}
+        curves = {step: [list(point) for point in curve] for step, curve in self.rate_distortion.items()}
         return {"initial": self._initial.state(), "curves": curves}
 
     @override
     def load_state_dict(self, state: Mapping[str, Any], same_settings: bool) -> None:
         self._initial.restore(state["initial"])
         if same_settings:
-            self._curves = {int(s): [RatePoint(*point) for point in c] for s, c in state["curves"].items()}
+            self.rate_distortion = {int(s): [RatePoint(*point) for point in c] for s, c in state["curves"].items()}
 
 
 def _warn_of_start(point: Point) -> None:

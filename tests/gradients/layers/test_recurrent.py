@@ -14,8 +14,8 @@ from lightning_info.gradients.recorder import Recorder
 class Opened(Recorder):
     """Opens recurrent layers and does nothing else."""
 
-    def tapped(self, func, args, kwargs, operator, names):
-        return func(*args, **kwargs)
+    def tapped(self, call):
+        return call.func(*call.args, **call.kwargs)
 
 
 LAYERS = {

@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 
+from lightning_info.functional.information_estimator import LayerInformation
 from lightning_info.quantities.information_plane.artefacts import (
     ARTEFACTS,
     LayerReading,
@@ -16,7 +17,7 @@ from lightning_info.quantities.information_plane.artefacts import (
     near_ceiling,
     shuffled,
 )
-from lightning_info.quantities.information_plane.estimates import Estimate, EstimatorSettings, Reading, bounds
+from lightning_info.quantities.information_plane.estimates import Estimate, EstimatorSettings, bounds
 from lightning_info.quantities.information_plane.labels import IGNORED, Labels
 
 N = 256
@@ -80,7 +81,7 @@ def test_the_mixture_has_the_ceiling_and_the_gaussian_has_not():
 
 
 def test_values_that_are_missing_are_not_at_the_ceiling():
-    broken = LayerReading("a", Estimate("", "mixture", None), COARSE, None, Reading(math.nan, math.nan))
+    broken = LayerReading("a", Estimate("", "mixture", None), COARSE, None, LayerInformation(math.nan, math.nan))
     assert kinds(broken) == set()
 
 
@@ -222,7 +223,7 @@ def test_estimates_without_bins_have_no_artefact_of_bins():
 
 def test_bounds_more_than_a_bit_apart_are_told():
     def mixture(gap, layer):
-        reading = Reading(2.0, 1.0, low=(2.0, 1.0), high=(2.0 + gap, 1.0))
+        reading = LayerInformation(2.0, 1.0, low=(2.0, 1.0), high=(2.0 + gap, 1.0))
         return LayerReading(layer, Estimate("", "mixture", None), COARSE, None, reading)
 
     message = said("bounds", mixture(0.9, "narrow"), mixture(1.5, "wide"), mixture(1.25, "wider"))

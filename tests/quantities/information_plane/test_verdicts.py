@@ -96,7 +96,7 @@ def test_a_range_fits_if_it_does_at_every_point():
 def test_measured_curves_are_judged_as_they_were_logged_and_the_gaussian_has_no_ceiling(estimate, verdict):
     curve = {"a": [(0, 5.9, 0.0), (1, math.nan, 0.0), (2, 5.2, 0.0)]}  # log2 N = 6
     judgement = judged([values(4)], estimate, measured={estimate: curve})
-    assert judgement.falls == pytest.approx({estimate.estimator: 0.7})
+    assert judgement.falls == pytest.approx({estimate.name: 0.7})
     assert judgement.verdict == verdict
 
 

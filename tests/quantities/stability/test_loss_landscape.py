@@ -8,7 +8,8 @@ from torch import nn
 
 from lightning_info.quantities.stability import loss_landscape as plane_picture
 from lightning_info.quantities.stability.loss_landscape import (
-    _round_factor,
+    LARGEST,
+    SMALLEST,
     ellipse,
     loss_grid,
     picture,
@@ -148,9 +149,10 @@ def test_an_ellipse_out_of_proportion_is_drawn_at_another_size(level, factor):
     assert 0.04 <= found.factor * 2 * math.sqrt(level) / 10 <= 1.5
 
 
-@pytest.mark.parametrize(("factor", "rounded"), [(1, 1), (1.1, 2), (2, 2), (60, 100), (0.9, 0.5), (0.012, 0.01)])
+@pytest.mark.parametrize(("factor", "rounded"), [(1, 1), (1.1, 2), (1.9, 2), (60, 100), (0.9, 0.5), (0.012, 0.01)])
 def test_factors_are_round_and_go_all_the_way(factor, rounded):
-    assert _round_factor(factor) == pytest.approx(rounded)
+    share = 1.0 if factor == 1 else (SMALLEST if factor > 1 else LARGEST) / factor  # of the picture, at its own size
+    assert ellipse(torch.eye(2), 1.0, 2 / share).factor == pytest.approx(rounded)
 
 
 def test_a_direction_of_which_f_sees_nothing_has_an_endless_axis():

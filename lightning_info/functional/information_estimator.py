@@ -1,0 +1,70 @@
+"""What an estimator of I(X;T) and I(T;Y) is, and what it says of one layer."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from torch import Generator, Tensor
+
+
+class LayerInformation(NamedTuple):
+    """Of one layer, in bits.
+
+    Attributes:
+        I_XT: I(X;T).
+        I_TY: I(T;Y), NaN without labels.
+        unique: Share of the samples that share their bins with no other; NaN without bins.
+        low: Lower bounds of the two, if the estimator has any.
+        high: Their upper bounds.
+        stderr: Standard errors of the two by sampling, for these samples.
+    """
+
+    I_XT: float
+    I_TY: float
+    unique: float = math.nan
+    low: tuple[float, float] | None = None
+    high: tuple[float, float] | None = None
+    stderr: tuple[float, float] | None = None
+
+    def with_I_TY_of(self, few: LayerInformation) -> LayerInformation:
+        """With all that some of the samples, those with labels, say of I(T;Y)."""
+        return self._replace(
+            I_TY=few.I_TY,
+            low=_joined(self.low, few.low),
+            high=_joined(self.high, few.high),
+            stderr=_joined(self.stderr, few.stderr),
+        )
+
+
+def _joined(pair: tuple[float, float] | None, few: tuple[float, float] | None) -> tuple[float, float] | None:
+    return None if pair is None or few is None else (pair[0], few[1])
+
+
+class InformationEstimator(ABC):
+    """An estimator of I(X;T) and I(T;Y); users name it as :data:`~.information_estimators.ESTIMATORS` does.
+
+    Attributes:
+        has_bins: It is given the bins of the samples; otherwise activations, and the variance of noise on them.
+        has_ceiling: Whether the logarithm of the number of samples bounds it.
+        has_bounds: Whether it gives ``low``, ``high`` and ``stderr``.
+    """
+
+    has_bins = False
+    has_ceiling = True
+    has_bounds = False
+
+    @abstractmethod
+    def __call__(
+        self, t: Tensor, y: Tensor | None, noise_variance: float = 0.0, generator: Generator | None = None
+    ) -> LayerInformation:
+        """Estimate, in bits.
+
+        Args:
+            t: Activations ``(N, d)``; with ``has_bins`` codes ``(N,)``, int64, equal where all units are in the same
+                bins.
+            y: Classes ``(N,)``; None if there are none.
+            noise_variance: Of the noise on every unit; without meaning for bins.
+            generator: Source of what is drawn; the global generator of the CPU if None.
+        """
