@@ -71,7 +71,7 @@ STAGES = {
     "figure sink": ("lightning_info.callbacks.points.report_figure", False),
     "layout": ("lightning_info.callbacks.session.write_layout", False),
     "summary": ("lightning_info.callbacks.preparing.summary_text", False),
-    "cost": ("lightning_info.callbacks.preflight.training_pass", False),
+    "cost": ("lightning_info.callbacks.forecast.training_pass", False),
     "table": ("lightning_info.callbacks.session.summary_table", False),
 }
 
