@@ -116,7 +116,13 @@ def preflight(
     except Skipped:
         raise
     except (NoPrediction, SamplesMixed) as error:
-        raise Refused(f"{owner}: {_no_samples(owner, snapshot, name, error)}") from error
+        reason = _no_samples(owner, snapshot, name, error)
+        if isinstance(error, NoPrediction) and not trainable(module):
+            reason = (
+                f"none of the weights of {name} is trained (requires_grad is False for all of them), and it is trained "
+                f"weights that are measured; set requires_grad for some of them before fit"
+            )
+        raise Refused(f"{owner}: {reason}") from error
     except NotCopyable as error:
         raise Refused(f"{owner} measures on a copy of the module, but {error}") from error
     except (NoLayers, WrongQuantity) as error:
@@ -124,7 +130,11 @@ def preflight(
     except NotMeasurable as error:
         raise Refused(f"{owner}: {error}") from error
     except NotCovered as error:
-        raise Refused(f"{owner}: no engine gives exact per-sample gradients of {name}: {error}") from error
+        raise Refused(
+            f"{owner}: the gradients of single samples of {name} cannot be had exactly, without which nothing is "
+            f"measured; give an adapter that predicts every sample by itself, {owner}(adapter=...), as in the "
+            f"documentation. No engine gives exact per-sample gradients: {' '.join(str(error).split())}"
+        ) from error
     weights = sum(sizes(trainable(module).values()))
     rows["module"] = f"{name}, {weights:,} trainable weights, {prediction.described}"
     if snapshot.predictor.noise.draws:

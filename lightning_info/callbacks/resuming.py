@@ -19,6 +19,7 @@ class Resuming(Points, Callback, ABC):
     """Goes on with the curves of a checkpoint, or starts them anew where a setting decides what their values mean."""
 
     num_samples: int
+    save_samples: bool
 
     _off: str  # why nothing is measured in this run; empty if it is
 
@@ -66,7 +67,7 @@ class Resuming(Points, Callback, ABC):
             "cheapened": self._cheapened,
             "finished": sorted(self._finished),
             "epochs": dict(self._epochs),
-            "samples": self._samples.state(),
+            "samples": self._samples.state() if self.save_samples else None,
             "quantity": self._state_of_quantity(),
         }
 

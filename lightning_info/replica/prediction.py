@@ -17,7 +17,6 @@ from functools import cache, partial
 from typing import Any, NamedTuple, cast
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
@@ -39,6 +38,7 @@ from lightning_info.replica.padding import Padding, in_batch, in_call
 from lightning_info.replica.predicted import NoLikelihood, NoPrediction, Prediction, Skipped, WritesParameters
 from lightning_info.replica.returned_loss import backward, edge_of
 from lightning_info.replica.stand_in_trainer import StandInTrainer, detach_from_trainer
+from lightning_info.replica.user_warning import warn
 from lightning_info.replica.writes import written
 
 Adapter = Callable[[Any, Any], Any]
@@ -248,7 +248,7 @@ class _Watch(TorchFunctionMode):
         if not self.writes and [p._version for p in self.parameters] != self.versions:
             self.writes = True
             if self.shared:
-                rank_zero_warn(
+                warn(
                     "a measurement has changed the weights of the training run, once, by an operation of the module "
                     "that PyTorch does not show; from now on it is measured on a private copy"
                 )
@@ -317,7 +317,7 @@ def _storage(tensor: Tensor) -> int | None:
 
 @cache
 def _warn_once(message: str) -> None:
-    rank_zero_warn(message)
+    warn(message)
 
 
 @contextmanager
