@@ -149,14 +149,14 @@ class ReferenceSamples:
         self.groups, self.parts, self._pool = groups, [num_samples(group) for group in groups], None
 
     def shrink(self, size: int) -> None:
-        """Keep only the first so many."""
+        """Keep only the first so many, of those that are there and of those to come."""
         self.size = self.asked = min(self.size, size)
-        groups, kept = self.groups, 0
-        self.groups = []
-        for group in groups:
-            if kept < size:
-                self.groups.append(take(group, slice(0, min(size - kept, num_samples(group)))))
-                kept += num_samples(group)
+        kept: list[Any] = []
+        for group in self.groups:
+            if (left := size - sum(map(num_samples, kept))) > 0:
+                kept.append(take(group, slice(0, min(left, num_samples(group)))))
+        if kept:
+            self.keep(kept)
 
     def keep_order(self) -> None:
         """Take the batches apart again, whose samples must stay in their order."""
