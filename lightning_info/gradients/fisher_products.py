@@ -32,6 +32,9 @@ PredictLikelihood = Callable[[nn.Module, Any], tuple[Tensor, LikelihoodLike, Ten
 
 FactorEngineName = Literal["func", "loop"]
 
+ROUNDING = 100
+"""A parameter's gradient whose share of the whole norm is less than so many units of rounding is none."""
+
 
 class FisherProducts:
     """F, over all samples of all parts, as a function of vectors.
@@ -89,8 +92,10 @@ class FisherProducts:
         return total / samples
 
     def check(self, seed: int = 0) -> None:
-        """Compare ``uᵀ(J v)`` with ``(Jᵀu)ᵀ v`` on the first part, where every parameter has its share of v.
+        """Compare ``uᵀ(J v)`` with ``(Jᵀu)ᵀ v`` on the first part.
 
+        Every parameter has its share of v whose gradient is more than rounding (that of the bias of an attention's keys
+        is 0).
         A derivative that autograd takes for constant would go missing without a word.
 
         Raises:
@@ -101,10 +106,13 @@ class FisherProducts:
         u = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
         pairs = zip(_gradients(outputs, self.parameters, u, retain_graph=True), self.parameters, strict=True)
         gradients = [flat(torch.zeros_like(p) if g is None else g.detach()).double() for g, p in pairs]
-        squares = [g.square().sum() for g in gradients]
+        squares = torch.stack([g.square().sum() for g in gradients]).cpu()
+        rounding = ROUNDING * max(torch.finfo(p.dtype).eps for p in self.parameters)
         shares = 0.5 + torch.rand(len(gradients), generator=generator, dtype=torch.float64)
-        scaled = [share * g / max(square, 1e-300) for share, g, square in zip(shares, gradients, squares, strict=True)]
-        expected = shares[torch.stack(squares).cpu() > 0].sum().item()
+        shares[squares <= rounding**2 * squares.sum()] = 0.0
+        scales = (shares / squares.clamp_min(1e-300)).tolist()
+        scaled = [scale * g for scale, g in zip(scales, gradients, strict=True)]
+        expected = shares.sum().item()
         (tangent,) = self._tangents(outputs, torch.cat(scaled)[None])
         found = (u.double() * tangent).sum().item()
         if not abs(found - expected) <= 1e-2 + 1e-4 * expected:  # no parameter's share is below 0.5

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from lightning_info.replica.returned_loss import backward
 
@@ -57,6 +58,21 @@ class Silent:
 
 class NullObject(Silent, float):
     """A silent object that is 0.0 as a number."""
+
+
+class InertOptimizer(NullObject):
+    """An inert optimiser that passes ``isinstance`` as the one that Lightning would return."""
+
+    @classmethod
+    def of(cls, real: Any) -> InertOptimizer:
+        """For an optimiser as Lightning wraps it."""
+        optimizer = cls()
+        vars(optimizer)["_kind"] = type(real) if isinstance(real, Optimizer) else cls
+        return optimizer
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        return vars(self)["_kind"]  # type: ignore[no-any-return]
 
 
 class InertLogger(NullObject):
@@ -118,8 +134,9 @@ def _identity(value: Any, *args: Any, **kwargs: Any) -> Any:
 def detach_from_trainer(module: nn.Module, stand_in: StandInTrainer) -> None:
     """Put the stand-in in the trainer's place on a replica, and make its logging and optimisation methods inert."""
     real = stand_in._real
-    optimizers = _like(getattr(real, "optimizers", None))
-    schedulers = _like(getattr(real, "lr_scheduler_configs", None))
+    wrapped = getattr(getattr(real, "strategy", None), "_lightning_optimizers", None)
+    optimizers = _like([InertOptimizer.of(one) for one in wrapped or getattr(real, "optimizers", None) or ()])
+    schedulers = _like([NullObject() for _ in getattr(real, "lr_scheduler_configs", None) or ()])
     vars(stand_in).update(model=module, lightning_module=module)
     for part in module.modules():
         vars(part)["train"] = lambda mode=True, part=part: part  # stays in eval mode
@@ -140,7 +157,6 @@ def detach_from_trainer(module: nn.Module, stand_in: StandInTrainer) -> None:
         )
 
 
-def _like(real: Any) -> Any:
-    """As many inert objects as Lightning would return: none, one, or a list."""
-    count = len(real) if real else 0
-    return None if count == 0 else NullObject() if count == 1 else [NullObject() for _ in range(count)]
+def _like(inert: list[Any]) -> Any:
+    """As Lightning returns as many: None, one, or a list."""
+    return None if not inert else inert[0] if len(inert) == 1 else inert

@@ -440,3 +440,24 @@ def test_an_exception_of_the_user_passes_unchanged_and_no_thread_survives(monkey
         trainer(stability()).fit(module, loader(SAMPLES, BATCH))
     assert interrupts or str(caught.value) == "mine"
     assert live_threads() == []
+
+
+class Late(StabilityCallback):
+    """Its point at step 0 is left out, as a time budget may do."""
+
+    def is_due(self, trainer, batch_idx):
+        return trainer.global_step > 0 and super().is_due(trainer, batch_idx)
+
+
+def test_distances_are_told_by_the_way_from_the_start_though_the_point_there_is_left_out(recwarn):
+    found = []
+    for kind in (StabilityCallback, Late):
+        torch.manual_seed(0)
+        callback = kind(OLD, NEW, every_n_train_steps=2, on_error="raise", summary=False)
+        trainer(callback, max_epochs=2).fit(Net(), loader(SAMPLES, BATCH))
+        found.append(callback)
+    whole, late = (curves(callback)["stability/relative_distance"] for callback in found)
+    assert late == whole[1:]
+    assert late[-1][1] > 0
+    assert len(found[1].trajectory) == len(found[0].trajectory)
+    assert not [w for w in recwarn if "relative_distance" in str(w.message)]

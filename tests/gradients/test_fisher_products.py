@@ -147,6 +147,21 @@ def test_an_operator_without_second_derivative_is_found():
             products.check()
 
 
+def attention(m, x):
+    queries, keys = m.queries(x), m.keys(x)
+    return m.out((queries @ keys.transpose(1, 2)).softmax(-1) @ x).mean(1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_gradient_that_is_0_but_for_rounding_is_no_operator_without_second_derivative(seed):
+    torch.manual_seed(seed)
+    net = Net(attention, queries=nn.Linear(8, 8), keys=nn.Linear(8, 8), out=nn.Linear(8, 3)).float()
+    x = torch.randn(N, 6, 8)
+    (gradient,) = torch.autograd.grad(net(x).square().sum(), net.keys.bias)
+    assert 0 < gradient.norm() < 1e-5
+    FisherProducts(net, lambda m, x: (m(x), "categorical", None), lambda: [x]).check()
+
+
 def test_a_module_that_trains_nothing_is_refused():
     with pytest.raises(NotCovered, match="none of its parameters"):
         FisherProducts(nn.Linear(4, 3).requires_grad_(False), lambda m, x: (m(x), "gaussian", None), lambda: [])

@@ -1,10 +1,14 @@
 import copy
+import importlib
 import types
 
 import pytest
 import torch
-from models import Classifier, loader, trainer
+import torch.nn.functional as F
+from models import Classifier, data, loader, trainer
+from oracle import fisher_trace_by_definition
 
+from lightning_info import FisherTraceCallback
 from lightning_info.replica.replicate import replicate
 from lightning_info.replica.stand_in_trainer import NullObject, StandInTrainer, detach_from_trainer
 
@@ -156,3 +160,42 @@ def test_a_module_used_without_a_trainer_is_detached_too():
     detach_from_trainer(replica, StandInTrainer(None))
     assert replica.optimizers() is None
     replica.log("name", 1.0)
+
+
+@pytest.mark.parametrize("package", ["lightning.pytorch", "pytorch_lightning"])
+def test_a_step_may_ask_of_what_class_its_optimisers_are(package):
+    pl = importlib.import_module(package)
+    seen = []
+
+    class Manual(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net, self.automatic_optimization = torch.nn.Linear(6, 3), False
+
+        def training_step(self, batch, batch_idx):
+            one, two = self.optimizers()
+            kinds = (pl.core.optimizer.LightningOptimizer, torch.optim.Optimizer, torch.optim.SGD, torch.optim.Adam)
+            seen.append([isinstance(optimizer, kind) for optimizer in (one, two) for kind in kinds])
+            loss = F.cross_entropy(self.net(batch[0]), batch[1])
+            one.zero_grad()
+            self.manual_backward(loss)
+            one.step()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1), torch.optim.Adam(self.parameters(), 0.1)
+
+    def trained(*callbacks):
+        torch.manual_seed(0)
+        module, quiet = Manual(), {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        pl.Trainer(callbacks=list(callbacks), max_epochs=1, accelerator="cpu", **quiet).fit(module, loader(16))
+        return module
+
+    plain, steps = trained(), len(seen)
+    callback = FisherTraceCallback("exact", num_samples=16, every_n_epochs=1, on_error="raise", summary=False)
+    module = trained(callback)
+    assert len(seen) > 2 * steps  # the replica's, too
+    assert seen == [[True, True, True, False, True, True, False, True]] * len(seen)
+    assert torch.equal(module.net.weight, plain.net.weight)
+    x = torch.stack([x for x, _ in data(16)])
+    truth = sum(fisher_trace_by_definition(module.net, x, "categorical").values())
+    assert callback.history["fisher/trace"][-1][1] == pytest.approx(truth, rel=1e-5)

@@ -62,6 +62,7 @@ class Stability(Quantity):
 
     name = "stability"
     unit = "nats"
+    needs_start = True
 
     def __init__(self, beta: float = 1.0, seed: int = 0, count: int = 1) -> None:
         self.beta, self.seed, self.count = beta, seed, count
@@ -76,6 +77,10 @@ class Stability(Quantity):
         self.trajectory = WeightTrajectory(self.seed)
         self._has_targets, self._no_products = False, ""
         self._samples: dict[int, Any] = {}  # number of another training -> the samples in which it differs
+
+    def start(self, module: Any) -> None:
+        """Both paths begin where training does, though the point at step 0 is left out."""
+        self.trajectory.add(0, module, module)
 
     def prepare(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, str]:
         """Find what the module allows to measure."""
