@@ -52,7 +52,7 @@ def loss_rows(owner: str, name: str, snapshot: ModelSnapshot, prediction: Predic
     if depends_on_labels(snapshot.predictor, snapshot.module, batch, prediction):
         source = snapshot.predictor.source(name)
         rows["labels"] = f"the outputs of {source} depend on them, so that these are no prediction of a label"
-        rank_zero_warn(
+        warn(
             f"{owner}: the outputs of {source} for a sample depend on its label (a margin on the label's logit, as in "
             f"ArcFace?), so that they are no prediction of it, and what is measured is not of p(y|x). Give the logits "
             f"without it: {owner}(adapter=...), as in the documentation"
