@@ -8,7 +8,7 @@ from lightning_info.callbacks.stability import StabilityCallback
 from lightning_info.callbacks.weight_info import WeightInfoCallback
 from lightning_info.comparison import RunComparison, compare_runs
 from lightning_info.offline import MeasureResult, measure
-from lightning_info.replica.prediction import LikelihoodCall
+from lightning_info.replica.likelihood_choice import LikelihoodCall
 
 __version__ = "0.1.0.dev0"
 

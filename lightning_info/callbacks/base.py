@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -34,8 +33,10 @@ from lightning_info.quantities.quantity import Quantity
 from lightning_info.replica.batch_norm import BatchNormStatistics
 from lightning_info.replica.declared_samples import Collate, DeclaredSamples, Split
 from lightning_info.replica.isolation import isolated
+from lightning_info.replica.noise import Noise
 from lightning_info.replica.prediction import Adapter
-from lightning_info.reporting.table import Curve
+from lightning_info.replica.user_warning import warn
+from lightning_info.reporting.table import Curve, last_values
 
 
 class InfoCallback(WithoutTrainer):
@@ -99,6 +100,7 @@ class InfoCallback(WithoutTrainer):
         max_overhead: float | None = None,
         batch_norm: BatchNormStatistics = "running",
         summary: bool = True,
+        save_samples: bool = True,
     ) -> None:
         owner = type(self).__name__
         check_quantity(owner, quantity)
@@ -119,7 +121,7 @@ class InfoCallback(WithoutTrainer):
         self.split, self.collate, self.batch_axes = split, collate, batch_axes
         self._declared = DeclaredSamples(owner, split, collate, batch_axes)
         self.seed, self.prefix, self.on_error, self.summary = seed, prefix or None, on_error, summary
-        self.batch_norm = batch_norm
+        self.batch_norm, self.save_samples = batch_norm, save_samples
         self.history = {}
         self._schedule = Schedule(every_n_epochs, every_n_train_steps, max_overhead)
         self._active = False
@@ -149,8 +151,12 @@ class InfoCallback(WithoutTrainer):
         return {"quantity": self.quantity.name} if type(self) is InfoCallback else {}
 
     def report(self) -> str:
-        """What is measured, on which samples, when, and who computes what and why: as said before the first step."""
-        return self._summary or f"{type(self).__name__}: nothing is known before the first batch of fit"
+        """All that is known: what is measured, on which samples, when, who computes what and why; values; warnings."""
+        if not self._summary:
+            return f"{type(self).__name__}: nothing is known before the first batch of fit"
+        overhead = self.tagged(f"{self.family}/overhead")
+        history = {tag: curve for tag, curve in self.history.items() if tag != overhead}
+        return "\n\n".join(filter(None, [self._summary, last_values(history), *self._error_policy.told]))
 
     # ---- hooks
 
@@ -200,7 +206,7 @@ class InfoCallback(WithoutTrainer):
         self._session = Session.join(trainer, self)
         self._write_layout(trainer)  # of another fit of the same trainer
         if self._session.is_new and not trainer.loggers and not trainer.fast_dev_run and not self._offline:
-            rank_zero_warn(
+            warn(
                 f"{type(self).__name__}: the Trainer has no logger; values go to callback.history and "
                 f"trainer.callback_metrics only"
             )
@@ -281,7 +287,8 @@ class InfoCallback(WithoutTrainer):
             if trainer is not None:
                 self._session.drop(self)
                 self._write_layout(trainer)  # if the others were waiting for it
-            rank_zero_warn(f"{error}\n\n{owner} is off, and training goes on (on_error='raise' ends it instead)")
+            alike = owner if trainer is None else self._session.first_to_say(owner, self._off)
+            warn(messages.refused(owner, self._off, alike))
 
     # ---- measuring
 
@@ -343,9 +350,11 @@ class InfoCallback(WithoutTrainer):
 
     def closing_lines(self) -> list[str]:
         """What is printed below the table at the end of fit."""
-        name = self.tagged(self.quantity.name)
-        lines = [messages.time_taken(name, self._points, self._clock.overhead, self._clock.elapsed)]
-        return [*lines, *filter(None, [self.quantity.closing_text(self.record())])]
+        return list(filter(None, [self.quantity.closing_text(self.record())]))
+
+    def time_taken(self) -> tuple[str, float]:
+        """How many points there are, and which share of the run's time they took."""
+        return f"{self.tagged(self.quantity.name)} {self._points} points", self._clock.overhead
 
     # ---- small things
 
@@ -359,6 +368,7 @@ class InfoCallback(WithoutTrainer):
         self._prepared = False
         self._skipped = 0
         self._summary = ""
+        self._noise = Noise(self.seed)
         self._private = self.quantity.moves_weights
         self._initial = None
         self._finished = set()

@@ -61,6 +61,18 @@ class Account:
         """Seconds that it took, but for what its check at the start took beyond its part."""
         return self.clock.spent - max(0.0, self.checked - part)
 
+    def bound(self, part: float) -> float:
+        """Seconds that it will count in the end at least; of what it has not begun no more than its part."""
+        counted = self.counted(part)
+        if not self.is_open:
+            return counted
+        return counted + self.ending if self.has_begun else max(counted, min(part, self.wanted))
+
+    @property
+    def has_begun(self) -> bool:
+        """It has taken a point."""
+        return not math.isnan(self._last)
+
     def took(self, seconds: float) -> None:
         """A point took so long; the lower of two is expected of the next one, as the first is a cold start."""
         self.point = seconds if math.isnan(self._last) else min(self._last, seconds)
@@ -117,7 +129,7 @@ class Budget:
         whole = max(now, FLOOR, 0.0 if math.isnan(self.expected) else self.limit * self.expected)
         count, others = len(self.accounts), [other for other in self.accounts if other is not account]
         claimed = sum(min(now / count, other.wanted) for other in others)
-        bound = sum(other.counted(whole / count) + (other.ending if other.is_open else 0.0) for other in others)
+        bound = sum(other.bound(whole / count) for other in others)
         return min(now - claimed, whole - bound) - account.clock.spent
 
     def affords(self, account: Account, wanted: float, early: bool = True) -> bool:

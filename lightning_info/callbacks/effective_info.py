@@ -48,7 +48,7 @@ class EffectiveInfoCallback(InfoCallback):
             can be laid over each other.
         beta: A level to use at all points, instead of distortions.
         distortion: Rise of the expected loss, nats a sample, at which to measure; one or several. The story depends on
-            it. The level is searched in 22 passes over the samples (and eight for its error), from the last point's
+            it. The level is searched in 16 passes over the samples (and four for its error), from the last point's
             on, at first from that of a quadratic loss.
         draws: Weights drawn for a half of them; ``2 · draws`` in all.
         noise: What stands for F in ``Σ*``: its ``"diagonal"``; ``"low_rank"``, F itself of as many reference samples as

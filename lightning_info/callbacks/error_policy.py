@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from typing import Literal
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from lightning_info.replica.blame import text_of
 from lightning_info.replica.isolation import exits_are_errors
+from lightning_info.replica.user_warning import warn
 
 
 class Refused(MisconfigurationException):
@@ -27,11 +28,15 @@ class ErrorPolicy:
     Args:
         owner: Name of the callback's class.
         on_error: ``"warn"``, or ``"raise"`` to end the run.
+
+    Attributes:
+        told: The warnings, with what is too long for one.
     """
 
     def __init__(self, owner: str, on_error: Literal["warn", "raise"]) -> None:
         self.owner = owner
         self.on_error = on_error
+        self.told: list[str] = []
         self._warned: set[str] = set()
 
     def report(self, error: Exception, what: str, step: int | None = None) -> None:
@@ -40,9 +45,9 @@ class ErrorPolicy:
             raise error
         at = "" if step is None else f" at step {step}"
         self.warn_once(
-            f"{what}{at} failed and training goes on; later failures of this kind are not shown.\n"
-            f"{''.join(traceback.format_exception(error))}",
+            f"{what}{at} failed and training goes on: {text_of(error)}; report() has the traceback",
             kind=f"{what}: {type(error).__name__}",
+            details="".join(traceback.format_exception(error)),
         )
 
     @contextmanager
@@ -56,8 +61,9 @@ class ErrorPolicy:
         except Exception as error:
             self.report(error, what)
 
-    def warn_once(self, message: str, kind: str) -> None:
-        """Warn, unless a warning of this kind was given."""
+    def warn_once(self, message: str, kind: str, details: str = "") -> None:
+        """Warn, unless a warning of this kind was given; details are for the report only."""
         if kind not in self._warned:
             self._warned.add(kind)
-            rank_zero_warn(f"{self.owner}: {message}")
+            self.told.append(f"Warning: {message}\n{details}".rstrip())
+            warn(f"{self.owner}: {message}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lightning_info.replica.label_dependence import depends_on_labels
 from lightning_info.replica.predicted import Prediction
 from lightning_info.replica.reach import reach_of
 from lightning_info.replica.snapshot import ModelSnapshot
+from lightning_info.replica.user_warning import warn
 
 UNEVEN = 1e-3
 """Weights of positions that differ by less, relatively, are equal."""
@@ -32,14 +32,14 @@ def loss_rows(owner: str, name: str, snapshot: ModelSnapshot, prediction: Predic
     is_most = returned is not None and abs(extra) > abs(returned.share) + 1e-5
     if reach.share > 0.5 or is_most:
         cause = f", which does not depend on {reach}" if reach.beyond else ""
-        rank_zero_warn(
+        warn(
             f"{owner}: most of the loss of {step} lies beyond the one likelihood that is known here, {likelihood} a "
             f"sample{cause}. What is measured is the predictive distribution of that likelihood alone. If the rest is "
             f"more than a penalty, or if this belongs to an auxiliary head, tell what the module predicts: "
             f"{owner}(adapter=...), as in the documentation"
         )
     elif reach.beyond:
-        rank_zero_warn(
+        warn(
             f"{owner}: the loss of {step} depends on {reach}, and the predictive distribution that is measured, "
             f"{likelihood} a sample, does not: nothing is said of these weights. If they make a prediction, tell "
             f"what the module predicts: {owner}(adapter=...), as in the documentation"
@@ -52,7 +52,7 @@ def loss_rows(owner: str, name: str, snapshot: ModelSnapshot, prediction: Predic
     if depends_on_labels(snapshot.predictor, snapshot.module, batch, prediction):
         source = snapshot.predictor.source(name)
         rows["labels"] = f"the outputs of {source} depend on them, so that these are no prediction of a label"
-        rank_zero_warn(
+        warn(
             f"{owner}: the outputs of {source} for a sample depend on its label (a margin on the label's logit, as in "
             f"ArcFace?), so that they are no prediction of it, and what is measured is not of p(y|x). Give the logits "
             f"without it: {owner}(adapter=...), as in the documentation"
@@ -64,7 +64,7 @@ def _mask_rows(owner: str, step: str, prediction: Prediction) -> dict[str, str]:
     rows, mask, weights = {}, prediction.mask, prediction.weights
     what = "positions" if len(prediction.positions) > 1 else "samples"
     if prediction.has_unknown_weights or (weights is not None and bool(weights.isnan().all())):
-        rank_zero_warn(
+        warn(
             f"{owner}: {step} takes its likelihood for each of the {what} apart (reduction='none'), and what its loss "
             f"makes of them cannot be seen: {what} that a mask leaves out count as predicted. Return the loss with its "
             f"graph, or give an adapter whose targets are -100 (classes) where the mask leaves them out"

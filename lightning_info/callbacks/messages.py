@@ -61,6 +61,30 @@ def starts_anew(changes: Mapping[str, tuple[str, str]], step: int) -> str:
     )
 
 
+def other_samples(saves: bool) -> str:
+    """A resumed run could not take up the samples of the checkpoint."""
+    why = "" if saves else ", as save_samples=False keeps them out of checkpoints"
+    return (
+        f"the curve goes on with other reference samples than before{why}: from here on values differ by the choice of "
+        f"samples too, which no error bar holds"
+    )
+
+
+def refused(owner: str, reason: str, first: str) -> str:
+    """What cannot be measured, before the lines of code that may belong to it.
+
+    Args:
+        owner: Name of the callback's class.
+        reason: Why.
+        first: Of the class that was refused for that reason first.
+    """
+    off = f"{owner} is off, and training goes on (on_error='raise' ends it instead)"
+    if first != owner:
+        return f"{owner}: refused as {first} is; {off}"
+    head, _, code = reason.partition("\n\n")
+    return f"{head.rstrip(':.')}. {off}" + (f":\n\n{code}" if code else "")
+
+
 def within_budget(limit: float, floor: float, expected: float) -> str:
     """What the callbacks of a run may take together."""
     if limit >= 1:
@@ -77,8 +101,3 @@ def no_room(point: float) -> str:
         f"no point fits into the time budget of the run so far{takes}; max_overhead=... "
         f"makes the budget larger, and every_n_epochs=1 measures whatever it takes"
     )
-
-
-def time_taken(tag: str, points: int, overhead: float, elapsed: float) -> str:
-    """Of all that a callback did."""
-    return f"{tag}: the check at the start, {points} points and their figures took {overhead:.1%} of {elapsed:.3g} s"

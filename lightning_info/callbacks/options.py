@@ -48,6 +48,9 @@ ARGUMENTS = """\
             ``"reference"`` samples at the measured weights. Running ones lag behind the weights and are arbitrary
             at initialisation: the first some 100 steps of a curve then show their warm-up more than the weights.
         summary: Print the table at the end of fit, and what is to be known of it.
+        save_samples: Keep the reference samples (up to 64 MiB) in checkpoints, so that a resumed run measures on the
+            same ones. False keeps training data out of them: a resumed run then collects samples anew and says so. The
+            values before and after are of different samples, and no error bar holds that change.
 """
 
 
@@ -67,6 +70,7 @@ class CommonOptions(TypedDict, total=False):
     max_overhead: float | None
     batch_norm: BatchNormStatistics
     summary: bool
+    save_samples: bool
 
 
 def check_common_options(owner: str, **common: Unpack[CommonOptions]) -> None:

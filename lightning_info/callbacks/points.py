@@ -23,6 +23,7 @@ from lightning_info.quantities.quantity import Point, Quantity, Record
 from lightning_info.quantities.training_setup import TrainingSetup
 from lightning_info.replica.batch_norm import BatchNormStatistics
 from lightning_info.replica.isolation import exits_are_errors
+from lightning_info.replica.noise import DrawsNoise, Noise
 from lightning_info.replica.predicted import NoPrediction, Skipped, WritesParameters
 from lightning_info.replica.prediction import Adapter
 from lightning_info.replica.reference_samples import ReferenceSamples
@@ -61,6 +62,7 @@ class Points(Member):
     _clock: Clock
     _session: Session  # of the run; what the callbacks of the trainer share
     _chunk: int  # samples that go through a replica at once
+    _noise: Noise  # what passes over replicas draw
     _private: bool  # replicas must not share the weights, as the module writes to them when it runs
     _measured: int | None  # step of the last point
     _points: int  # how many there are
@@ -85,13 +87,14 @@ class Points(Member):
             chunk=self._chunk,
             private=private,
             needs_likelihood=self.quantity.needs_likelihood,
+            noise=self._noise,
         )
 
     @property
     def sharing_key(self) -> tuple[Any, ...]:
         """Callbacks in which this agrees can measure on the same replica."""
         of = len(self._samples) if self.batch_norm == "reference" else None
-        return self.adapter, self._private, self.batch_norm, of
+        return self.adapter, self._private, self.batch_norm, of, self._noise.seed if self._noise.draws else None
 
     @property
     def groups(self) -> list[Any]:
@@ -194,6 +197,8 @@ class Points(Member):
             except Exception as error:
                 if snapshot is not None:
                     self._session.discard(snapshot)
+                if isinstance(error, DrawsNoise):
+                    continue
                 if isinstance(error, WritesParameters) and not self._private:
                     self._private = True  # it did not when it was looked at before the first step
                     continue

@@ -24,11 +24,14 @@ from lightning_info.quantities.checks import WrongQuantity
 from lightning_info.quantities.quantity import NotMeasurable
 from lightning_info.replica.blame import text_of
 from lightning_info.replica.layer_selection import NoLayers
-from lightning_info.replica.predicted import NoLikelihood
+from lightning_info.replica.noise import NotItsOwnNoise
+from lightning_info.replica.predicted import NoLikelihood, WritesParameters
 from lightning_info.replica.prediction import ADAPTER_LINES, NoPrediction, Prediction, Skipped
+from lightning_info.replica.repeatable import kept_on_self, repeated
 from lightning_info.replica.replicate import NotCopyable
 from lightning_info.replica.sample_axis import Layouts, SamplesMixed, first_predictions, sample_layout
 from lightning_info.replica.snapshot import ModelSnapshot
+from lightning_info.replica.train_mode import TRAIN_MODE_ONLY, in_train_mode_only
 from lightning_info.replica.uncut import DECLARE, one_graph
 
 STATISTICS = {
@@ -106,14 +109,20 @@ def preflight(
         if any(id(leaf) in originals for leaf in leaf_uses(prediction.outputs)):
             raise NotCopyable(f"a copy of {name} still computes with the original's parameters (a closure over it?)")
         writes = _writes(prediction, snapshot, module)
-        _refuse_noise(prediction, _predict(snapshot, name), name, writes)
+        prediction, state = _guarded(snapshot, name, partial(_repeated, snapshot, prediction, writes))
         _refuse_freed_graph(prediction, name)
         rows = dict(prepare(snapshot))
         beside = {} if prediction.unknown else loss_rows(owner, name, snapshot, prediction)
     except Skipped:
         raise
     except (NoPrediction, SamplesMixed) as error:
-        raise Refused(f"{owner}: {_no_samples(owner, snapshot, name, error)}") from error
+        reason = _no_samples(owner, snapshot, name, error)
+        if isinstance(error, NoPrediction) and not trainable(module):
+            reason = (
+                f"none of the weights of {name} is trained (requires_grad is False for all of them), and it is trained "
+                f"weights that are measured; set requires_grad for some of them before fit"
+            )
+        raise Refused(f"{owner}: {reason}") from error
     except NotCopyable as error:
         raise Refused(f"{owner} measures on a copy of the module, but {error}") from error
     except (NoLayers, WrongQuantity) as error:
@@ -121,9 +130,17 @@ def preflight(
     except NotMeasurable as error:
         raise Refused(f"{owner}: {error}") from error
     except NotCovered as error:
-        raise Refused(f"{owner}: no engine gives exact per-sample gradients of {name}: {error}") from error
+        raise Refused(
+            f"{owner}: the gradients of single samples of {name} cannot be had exactly, without which nothing is "
+            f"measured; give an adapter that predicts every sample by itself, {owner}(adapter=...), as in the "
+            f"documentation. No engine gives exact per-sample gradients: {' '.join(str(error).split())}"
+        ) from error
     weights = sum(sizes(trainable(module).values()))
     rows["module"] = f"{name}, {weights:,} trainable weights, {prediction.described}"
+    if snapshot.predictor.noise.draws:
+        rows["noise"] = str(snapshot.predictor.noise)
+    if state:
+        rows["state"] = state
     return Findings(snapshot, rows | beside, writes, whole)
 
 
@@ -135,12 +152,16 @@ def _no_samples(owner: str, snapshot: ModelSnapshot, name: str, error: NoPredict
         return f"{graph}. What was seen: {error}"
     if isinstance(error, NoPrediction):
         return f"{error}. Tell it what the module predicts:\n\n{lines}"
+    drawn = ""
+    if snapshot.predictor.noise.by_others:
+        drawn = " It draws from numpy or random, which give noise by a sample's place: draw it with torch."
     return (
         f"what {source} predicts for a sample must not depend on the others of its batch; give an adapter (below), or "
         f"say where the samples are by {DECLARE}. What was seen: {error}. The cause may be that samples are compared "
-        f"with one another (negatives or statistics of the batch, two views joined), that samples of different length "
-        f"lie in one tensor, that rows are picked by a mask, or that the size or a maximum of the batch is read. An "
-        f"adapter predicts every sample by itself, from tensors whose first axis counts the samples:\n\n{lines}"
+        f"or mixed with one another (negatives or statistics of the batch, two views joined, mixup), that samples of "
+        f"different length lie in one tensor, that rows are picked by a mask, or that the size or a maximum of the "
+        f"batch is read.{drawn} An adapter predicts every sample by itself, from tensors whose first axis counts the "
+        f"samples:\n\n{lines}"
     )
 
 
@@ -190,10 +211,12 @@ def _find_samples(snapshot: ModelSnapshot, batch: Any, module: nn.Module) -> Lay
         try:
             look = partial(first_predictions, snapshot.predictor, snapshot.module, snapshot.to_device(batch))
             whole, prediction = _guarded(snapshot, name, look)
-            _refuse_noise(
-                prediction, snapshot.predictor(snapshot.module, whole), name, _writes(prediction, snapshot, module)
+            writes = _writes(prediction, snapshot, module)
+            second = _guarded(
+                snapshot, name, partial(repeated, snapshot.predictor, snapshot.module, whole, prediction, writes)
             )
-            del prediction  # its graph is large
+            _guarded(snapshot, name, partial(kept_on_self, snapshot.predictor, snapshot.module, whole, second))
+            del prediction, second  # their graphs are large
             return sample_layout(snapshot.module, snapshot.predictor, whole, isinstance(batch, Batch))
         except Exception as error:
             if not is_out_of_memory(error) or num_samples(batch) <= CHECK_SAMPLES:
@@ -206,14 +229,11 @@ def _writes(prediction: Prediction, snapshot: ModelSnapshot, module: nn.Module) 
     return prediction.writes or any(not torch.equal(p, q.to(p)) for p, q in pairs)
 
 
-def _refuse_noise(first: Prediction, second: Prediction, module: str, writes: bool) -> None:
-    if first.outputs.shape != second.outputs.shape or not torch.allclose(
-        first.outputs, second.outputs, rtol=1e-3, atol=1e-4, equal_nan=True
-    ):
-        cause = "noise belongs under `if self.training`, and what is kept from batch to batch is to be put back"
-        if writes:
-            cause = "it changes its parameters while it runs"
-        raise NoPrediction(f"{module} gives other outputs in a second pass over the same samples in eval mode; {cause}")
+def _repeated(snapshot: ModelSnapshot, first: Prediction, writes: bool) -> tuple[Prediction, str]:
+    """The prediction in another pass, and what state it depends on."""
+    batch = snapshot.to_device(snapshot.groups[0])
+    second = repeated(snapshot.predictor, snapshot.module, batch, first, writes)
+    return second, kept_on_self(snapshot.predictor, snapshot.module, batch, second)
 
 
 def _predict(snapshot: ModelSnapshot, module: str) -> Prediction:
@@ -223,14 +243,19 @@ def _predict(snapshot: ModelSnapshot, module: str) -> Prediction:
 
 
 def _guarded(snapshot: ModelSnapshot, module: str, predict: Callable[[], T]) -> T:
+    source = snapshot.predictor.source(module)
     try:
         return predict()
-    except (NoPrediction, NotCopyable):
+    except (NotCopyable, NotItsOwnNoise, Skipped, WritesParameters):
         raise
+    except NoPrediction as error:
+        if not in_train_mode_only(snapshot):
+            raise
+        raise NoPrediction(f"{error}. {TRAIN_MODE_ONLY}") from error
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        source = snapshot.predictor.source(module)
-        raise NoPrediction(
+        told = (
             f"{source} fails on a copy of the module in eval mode, without its trainer and optimisers: {text_of(error)}"
-        ) from error
+        )
+        raise NoPrediction(f"{told}. {TRAIN_MODE_ONLY}" if in_train_mode_only(snapshot) else told) from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -25,9 +26,12 @@ from lightning_info.gradients.batches import num_samples, take
 from lightning_info.quantities.checks import prepared
 from lightning_info.replica.batch_norm import on_batch_statistics
 from lightning_info.replica.declared_samples import DoesNotFit
-from lightning_info.replica.reference_samples import LARGEST_POOL, LARGEST_STATE, bytes_of
+from lightning_info.replica.reference_samples import LARGEST_STATE
+from lightning_info.replica.sample_pool import bytes_of
 from lightning_info.replica.snapshot import ModelSnapshot
 
+PRINTED = ("samples", "steps", "unmeasured", "not", "mask", "weights", "padding", "left out", "BatchNorm", "less")
+"""Rows of the summary that are printed before the first step, besides what is measured; the report has all."""
 LEAST_SAMPLES = 64
 """Reference samples below which the run's budget does not go."""
 MOST_SKIPPED = 10
@@ -74,7 +78,7 @@ class Preparing(Resuming):
                 if self.reference is None:
                     batch = self._laid(batch)
                 if self._skipped == 0:
-                    self._collector.start(trainer, batch, self._saved)
+                    self._collector.start(trainer, batch, self._saved, self._session.store)
                 self._chunk = self._collector.chunk
                 seen = self._look(trainer, pl_module, batch)
         except Refused as error:
@@ -95,14 +99,14 @@ class Preparing(Resuming):
             f"{type(self).__name__}{f'(prefix={self.prefix!r})' if self.prefix else ''}", self._rows
         )
         if not self._offline:
-            rank_zero_info(self._summary)
+            rank_zero_info(self._brief(self._rows))
         if self._changes:
             self._end_curves(trainer)
         elif self._resumed:
             if not self.history:
                 self._left_out.append(0)
-            elif not self._collector.same:
-                self._error_policy.warn_once("the curve goes on with other reference samples than before", "samples")
+            elif not self._collector.same and (self.reference is None or self._saved is not None):
+                self._error_policy.warn_once(messages.other_samples(self.save_samples), "samples")
         self._resumed, self._saved, self._changes = False, None, {}
         if self._schedule.budget is not None:
             warning = messages.monitored(monitors(trainer), map(self.tagged, self.quantity.tags), self._schedule.budget)
@@ -161,11 +165,10 @@ class Preparing(Resuming):
             if not self._samples.complete:
                 self._chunk = self._collector.chunk = len(found.whole)
             self._private = self.quantity.moves_weights or found.writes
-            size = len(self._samples) if self._samples.complete else self.num_samples
-            memory = megabytes(found.whole, size)
+            size = self._expect(trainer, found.whole)
             rows = {
                 "measures": found.rows.pop("measures"),
-                "samples": f"{size} reference samples{memory}: {self._collector.origin}; eval mode",
+                "samples": f"{self._samples_row(size, found.whole)}: {self._collector.origin}; eval mode",
                 "steps": str(self._schedule),
                 **found.rows,
             }
@@ -181,6 +184,35 @@ class Preparing(Resuming):
             self._rows = rows
         return True
 
+    def _brief(self, rows: Mapping[str, str]) -> str:
+        """What is printed of the summary: what differs from what other callbacks have said."""
+        owner, parts = type(self).__name__, []
+        for title in (*PRINTED, "cost"):
+            text = rows.get(title, "")
+            if text and self._session.first_to_say(self.tagged(owner), f"{title} {text}") == self.tagged(owner):
+                parts.append(text if title == "samples" or text.startswith("about") else f"{title} {text}")
+        text = f"{self.tagged(owner)}: {rows['measures']}; {'; '.join(parts)}. More in report()"
+        return textwrap.fill(text, 116, subsequent_indent="  ")
+
+    def _expect(self, trainer: Any, batch: Any) -> int:
+        """Reference samples there are, or will be if all are like those of a batch and the data set has as many."""
+        if self._samples.complete:
+            return len(self._samples)
+        each = bytes_of(batch) // max(1, num_samples(batch))
+        self._collector.expected = max(1, self._session.store.limit // max(1, each))
+        return min(self.num_samples, self._collector.expected * int(trainer.world_size))
+
+    def _samples_row(self, size: int, batch: Any) -> str:
+        """How many reference samples like those of a batch there are, and what they take."""
+        memory = bytes_of(batch) * size // max(1, num_samples(batch))
+        saved = self.save_samples and memory <= LARGEST_STATE
+        told = ("" if saved else ", not in checkpoints") if memory >= 1 << 20 else None
+        took = "" if told is None else f" ({memory / 2**20:.3g} MiB of host memory{told})"
+        if self._samples.complete or size >= self.num_samples:
+            return f"{size} reference samples{took}"
+        limit = self._session.store.limit >> 20
+        return f"{size} of {self.num_samples} reference samples{took}, as those of all callbacks may take {limit} MiB"
+
     def _fit_to_budget(self, trainer: Any) -> None:
         """Measure with fewer draws and samples where the first and the last point would not fit; say so."""
         account, budget, step = self.account, self._session.budget, steps_taken(trainer)
@@ -190,6 +222,10 @@ class Preparing(Resuming):
         if math.isfinite(self._forecast.plain) and math.isnan(budget.expected):
             budget.expect(trainer, account, step, self._forecast.plain * trainer.accumulate_grad_batches)
         less: dict[str, None] = {}
+        if self._resumed:  # as before
+            again, self._cheapened = self._cheapened, 0
+            for _ in range(again):
+                less[self._cheaper()[0]] = None
         while not self._affords(trainer, account.next_point + account.ending):
             words, part = self._cheaper()
             if not words:
@@ -221,11 +257,3 @@ class Preparing(Resuming):
         with self._error_policy.guard("writing the chart layout"):
             for refusal in self._session.write_layout(trainer):
                 self._error_policy.report(refusal, "writing the chart layout")
-
-
-def megabytes(batch: Any, samples: int) -> str:
-    """Host memory of so many samples like those of a batch, in words; empty below 64 MiB."""
-    size = bytes_of(batch) * samples // max(1, num_samples(batch))
-    if size < LARGEST_STATE:
-        return ""
-    return f" ({min(size, LARGEST_POOL) >> 20} MiB of host memory, and not in checkpoints)"

@@ -17,7 +17,8 @@ from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.layout import Layout
 from lightning_info.replica.declared_samples import DeclaredSamples, DoesNotFit
 from lightning_info.replica.isolation import exits_are_errors
-from lightning_info.replica.reference_samples import LARGEST_POOL, ReferenceSamples
+from lightning_info.replica.reference_samples import ReferenceSamples
+from lightning_info.replica.sample_store import SampleStore
 from lightning_info.replica.uncut import why_not_cut
 
 
@@ -35,6 +36,7 @@ class ReferenceCollector:
         chunk: Samples of one training batch, the largest seen.
         origin: Where they come from, in words.
         same: They are those of the checkpoint.
+        expected: How many there will be if there is memory for them, as the summary says.
     """
 
     def __init__(
@@ -51,18 +53,21 @@ class ReferenceCollector:
         self.chunk = 32
         self.origin = "the first that pass in training"
         self.same = False
+        self.expected = size
 
-    def start(self, trainer: Any, batch: Any, saved: list[dict[str, Any]] | None) -> None:
+    def start(self, trainer: Any, batch: Any, saved: list[dict[str, Any]] | None, store: SampleStore) -> None:
         """Look at the first batch; take what need not be waited for.
 
         Args:
             trainer: The trainer.
             batch: The first batch of this process.
             saved: Samples of a checkpoint, in the form of :meth:`ReferenceSamples.state`.
+            store: Keeps the samples of all callbacks of the run.
 
         Raises:
             Refused: Neither the batch nor ``reference`` has samples.
         """
+        self.samples.store = store
         try:
             self.chunk = max(1, num_samples(batch))
         except Exception as error:
@@ -90,8 +95,7 @@ class ReferenceCollector:
         self.origin = "those given as reference"
         try:
             with exits_are_errors("drawing reference samples"):
-                self.samples.fill(self.reference, self.declared)
-            self.samples.map(trainer.precision_plugin.convert_input)
+                self.samples.fill(self.reference, self.declared, trainer.precision_plugin.convert_input)
         except DoesNotFit as error:
             raise WrongArgument(
                 f"{self.faults.owner}: of reference={type(self.reference).__name__}(...), {error}"
@@ -112,7 +116,7 @@ class ReferenceCollector:
         if batch_idx == 0 and self.samples.groups:  # an epoch that ended early: its samples come again
             return in_all_processes(trainer, True)
         with self.faults.guard("keeping reference samples"):
-            self._keep(batch)
+            self._keep(batch, (trainer.current_epoch, batch_idx))
         last_of_epoch = trainer.is_last_batch or batch_idx + 1 >= trainer.num_training_batches
         return in_all_processes(trainer, self.samples.full or last_of_epoch or bool(trainer.fast_dev_run))
 
@@ -120,7 +124,7 @@ class ReferenceCollector:
         """Say where the samples are."""
         self.samples.lay(layout)
 
-    def _keep(self, batch: Any) -> None:
+    def _keep(self, batch: Any, of: tuple[int, int]) -> None:
         layout = self.samples.layout
         try:
             laid = batch if layout is None else layout.wrap(batch)
@@ -130,11 +134,11 @@ class ReferenceCollector:
                 "another form",
             )
             return
-        self.samples.add(laid)
-        if self.samples.size < self.samples.asked and self.samples.full:
+        self.samples.add(laid, of=of)
+        if self.samples.full and len(self.samples) < min(self.samples.asked, self.expected):
             self.faults.warn_once(
-                f"{len(self.samples)} of {self.samples.asked} reference samples are kept, as more would take above "
-                f"{LARGEST_POOL >> 20} MiB of host memory; reference=... gives any samples",
+                f"{len(self.samples)} of {self.samples.asked} reference samples are kept, as those of all callbacks "
+                f"may take {self.samples.store.limit >> 20} MiB of host memory; reference=... gives any samples",
                 "host memory",
             )
         self.chunk = max(self.chunk, num_samples(laid))

@@ -12,13 +12,14 @@ from lightning_info.callbacks import messages
 from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.points import Points
 from lightning_info.replica.declared_samples import DeclaredSamples
-from lightning_info.replica.prediction import LikelihoodCall
+from lightning_info.replica.likelihood_choice import LikelihoodCall
 
 
 class Resuming(Points, Callback, ABC):
     """Goes on with the curves of a checkpoint, or starts them anew where a setting decides what their values mean."""
 
     num_samples: int
+    save_samples: bool
 
     _off: str  # why nothing is measured in this run; empty if it is
 
@@ -63,9 +64,10 @@ class Resuming(Points, Callback, ABC):
             "spent": self._clock.spent,
             "point": self.account.point,
             "points": self._points,
+            "cheapened": self._cheapened,
             "finished": sorted(self._finished),
             "epochs": dict(self._epochs),
-            "samples": self._samples.state(),
+            "samples": self._samples.state() if self.save_samples else None,
             "quantity": self._state_of_quantity(),
         }
 
@@ -92,6 +94,7 @@ class Resuming(Points, Callback, ABC):
             self._clock, self._changes = clock, changes
             self._step, self._points, self._saved = position
             self.account.point = float(state["point"])
+            self._cheapened = int(state.get("cheapened", 0))
             self._resumed = True
             if changes:
                 self.history, self._ended = {}, history

@@ -13,10 +13,12 @@ from lightning_info.callbacks.budget import Account, Budget
 from lightning_info.gradients.batches import num_samples, take, tensors, without_samples
 from lightning_info.quantities.quantity import Quantity
 from lightning_info.replica.batch_norm import on_batch_statistics
+from lightning_info.replica.noise import Noise
 from lightning_info.replica.outputs_only import OutputsOnly
 from lightning_info.replica.prediction import Adapter, Predictor
 from lightning_info.replica.replicate import replicate
 from lightning_info.replica.sample_axis import Layouts
+from lightning_info.replica.sample_store import LARGEST_STORE, SampleStore
 from lightning_info.replica.snapshot import Audit, ForwardStatistic, ModelSnapshot
 from lightning_info.replica.stand_in_trainer import StandInTrainer
 from lightning_info.reporting.layout import Chart, write_layout
@@ -35,6 +37,7 @@ def new_snapshot(
     chunk: int,
     private: bool,
     needs_likelihood: bool = True,
+    noise: Noise | None = None,
 ) -> ModelSnapshot:
     """A snapshot with a replica of its own.
 
@@ -46,6 +49,7 @@ def new_snapshot(
         chunk: See :class:`~.ModelSnapshot`.
         private: See :func:`~.replicate`.
         needs_likelihood: Without, a module whose loss is not known gives outputs only, if there is no adapter.
+        noise: What passes over the replica draw.
     """
     stand_in = StandInTrainer(trainer)
     replica = replicate(pl_module, private=private, trainer=trainer, stand_in=stand_in)
@@ -55,7 +59,10 @@ def new_snapshot(
         replica = replica.to(device)
     batch_norms: list[Any] = [replica.get_submodule(name) for name in on_batch_statistics(pl_module)]
     kind = Predictor if needs_likelihood or adapter is not None else OutputsOnly
-    predictor, audit = kind(stand_in, adapter, shared=not private), Audit((trainer.global_step + 1) * GOLDEN % 1)
+    predictor, audit = (
+        kind(stand_in, adapter, shared=not private, noise=noise or Noise()),
+        Audit((trainer.global_step + 1) * GOLDEN % 1),
+    )
     return ModelSnapshot(replica, predictor, groups, chunk, device, batch_norms, audit=audit)
 
 
@@ -63,6 +70,7 @@ class Member(ABC):
     """What a session asks of a callback."""
 
     quantity: Quantity
+    num_samples: int
     prefix: str | None
     summary: bool
     account: Account  # what it takes of the run's budget
@@ -110,6 +118,10 @@ class Member(ABC):
         """Curves with a value at the last point, by whole tag."""
 
     @abstractmethod
+    def time_taken(self) -> tuple[str, float]:
+        """What it did, and the share of the run's time that it took."""
+
+    @abstractmethod
     def closing_lines(self) -> list[str]:
         """What is printed below the table."""
 
@@ -125,14 +137,19 @@ class Session:
         members: The callbacks, in the order of the Trainer.
         budget: What those without an interval may take of the run's time.
         layouts: Where the samples of a batch are, by what must agree for two callbacks to find the same.
+        store: The reference samples of all of them.
     """
 
     _of_trainers: ClassVar[WeakKeyDictionary[Any, Session]] = WeakKeyDictionary()
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    def __init__(self, members: Sequence[Member], processes: int = 1) -> None:
         self.members = members
         self.layouts: Layouts = {}
         self.budget = Budget()
+        # every process gets the samples of all, and then nothing of them is shared
+        readers = 1 if processes == 1 else processes * len(members)
+        self.store = SampleStore(LARGEST_STORE // readers, max((c.num_samples for c in members), default=0))
+        self._told: dict[str, str] = {}  # what was said -> who said it
         self._joined: list[Member] = []
         self._through: list[Member] = []  # with the present batch
         self._ended: list[Member] = []
@@ -145,7 +162,7 @@ class Session:
         """The session of the run that starts; the first callback that joins opens it."""
         session = cls._of_trainers.get(trainer)
         if session is None or member in session._joined:
-            session = cls([c for c in trainer.callbacks if isinstance(c, Member)])
+            session = cls([c for c in trainer.callbacks if isinstance(c, Member)], trainer.world_size)
             cls._of_trainers[trainer] = session
         session._joined.append(member)
         session.budget.open(member.account)
@@ -182,6 +199,10 @@ class Session:
 
     # ---- what is said once for all
 
+    def first_to_say(self, owner: str, text: str) -> str:
+        """Who said this first, by class; it is the owner unless somebody did before."""
+        return self._told.setdefault(text.replace(owner, ""), owner)
+
     def write_layout(self, trainer: Any) -> list[Exception]:
         """Lay the charts out once every callback knows its own.
 
@@ -209,6 +230,8 @@ class Session:
         ]
         if told:
             print("\n" + summary_table(curves, rows))
+            taken = [c.time_taken() for c in told]
+            print(f"Time, with checks and figures: {', '.join(f'{name} {share:.1%}' for name, share in taken)}")
             print("\n".join(line for c in told for line in c.closing_lines()))
 
     # ---- snapshots of the present step

@@ -8,7 +8,7 @@ The weights are drawn M times from ``N(w, Σ*)``, each draw shared by all N inpu
           I(Z;Y) = \mathbb{E}_i\, \mathbb{E}_{z \sim p(z|x_i)}
           \log \frac{\frac{1}{N_{y_i}} \sum_{j: y_j = y_i} q(z|x_j)^\tau}{\frac1N \sum_j q(z|x_j)^\tau} .
 
-**Cross-fit.** The draws are dealt into eight folds; z comes from one, q from the seven others. Either quantity is then
+**Cross-fit.** The draws are dealt into four folds; z comes from one, q from the three others. Either quantity is then
 a constant plus the mean log probability that a classifier, made beforehand, gives to the true input or class: a **lower
 bound** in expectation, whatever p is. On the draws that q was made from it would be too large, without limit as d
 grows. The temperature τ in ``[0, 1.5]`` keeps a bad q from going below 0, as τ = 0 says nothing and gives 0. A fold
@@ -25,10 +25,14 @@ and then only the noise that comes with h has to be learnt from the draws (Rao-B
 **No noise.** A unit that is constant over draws but not over inputs tells exactly to which group of equal values an
 input belongs. It has no density: the groups' entropy is added, and the mixtures are taken within groups.
 
-**Error.** Over the M evaluated draws, ``sd / √M`` (:mod:`~.standard_error`). Where the level of the noise was searched
+**A part of the inputs.** Of many inputs a draw is evaluated at a block only, as draws differ more than inputs: at
+``8192 / N`` of them, at least 32, all blocks in turn. Eight draws at least are evaluated at each.
+
+**Error.** Over the M evaluated draws, of each block by itself (:func:`~.standard_error.stratified_error`), so that how
+blocks differ does not count. Where the level of the noise was searched
 for and its variance is known to a share ε of itself (:class:`~.distortion.DistortionLevel`), the information is off by
 ``ε dI/d log s`` too, with the noise s times as large: by the delta method, the activations and the Gaussians widened
-about the means by s at one draw of each fold. :meth:`EffectiveInformation.at_level` adds this in quadrature, as the
+about the means by s at some draws of each fold. :meth:`EffectiveInformation.at_level` adds this in quadrature, as the
 search has draws of its own.
 
 All is of the N inputs, taken for all inputs that there are: nothing exceeds ``log N``.
@@ -46,15 +50,17 @@ import torch
 from torch import Tensor
 
 from lightning_info.functional.code_information import class_labels
-from lightning_info.functional.shrinkage import ShrunkGaussians
-from lightning_info.functional.standard_error import standard_error
+from lightning_info.functional.input_classifiers import TEMPERATURES, Classifiers
+from lightning_info.functional.noisy_units import separate
+from lightning_info.functional.shrinkage import conditional_gaussians_without, gaussians_without
+from lightning_info.functional.standard_error import stratified_error
 
-_FOLDS = 8
-_TEMPERATURES = 16
-"""0, 0.1, ..., 1.5."""
+_FOLDS = 4
+_DRAWS_OF_A_BLOCK = 8
+"""At least: fewer say little of their scatter."""
 
-_ROUNDING = 8
-"""Units in the last place by which a unit without noise may differ between draws."""
+_PAIRS, _FEWEST_INPUTS = 8192, 32
+"""Pairs of inputs that a draw is evaluated at, and inputs at least."""
 
 _NEAR_CEILING = 0.05
 """Nats."""
@@ -128,14 +134,14 @@ def effective_information(
     """I(X;Z) and I(Z;Y) of a layer under noisy weights: cross-fitted lower bounds, see the module.
 
     Best taken before an invertible nonlinearity: the information is the same, and units that saturate or are off are
-    far from Gaussian. The time is that of ``M`` products of ``N x d`` by ``d x N``, times d with full covariances.
+    far from Gaussian. The time is that of ``M`` products of ``32 x d`` by ``d x N``, times d / 2 with full covariances.
 
     Args:
         z: Activations ``(M, N, d)`` of N inputs under M independent draws of the weights.
         y: Classes ``(N,)``, integer or bool; None if there are none.
         given_below: Mean and variance of z given all noise but that of the layer's own weights, which makes its units
             independent Gaussians; both like z, with the same draws of the other weights. Left out where ``d > M / 2``.
-        with_slopes: Find the slopes in the level of the noise too, by twice eight more products.
+        with_slopes: Find the slopes in the level of the noise too, by half as many evaluations more.
 
     Raises:
         ValueError: Another shape, fewer than four draws or two inputs, activations that are not finite, a floating
@@ -145,54 +151,49 @@ def effective_information(
     if given_below is not None and any(part.shape != z.shape for part in given_below):
         shapes = " and ".join(str(tuple(part.shape)) for part in given_below)
         raise ValueError(f"given_below has the shapes {shapes}; expected twice that of z, {tuple(z.shape)}")
-    m, n = z.shape[:2]
-    points, groups, num_constant, num_noise_free, to_points = _separate(z.detach())
-    full = 2 * points.shape[2] <= m
-    below = None
-    if given_below is not None and full and num_constant + num_noise_free < z.shape[2]:
-        below = to_points(given_below[0]), given_below[1][:, :, to_points.units].double() / to_points.scale.square()
-    same_group = groups[:, None] == groups
+    n = z.shape[1]
     labels = None if y is None else torch.from_numpy(class_labels(y, n)).to(z.device)
-    same_class = None if labels is None else labels[:, None] == labels
-    curves = z.new_empty(m, 2, _TEMPERATURES, dtype=torch.float64)  # by draw: I(X;Z) and I(Z;Y) at each temperature
-    fold = torch.arange(m, device=z.device) % _FOLDS
-    moved = z.new_full((min(_FOLDS, m), 2, 2, _TEMPERATURES), math.nan, dtype=torch.float64)  # less and more noise
-    for k in range(min(_FOLDS, m)):
-        others = fold != k
-        if below is not None:
-            gaussians = ShrunkGaussians.of_conditional(below[0][others], below[1][others])
-        else:
-            gaussians = ShrunkGaussians.fit(points[others], full=full)
-        for draw in (fold == k).nonzero()[:, 0].tolist():
-            curves[draw] = _information(gaussians.log_density(points[draw]), same_group, same_class)
+    separated = separate(z.detach())
+    points, groups, deal = separated.points, separated.groups, _Deal.of(z.shape[0], n, z.device)
+    full = 2 * points.shape[2] <= z.shape[0]
+    if given_below is not None and full and separated.scale is not None:
+        gaussians = conditional_gaussians_without(*separated.brought(*given_below), deal.fold)
+    else:
+        gaussians = gaussians_without(points, deal.fold, full=full)
+    classifiers = Classifiers(gaussians, points, groups, labels)
+    # by draw and by fold with less and more noise: I(X;Z) and I(Z;Y) at each temperature
+    curves = points.new_empty(len(points), 2, TEMPERATURES)
+    moved = points.new_full((deal.folds, 2, 2, TEMPERATURES), math.nan)
+    for k in range(deal.folds):
+        draws = (deal.fold == k).nonzero()[:, 0]
+        curves[draws] = classifiers.by_draw(k, draws, deal.inputs_of(draws))
+        some = draws[deal.is_first[draws]]
         for i, factor in enumerate((1 / _WIDER, _WIDER) if with_slopes else ()):
-            point = gaussians.mean + factor**0.5 * (points[k] - gaussians.mean)  # the first draw of the fold
-            moved[k, i] = _information(gaussians.widened(factor).log_density(point), same_group, same_class)
-    total = curves[:, 0].sum(0)
-    chosen = torch.stack([(total - curves[fold == k, 0].sum(0)).argmax() for k in range(min(_FOLDS, m))])
-    ends = moved[torch.arange(len(chosen), device=z.device), :, :, chosen].mean(0)
+            moved[k, i] = classifiers.by_draw(k, some, deal.inputs_of(some), factor).mean(0)
+    weighted = curves[:, 0] * deal.weights[:, None]
+    chosen = torch.stack([weighted[deal.fold != k].sum(0).argmax() for k in range(deal.folds)])
+    ends = moved[torch.arange(deal.folds, device=z.device), :, :, chosen].mean(0)
     slopes = (ends.diff(dim=0)[0] / (2 * math.log(_WIDER))).tolist()
-    best = chosen[fold]
-    values = curves[torch.arange(m, device=z.device), :, best]
-    (xz, zy), (xz_error, zy_error) = values.mean(0).tolist(), map(standard_error, values.T)
+    values = curves[torch.arange(len(points), device=z.device), :, chosen[deal.fold]]
+    (xz, zy), (xz_error, zy_error) = (deal.weights @ values).tolist(), map(deal.error, values.T)
     ceiling = math.log(n)
-    h_y = math.nan if same_class is None else (ceiling - same_class.sum(1).double().log().mean().item())
+    h_y = math.nan if labels is None else ceiling - labels.bincount()[labels].double().log().mean().item()
     xz = min(max(xz, 0.0), ceiling)
-    zy = math.nan if same_class is None else min(max(zy, 0.0), h_y)
+    zy = math.nan if labels is None else min(max(zy, 0.0), h_y)
     return EffectiveInformation(
         I_XZ=xz,
         I_ZY=zy,
         I_XZ_stderr=xz_error,
         I_ZY_stderr=zy_error,
-        temperature=best.double().mean().item() / 10,
+        temperature=chosen[deal.fold].double().mean().item() / 10,
         ceiling=ceiling,
         label_entropy=h_y,
         is_saturated=_is_saturated(xz, ceiling, xz_error),
         label_is_ceiling=_is_label(zy, h_y, zy_error),
-        num_constant=num_constant,
-        num_noise_free=num_noise_free,
+        num_constant=separated.num_constant,
+        num_noise_free=separated.num_noise_free,
         I_XZ_slope=slopes[0] if with_slopes else math.nan,
-        I_ZY_slope=slopes[1] if with_slopes and same_class is not None else math.nan,
+        I_ZY_slope=slopes[1] if with_slopes and labels is not None else math.nan,
     )
 
 
@@ -227,72 +228,51 @@ def running_maximum(values: Sequence[float]) -> tuple[list[float], float]:
     return raised[::-1], most
 
 
-def _information(log_density: Tensor, same_group: Tensor, same_class: Tensor | None) -> Tensor:
-    """I(X;Z) and I(Z;Y) of one draw at each temperature, ``(2, temperatures)``."""
-    n = len(log_density)
-    ratio = log_density - log_density.diagonal()[:, None]
-    everything = _log_sums(ratio, same_group)
-    found = everything.new_full((2, _TEMPERATURES), math.nan)
-    found[0] = math.log(n) - everything
-    if same_class is not None:
-        prior = (same_class.sum(1).double() / n).log().mean()
-        found[1] = _log_sums(ratio, same_group & same_class) - everything - prior
-    return found
+class _Deal(NamedTuple):
+    """Which draws make a fold, and at which inputs each is evaluated.
 
-
-def _log_sums(ratio: Tensor, members: Tensor) -> Tensor:
-    """``E_i log Σ_j exp(τ ratio_ij)`` over the members, at each temperature; one exponential, then powers of it."""
-    masked = ratio.masked_fill(~members, -math.inf)
-    top = masked.amax(1, keepdim=True)
-    base = torch.threshold(((masked - top) / 10).exp_(), 1e-20, 0.0)  # its powers stay normal numbers, others are slow
-    power, sums = members.to(ratio.dtype), []
-    for step in range(_TEMPERATURES):
-        sums.append((power.sum(1).log() + step / 10 * top[:, 0]).mean())
-        power *= base
-    return torch.stack(sums)
-
-
-class _Noisy(NamedTuple):
-    """The units with noise ``(d',)``, and what brings them to a mean of 0 and to noise of variance 1."""
-
-    units: Tensor
-    centre: Tensor
-    scale: Tensor
-
-    def __call__(self, z: Tensor) -> Tensor:
-        """``(M, N, d) -> (M, N, d')`` float64."""
-        return (z[:, :, self.units].double() - self.centre) / self.scale
-
-
-def _separate(z: Tensor) -> tuple[Tensor, Tensor, int, int, _Noisy]:
-    """Take the units without noise apart.
-
-    Returns:
-        The noisy units ``(M, N, d')``, float64, centred, with noise of variance 1 at the median of the inputs at which
-        there is any; the group of each input by its values in the units without noise; the numbers of constant and
-        of noise-free units; how the noisy units were made.
+    Attributes:
+        fold: Of each draw, ``(M,)``.
+        block: Of inputs, of each draw, ``(M,)``.
+        inputs: The inputs of each block.
+        weights: Of each draw in the mean over inputs and draws, ``(M,)`` float64.
     """
-    eps = torch.finfo(torch.promote_types(z.dtype, torch.float32)).eps
-    low, high = z.amin(0), z.amax(0)
-    tolerance = _ROUNDING * eps * torch.maximum(high.amax(0).abs(), low.amin(0).abs())
-    still = (high - low <= tolerance).all(0)
-    order = low[:, still].sort(0)
-    rank = (order.values.diff(dim=0) > tolerance[still]).cumsum(0)
-    values = torch.zeros_like(order.indices)
-    values.scatter_(0, order.indices[1:], rank)
-    varied = int(values.amax(0).count_nonzero()) if still.any() else 0
-    groups = torch.unique(values, dim=0, return_inverse=True)[1] if varied else values.new_zeros(z.shape[1])
-    if still.all():
-        noisy = z.new_zeros(*z.shape[:2], 1, dtype=torch.float64)  # one unit that tells nothing
-        return noisy, groups, len(still) - varied, varied, _Noisy(~still, noisy[0, 0, :0], noisy[0, 0, :0])
-    noisy = z[:, :, ~still].double()
-    centre = noisy.mean((0, 1))
-    noisy -= centre
-    variance = torch.stack([row.var(0) for row in noisy.unbind(1)])
-    varies = variance > 1e-12 * variance.amax(0)
-    scale = variance.where(varies, math.nan).nanmedian(0).values.sqrt()
-    noisy /= scale
-    return noisy, groups, int(still.sum()) - varied, varied, _Noisy(~still, centre, scale)
+
+    fold: Tensor
+    block: Tensor
+    inputs: list[Tensor]
+    weights: Tensor
+
+    @classmethod
+    def of(cls, m: int, n: int, device: torch.device) -> _Deal:
+        blocks = max(1, min(m // _DRAWS_OF_A_BLOCK, n // max(_FEWEST_INPUTS, _PAIRS // n)))
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(0)).to(device)
+        inputs = list(order.tensor_split(blocks))
+        number = torch.arange(m, device=device)
+        block = number // _FOLDS % blocks
+        size = torch.tensor([len(some) for some in inputs], dtype=torch.float64, device=device)
+        weights = (size / n / block.bincount(minlength=blocks))[block]
+        return cls(number % min(_FOLDS, m), block, inputs, weights)
+
+    @property
+    def folds(self) -> int:
+        return min(_FOLDS, len(self.fold))
+
+    @property
+    def is_first(self) -> Tensor:
+        """Draws for the slopes, ``(M,)``: of every fold the first four, or the first at half of the blocks."""
+        number, blocks = torch.arange(len(self.fold), device=self.fold.device), len(self.inputs)
+        chosen = (self.block - self.fold) % 2 == 0 if blocks > 4 else number >= 0
+        return chosen & (number < _FOLDS * max(4, blocks))
+
+    def inputs_of(self, draws: Tensor) -> list[Tensor]:
+        """At which inputs each of some draws is evaluated."""
+        return [self.inputs[block] for block in self.block[draws].tolist()]
+
+    def error(self, values: Tensor) -> float:
+        """Of the mean of such values ``(M,)``."""
+        shares = torch.tensor([len(some) for some in self.inputs], dtype=torch.float64)
+        return stratified_error(values, self.block, shares / shares.sum())
 
 
 def _check(z: Tensor) -> None:

@@ -7,7 +7,13 @@ Of m draws in d dimensions, with ``x`` centred and of unit variance, ``w_a = x_a
           \qquad \widehat{\mathrm{Var}}(R_{kl}) = \frac{m}{(m - 1)^3} \sum_a (w_{a,kl} - \bar w_{kl})^2 .
 
 The intensity κ estimates the one of least expected squared error; nothing is tuned. It does not depend on the scale of
-a dimension. It is at least 1e-8, so that there is an inverse.
+a dimension. It is at least 1e-8, so that there is an inverse. The numerator needs no second matrix of products, as
+
+.. math:: \sum_{k, l} \sum_a w_{a,kl}^2 = \sum_a \Bigl(\sum_k x_{ak}^2\Bigr)^2 .
+
+**Without a fold.** Draws are dealt into folds, and there are Gaussians of all draws but those of each. Sums over draws
+of x, of its powers and of products of two units are taken once for each fold; those without it are the total minus it.
+The draws are taken from the first one, so that little is lost to the centre, and a constant is exactly 0.
 
 **Half exact.** Where every draw comes with the Gaussian of x given a part of the noise, mean ``m_a`` and independent
 variances ``v_a``, the law of total covariance leaves only the covariance of the means to be estimated,
@@ -28,16 +34,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_info.functional.packed_gaussians import PackedGaussians
+
 _LEAST_INTENSITY = 1e-8
 
 _LEAST_VARIANCE = 1e-2
 """Of a unit at an input, where 1 is usual: the unit may be off or saturated at the input in all draws but a few."""
 
 _ROUNDING = 1e-12
-"""Deviation by size of what is taken for constant: a constant minus the mean of its copies need not be 0."""
+"""Variance by mean square about the first draw of what is taken for constant."""
 
-_WORKSPACE = 2**17
-"""Numbers in a temporary tensor, so that it stays in the cache."""
+_WORKSPACE = 2**19
+"""Numbers in a temporary tensor."""
 
 
 def shrunk_correlation(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,106 +62,142 @@ def shrunk_correlation(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     if x.ndim < 2 or x.shape[-2] < 2:
         raise ValueError(f"x has the shape {tuple(x.shape)}; expected (..., draws, dimensions) with at least 2 draws")
-    m = x.shape[-2]
-    unit = _standardised(x.double(), -2)
-    r = unit.mT @ unit / m
-    squares = unit.square()
-    # x of unit variance with m - 1 in the denominator is unit · ((m - 1) / m)^½
-    variance = (squares.mT @ squares - m * r.square()) / (m * (m - 1))
-    total, variance_total = (part.sum((-2, -1)) - _trace(part) for part in (r.square(), variance))
-    intensity = torch.where(total > 0, variance_total / total, 1.0).clamp(_LEAST_INTENSITY, 1)
-    correlation = (1 - intensity[..., None, None]) * r
-    correlation.diagonal(dim1=-2, dim2=-1).fill_(1.0)
-    return correlation, intensity
+    draws = x.double().reshape(-1, *x.shape[-2:])
+    kept = torch.ones(1, draws.shape[1], dtype=torch.float64, device=x.device)
+    correlation, intensity = _Moments.of(draws, kept).shrunk_correlation()
+    return correlation.reshape(*x.shape[:-2], *correlation.shape[-2:]), intensity.reshape(x.shape[:-2])
 
 
-class ShrunkGaussians(NamedTuple):
-    """A Gaussian of each input, with the shrunk correlations of its draws, or none.
+def gaussians_without(draws: Tensor, fold: Tensor, *, full: bool) -> PackedGaussians:
+    """A Gaussian of each input for each fold, of the draws in the other folds.
+
+    Args:
+        draws: ``(m, N, d)`` float64, scaled such that a variance of 1 is usual for a unit; the least is 0.01.
+        fold: Number of each draw's fold, ``(m,)``; at least two draws are in others.
+        full: With shrunk correlations, or none.
+    """
+    m, n, d = draws.shape
+    kept = _others(fold)
+    found = PackedGaussians.empty(len(kept), n, d, full=full, like=draws)
+    for part in _parts(n, len(kept) * max(m * d, d * d)):
+        moments = _Moments.of(draws[:, part].transpose(0, 1), kept)
+        variance = moments.unbiased.clamp_min(_LEAST_VARIANCE)
+        if full:
+            deviation = variance.sqrt()
+            covariance = moments.shrunk_correlation()[0] * deviation[..., :, None] * deviation[..., None, :]
+            found.put(part, moments.centre, covariance)
+        else:
+            found.put(part, moments.centre, variance)
+    return found
+
+
+def conditional_gaussians_without(mean: Tensor, variance: Tensor, fold: Tensor) -> PackedGaussians:
+    """The same by the law of total covariance, from Gaussians of draws, ``(m, N, d)`` each, float64."""
+    m, n, d = mean.shape
+    kept = _others(fold)
+    found = PackedGaussians.empty(len(kept), n, d, full=True, like=mean)
+    parts = list(_parts(n, len(kept) * max(m * d, d * d)))
+
+    def moments(part: slice) -> _Moments:
+        return _Moments.of(mean[:, part].transpose(0, 1), kept)
+
+    pooled = torch.stack([moments(part).correlation().sum(1) for part in parts]).sum(0) / n
+    for part in parts:
+        below = moments(part)
+        spread, own = below.unbiased, _folded(kept, variance[:, part].transpose(0, 1)) / below.counts
+        covariance = below.correlation().add_(pooled[:, None]).mul_((1 - _LEAST_INTENSITY) / 2)
+        covariance *= spread.sqrt()[..., :, None] * spread.sqrt()[..., None, :]
+        covariance.diagonal(dim1=-2, dim2=-1).copy_((spread + own).clamp_min(_LEAST_VARIANCE))
+        found.put(part, below.centre, covariance)
+    return found
+
+
+class _Moments(NamedTuple):
+    """Of draws of N inputs without each of F folds.
 
     Attributes:
-        mean: ``(N, d)``.
-        whitening: Inverse Cholesky factors ``(N, d, d)``; of a diagonal the inverse deviations ``(N, d)``.
-        log_volume: Half the log determinant of the covariance, ``(N,)``.
+        draws: Those of all folds, from the first of each input, ``(N, m, d)``.
+        kept: Which of them are counted, ``(F, m)`` of 0 and 1.
+        first: ``(N, 1, d)``.
+        mean: From the first draw, ``(F, N, d)``.
+        variance: With the number of draws in the denominator, 0 where it is no more than rounding, ``(F, N, d)``.
     """
 
+    draws: Tensor
+    kept: Tensor
+    first: Tensor
     mean: Tensor
-    whitening: Tensor
-    log_volume: Tensor
+    variance: Tensor
 
     @classmethod
-    def of_conditional(cls, mean: Tensor, variance: Tensor) -> ShrunkGaussians:
-        """By the law of total covariance, from Gaussians of draws, ``(m, N, d)`` float64, scaled as for :meth:`fit`."""
-        m, n, d = mean.shape
-        parts = list(_parts(n, max(m * d, d * d)))
-        pooled = mean.new_zeros(d, d)
-        for part in parts:
-            pooled += _correlation(mean[:, part]).sum(0) / n
-        log_volume, whitening = mean.new_empty(n), mean.new_empty(n, d, d)
-        for part in parts:
-            propagated = mean[:, part].std(0)
-            correlation = (_correlation(mean[:, part]) + pooled) / 2 * (1 - _LEAST_INTENSITY)
-            covariance = correlation * propagated[:, :, None] * propagated[:, None]
-            total = (propagated.square() + variance[:, part].mean(0)).clamp_min(_LEAST_VARIANCE)
-            covariance.diagonal(dim1=1, dim2=2).copy_(total)
-            root = torch.linalg.cholesky(covariance)
-            log_volume[part] = root.diagonal(dim1=1, dim2=2).log().sum(1)
-            whitening[part] = torch.linalg.solve_triangular(root, torch.eye(d).to(root).expand_as(root), upper=False)
-        return cls(mean.mean(0), whitening, log_volume)
+    def of(cls, draws: Tensor, kept: Tensor) -> _Moments:
+        """Of draws ``(N, m, d)`` and which of them are kept."""
+        first = draws[:, :1]
+        x, counts = (draws - first).contiguous(), kept.sum(1)[:, None, None]
+        one, two = _folded(kept, x), _folded(kept, x.square())
+        mean = one / counts
+        variance = two / counts - mean.square()
+        return cls(x, kept, first, mean, torch.where(variance * counts > _ROUNDING * two, variance, 0.0))
 
-    @classmethod
-    def fit(cls, draws: Tensor, *, full: bool) -> ShrunkGaussians:
-        """From draws ``(m, N, d)``, float64, scaled such that a variance of 1 is usual for a unit; least is 0.01."""
-        m, n, d = draws.shape
-        mean, log_volume = draws.new_empty(n, d), draws.new_empty(n)
-        whitening = draws.new_empty(n, d, d) if full else draws.new_empty(n, d)
-        for part in _parts(n, max(m * d, d * d)):
-            x = draws[:, part]
-            mean[part] = x.mean(0)
-            deviation = x.var(0).clamp_min(_LEAST_VARIANCE).sqrt()
-            log_volume[part] = deviation.log().sum(1)
-            if full:
-                root = torch.linalg.cholesky(shrunk_correlation(x.transpose(0, 1))[0])
-                log_volume[part] += root.diagonal(dim1=1, dim2=2).log().sum(1)
-                whitening[part] = torch.linalg.solve_triangular(root, torch.diag_embed(1 / deviation), upper=False)
-            else:
-                whitening[part] = 1 / deviation
-        return cls(mean, whitening, log_volume)
+    @property
+    def counts(self) -> Tensor:
+        """Draws, ``(F, 1, 1)``."""
+        return self.kept.sum(1)[:, None, None]
 
-    def widened(self, factor: float) -> ShrunkGaussians:
-        """With ``factor`` times the covariances; densities but for another constant."""
-        return self._replace(whitening=self.whitening / factor**0.5)
+    @property
+    def centre(self) -> Tensor:
+        """Means, ``(F, N, d)``."""
+        return self.mean + self.first.transpose(0, 1)
 
-    def log_density(self, z: Tensor) -> Tensor:
-        """``log q(z_i | x_j)`` but for a constant, ``(N, N)``, at a point ``(N, d)`` for each input."""
-        n, d = z.shape
-        if self.whitening.ndim == 2:
-            precision = self.whitening.square()
-            squares = z.square() @ precision.T - 2 * z @ (precision * self.mean).T
-            return -0.5 * (squares + (precision * self.mean.square()).sum(1)) - self.log_volume
-        density = z.new_empty(n, n)
-        for part in _parts(n, n * d):
-            w = self.whitening[part]
-            whitened = (w.reshape(-1, d) @ z.T).view(len(w), d, n).sub_(w @ self.mean[part, :, None])
-            density[:, part] = whitened.square_().sum(1).T
-        return -0.5 * density - self.log_volume
+    @property
+    def unbiased(self) -> Tensor:
+        """Variances with one draw less in the denominator."""
+        return self.variance * self.counts / (self.counts - 1)
 
+    def correlation(self) -> Tensor:
+        """``(F, N, d, d)``; 0 of a unit that does not vary, also with itself."""
+        products = self.draws.new_empty(*self.mean.shape, self.mean.shape[2])
+        total = self.draws.mT @ self.draws
+        for own, without in zip(products, self.kept == 0, strict=True):
+            some = self.draws[:, without.nonzero()[:, 0]]
+            torch.sub(total, some.mT @ some, out=own)
+        inverse = torch.where(self.variance > 0, self.variance.rsqrt(), 0.0)
+        scaled = inverse * self.mean
+        products *= (inverse / self.counts)[..., :, None] * inverse[..., None, :]
+        return products.sub_(scaled[..., :, None] * scaled[..., None, :])
 
-def _correlation(draws: Tensor) -> Tensor:
-    """Of draws ``(m, N, d)``, ``(N, d, d)``; 0 of a dimension that does not vary."""
-    unit = _standardised(draws.transpose(0, 1), 1)
-    return unit.mT @ unit / len(draws)
+    def shrunk_correlation(self) -> tuple[Tensor, Tensor]:
+        """``(F, N, d, d)`` and the intensities ``(F, N)``."""
+        r, m = self.correlation(), self.counts[..., 0]
+        squares, fourth = self._squares()
+        total = r.square().sum((2, 3)) - (self.variance > 0).sum(2)
+        # x of unit variance with m - 1 in the denominator is x · ((m - 1) / m)^½
+        variance_total = (squares - fourth - m * total) / (m * (m - 1))
+        intensity = torch.where(total > 0, variance_total / total, 1.0).clamp(_LEAST_INTENSITY, 1)
+        r *= 1 - intensity[..., None, None]
+        r.diagonal(dim1=-2, dim2=-1).fill_(1.0)
+        return r, intensity
+
+    def _squares(self) -> tuple[Tensor, Tensor]:
+        """``Σ_a (Σ_k x_ak²)²`` and ``Σ_a Σ_k x_ak⁴`` of centred draws of unit variance, ``(F, N)`` each."""
+        x, mean = self.draws, self.mean
+        squared = x.square()
+        two, three, four = (_folded(self.kept, power) for power in (squared, squared * x, squared.square()))
+        fourth = four - 4 * mean * three + 6 * mean.square() * two - 3 * self.counts * mean.square().square()
+        inverse = torch.where(self.variance > 0, 1 / self.variance, 0.0)
+        lengths = squared @ inverse.permute(1, 2, 0) - 2 * x @ (inverse * mean).permute(1, 2, 0)
+        lengths += (inverse * mean.square()).sum(2).T[:, None]
+        return (lengths.square_() * self.kept.T).sum(1).T, (fourth * inverse.square()).sum(2)
 
 
-def _standardised(x: Tensor, draws: int) -> Tensor:
-    """Float64 x with mean 0 and variance 1 along a dimension; 0 where it varies by no more than rounding."""
-    centred = x - x.mean(draws, keepdim=True)
-    deviation = centred.square().mean(draws, keepdim=True).sqrt()
-    varies = deviation > _ROUNDING * x.abs().amax(draws, keepdim=True)
-    return torch.where(varies, centred / deviation, 0.0)
+def _folded(kept: Tensor, values: Tensor) -> Tensor:
+    """Sums ``(F, N, d)`` over the draws that are kept, of values ``(N, m, d)``."""
+    return (kept @ values).transpose(0, 1)
 
 
-def _trace(matrices: Tensor) -> Tensor:
-    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
+def _others(fold: Tensor) -> Tensor:
+    """Which draws are in other folds, ``(F, m)`` of 0 and 1."""
+    return (fold != torch.arange(int(fold.max()) + 1, device=fold.device)[:, None]).double()
 
 
 def _parts(n: int, numbers: int) -> Iterator[slice]:

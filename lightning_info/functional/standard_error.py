@@ -84,6 +84,30 @@ def standard_error(draws: Tensor | Sequence[float]) -> float:
     return values.std().item() / math.sqrt(len(values)) * student_factor(len(values) - 1)
 
 
+def stratified_error(draws: Tensor, strata: Tensor, weights: Tensor) -> float:
+    """Standard error of ``Σ_b w_b x̄_b``, the weighted mean of the means of several strata of independent draws.
+
+    ``√(Σ_b w_b² s_b² / n_b)`` with Student's factor of ``n - B`` degrees of freedom; with one stratum
+    :func:`standard_error`. Source: Cochran, *Sampling Techniques*, 5.4.
+
+    Args:
+        draws: ``(n,)``, in any unit, which is that of the result.
+        strata: Number of the stratum of each, ``(n,)``; every stratum has at least one draw.
+        weights: Of the B strata, ``(B,)``.
+
+    Returns:
+        The error, NaN where a stratum has a single draw and where a draw is not finite.
+    """
+    if not draws.isfinite().all():
+        return math.nan
+    parts = [draws[strata == b].double() for b in range(len(weights))]
+    if any(len(part) < 2 for part in parts):
+        return math.nan
+    variances = torch.stack([part.var() / len(part) for part in parts])
+    error = (weights.to(variances).square() * variances).sum().sqrt().item()
+    return error * student_factor(len(draws) - len(parts))
+
+
 def jackknife_error(left_out: Tensor | Sequence[float]) -> float:
     """Standard error of any smooth function of a mean of n draws, from its values without one draw each.
 

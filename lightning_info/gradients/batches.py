@@ -110,7 +110,7 @@ def concatenate(batches: list[Any]) -> list[Any]:
         else:
             joined.append([batch])
         last = rest
-    return [group[0] if len(group) == 1 else _join(group) for group in joined]
+    return [join(group) for group in joined]
 
 
 def tensors(batch: Any) -> list[Tensor]:
@@ -208,7 +208,10 @@ def _like(batch: Any, other: Any) -> Any:
     return Batch(other, batch.layout) if isinstance(batch, Batch) else other
 
 
-def _join(batches: list[Any]) -> Any:
+def join(batches: list[Any]) -> Any:
+    """One batch of the samples of several that agree in everything else; a single one is given back as it is."""
+    if len(batches) == 1:
+        return batches[0]
     layout = _known(batches[0]).layout
     axes, objects = layout.axes, layout.objects
     columns: dict[Path, list[Any]] = {path: [] for path in (*axes, *objects)}

@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lightning_info.figures.curve_panels import curve_panels
-from lightning_info.reporting.table import Curve, curves_table
+from lightning_info.reporting.table import Curve, curves_table, error_of, is_error
 
 COLUMNS = ("tag", "step", "value", "stderr")
 SUFFIXES = (".csv", ".json")
@@ -86,11 +86,7 @@ class MeasureResult:
 
     def error(self, tag: str, step: int) -> float:
         """Standard error of a tag at a step; NaN if none is known."""
-        family, _, rest = tag.partition("/")
-        for name in (f"{tag}_stderr", f"{family}_stderr/{rest}"):
-            if name in self.history:
-                return dict(self.history[name]).get(step, math.nan)
-        return math.nan
+        return error_of(self.history, tag, step)
 
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame`` with the columns tag, step, value, stderr (NaN where none is known).
@@ -144,14 +140,9 @@ class MeasureResult:
 
     def _values(self) -> list[str]:
         """Tags but those of errors and of the ends of bands."""
-        return [tag for tag in self.history if not _is_error(tag)]
+        return [tag for tag in self.history if not is_error(tag)]
 
 
 def _is_of_layer(tag: str) -> bool:
     family, _, rest = tag.partition("/")
     return family.endswith("_layers") or "/" in rest
-
-
-def _is_error(tag: str) -> bool:
-    family, _, rest = tag.partition("/")
-    return family.endswith("_stderr") or rest.endswith(("_stderr", "_low", "_high"))

@@ -147,14 +147,17 @@ class Capture(TorchFunctionMode):
         module: A replica; None to see no modules.
         see: Takes the call, its output, and what an invertible activation function took. What it raises is kept in
             :attr:`error`, and the pass goes on.
+        known: Calls of modules by name and index, and whether they have channels first, from a pass before: nothing
+            else is looked at then.
 
     Attributes:
         error: What ``see`` raised first.
         unseen: What the calls gave that have no activations to show, by name and by kind.
     """
 
-    def __init__(self, module: nn.Module | None, see: See) -> None:
+    def __init__(self, module: nn.Module | None, see: See, known: Mapping[tuple[str, int], bool] | None = None) -> None:
         super().__init__()
+        self._known = known
         self.error: Exception | None = None
         self.unseen: dict[str, str] = {}
         self._module, self._see = module, see
@@ -165,6 +168,12 @@ class Capture(TorchFunctionMode):
 
     def __enter__(self: C) -> C:
         """Hook the modules."""
+        if self._known is not None and self._module is not None:
+            for name in dict.fromkeys(name for name, _ in self._known):
+                part = self._module.get_submodule(name)
+                self._handles.append(part.register_forward_pre_hook(partial(self._begins, name, True)))
+                self._handles.append(part.register_forward_hook(partial(self._ends, name), always_call=True))
+            return self
         for name, part in () if self._module is None else self._module.named_modules():
             if name and not isinstance(part, torch.jit.ScriptModule):
                 is_leaf, owns_none = next(part.children(), None) is None, next(part.parameters(False), None) is None
@@ -176,7 +185,8 @@ class Capture(TorchFunctionMode):
 
     def __exit__(self, *exception: Any) -> None:
         """Unhook them."""
-        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        if self._known is None:
+            super().__exit__(*exception)  # type: ignore[no-untyped-call]
         for handle in self._handles:
             handle.remove()
 
@@ -236,7 +246,10 @@ class Capture(TorchFunctionMode):
         with torch._C.DisableTorchFunction():  # what is done here is no part of the pass
             tensor = shown_tensor(output)
             if tensor is not None:
-                call = Call(name, index, kind, is_activation, has_weights, self._has_channels_first(tensor))
+                first = (
+                    self._has_channels_first(tensor) if self._known is None else self._known.get((name, index), False)
+                )
+                call = Call(name, index, kind, is_activation, has_weights, first)
                 is_whole = isinstance(before, Tensor) and before.data_ptr() != tensor.data_ptr()
                 self._hand_over(call, tensor.detach(), before.detach() if is_whole else None)
             else:
@@ -256,13 +269,22 @@ class LayerCapture(Capture):
         module: A replica.
         layers: The layers; with none of them the pass is left alone.
         samples: N.
+        known: See :class:`Capture`.
 
     Attributes:
         activations: By label; of layers that did not run there is none.
+        calls: Those that gave them, by name and index, and whether they have channels first.
     """
 
-    def __init__(self, module: nn.Module, layers: Collection[Layer], samples: int) -> None:
-        super().__init__(module if layers else None, self._keep)
+    def __init__(
+        self,
+        module: nn.Module,
+        layers: Collection[Layer],
+        samples: int,
+        known: Mapping[tuple[str, int], bool] | None = None,
+    ) -> None:
+        super().__init__(module if layers else None, self._keep, known)
+        self.calls: dict[tuple[str, int], bool] = {}
         self.activations: dict[str, Activation] = {}
         self._wanted = {(layer.name, layer.index): layer for layer in layers}
         self._samples = samples
@@ -285,6 +307,7 @@ class LayerCapture(Capture):
     def _keep(self, call: Call, tensor: Tensor, before: Tensor | None) -> None:
         layer = self._wanted.get((call.name, call.index))
         if layer is not None:
+            self.calls[call.name, call.index] = call.channels_first
             rows = by_sample(tensor, self._samples, layer.samples)
             values = units(rows, call.channels_first, layer.samples)
             if values.shape == (self._samples, layer.units):  # else it has other units, of a longer sequence, say

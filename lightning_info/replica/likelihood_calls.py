@@ -135,7 +135,8 @@ def chosen(calls: list[Call], losses: list[Tensor], samples: int, owner: str) ->
         raise NoPrediction(
             f"{owner}.training_step calls {len(trained)} likelihoods of different outputs or kinds, and which one is "
             f"meant is not clear ({listed(calls)}). For one of them give adapter=LikelihoodCall({trained[0]}) of "
-            f"lightning_info, say, and for their product, the heads of one prediction, LikelihoodCall({trained})"
+            f"lightning_info, say, or the name of the submodule that gives its outputs, LikelihoodCall('classifier'), "
+            f"and for their product, the heads of one prediction, LikelihoodCall({trained})"
         )
     for place in trained:
         if found := _objection(calls[place], gradients[place]):

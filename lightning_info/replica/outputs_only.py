@@ -14,6 +14,7 @@ from lightning_info.gradients.batches import num_samples, tensors
 from lightning_info.gradients.layout import bare
 from lightning_info.replica.activations import shown_tensor
 from lightning_info.replica.experiments import is_experiment
+from lightning_info.replica.noise import DrawsNoise, NotItsOwnNoise
 from lightning_info.replica.padding import in_batch
 from lightning_info.replica.predicted import NoLikelihood, NoPrediction, Prediction, Skipped, WritesParameters
 from lightning_info.replica.prediction import Predictor
@@ -42,7 +43,7 @@ class OutputsOnly(Predictor):
         with _last_outputs(module, samples) as found:
             try:
                 prediction = super().__call__(module, batch)
-            except (Skipped, WritesParameters):
+            except (DrawsNoise, NotItsOwnNoise, Skipped, WritesParameters):
                 raise
             except NoPrediction as error:
                 if not found:

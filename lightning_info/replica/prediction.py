@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, cast
+from functools import cache, partial
+from typing import Any, NamedTuple, cast
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
@@ -30,12 +29,16 @@ from lightning_info.replica.distribution_calls import ShownLogProbs, arguments_o
 from lightning_info.replica.elementwise_errors import ElementwiseError, module_calls, recognised
 from lightning_info.replica.experiments import experiment
 from lightning_info.replica.isolation import exits_are_errors
-from lightning_info.replica.likelihood_calls import Call, chosen, listed, prediction_of, product_of
+from lightning_info.replica.kept_state import KeptState
+from lightning_info.replica.likelihood_calls import Call, chosen, prediction_of, product_of
+from lightning_info.replica.likelihood_choice import LikelihoodCall, OutputNodes, outputs_of, run_training_step
 from lightning_info.replica.loss_recognition import LIKELIHOODS, NO_LIKELIHOODS
+from lightning_info.replica.noise import Noise
 from lightning_info.replica.padding import Padding, in_batch, in_call
 from lightning_info.replica.predicted import NoLikelihood, NoPrediction, Prediction, Skipped, WritesParameters
 from lightning_info.replica.returned_loss import backward, edge_of
 from lightning_info.replica.stand_in_trainer import StandInTrainer, detach_from_trainer
+from lightning_info.replica.user_warning import warn
 from lightning_info.replica.writes import written
 
 Adapter = Callable[[Any, Any], Any]
@@ -57,11 +60,17 @@ class Predictor:
         stand_in: Put in the trainer's place.
         adapter: Used instead of the ``training_step`` if given.
         shared: The replica shares the user's weights, so that a write to them must be refused.
+        noise: What its passes draw.
+
+    Attributes:
+        state: What its passes change, which is put back after each.
     """
 
     stand_in: StandInTrainer
     adapter: Adapter | None = None
     shared: bool = True
+    noise: Noise = field(default_factory=Noise)
+    state: KeptState = field(default_factory=KeptState, init=False, repr=False)
     _places: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False)
     _error: ElementwiseError | None = field(default=None, init=False, repr=False)
     _is_searched: bool = field(default=False, init=False, repr=False)
@@ -74,17 +83,17 @@ class Predictor:
             Skipped: The ``training_step`` returns None for the batch, which is then not trained on.
         """
         samples, given = num_samples(batch), bare(batch)
-        with ExitStack() as stack:
-            outputs = [] if self._error is None else stack.enter_context(module_calls(module))
-            returned, watch = self._run(module, batch)
-        by_gradient = self._by_gradient(module, given, samples, outputs, returned, watch)
+        passed = self._run(module, batch)
+        watch = passed.watch
+        by_gradient = self._by_gradient(module, batch, passed)
         if by_gradient is not None:
             prediction = by_gradient
-        elif self._runs_step:
+        elif self.runs_step:
             automatic, owner = getattr(module, "automatic_optimization", True), type(module).__name__
-            prediction = self._from_calls(*_trained(watch, returned, owner, automatic), samples, owner)
+            trained = _trained(watch, passed.returned, owner, automatic)
+            prediction = self._from_calls(*trained, passed.nodes, samples, owner)
         else:
-            prediction = from_adapter(returned, samples)
+            prediction = from_adapter(passed.returned, samples)
         prediction.writes = watch.writes
         padded = watch.padded
         prediction.padding = lambda: [*in_batch(given, samples), *padded]
@@ -97,8 +106,8 @@ class Predictor:
             NoPrediction: There is none, or several go backward apart.
             Skipped: The ``training_step`` returns None for the batch.
         """
-        returned, watch = self._run(module, batch)
-        return self._loss_in(returned, watch, type(module).__name__)
+        passed = self._run(module, batch)
+        return self._loss_in(passed.returned, passed.watch, type(module).__name__)
 
     def _loss_in(self, returned: Any, watch: _Watch, owner: str) -> Tensor:
         loss = returned.get("loss") if isinstance(returned, Mapping) else returned
@@ -112,20 +121,13 @@ class Predictor:
             raise NoPrediction(f"{owner}.training_step gives no loss of one number with a graph")
         return loss.squeeze()
 
-    def _by_gradient(
-        self,
-        module: nn.Module,
-        batch: Any,
-        samples: int,
-        outputs: list[tuple[str, Tensor]],
-        returned: Any,
-        watch: _Watch,
-    ) -> Prediction | None:
+    def _by_gradient(self, module: nn.Module, batch: Any, passed: _Pass) -> Prediction | None:
         """What a loss says that is an elementwise error written by hand; None if it is not, or calls a likelihood."""
-        if self.adapter is not None or watch.calls:
+        if self.adapter is not None or passed.watch.calls:
             return None
+        given, outputs = bare(batch), passed.outputs
         try:
-            loss = self._loss_in(returned, watch, type(module).__name__)
+            loss = self._loss_in(passed.returned, passed.watch, type(module).__name__)
         except NoPrediction:  # also without a graph, as where gradients are off
             loss = None
         if self._error is None:
@@ -133,33 +135,43 @@ class Predictor:
                 return None
             self._is_searched = True
             with experiment():
-                self._error = recognised(lambda: self.trained_loss(module, batch), module, batch)
+                self._error = recognised(lambda: self.trained_loss(module, batch), module, given)
                 if self._error is None:
                     return None
                 with module_calls(module) as outputs:
                     loss = self.trained_loss(module, batch)
-        return self._error.prediction(outputs, loss, batch, samples)
+        return self._error.prediction(outputs, loss, given, num_samples(batch))
 
-    def _run(self, module: nn.Module, batch: Any) -> tuple[Any, _Watch]:
+    def _run(self, module: nn.Module, batch: Any) -> _Pass:
         detach_from_trainer(module, self.stand_in)
+        return self.noise.fixed(batch, partial(self._once, module), lambda: self.state.has_drawn)
+
+    def _once(self, module: nn.Module, batch: Any) -> _Pass:
         batch = bare(map_tensors(batch, torch.clone))  # a training_step may edit its batch in place
-        with _default_dtype(module), _Watch(module, self.shared) as watch:
-            return self._called(module, batch, watch), watch
+        names = self.adapter.names if isinstance(self.adapter, LikelihoodCall) else []
+        with ExitStack() as stack:
+            stack.enter_context(self.state.passing(module))
+            outputs = [] if self._error is None else stack.enter_context(module_calls(module))
+            nodes = stack.enter_context(outputs_of(module, names))
+            stack.enter_context(_default_dtype(module))
+            watch = stack.enter_context(_Watch(module, self.shared))
+            return _Pass(self._called(module, batch, watch), watch, outputs, nodes)
 
     @property
-    def _runs_step(self) -> bool:
+    def runs_step(self) -> bool:
+        """Predictions come from the ``training_step``."""
         return self.adapter is None or isinstance(self.adapter, LikelihoodCall)
 
     def source(self, module: str) -> str:
         """Where predictions come from, with the name of the module's class."""
-        return f"{module}.training_step" if self._runs_step else "the adapter"
+        return f"{module}.training_step" if self.runs_step else "the adapter"
 
     def _called(self, module: nn.Module, batch: Any, watch: _Watch) -> Any:
         with exits_are_errors(self.source(type(module).__name__)):
-            if not self._runs_step:
+            if not self.runs_step:
                 return cast(Adapter, self.adapter)(module, batch)
             try:
-                return _training_step(module, batch)
+                return run_training_step(module, batch)
             except (NoPrediction, KeyboardInterrupt):
                 raise
             except BaseException as error:
@@ -172,10 +184,15 @@ class Predictor:
                 )
                 return watch.calls[0].value
 
-    def _from_calls(self, calls: list[Call], losses: list[Tensor], samples: int, owner: str) -> Prediction:
+    def _from_calls(
+        self, calls: list[Call], losses: list[Tensor], nodes: OutputNodes, samples: int, owner: str
+    ) -> Prediction:
+        is_wrapped = any(call.edge is None for call in calls)
         if isinstance(self.adapter, LikelihoodCall):
-            return product_of(self.adapter.among(calls, owner), losses, samples, owner)
-        if any(call.edge is None for call in calls):  # under torch.func: those of the last ordinary pass
+            if not is_wrapped or len(calls) not in self._places:
+                self._places[len(calls)] = self.adapter.among(calls, nodes, owner)
+            return product_of([calls[place] for place in self._places[len(calls)]], losses, samples, owner)
+        if is_wrapped:  # under torch.func: those of the last ordinary pass
             if len(calls) > 1 and len(calls) not in self._places:
                 raise NoPrediction(f"which of {len(calls)} likelihood calls is meant cannot be seen under torch.func")
         else:
@@ -188,55 +205,13 @@ class Predictor:
         return self(module, batch).outputs
 
 
-class LikelihoodCall:
-    """As ``adapter=``: which of the likelihoods that the ``training_step`` calls say what the module predicts.
+class _Pass(NamedTuple):
+    """What one pass gave."""
 
-    Of several the module predicts the product, each with weight 1 whatever the loss makes of it, and F is their sum.
-    Calls that are left out are not measured; what they add to the loss is said in the summary.
-
-    Args:
-        numbers: Places in the list that the refusal of the ``training_step`` has, from 0.
-
-    Raises:
-        ValueError: A number is negative or none, or there is none or one twice.
-
-    Example::
-
-        FisherTraceCallback(adapter=LikelihoodCall(0))
-        FisherTraceCallback(adapter=LikelihoodCall([0, 1]))
-    """
-
-    def __init__(self, numbers: int | Sequence[int]) -> None:
-        given = [numbers] if isinstance(numbers, (int, float, str)) else list(numbers)
-        whole = all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in given)
-        if not whole or not given or len(set(given)) < len(given):
-            raise ValueError(f"LikelihoodCall: {numbers!r} does not count calls from 0; for example LikelihoodCall(0)")
-        self.numbers = given
-
-    def among(self, calls: list[Call], owner: str) -> list[Call]:
-        """The calls that are meant.
-
-        Raises:
-            NoPrediction: There are fewer; the message has the list.
-        """
-        if max(self.numbers) >= len(calls):
-            raise NoPrediction(
-                f"{self!r} is none of the {len(calls)} likelihoods that {owner}.training_step calls ({listed(calls)})"
-            )
-        return [calls[number] for number in self.numbers]
-
-    def __repr__(self) -> str:
-        return f"LikelihoodCall({self.numbers[0] if len(self.numbers) == 1 else self.numbers})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, LikelihoodCall) and other.numbers == self.numbers
-
-    def __hash__(self) -> int:
-        return hash((LikelihoodCall, *self.numbers))
-
-    def __call__(self, module: Any, batch: Any) -> Any:
-        """Runs the ``training_step``; the :class:`Predictor` that calls it looks at its calls."""
-        return _training_step(module, batch)
+    returned: Any
+    watch: _Watch
+    outputs: list[tuple[str, Tensor]]
+    nodes: OutputNodes
 
 
 class _Watch(TorchFunctionMode):
@@ -273,7 +248,7 @@ class _Watch(TorchFunctionMode):
         if not self.writes and [p._version for p in self.parameters] != self.versions:
             self.writes = True
             if self.shared:
-                rank_zero_warn(
+                warn(
                     "a measurement has changed the weights of the training run, once, by an operation of the module "
                     "that PyTorch does not show; from now on it is measured on a private copy"
                 )
@@ -342,20 +317,7 @@ def _storage(tensor: Tensor) -> int | None:
 
 @cache
 def _warn_once(message: str) -> None:
-    rank_zero_warn(message)
-
-
-def _training_step(module: nn.Module, batch: Any) -> Any:
-    step = cast(Any, module).training_step
-    args: list[int] = []  # index of the batch, then of the loader
-    kwargs: dict[str, int] = {}
-    for parameter in list(inspect.signature(step).parameters.values())[1:]:
-        wanted = parameter.default is parameter.empty or parameter.name in ("batch_idx", "dataloader_idx")
-        if wanted and parameter.kind is parameter.KEYWORD_ONLY:
-            kwargs[parameter.name] = 0
-        elif wanted and parameter.kind is not parameter.VAR_KEYWORD:
-            args.append(0)
-    return step(batch, *args, **kwargs)
+    warn(message)
 
 
 @contextmanager

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from lightning_info.gradients.batches import concatenate, map_tensors, num_samples, take, tensors, with_tensors
 from lightning_info.gradients.layout import GO_ON, Batch, Layout, Path, bare, by_length, rebuilt
 from lightning_info.replica.declared_samples import DeclaredSamples
+from lightning_info.replica.sample_pool import SamplePool, bytes_of
+from lightning_info.replica.sample_store import SampleStore
 
 LARGEST_STATE = 1 << 26
 """Reference samples of up to 64 MiB travel in the checkpoint."""
-LARGEST_POOL = 1 << 29
-"""Training samples of up to 512 MiB are kept in host memory."""
 
 
 class ReferenceSamples:
@@ -30,22 +29,36 @@ class ReferenceSamples:
 
     Args:
         size: How many to keep; fewer if there are not more.
+        store: What keeps them, with those of other callbacks.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, store: SampleStore | None = None) -> None:
         self.size = size
         self.asked = size
-        """How many were asked for; :attr:`size` is smaller where they would exceed :data:`LARGEST_POOL`."""
+        """How many were asked for; :attr:`size` is smaller where they would exceed the limit of the store."""
+        self.store = SampleStore() if store is None else store
         self.complete = False
         self.layout: Layout | None = None
         """Where the samples of training batches are, once it is known; until then their length tells."""
-        self.groups: list[Any] = []
-        """Batches; one if all samples have the same shape."""
+        self._groups: list[Any] | None = []  # None: to be read from the pool
         self.parts: list[int] = []
         """Samples of each training batch that is joined in them."""
+        self._pool: SamplePool | None = None  # whose first samples they are
+
+    @property
+    def groups(self) -> list[Any]:
+        """Batches; one if all samples have the same shape."""
+        if self._groups is None:
+            assert self._pool is not None
+            self._groups = self._pool.first(sum(self.parts))
+        return self._groups
+
+    @groups.setter
+    def groups(self, groups: list[Any]) -> None:
+        self._groups = groups
 
     def __len__(self) -> int:
-        return sum(num_samples(group) for group in self.groups)
+        return sum(self.parts) if self._groups is None else sum(map(num_samples, self._groups))
 
     @property
     def full(self) -> bool:
@@ -57,12 +70,12 @@ class ReferenceSamples:
         """Host memory of all tensors."""
         return sum(map(bytes_of, self.groups))
 
-    def add(self, batch: Any, limited: bool = True) -> None:
-        """Keep a copy of a training batch, or of as many of its samples as are missing.
+    def add(self, batch: Any, of: Hashable = None) -> None:
+        """Keep a copy of a training batch, or of as many of its samples as are missing and as the store has room for.
 
         Args:
             batch: The batch.
-            limited: No more than :data:`LARGEST_POOL` bytes, but for the first sample.
+            of: Which batch it is, where others keep samples of it in the same store.
 
         Raises:
             ValueError: Its leaves are not those of the layout.
@@ -70,14 +83,19 @@ class ReferenceSamples:
         if self.full:
             return
         laid = batch if self.layout is None or isinstance(batch, Batch) else self.layout.wrap(batch)
-        kept = take(laid, slice(0, min(self.size - len(self), num_samples(laid))))
-        fitting = max(0, LARGEST_POOL - self.bytes) * num_samples(kept) // max(1, bytes_of(kept))
-        if fitting < num_samples(kept) and limited:
-            kept = take(kept, slice(0, max(fitting, 0 if self.groups else 1)))
-            self.size = len(self) + num_samples(kept)
-        if num_samples(kept) == 0:
-            return
-        self.groups.append(map_tensors(kept, lambda leaf: leaf.detach().cpu().clone()))
+        of = object() if of is None else of
+        if self._pool is None:
+            self._pool = self.store.pool(of, laid, self.size)
+        there, wanted = len(self), min(self.size - len(self), num_samples(laid))
+        kept = self._pool.keep(laid, of, there, wanted, self.store.free)
+        if kept is None:  # the others went on with another batch
+            self._pool = self.store.apart(self.apart(), self.size)
+            kept = self._pool.keep(laid, of, there, wanted, self.store.free) or 0
+        if kept < wanted:
+            self.size = there + kept
+        if kept > 0:
+            self.parts.append(kept)
+            self._groups = None
 
     def lay(self, layout: Layout) -> None:
         """Say where the samples are; those that are there already (all of them at the same places) change over."""
@@ -92,10 +110,6 @@ class ReferenceSamples:
             return batch if self.layout is None else self.layout.wrap(batch)
         return batch
 
-    def map(self, function: Callable[[Any], Any]) -> None:
-        """Put what a function gives for each batch in its place."""
-        self.groups = [Batch(function(group.bare), group.layout) for group in self.groups]
-
     def close(self, ranks: int = 1) -> bool:
         """What is there is all there will be; with several processes every one gets the samples of all.
 
@@ -103,21 +117,21 @@ class ReferenceSamples:
             False if batches cannot be sent, so that every process keeps its own samples only.
         """
         self.complete = True
-        shared = True
-        if ranks > 1:
-            gathered: list[bytes | None] = [None] * ranks
-            torch.distributed.all_gather_object(gathered, _pickled(self.groups))
-            sent = [groups for groups in gathered if groups is not None]
-            shared = len(sent) == ranks
-            if shared:
-                self.groups = [group for groups in sent for group in pickle.loads(groups)]
-        self.parts = [num_samples(group) for group in self.groups]
-        self.groups = concatenate(self.groups)
-        return shared
+        if ranks == 1:
+            return True
+        gathered: list[bytes | None] = [None] * ranks
+        torch.distributed.all_gather_object(gathered, _pickled([_compact(batch) for batch in self.apart()]))
+        sent = [batches for batches in gathered if batches is not None]
+        if len(sent) < ranks:
+            return False
+        batches = [batch for batches in sent for batch in pickle.loads(batches)]
+        self._pool, self.parts = None, [num_samples(batch) for batch in batches]
+        self.groups = concatenate(batches)
+        return True
 
     def reopen(self) -> None:
         """Start collecting again."""
-        self.groups, self.parts, self.complete = [], [], False
+        self.groups, self.parts, self.complete, self._pool = [], [], False, None
 
     def apart(self) -> list[Any]:
         """The training batches that are joined in the groups."""
@@ -132,17 +146,17 @@ class ReferenceSamples:
 
     def keep(self, groups: list[Any]) -> None:
         """Go on with some of the samples."""
-        self.groups, self.parts = groups, [num_samples(group) for group in groups]
+        self.groups, self.parts, self._pool = groups, [num_samples(group) for group in groups], None
 
     def shrink(self, size: int) -> None:
-        """Keep only the first so many."""
+        """Keep only the first so many, of those that are there and of those to come."""
         self.size = self.asked = min(self.size, size)
-        groups, kept = self.groups, 0
-        self.groups = []
-        for group in groups:
-            if kept < size:
-                self.groups.append(take(group, slice(0, min(size - kept, num_samples(group)))))
-                kept += num_samples(group)
+        kept: list[Any] = []
+        for group in self.groups:
+            if (left := size - sum(map(num_samples, kept))) > 0:
+                kept.append(take(group, slice(0, min(left, num_samples(group)))))
+        if kept:
+            self.keep(kept)
 
     def keep_order(self) -> None:
         """Take the batches apart again, whose samples must stay in their order."""
@@ -157,7 +171,7 @@ class ReferenceSamples:
         """
         if any(isinstance(group, Batch) and group.layout.objects for group in self.groups):
             return None
-        leaves = [tensors(group) for group in self.groups]
+        leaves = [tensors(_compact(group)) for group in self.groups]
         if not self.complete or not self.groups or self.bytes > LARGEST_STATE:
             return None
         pairs = zip(self.groups, leaves, strict=True)
@@ -197,37 +211,35 @@ class ReferenceSamples:
         self.parts = next((list(group.get("parts", ())) for group in state), [])
         self.complete = True
 
-    def fill(self, given: Dataset[Any] | Sequence[Tensor], declared: DeclaredSamples | None = None) -> None:
+    def fill(
+        self,
+        given: Dataset[Any] | Sequence[Tensor],
+        declared: DeclaredSamples | None = None,
+        convert: Callable[[Any], Any] = lambda batch: batch,
+    ) -> None:
         """Take the samples from a data set or from tensors that share axis 0.
 
         Args:
             given: The data set, or the tensors.
             declared: Collates a data set, which is else done in the default way, and says where the samples are.
+            convert: Gives a batch the precision of training.
 
         Raises:
             ValueError: There is no sample in it.
         """
-        declared = declared or DeclaredSamples("fill")
-        if isinstance(given, Dataset):
-            items = (given[i] for i in range(min(self.size, len(given)))) if hasattr(given, "__len__") else iter(given)
-            samples = list(itertools.islice(items, self.size))
-            batch: Any = (declared.collate or default_collate)(samples) if samples else ()
-        else:
-            batch = tuple(given)
-            if len({len(tensor) for tensor in batch}) > 1:
-                raise ValueError(f"its tensors have {', '.join(str(len(tensor)) for tensor in batch)} samples")
-        size = len(samples) if isinstance(given, Dataset) and samples else None
-        laid = declared.laid(batch)
-        if not isinstance(laid, Batch):
-            # a collate function of one's own need not make an axis of its samples
-            laid = Batch(batch, by_length(batch, size if declared.collate is None else None))
-        self.add(laid, limited=False)
-        self.close()
+        self.groups = self.store.given(given, self.size, declared or DeclaredSamples("fill"), convert)
+        self.parts, self.complete = [num_samples(group) for group in self.groups], True
 
 
-def bytes_of(batch: Any) -> int:
-    """Memory of the tensors of a batch."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors(batch))
+def _compact(batch: Any) -> Any:
+    """With tensors that own their memory, as saving one saves all of the memory that it is a part of."""
+    return map_tensors(batch, lambda leaf: leaf if _owns_its_memory(leaf) else leaf.clone())
+
+
+def _owns_its_memory(leaf: Tensor) -> bool:
+    if leaf.layout != torch.strided:
+        return True
+    return leaf.untyped_storage().nbytes() <= leaf.numel() * leaf.element_size()
 
 
 def _places(batch: Any) -> dict[str, Any]:

@@ -70,8 +70,8 @@ class InertOptimizer(NullObject):
         vars(optimizer)["_kind"] = type(real) if isinstance(real, Optimizer) else cls
         return optimizer
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         return vars(self)["_kind"]  # type: ignore[no-any-return]
 
 

@@ -49,6 +49,43 @@ def summary_table(history: Mapping[str, Curve], rows: Sequence[tuple[str, str | 
     return _aligned(lines)
 
 
+def error_of(history: Mapping[str, Curve], tag: str, step: int) -> float:
+    """Standard error of a tag at a step; NaN if none is known.
+
+    Args:
+        history: ``tag -> [(step, value), ...]``.
+        tag: Which.
+        step: Where.
+    """
+    family, _, rest = tag.partition("/")
+    for name in (f"{tag}_stderr", f"{family}_stderr/{rest}"):
+        if name in history:
+            return dict(history[name]).get(step, math.nan)
+    return math.nan
+
+
+def is_error(tag: str) -> bool:
+    """Whether a tag is that of an error, or of the end of a band."""
+    family, _, rest = tag.partition("/")
+    return family.endswith("_stderr") or rest.endswith(("_stderr", "_low", "_high"))
+
+
+def last_values(history: Mapping[str, Curve]) -> str:
+    """A row for each tag: step and value of its last point, and the standard error if one is known.
+
+    Args:
+        history: ``tag -> [(step, value), ...]``.
+    """
+    rows = [("last point", "step", "value", "± stderr")]
+    for tag, curve in history.items():
+        if not is_error(tag) and curve:
+            step, value = curve[-1]
+            error = error_of(history, tag, step)
+            told = [f"{v:.5g}" if math.isfinite(v) else "-" for v in (value, error)]
+            rows.append((tag, str(step), told[0], told[1]))
+    return _aligned(rows) if len(rows) > 1 else ""
+
+
 def curves_table(curves: Mapping[str, Curve]) -> str:
     """A row for each step, a column for each curve; ``-`` where it has no value.
 

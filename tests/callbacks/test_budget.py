@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 import pytest
+import torch
 from models import Classifier, loader, trainer
 
 from lightning_info import InfoCallback
@@ -63,6 +64,7 @@ class Simulated:
                     account, seconds + account.ending, Schedule.is_early(step)
                 ):
                     account.clock.take(seconds)
+                    account.took(seconds)
                     taken.append(step)
             time.now += self.step_seconds
         for account, seconds in zip(accounts, self.points, strict=True):
@@ -224,3 +226,9 @@ def test_a_second_fit_has_all_of_its_draws_again(monkeypatch):
     monkeypatch.setattr(budgets, "FLOOR", 1e6)
     trainer(one, max_epochs=1).fit(Classifier(), loader(256, batch_size=64))
     assert of_step(one, 0)["dear/draws"] == 64
+
+
+def test_fewer_of_the_samples_that_are_given():
+    reference = (torch.randn(128, 6), torch.randint(3, (128,)))
+    one = measured(8.0 / 128, reference=reference)
+    assert of_step(one, 0) == {"dear/draws": 16, "dear/samples": 64}

@@ -195,7 +195,7 @@ def test_the_table_and_the_verdicts_are_printed(capsys):
     fit(info_plane(summary=True))
     text = capsys.readouterr().out
     assert "info_plane_final/I_XT/relu:1" in text
-    assert "Bits from the peak of I(X;T) to its end" in text
+    assert "fall from peak to end (bits)" in text
     assert "One run is no evidence" in text
 
 

@@ -6,7 +6,11 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from lightning_info.functional import shrinkage
-from lightning_info.functional.shrinkage import ShrunkGaussians, shrunk_correlation
+from lightning_info.functional.shrinkage import (
+    conditional_gaussians_without,
+    gaussians_without,
+    shrunk_correlation,
+)
 
 
 def plain_shrunk_correlation(x):
@@ -67,7 +71,9 @@ def test_density_is_that_of_a_normal_distribution(monkeypatch, full, workspace):
     draws = torch.randn(30, 5, 3, generator=generator).double() @ torch.randn(3, 3, generator=generator).double()
     draws = draws / draws.var(0).mean(0).sqrt()
     z = torch.randn(5, 3, generator=generator).double()
-    found = ShrunkGaussians.fit(draws, full=full).log_density(z)
+    draws, out = torch.cat([draws, 7 + 3 * draws[:4]]), torch.tensor([1] * 30 + [0] * 4)  # a fold that is left out
+    gaussians = gaussians_without(draws, out, full=full)
+    found, draws = gaussians.log_density(0, z, torch.float64), draws[:30]
     correlation = shrunk_correlation(draws.transpose(0, 1))[0] if full else torch.eye(3).double()
     deviation = draws.var(0).sqrt()
     covariance = deviation[:, :, None] * correlation * deviation[:, None]
@@ -82,19 +88,37 @@ def test_gaussians_of_conditional_ones_by_the_law_of_total_covariance():
     mean = torch.randn(m, n, d, generator=generator).double() @ torch.randn(n, d, d, generator=generator).double()[0]
     mean[:, :, 3] = 2.0  # nothing comes from below
     variance = torch.rand(m, n, d, generator=generator).double() + 0.1
-    found = ShrunkGaussians.of_conditional(mean, variance)
-    assert torch.equal(found.mean, mean.mean(0))
+    more, out = torch.cat([mean, 5 * mean[:3]]), torch.tensor([1] * m + [0] * 3)  # a fold that is left out
+    found = conditional_gaussians_without(more, torch.cat([variance, 9 * variance[:3]]), out)
+    torch.testing.assert_close(found.mean[0], mean.mean(0), rtol=0, atol=1e-12)
+    points = torch.randn(n, d, generator=generator).double()
+    densities = found.log_density(0, points, torch.float64)
     correlations = np.stack([np.corrcoef(mean[:, i, :3].numpy().T) for i in range(n)])
     for i in range(n):
         expected = np.zeros((d, d))
         deviation = mean[:, i, :3].std(0).numpy()
         expected[:3, :3] = (correlations[i] + correlations.mean(0)) / 2 * np.outer(deviation, deviation)
         expected += np.diag(variance[:, i].mean(0).numpy())
-        covariance = np.linalg.inv((found.whitening[i].T @ found.whitening[i]).numpy())
-        np.testing.assert_allclose(covariance, expected, rtol=0, atol=1e-6 * expected.max())
-        assert found.log_volume[i].item() == pytest.approx(0.5 * np.linalg.slogdet(expected)[1], abs=1e-6)
+        exact = MultivariateNormal(mean[:, i].mean(0), torch.from_numpy(expected)).log_prob(points)
+        if i == 0:
+            constant = densities[0, 0] - exact[0]
+        torch.testing.assert_close(densities[:, i], exact + constant, rtol=0, atol=1e-5)
 
 
 def test_a_unit_without_any_variance_has_the_least():
-    found = ShrunkGaussians.of_conditional(torch.zeros(5, 2, 3).double(), torch.zeros(5, 2, 3).double())
-    assert found.log_volume.tolist() == pytest.approx([1.5 * np.log(shrinkage._LEAST_VARIANCE)] * 2)
+    nothing = torch.zeros(6, 2, 3).double()
+    found = conditional_gaussians_without(nothing, nothing, torch.arange(6) % 2)
+    least = 0.5 * torch.ones(1, 3).square().sum() / shrinkage._LEAST_VARIANCE
+    densities = found.log_density(1, torch.stack([torch.zeros(3), torch.ones(3)]), torch.float64)
+    torch.testing.assert_close(densities[0] - densities[1], least.expand(2).double())
+
+
+def test_a_wider_gaussian_is_that_of_a_multiple_of_the_covariance():
+    generator = torch.Generator().manual_seed(0)
+    draws, z = torch.randn(20, 4, 3, generator=generator).double(), torch.randn(5, 3, generator=generator).double()
+    draws = draws / draws.var(0).mean(0).sqrt()
+    centre = draws[1::2].mean(0)  # of the fold that counts
+    fold = torch.arange(20) % 2
+    one, other = (gaussians_without(centre + factor**0.5 * (draws - centre), fold, full=True) for factor in (1.0, 1.25))
+    one, other = one.log_density(0, z, torch.float64, wider=1.25), other.log_density(0, z, torch.float64)
+    torch.testing.assert_close(one - one[:1, :1], other - other[:1, :1])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from lightning_info.functional.standard_error import jackknife_error, standard_error, student_factor
+from lightning_info.functional.standard_error import jackknife_error, standard_error, stratified_error, student_factor
 
 LEVEL = stats.norm.cdf(1.96)
 
@@ -54,3 +54,16 @@ def test_the_jackknife_equals_the_standard_error_of_a_mean_and_that_of_a_functio
     rest = (draws.sum() - draws) / 5
     assert jackknife_error(rest) == pytest.approx(standard_error(draws), rel=1e-10)
     assert jackknife_error(rest.log()) == pytest.approx(standard_error(draws) / draws.mean().item(), rel=0.03)
+
+
+def test_the_error_of_strata_is_that_of_their_means():
+    """Two strata of normal draws with other means: 4000 repetitions, weights 1/4 and 3/4, to 3 %."""
+    generator = torch.Generator().manual_seed(0)
+    strata, weights = torch.tensor([0] * 20 + [1] * 10), torch.tensor([0.25, 0.75])
+    draws = torch.randn(4000, 30, generator=generator).double() * torch.tensor([2.0] * 20 + [1.0] * 10) + 50 * strata
+    means = draws[:, :20].mean(1) / 4 + draws[:, 20:].mean(1) * 3 / 4
+    found = torch.tensor([stratified_error(row, strata, weights) for row in draws[:1000]])
+    assert (found.square().mean().sqrt() / student_factor(28)) == pytest.approx(means.std().item(), rel=0.03)
+    one = draws[0]
+    assert stratified_error(one, 0 * strata, torch.ones(1)) == pytest.approx(standard_error(one), rel=1e-12)
+    assert math.isnan(stratified_error(one[:3], torch.tensor([0, 0, 1]), weights))

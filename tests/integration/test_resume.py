@@ -83,6 +83,27 @@ def test_samples_that_do_not_travel_are_collected_anew_and_said(tmp_path, monkey
     assert [step for step, _ in resumed[0].history["fisher/trace"]][-3:] == [12, 14, 16]
 
 
+def test_samples_stay_out_of_checkpoints_if_asked(tmp_path):
+    batches = [batch[0].numpy().tobytes() for batch in loader()]
+    path = saved(tmp_path, fisher(prefix="with"), fisher(prefix="without", save_samples=False))
+    states = torch.load(path, weights_only=True)["callbacks"]
+    kept, left_out = (next(s for key, s in states.items() if repr(prefix) in key) for prefix in ("with", "without"))
+    assert kept["samples"][0]["tensors"][0].numpy().tobytes().startswith(batches[0])
+    assert left_out["samples"] is None
+    assert not any(isinstance(value, torch.Tensor) for value in flat(left_out))
+    resumed = fisher(prefix="without", save_samples=False)
+    with pytest.warns(UserWarning, match="as save_samples=False keeps them out of checkpoints"):
+        trainer(resumed, max_epochs=2).fit(Classifier(), loader(shuffle=True), ckpt_path=path)
+    (pool,) = resumed.groups
+    assert len(pool) == 12
+    assert not torch.equal(pool.bare[0], data().tensors[0][:12])
+
+
+def flat(value):
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return [value] if parts is None else [leaf for part in parts for leaf in flat(part)]
+
+
 def test_a_callback_of_an_earlier_run_starts_anew_on_another_trainer():
     ours = callbacks()
     for _ in range(2):

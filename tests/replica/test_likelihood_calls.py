@@ -267,7 +267,7 @@ def test_a_head_with_a_predicted_variance_stands_alone():
 def test_a_number_without_a_call_is_refused():
     with pytest.raises(NoPrediction, match=r"LikelihoodCall\(2\) is none of the 2 likelihoods .*0: cross_entropy"):
         predict(Module(two_heads), (X, Y, OTHER), LikelihoodCall(2))
-    for number in (-1, 1.0, True, "cross_entropy", [], [0, 0], [0, -1]):
+    for number in (-1, 1.0, True, "", [], [0, 0], ["a", "a"], [0, -1]):
         with pytest.raises(ValueError, match="does not count calls from 0"):
             LikelihoodCall(number)
 

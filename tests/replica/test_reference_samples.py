@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_info import FisherTraceCallback
 from lightning_info.gradients.batches import concatenate, num_samples, take
 from lightning_info.replica.reference_samples import ReferenceSamples
+from lightning_info.replica.sample_store import SampleStore
 
 X, Y = data(24).tensors
 
@@ -166,13 +167,10 @@ def test_a_step_that_takes_the_one_sample_out_of_its_batch():
     assert exact(module, DataLoader(data(24), 1)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_host_memory_is_limited_but_for_the_first_sample_and_for_what_is_given(monkeypatch):
-    from lightning_info.replica import reference_samples
-
+def test_host_memory_is_limited_but_for_the_first_sample_and_for_what_is_given():
     each = 4 * 6 + 8  # bytes of a sample
-    monkeypatch.setattr(reference_samples, "LARGEST_POOL", 11 * each)
     x, y = torch.randn(64, 6), torch.arange(64)
-    samples = ReferenceSamples(32)
+    samples = ReferenceSamples(32, SampleStore(11 * each))
     for start in range(0, 64, 8):
         samples.add((x[start : start + 8], y[start : start + 8]))
     assert samples.full
@@ -180,10 +178,9 @@ def test_host_memory_is_limited_but_for_the_first_sample_and_for_what_is_given(m
     assert (len(samples), samples.asked, samples.bytes) == (11, 32, 11 * each)
     assert torch.equal(torch.cat([group[1] for group in samples.groups]), y[:11])
 
-    monkeypatch.setattr(reference_samples, "LARGEST_POOL", 1)
-    samples = ReferenceSamples(32)
+    samples = ReferenceSamples(32, SampleStore(1))
     samples.add((x, y))
     assert (len(samples), samples.full) == (1, True)
-    given = ReferenceSamples(32)
+    given = ReferenceSamples(32, SampleStore(1))
     given.fill((x, y))
     assert len(given) == 32

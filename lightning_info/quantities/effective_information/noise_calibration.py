@@ -13,12 +13,12 @@ from lightning_info.replica.snapshot import ModelSnapshot
 
 SHARES = 4
 """Parts of the samples, each with draws of its own; with more of them little is won."""
-PASSES = 22
+PASSES = 16
 """Over the samples: two for each evaluation, as a draw comes with its opposite."""
-POWER_PASSES = 8
+POWER_PASSES = 4
 """More of them, for the power of β by which the rise grows at the level."""
 ASIDE, POWERS = 1.25, (0.25, 2.0)
-"""Factor of β on either side for it, and what it may be: eight draws are few."""
+"""Factor of β on either side for it, and what it may be: four draws are few."""
 
 
 def find_level(
@@ -31,7 +31,7 @@ def find_level(
 ) -> DistortionLevel:
     """Search with new draws in every evaluation, one for each share of the samples.
 
-    At the level that was found, the power of β by which the rise grows is measured with the last eight draws on either
+    At the level that was found, the power of β by which the rise grows is measured with the last four draws on either
     side of it: with the same ones, as the difference of two rises is then known far better than each.
 
     Args:
@@ -54,7 +54,7 @@ def find_level(
     level = distortion_level(rise, target, start, PASSES // 2)
     if not level.is_reached:
         return level
-    less, more = (rise_of(used[-2 * SHARES :], level.beta * factor) for factor in (1 / ASIDE, ASIDE))
+    less, more = (rise_of(used[-SHARES:], level.beta * factor) for factor in (1 / ASIDE, ASIDE))
     if not 0 < less < more < math.inf:  # the power that the search goes by stays
         return level
     power = math.log(more / less) / (2 * math.log(ASIDE))

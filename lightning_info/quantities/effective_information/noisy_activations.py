@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from lightning_info.gradients.batches import num_samples
 from lightning_info.quantities.effective_information.conditional_gaussian import GivenBelow, LinearNoise, watched
 from lightning_info.quantities.weight_information.noisy_loss import moved
-from lightning_info.replica.activations import Activation, Layer
+from lightning_info.replica.activations import Activation, Layer, LayerCapture
 from lightning_info.replica.predicted import Prediction
 from lightning_info.replica.snapshot import ModelSnapshot
 
@@ -84,11 +85,13 @@ def noisy_activations(
     """
     rows: dict[str, list[Tensor]] = {}
     linear, given = linear or {}, _Given(linear or {})
-    draws = 0
-    audit = replace(snapshot.audit, done=True)  # another pass would be taken for one of the draw
+    draws, passes = 0, _Passes(snapshot, reader)
     for noise in noises:
-        with moved(snapshot, noise), watched(snapshot.module, linear, given.see):
-            read = snapshot.on(snapshot.groups, audit).read(reader)
+        with moved(snapshot, noise):
+            with watched(snapshot.module, linear, given.see):
+                read = passes.read()
+            if draws == 0:
+                passes.look_at_modules_alone(read)
         given.end_draw()
         draws += 1
         for name, values in read.items():
@@ -96,6 +99,43 @@ def noisy_activations(
     losses = torch.stack(rows.pop(LOSS)).mean(1)
     whole = {name.removeprefix("units/"): torch.stack(some) for name, some in rows.items() if len(some) == draws}
     return NoisyActivations(whole, losses, given.whole((draws, snapshot.size)))
+
+
+class _Passes:
+    """Forward passes over all samples of a snapshot, again and again."""
+
+    def __init__(self, snapshot: ModelSnapshot, reader: NoisyFeatures) -> None:
+        self._snapshot, self._reader = snapshot, reader
+        self._mixed = snapshot.audit.mixed
+        self._known: dict[tuple[str, int], bool] | None = None
+        self._calls: dict[tuple[str, int], bool] = {}
+
+    def read(self) -> dict[str, Tensor]:
+        """What the reader takes, on the CPU; without what it gives for some samples only."""
+        module, rows = self._snapshot.module, defaultdict(list)
+        for batch in self._snapshot.parts():
+            with LayerCapture(module, self._reader.layers, num_samples(batch), self._known) as seen:
+                prediction = self._snapshot.predictor(module, batch)
+            seen.take_outputs(prediction)
+            if seen.error is not None:
+                raise seen.error
+            self._calls |= seen.calls
+            kept = {label: one for label, one in seen.activations.items() if label not in self._mixed}
+            for name, values in self._reader(prediction, kept).items():
+                rows[name].append(values.cpu())
+        whole = {name: torch.cat(parts) for name, parts in rows.items()}
+        return {name: values for name, values in whole.items() if len(values) == self._snapshot.size}
+
+    def look_at_modules_alone(self, expected: dict[str, Tensor]) -> None:
+        """From now on see only the modules that give the layers, if that gives the same."""
+        modules = dict(self._snapshot.module.named_modules())
+        known = {call: first for call, first in self._calls.items() if call[0]}
+        if not known or any(name not in modules for name, _ in known):
+            return
+        self._known = known
+        again = self.read()
+        if again.keys() != expected.keys() or not all(torch.equal(again[name], expected[name]) for name in again):
+            self._known = None
 
 
 class _Given:

@@ -24,7 +24,12 @@ from lightning_info.functional.standard_error import standard_error
 from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.real import flat
 from lightning_info.quantities.effective_information.conditional_gaussian import find_linear_layers, linear_noises
-from lightning_info.quantities.effective_information.noise_calibration import PASSES, POWER_PASSES, SHARES, find_level
+from lightning_info.quantities.effective_information.cost_forecast import (
+    seconds_of_estimates,
+    seconds_of_passes,
+)
+from lightning_info.quantities.effective_information.larger_chunks import in_larger_chunks
+from lightning_info.quantities.effective_information.noise_calibration import PASSES, SHARES, find_level
 from lightning_info.quantities.effective_information.noisy_activations import (
     NoisyActivations,
     NoisyFeatures,
@@ -45,7 +50,7 @@ from lightning_info.quantities.weight_information.run_plan import run_plan
 from lightning_info.replica.activations import Layer
 from lightning_info.replica.layer_selection import LayerNames, find_layers
 from lightning_info.replica.snapshot import ModelSnapshot
-from lightning_info.replica.timing import seconds
+from lightning_info.replica.timing import trial
 from lightning_info.reporting.layout import Chart
 from lightning_info.reporting.table import lost_since
 
@@ -55,8 +60,8 @@ MOST_UNITS = 512
 """Wider layers become so many random combinations, of which the information is a lower bound too."""
 BINS = 30
 """Intervals that continuous targets are cut into, as in InfoPlaneCallback."""
-TRIAL_SAMPLES = 64
-"""For the forecast of what the estimates cost, which grows with their square."""
+FEWEST_DRAWS = 8
+"""That a half of them is brought down to where a point has to be cheaper."""
 _NOISE = {"diagonal": "the diagonal of F", "low_rank": "F, by its exact factor", "full": "all elements of F"}
 """What the user is told of it."""
 
@@ -102,6 +107,7 @@ class EffectiveInformationOfLayers(Quantity):
     @override
     def reset(self) -> None:
         self.tags, self.table = (), ()
+        self._draws = self.draws  # in use
         self._plan: CurvaturePlan | None = None
         self._features, self._has_targets = NoisyFeatures((), MOST_UNITS, self.seed), False
         self._linear: dict[str, str] = {}  # label of a layer -> name of the nn.Linear that gives it
@@ -149,7 +155,7 @@ class EffectiveInformationOfLayers(Quantity):
             else f"where the loss rises by {' and '.join(f'{one:g}' for one in self.distortion)} nats a sample"
         )
         rows = {
-            "measures": f"lower bounds of {', '.join(kinds)} in nats under weight noise, {level}; {2 * self.draws} "
+            "measures": f"lower bounds of {', '.join(kinds)} in nats under weight noise, {level}; {2 * self._draws} "
             f"draws; lambda_i = |w_i|",
             "layers": "; ".join(f"{layer.label} ({layer.units} units)" for layer in layers),
             "labels": describe_targets(targets, BINS),
@@ -168,17 +174,24 @@ class EffectiveInformationOfLayers(Quantity):
     @override
     def cost(self, snapshot: ModelSnapshot, samples: int) -> float:
         assert self._plan is not None
-        plan = self._plan
-        few = snapshot.first(snapshot.chunk)
-        generator = torch.Generator().manual_seed(0)
-        curvature = seconds(lambda: measure_relative_curvature(plan, few, generator, _sizes(few)), snapshot.device)
-        drawing = seconds(lambda: few.read(self._features), snapshot.device)
-        draws = len(self._targets) * (2 * self.draws + (0 if self.beta else PASSES + POWER_PASSES))
-        passes = samples / few.size * (curvature + draws * drawing)
-        wide = [min(layer.units, MOST_UNITS) for layer in self._features.layers]
-        trials = [torch.randn(2 * self.draws, TRIAL_SAMPLES, units, generator=generator) for units in wide]
-        estimating = seconds(lambda: [effective_information(z) for z in trials], torch.device("cpu"))
-        return passes + len(self._targets) * (samples / TRIAL_SAMPLES) ** 2 * estimating
+        plan, few, generator = self._plan, snapshot.first(snapshot.chunk), torch.Generator().manual_seed(0)
+        prior, draws, searched = _sizes(few), 2 * self._draws, self.beta is None
+        curvature = trial(lambda: measure_relative_curvature(plan, few, generator, prior), snapshot.device)
+        widths = {layer.label: min(layer.units, MOST_UNITS) for layer in self._features.layers}
+        passes = seconds_of_passes(snapshot, samples, self._features, self._linear.values(), draws, searched)
+        estimates = seconds_of_estimates(widths, self._linear, (draws, samples), searched)
+        return curvature * samples / few.size + len(self._targets) * (passes + estimates)
+
+    def cheaper(self) -> str:
+        """Measure about half as dear from now on, with a larger error that is told.
+
+        Returns:
+            In words what is less; empty where nothing is left.
+        """
+        if self._draws <= FEWEST_DRAWS:
+            return ""
+        before, self._draws = self._draws, max(FEWEST_DRAWS, self._draws // 2)
+        return f"{2 * self._draws} draws of the weights instead of {2 * before}"
 
     def _choose(self, snapshot: ModelSnapshot, point: Point) -> CurvaturePlan:
         return choose_relative_curvature(snapshot, point.num_samples, self.noise)
@@ -196,8 +209,9 @@ class EffectiveInformationOfLayers(Quantity):
         n = point.training_samples(snapshot.size)
         h = n * curvature.spectrum.eigenvalues
         loss, labels = mean_loss(snapshot), self._labels(snapshot, point)
+        snapshot = in_larger_chunks(snapshot, loss)
         values = dict.fromkeys(self.tags, math.nan)
-        seeds = torch.randint(2**62, (2 * self.draws + PASSES * SHARES // 2,), generator=point.generator).tolist()
+        seeds = torch.randint(2**62, (2 * self._draws + PASSES * SHARES // 2,), generator=point.generator).tolist()
 
         def noise(seed: int, beta: float) -> Tensor:  # made anew for each use: all draws at once are many times the net
             z = torch.randn(len(prior), generator=torch.Generator().manual_seed(seed))
@@ -213,7 +227,7 @@ class EffectiveInformationOfLayers(Quantity):
                 last = self._levels.get(family, quadratic)
                 # where the loss hardly depends on the weights, as at the start, any level may have been the last
                 start = min(max(last, quadratic / FURTHEST_START), quadratic * FURTHEST_START)
-                level = find_level(snapshot, noise, iter(seeds[2 * self.draws :]), distortion, start, loss)
+                level = find_level(snapshot, noise, iter(seeds[2 * self._draws :]), distortion, start, loss)
             if not level.is_reached:
                 point.warn(
                     f"no value at step {point.step} (NaN): no level was found at which weight noise raises the loss by "
@@ -223,7 +237,7 @@ class EffectiveInformationOfLayers(Quantity):
                 )
                 continue
             self._levels[family] = level.beta
-            noises = (noise(seed, level.beta) for seed in seeds[: 2 * self.draws])
+            noises = (noise(seed, level.beta) for seed in seeds[: 2 * self._draws])
             linear = {}
             if self._linear:  # the noise is independent, and that of z = 1 its deviation
                 deviations = prior * curvature.noise(torch.ones(len(prior)), n)(level.beta, 1.0)
@@ -310,7 +324,7 @@ class EffectiveInformationOfLayers(Quantity):
         found = list(self._last[family].values())
         return information_plane(
             curves,
-            title=f"Effective information, {level}, {2 * self.draws} draws (lower bounds)",
+            title=f"Effective information, {level}, {2 * self._draws} draws (lower bounds)",
             ceiling_x=found[0].ceiling if found else math.inf,
             ceiling_y=found[0].label_entropy if found else math.inf,
             epochs=record.epochs,

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from matplotlib.figure import Figure
 from typing_extensions import override
 
@@ -34,6 +33,7 @@ from lightning_info.replica.outputs_only import WithoutLikelihood
 from lightning_info.replica.predicted import NoPrediction, Prediction
 from lightning_info.replica.snapshot import ForwardStatistic, ModelSnapshot, Unavailable
 from lightning_info.replica.timing import training_pass, trial
+from lightning_info.replica.user_warning import warn
 from lightning_info.reporting.layout import Chart
 
 Also = Literal["empirical", "exact", "hessian"]
@@ -79,7 +79,7 @@ class FisherTrace(Quantity):
         if self.engine == COTANGENT and "exact" in (self.estimator, *self.also):
             raise ValueError(f"{owner}: the engine 'cotangent' is never exact; choose another engine or estimator")
         if self.estimator == "sampled":
-            rank_zero_warn(
+            warn(
                 f"{owner}: with estimator='sampled' a confident network's trace is carried by labels that are almost "
                 f"never drawn; its stderr then covers the truth in one case of ten. The default 'importance' does not"
             )
@@ -133,7 +133,7 @@ class FisherTrace(Quantity):
         except NoTerms as error:
             raise NoPrediction(f"{unknown}; and {error}") from error
         self.of_loss, self.tags = True, (TAG, f"{TAG}_stderr")
-        rank_zero_warn(
+        warn(
             f"FisherTraceCallback: {unknown}. There is no fisher/trace of this run, but {TAG}, the mean squared "
             f"gradient of the losses of single samples, at the labels of the data. An adapter that tells what the "
             f"module predicts, as in the documentation, gives the other: FisherTraceCallback(adapter=...)"

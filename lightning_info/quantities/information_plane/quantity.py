@@ -258,9 +258,8 @@ class InformationPlane(Quantity):
         falls = {name: judgement.falls for name, judgement in self.verdicts.items()}
         table = verdict_table(falls, {name: judgement.verdict for name, judgement in self.verdicts.items()})
         return (
-            f"\nBits from the peak of I(X;T) to its end, by the range of the bins\n{table}\n"
-            f"A fall of {FALL} bits counts; -: more than {MOST_CLAMPED:.0%} of the activations lie outside.\n"
-            f"One run is no evidence: other seeds differ."
+            f"\n{table}\nFall of I(X;T) by the range of the bins; {FALL} bits count; -: more than {MOST_CLAMPED:.0%} "
+            f"of the activations lie outside. One run is no evidence."
         )
 
     @override

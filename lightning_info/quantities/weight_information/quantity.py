@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -21,6 +22,7 @@ from lightning_info.functional.weight_information import complexity, optimal_lam
 from lightning_info.gradients.batches import num_samples
 from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record
 from lightning_info.quantities.weight_information.curvature import (
+    FEWEST_SAMPLES,
     Curvature,
     CurvatureName,
     CurvaturePlan,
@@ -33,13 +35,15 @@ from lightning_info.quantities.weight_information.noisy_loss import mean_loss, n
 from lightning_info.quantities.weight_information.rate_distortion import rate_distortion_curve
 from lightning_info.quantities.weight_information.run_plan import run_plan
 from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
-from lightning_info.replica.timing import trial
+from lightning_info.replica.timing import seconds, trial
 
 GRID = tuple(10.0**exponent for exponent in (-3, -2, -1, 0, 1, 2))
 """Levels of the rate-distortion curve, as multiples of ``beta``."""
 MOST_CURVES = 6
 """Points whose rate-distortion curve is kept for the figure: the first, the last, and some between."""
-TRIAL_SAMPLES, TRIAL_SIZE = 8, 512
+FEWEST_DRAWS = 4
+"""At a level, in opposite pairs, so that their scatter tells an error."""
+TRIAL_SAMPLES, TRIAL_SIZE = 32, 512
 """Samples and size of a matrix for the forecast of a point's cost."""
 
 
@@ -105,6 +109,7 @@ class WeightInformation(Quantity):
     def reset(self) -> None:
         self._initial = InitialWeights()
         self._plan: CurvaturePlan | None = None
+        self._draws, self._most_rows = self.draws, self.max_rows
         self.rate_distortion: dict[int, list[RatePoint]] = {}
         self._eigenvalues = torch.empty(0)
 
@@ -139,12 +144,24 @@ class WeightInformation(Quantity):
         snapshot = snapshot.first(few)
         generator = torch.Generator().manual_seed(0)
         found: list[Curvature] = []
-        measuring = trial(lambda: found.append(plan.measure(snapshot, generator)), snapshot.device)
-        moving = trial(lambda: noisy_losses(found[0], [(1.0, 0.1)], 1.0, 2, generator), snapshot.device)
+        measuring = seconds(lambda: found.append(plan.measure(snapshot, generator)), snapshot.device)
+        moving = seconds(lambda: noisy_losses(found[0], [(1.0, 0.1)], 1.0, 2, generator), snapshot.device)
         small = torch.eye(TRIAL_SIZE, dtype=torch.float64, device=snapshot.device)
         decomposing = trial(lambda: torch.linalg.eigh(small), snapshot.device)
-        passes = plan.samples / few * (measuring + len(GRID) * self.draws / 2 * moving)
+        passes = plan.samples / few * (measuring + len(GRID) * self._draws / 2 * moving)
         return passes + decomposing * (plan.size / TRIAL_SIZE) ** 3
+
+    @override
+    def cheaper(self) -> str:
+        if self._draws > FEWEST_DRAWS:
+            before, self._draws = self._draws, max(FEWEST_DRAWS, self._draws // 4 * 2)
+            return f"{self._draws} draws a level instead of {before}"
+        plan = self._plan
+        if plan is not None and plan.name == "gram" and plan.samples >= 2 * FEWEST_SAMPLES:
+            self._plan = replace(plan, samples=plan.samples // 2)
+            self._most_rows = self._plan.size
+            return f"spectrum of F of {self._plan.samples} samples instead of {plan.samples}"
+        return ""
 
     # ---- a point
 
@@ -175,7 +192,7 @@ class WeightInformation(Quantity):
         levels = [(beta, self._prior_std(summed, distance, beta, point)) for beta in betas]
         if any(math.isnan(lambda_) for _, lambda_ in levels):
             return values
-        curve = rate_distortion_curve(curvature, loss, levels, distance, n, self.draws, point.generator)
+        curve = rate_distortion_curve(curvature, loss, levels, distance, n, self._draws, point.generator)
         self._keep(point.step, curve)
         here = curve[GRID.index(1.0)]
         values |= {
@@ -197,7 +214,7 @@ class WeightInformation(Quantity):
         return values | {"weight_info/complexity_stderr": error}
 
     def _choose(self, snapshot: ModelSnapshot, point: Point) -> CurvaturePlan:
-        return choose_curvature(snapshot, point.num_samples, self.curvature, self.max_rows)
+        return choose_curvature(snapshot, point.num_samples, self.curvature, self._most_rows)
 
     def _squared_distance(self, snapshot: ModelSnapshot, point: Point) -> float | None:
         """``‖w - w_ref‖²``; None where the weights at the start are not known."""

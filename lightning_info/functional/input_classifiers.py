@@ -1,0 +1,149 @@
+r"""Which input a draw of a layer is of: mean log probabilities of classifiers made of Gaussians, at many temperatures.
+
+In a point z of input i the Gaussians q of all inputs say
+
+.. math:: \log N + \log \frac{q(z|x_i)^\tau}{\sum_j q(z|x_j)^\tau}, \qquad
+          \log \frac{N}{N_{y_i}} + \log \frac{\sum_{j: y_j = y_i} q(z|x_j)^\tau}{\sum_j q(z|x_j)^\tau} .
+
+**Precision.** The log densities are differences of large terms. Where they are many they are made in single precision
+if at some points of every fold the result is that of double precision, to 1e-3 of a nat; the exponentials need no more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_info.functional.packed_gaussians import PackedGaussians
+
+TEMPERATURES = 16
+"""0, 0.1, ..., 1.5."""
+
+_SMALL = 1e8
+"""Multiply-adds up to which all is in double precision."""
+
+_CHECKED, _SINGLE_ERROR = 32, 1e-3
+"""Points of a fold at which single precision is compared with double, and nats by which it may differ."""
+
+_WORKSPACE = 2**17
+"""Pairs of a point and a Gaussian at once."""
+
+_LEAST = ((1, 1e-12), (4, 3e-3))
+"""From which temperature on (in tenths) which terms are left out."""
+
+
+class Classifiers:
+    """Of each fold, which tell from a draw's activations which input they are of; see the module.
+
+    Args:
+        gaussians: Of each fold and input.
+        points: ``(M, N, d)`` float64.
+        groups: Of the inputs, ``(N,)``: between them a draw is told apart without error.
+        labels: ``(N,)``; None without classes.
+    """
+
+    def __init__(self, gaussians: PackedGaussians, points: Tensor, groups: Tensor, labels: Tensor | None) -> None:
+        self._gaussians, self._points = gaussians, points
+        n = len(groups)
+        self._group = None if int(groups.max()) == 0 else _Members.of(groups)
+        self._class, self._log_prior = None, math.nan
+        if labels is not None:
+            both = torch.unique(torch.stack([groups, labels]), dim=1, return_inverse=True)[1]
+            self._class = _Members.of(both)
+            self._log_prior = (labels.bincount()[labels].double() / n).log().mean().item()
+        work = len(points) * n * gaussians.columns.shape[2]
+        self._sums = torch.float32 if work > _SMALL else torch.float64
+        self._product = self._sums
+        if self._sums == torch.float32 and not self._is_single_enough():
+            self._product = torch.float64
+
+    def by_draw(self, fold: int, draws: Tensor, inputs: Sequence[Tensor], wider: float = 1.0) -> Tensor:
+        """Means over inputs of some draws at each temperature, ``(draws, 2, temperatures)`` float64.
+
+        Args:
+            fold: Of the Gaussians.
+            draws: Their numbers.
+            inputs: At which each of them is evaluated.
+            wider: Factor of the covariances, and of those of the noise.
+        """
+        found, step = [], max(1, _WORKSPACE // (max(map(len, inputs)) * self._gaussians.columns.shape[1]))
+        for start in range(0, len(draws), step):
+            some = inputs[start : start + step]
+            z = torch.cat([self._points[draw, own] for draw, own in zip(draws[start:].tolist(), some, strict=False)])
+            rows = self._at(fold, z, torch.cat(list(some)), self._product, wider)
+            found += [part.mean(1) for part in torch.split(rows, [len(own) for own in some], 1)]
+        return torch.stack(found)
+
+    def _at(self, fold: int, z: Tensor, own: Tensor, product: torch.dtype, wider: float = 1.0) -> Tensor:
+        """Of points ``(R, d)`` of the inputs ``(R,)``, ``(2, R, temperatures)`` float64."""
+        if wider != 1:
+            mean = self._gaussians.mean[fold, own]
+            z = mean + wider**0.5 * (z - mean)
+        density = self._gaussians.log_density(fold, z, product, wider)
+        ratio = (density - density.gather(1, own[:, None])).to(self._sums)
+        everything = _log_sums(ratio if self._group is None else self._group.of_rows(ratio, own))
+        found = everything.new_full((2, *everything.shape), math.nan)
+        found[0] = math.log(ratio.shape[1]) - everything
+        if self._class is not None:
+            found[1] = _log_sums(self._class.of_rows(ratio, own)) - everything - self._log_prior
+        return found
+
+    def _is_single_enough(self) -> bool:
+        """Whether at some points of every fold the result is that of double precision, to 1e-3 of a nat."""
+        n, folds = self._points.shape[1], len(self._gaussians.mean)
+        own = torch.linspace(0, n - 1, min(n, _CHECKED), dtype=torch.float64, device=self._points.device).long()
+        for k in range(folds):
+            one, other = (self._at(k, self._points[k, own], own, dtype) for dtype in (torch.float32, torch.float64))
+            if not bool(((one - other).nan_to_num().abs() < _SINGLE_ERROR).all()):
+                return False
+        return True
+
+
+class _Members(NamedTuple):
+    """The inputs of one kind with each input.
+
+    Attributes:
+        kind: ``(N,)``.
+        table: Inputs of each kind, ``(kinds, largest)``.
+        is_there: Where the table holds one.
+    """
+
+    kind: Tensor
+    table: Tensor
+    is_there: Tensor
+
+    @classmethod
+    def of(cls, kind: Tensor) -> _Members:
+        sizes = kind.bincount()
+        order = kind.argsort(stable=True)
+        place = torch.arange(int(sizes.max()), device=kind.device)
+        is_there = place < sizes[:, None]
+        table = (sizes.cumsum(0) - sizes)[:, None] + place
+        return cls(kind, order[table.clamp_max(len(kind) - 1)], is_there)
+
+    def of_rows(self, ratio: Tensor, own: Tensor) -> Tensor:
+        """Of rows ``(R, N)`` of inputs the columns of their kind, ``-inf`` where there are fewer."""
+        kind = self.kind[own]
+        return ratio.gather(1, self.table[kind]).masked_fill_(~self.is_there[kind], -math.inf)
+
+
+def _log_sums(ratio: Tensor) -> Tensor:
+    """``log Σ_j exp(τ ratio_rj)`` of each row, ``(R, temperatures)`` float64; one exponential, then powers of it.
+
+    A term below 1e-12 of the largest at τ = 0.1, or 1e-10 at the other, is left out: its powers stay normal numbers.
+    """
+    top = ratio.amax(1, keepdim=True)
+    base = ((ratio - top) / 10).exp_()
+    power, sums = base, [(ratio > -math.inf).sum(1).to(ratio.dtype)]
+    for step in range(1, TEMPERATURES):
+        for start, least in _LEAST:
+            if step == start:
+                base = torch.threshold(base, least, 0.0)
+        power = base.clone() if step == 1 else power.mul_(base)
+        sums.append(power.sum(1))
+    temperatures = torch.arange(TEMPERATURES, device=ratio.device).double() / 10
+    return torch.stack(sums, 1).double().log() + temperatures * top.double()

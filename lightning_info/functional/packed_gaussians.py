@@ -1,0 +1,77 @@
+r"""Many Gaussians at many points by one matrix product.
+
+With the precision P and the mean m of each, the quadratic form is linear in the products of the coordinates of a point,
+
+.. math:: (z - m)^\top P (z - m) = \sum_{k \ge l} (2 - \delta_{kl}) P_{kl}\, z_k z_l - 2 (Pm)^\top z + m^\top P m ,
+
+so that the log densities of all Gaussians at all points are a product over ``d(d+1)/2 + d + 1`` columns, and one more
+for the log determinants. Terms cancel in it: :meth:`PackedGaussians.log_density` takes the precision that is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class PackedGaussians(NamedTuple):
+    """A Gaussian of each of N inputs for each of F folds.
+
+    Attributes:
+        mean: ``(F, N, d)``.
+        columns: ``(F, N, q)`` float64, ``q = d(d+1)/2 + d + 2``, of diagonal covariances ``2d + 2``.
+    """
+
+    mean: Tensor
+    columns: Tensor
+
+    @classmethod
+    def empty(cls, folds: int, inputs: int, d: int, *, full: bool, like: Tensor) -> PackedGaussians:
+        """To be filled by :meth:`put`, on the device of a float64 tensor."""
+        width = d * (d + 1) // 2 if full else d
+        return cls(like.new_empty(folds, inputs, d), like.new_empty(folds, inputs, width + d + 2))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are correlations; with one dimension it makes no difference."""
+        return self.columns.shape[2] != 2 * self.mean.shape[2] + 2
+
+    def put(self, part: slice, mean: Tensor, covariance: Tensor) -> None:
+        """Set some inputs: means ``(F, n, d)``, covariances ``(F, n, d, d)`` or variances ``(F, n, d)``."""
+        self.mean[:, part] = mean
+        d = mean.shape[2]
+        if covariance.ndim == 3:
+            quadratic = 1 / covariance
+            along, log_determinant = quadratic * mean, covariance.log().sum(2)
+        else:
+            root = torch.linalg.cholesky(covariance)
+            precision = torch.cholesky_inverse(root)
+            log_determinant = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(2)
+            along = (precision @ mean[..., None])[..., 0]
+            rows, columns = torch.tril_indices(d, d, device=mean.device)
+            quadratic = precision[..., rows, columns] * torch.where(rows == columns, 1.0, 2.0)
+        own = (along * mean).sum(2)
+        self.columns[:, part] = torch.cat([quadratic, -2 * along, own[..., None], log_determinant[..., None]], 2)
+
+    def log_density(self, fold: int, z: Tensor, dtype: torch.dtype, wider: float = 1.0) -> Tensor:
+        """``log q(z_r | x_j)`` but for a constant, ``(R, N)``.
+
+        Args:
+            fold: Which Gaussians.
+            z: Points ``(R, d)``.
+            dtype: Of the product.
+            wider: Factor of the covariances; the constant is another one then.
+        """
+        columns = self.columns[fold]
+        if wider != 1:
+            columns = torch.cat([columns[:, :-1] / wider, columns[:, -1:]], 1)
+        z = z.to(dtype)
+        if self.is_full:
+            rows, others = torch.tril_indices(z.shape[1], z.shape[1], device=z.device)
+            products = z[:, rows].mul_(z[:, others])
+        else:
+            products = z.square()
+        point = torch.cat([products, z, torch.ones_like(z[:, :1]).expand(-1, 2)], 1)
+        return (point @ columns.to(dtype).T).mul_(-0.5)

@@ -1,0 +1,93 @@
+"""What a point will take, from trials on a few samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from lightning_info.functional.effective_information import effective_information
+from lightning_info.gradients.batches import num_samples, take
+from lightning_info.gradients.contract import trainable
+from lightning_info.gradients.real import sizes
+from lightning_info.quantities.effective_information.conditional_gaussian import linear_noises
+from lightning_info.quantities.effective_information.larger_chunks import in_larger_chunks
+from lightning_info.quantities.effective_information.noise_calibration import PASSES, POWER_PASSES, SHARES
+from lightning_info.quantities.effective_information.noisy_activations import NoisyFeatures, noisy_activations
+from lightning_info.quantities.weight_information.noisy_loss import loss_rise, mean_loss
+from lightning_info.replica.snapshot import ModelSnapshot
+from lightning_info.replica.timing import seconds, training_pass, trial
+
+_DRAWS = 3
+FEWEST = 16
+"""Draws of which the estimates are tried."""
+QUICK = 0.02
+"""Seconds of a pass that is repeated on as many samples as a point has."""
+
+
+def seconds_of_passes(
+    snapshot: ModelSnapshot,
+    samples: int,
+    features: NoisyFeatures,
+    linear: Collection[str],
+    draws: int,
+    searched: bool,
+) -> float:
+    """Of those that a level takes, in the chunks of a point; the few samples stand for more, each several times.
+
+    Where a pass over the few is long, it stands for the others.
+
+    Args:
+        snapshot: With a private replica and a few samples.
+        samples: That a point will be of.
+        features: What is read of a pass.
+        linear: Names of the ``nn.Linear`` that are looked at.
+        draws: M.
+        searched: The level is searched for.
+    """
+    group = snapshot.groups[0]
+    tried = samples if training_pass(snapshot, snapshot.first_chunk()) < QUICK else num_samples(group)
+    repeated = snapshot.on([take(group, torch.arange(tried) % num_samples(group))])
+    whole = in_larger_chunks(repeated, mean_loss(repeated))
+    nothing = torch.zeros(sum(sizes(trainable(snapshot.module).values())), dtype=torch.float64)
+    noises = linear_noises(snapshot.module, linear, nothing)
+
+    def run(count: int) -> Callable[[], object]:
+        return lambda: noisy_activations(whole, features, [nothing] * count, noises)
+
+    first, more = (trial(run(count), snapshot.device) for count in (1, 1 + _DRAWS))
+    total = first + (draws - 1) * max(0.0, more - first) / _DRAWS
+    if searched:
+        evaluation = trial(lambda: loss_rise(whole, [nothing] * SHARES, SHARES, 0.0), snapshot.device)
+        total += evaluation * (PASSES + POWER_PASSES) / 2  # it makes two passes
+    return total * samples / tried
+
+
+def seconds_of_estimates(
+    widths: Mapping[str, int], linear: Collection[str], z: tuple[int, int], searched: bool
+) -> float:
+    """That the information of all layers takes once the draws are there, as a quarter of them tell.
+
+    Args:
+        widths: Units of each layer, by label.
+        linear: Labels of those of which the Gaussian given the noise from below is known.
+        z: Draws and samples.
+        searched: The level is searched for.
+    """
+    known: dict[tuple[int, bool], float] = {}
+    z, times = (max(FEWEST, z[0] // 4), z[1]), z[0] / max(FEWEST, z[0] // 4)
+    generator, labels = torch.Generator().manual_seed(0), torch.arange(z[1]) % 10
+    total = 0.0
+    for label, width in widths.items():
+        kind = width, label in linear
+        if kind not in known:
+            mean = torch.randn(1, z[1], width, generator=generator) + 0.5 * torch.randn(*z, width, generator=generator)
+            below: tuple[Tensor, Tensor] | None = (mean, torch.ones_like(mean)) if kind[1] else None
+            known[kind] = _seconds_of_one(mean, labels, below, searched)
+        total += known[kind]
+    return total * times
+
+
+def _seconds_of_one(z: Tensor, labels: Tensor, below: tuple[Tensor, Tensor] | None, searched: bool) -> float:
+    return seconds(lambda: effective_information(z, labels, below, with_slopes=searched), torch.device("cpu"))
