@@ -33,8 +33,9 @@ less than a second the time budget leaves out almost everything), and once more 
   not at every point; "no": it was refused with the reason below; "none": it ran and has no value.
 - *error*: largest relative difference of the traces of F that `FisherTraceCallback(estimator="exact")` and
   `WeightInfoCallback` give for {samples} samples at the end of training from a brute force in plain autograd: each
-  sample alone, one output at a time, float64, eval mode. "-": the loss is no likelihood of independent outputs, or
-  nothing was measured.
+  sample alone, one output at a time, float64, eval mode (of `WeightInfoCallback` where its F is exact; of the
+  gradient of the loss where that is what `FisherTraceCallback` measures). "-": the loss is no likelihood of independent
+  outputs, or nothing was measured.
 - *same*: weights, buffers and the random states of torch, numpy and Python are bit by bit those of the run without
   callbacks ("=").
 - *CPU s*: process time of the run without callbacks, with all five without arguments, and with the interval, one
