@@ -34,6 +34,13 @@ class SampleStore:
         self._begun: list[tuple[Hashable, Layout, ReferenceType[SamplePool]]] = []
         self._given: list[GivenSamples] = []
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is that of another run, which keeps no samples yet."""
+        return {"limit": self.limit, "wanted": self.wanted}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
     @property
     def free(self) -> int:
         """Bytes that are left."""

@@ -181,6 +181,12 @@ class Dear(Quantity):
         return {"dear/draws": self.draws, "dear/samples": snapshot.size}
 
 
+@pytest.fixture
+def generous(monkeypatch):
+    """A floor beside which the time of the run itself is nothing."""
+    monkeypatch.setattr(budgets, "FLOOR", 300.0)
+
+
 def measured(seconds, **options):
     one = InfoCallback(Dear(seconds), **{"num_samples": 128, "summary": False, **options})
     trainer(one, max_epochs=3).fit(Classifier(), loader(256, batch_size=64))
@@ -194,12 +200,13 @@ def of_step(one, step):
 @pytest.mark.parametrize(
     ("point", "draws", "samples", "said"),
     [
-        (0.5, 64, 128, ""),
-        (2.0, 32, 128, "32 draws instead of 64, so that a point takes about 1 s"),
-        (4.0, 16, 128, "32 draws instead of 64, 16 draws instead of 64, so"),
-        (8.0, 16, 64, "16 draws instead of 64, fewer samples, so that a point takes about 1 s"),
+        (50.0, 64, 128, ""),
+        (200.0, 32, 128, "32 draws instead of 64, so that a point takes about 1e+02 s"),
+        (400.0, 16, 128, "32 draws instead of 64, 16 draws instead of 64, so"),
+        (800.0, 16, 64, "16 draws instead of 64, fewer samples, so that a point takes about 1e+02 s"),
     ],
 )
+@pytest.mark.usefixtures("generous")
 def test_a_point_that_does_not_fit_is_measured_with_less_and_says_so(point, draws, samples, said):
     one = measured(point / 128)
     assert of_step(one, 0) == of_step(one, 12) == {"dear/draws": draws, "dear/samples": samples}
@@ -219,8 +226,9 @@ def test_what_does_not_fit_at_all_is_one_warning_and_no_point():
     assert sum("no point fits" in str(w.message) for w in warned) == 1
 
 
+@pytest.mark.usefixtures("generous")
 def test_a_second_fit_has_all_of_its_draws_again(monkeypatch):
-    one = InfoCallback(Dear(2.0 / 128), num_samples=128, summary=False)
+    one = InfoCallback(Dear(200.0 / 128), num_samples=128, summary=False)
     trainer(one, max_epochs=1).fit(Classifier(), loader(256, batch_size=64))
     assert of_step(one, 0)["dear/draws"] == 32
     monkeypatch.setattr(budgets, "FLOOR", 1e6)
@@ -228,7 +236,8 @@ def test_a_second_fit_has_all_of_its_draws_again(monkeypatch):
     assert of_step(one, 0)["dear/draws"] == 64
 
 
+@pytest.mark.usefixtures("generous")
 def test_fewer_of_the_samples_that_are_given():
     reference = (torch.randn(128, 6), torch.randint(3, (128,)))
-    one = measured(8.0 / 128, reference=reference)
+    one = measured(800.0 / 128, reference=reference)
     assert of_step(one, 0) == {"dear/draws": 16, "dear/samples": 64}

@@ -279,7 +279,7 @@ def test_training_does_not_notice(kind):
     ("callback", "options"),
     [
         (WeightInfoCallback, {"num_samples": 8}),
-        (EffectiveInfoCallback, {"draws": 2, "distortion": 0.5}),
+        (EffectiveInfoCallback, {"draws": 8, "distortion": 0.5}),
         (InfoPlaneCallback, {}),
     ],
 )
