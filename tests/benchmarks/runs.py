@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="beginnings of names; default: all")
     parser.add_argument("--python", default=sys.executable, help="interpreter in which the packages are installed")
     parser.add_argument("--logs", default=Path(tempfile.gettempdir()) / "runs", type=Path, help="folder for outputs")
+    parser.add_argument("--seconds", default=150, type=int, help="CPU seconds after which a fit is stopped")
     parser.add_argument("--list", action="store_true", help="print the names of the cases")
     parser.add_argument("--table", action="store_true", help="only write the table anew")
     arguments = parser.parse_args()
@@ -74,8 +75,10 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     sys.path.insert(0, str(HERE.parents[1]))
 
-    from run_cases import CASES
+    from run_cases import CASES, child
     from run_cases.table import line, table
+
+    child.SECONDS = arguments.seconds
 
     if arguments.list:
         return print("\n".join(case.name for case in CASES))
