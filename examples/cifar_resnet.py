@@ -38,8 +38,8 @@ def callbacks() -> list[pl.Callback]:
     return [
         FisherTraceCallback(batch_norm="reference", every_n_epochs=1),
         InfoPlaneCallback(batch_norm="reference", every_n_epochs=1),
-        WeightInfoCallback(batch_norm="reference", num_samples=64),
-        EffectiveInfoCallback(batch_norm="reference", num_samples=64, distortion=0.05, draws=8),
+        WeightInfoCallback(batch_norm="reference", num_samples=64, max_overhead=1.0),
+        EffectiveInfoCallback(batch_norm="reference", num_samples=64, distortion=0.05, draws=8, max_overhead=1.0),
         StabilityCallback(batch_norm="reference", every_n_epochs=1),
     ]
 

@@ -40,7 +40,7 @@ class GivenSamples:
         self.given, self.key = given, key
         self.declared = declared
         self.convert = convert
-        self.pool = SamplePool(wanted)
+        self.pool = SamplePool(min(wanted, _most(given)))
         self._tensors = None if isinstance(given, Dataset) else tuple(given)
         self._items = _items(given) if isinstance(given, Dataset) else None
         self._layout: Layout | None = None
@@ -75,6 +75,13 @@ class GivenSamples:
             laid = self._layout.wrap(batch)
         laid, start = Batch(self.convert(laid.bare), laid.layout), self.pool.count if self._items is not None else 0
         self.pool.keep(laid, start, start, min(size, num_samples(laid)), None)
+
+
+def _most(given: Any) -> int:
+    """Samples that there will be, as far as that is known; memory for more is taken as they come."""
+    if isinstance(given, Dataset):
+        return len(given) if hasattr(given, "__len__") else AT_ONCE
+    return min((len(tensor) for tensor in given), default=0)
 
 
 def _items(data_set: Any) -> Iterator[Any]:
