@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from .case import Case
+from .case import CASES, Case
 
 CALLBACKS = {
     "Fisher": "FisherTraceCallback",
@@ -133,6 +133,7 @@ def counts(rows: list[tuple[Case, dict[str, Any]]]) -> str:
     beyond = [c.name for c, r in rows if any(state.get("impossible") for state in states_of(r).values())]
     told = ", ".join(f"{name} {counted['measured'] + counted['part']}" for name, counted in states.items())
     return "\n".join([
+        *([f"**So far {len(rows)} of {len(CASES)} cases have been run.**", ""] if len(rows) < len(CASES) else []),
         f"Of {len(rows)} runs of {len(packages)} packages, in {ways['whole']} all five callbacks measured, in "
         f"{ways['part']} some of them or a part of their values, in {ways['nothing']} none "
         f"({adapted} of the first two with an adapter). By callback: {told}.",
