@@ -9,8 +9,8 @@ from typing import Any
 from lightning_info.callbacks.clock import Clock
 
 FLOOR = 3.0
-"""Seconds that the callbacks of a run may take together in any case, so that a short run has its first, early and last
-points."""
+"""Seconds that points and figures of a run may take together in any case, so that a short run has its first, early and
+last points."""
 FIGURES = 0.2
 """Seconds that figures are expected to take at first."""
 ENOUGH = 8
@@ -112,7 +112,12 @@ class Budget:
             early: For a point at the start, which is worth most: the floor counts, and what is taken in advance.
         """
         ahead = AHEAD * self.expected if early and not math.isnan(self.expected) else 0.0
-        return max(FLOOR if early else 0.0, self.limit * max(elapsed, ahead))
+        return max(self._floor if early else 0.0, self.limit * max(elapsed, ahead))
+
+    @property
+    def _floor(self) -> float:
+        """Points and figures may take it beside the checks before the first step, which may take as much again."""
+        return FLOOR + min(FLOOR, sum(account.checked for account in self.accounts))
 
     def left(self, account: Account, early: bool) -> float:
         """Seconds that one callback may take now.
@@ -126,7 +131,7 @@ class Budget:
         """
         elapsed = account.clock.elapsed
         now = self.seconds(elapsed, early)
-        whole = max(now, FLOOR, 0.0 if math.isnan(self.expected) else self.limit * self.expected)
+        whole = max(now, self._floor, 0.0 if math.isnan(self.expected) else self.limit * self.expected)
         count, others = len(self.accounts), [other for other in self.accounts if other is not account]
         claimed = sum(min(now / count, other.wanted) for other in others)
         bound = sum(other.bound(whole / count) for other in others)
