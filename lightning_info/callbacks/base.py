@@ -194,7 +194,7 @@ class InfoCallback(WithoutTrainer):
             self._restart()
         self._trainer = id(trainer)
         self._clock = Clock(self._clock.elapsed_before, self._clock.spent) if self._resumed else Clock()
-        self.account.clock, self.account.is_open = self._clock, True
+        self.account.clock, self.account.is_open, self.account.before = self._clock, True, self._clock.spent
         for tag, curve in {**self._ended, **self.history}.items():  # monitors need not wait for the next point
             finite = [value for _, value in curve if math.isfinite(value)]
             if finite and self._is_logged(tag):

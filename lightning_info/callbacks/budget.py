@@ -29,6 +29,7 @@ class Account:
         point: Seconds of its next point, NaN until they are known.
         figures: Seconds of its figures, all of them once.
         checked: Seconds that its check before the first step took.
+        before: Seconds that it took before this process took the run up.
         is_open: It will take more points.
     """
 
@@ -37,6 +38,7 @@ class Account:
     point: float = math.nan
     figures: float = FIGURES
     checked: float = 0.0
+    before: float = 0.0
     is_open: bool = True
     _last: float = math.nan
 

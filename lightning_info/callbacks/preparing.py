@@ -216,7 +216,7 @@ class Preparing(Resuming):
     def _fit_to_budget(self, trainer: Any) -> None:
         """Measure with fewer draws and samples where the first and the last point would not fit; say so."""
         account, budget, step = self.account, self._session.budget, steps_taken(trainer)
-        account.point, account.checked = self._forecast.seconds, account.clock.spent
+        account.point, account.checked = self._forecast.seconds, account.clock.spent - account.before
         if account.limit is None or self._offline:
             return
         if math.isfinite(self._forecast.plain) and math.isnan(budget.expected):
