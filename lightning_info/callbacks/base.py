@@ -17,6 +17,7 @@ from lightning_info.callbacks import messages
 from lightning_info.callbacks.budget import Account
 from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.error_policy import ErrorPolicy, Refused, WrongArgument
+from lightning_info.callbacks.forecast import Forecast
 from lightning_info.callbacks.monitors import monitors
 from lightning_info.callbacks.options import ARGUMENTS, MARK, check_common_options, show_common_options
 from lightning_info.callbacks.preflight import refuse_sharding
@@ -383,6 +384,8 @@ class InfoCallback(WithoutTrainer):
         self._points = 0
         self._drawing = 0.0
         self._cheapened = 0
+        self._rows = {}
+        self._forecast = Forecast(math.nan, math.nan, "")
 
 
 InfoCallback.__doc__ = (InfoCallback.__doc__ or "").replace(MARK, ARGUMENTS)

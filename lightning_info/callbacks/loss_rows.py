@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from lightning_info.replica.label_dependence import depends_on_labels
 from lightning_info.replica.predicted import Prediction
 from lightning_info.replica.reach import reach_of
 from lightning_info.replica.snapshot import ModelSnapshot
@@ -48,14 +47,6 @@ def loss_rows(owner: str, name: str, snapshot: ModelSnapshot, prediction: Predic
         rows["not"] = (
             f"{extra:.4g} of the loss of {step}, which is beyond the likelihood as it is weighed there (penalties, "
             f"other functions of it); only the predictive distribution is measured"
-        )
-    if depends_on_labels(snapshot.predictor, snapshot.module, batch, prediction):
-        source = snapshot.predictor.source(name)
-        rows["labels"] = f"the outputs of {source} depend on them, so that these are no prediction of a label"
-        warn(
-            f"{owner}: the outputs of {source} for a sample depend on its label (a margin on the label's logit, as in "
-            f"ArcFace?), so that they are no prediction of it, and what is measured is not of p(y|x). Give the logits "
-            f"without it: {owner}(adapter=...), as in the documentation"
         )
     return rows | _mask_rows(owner, step, prediction)
 

@@ -19,7 +19,7 @@ from lightning_info.callbacks.first_batch import findings
 from lightning_info.callbacks.forecast import Forecast, forecast
 from lightning_info.callbacks.monitors import monitors
 from lightning_info.callbacks.preflight import STATISTICS, summary_text
-from lightning_info.callbacks.processes import in_any_process
+from lightning_info.callbacks.processes import in_all_processes, in_any_process
 from lightning_info.callbacks.resuming import Resuming, steps_taken
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.gradients.batches import num_samples, take
@@ -32,6 +32,7 @@ from lightning_info.replica.snapshot import ModelSnapshot
 
 PRINTED = ("samples", "steps", "unmeasured", "not", "mask", "weights", "padding", "left out", "BatchNorm", "less")
 """Rows of the summary that are printed before the first step, besides what is measured; the report has all."""
+MOST_HALVINGS = 20
 LEAST_SAMPLES = 64
 """Reference samples below which the run's budget does not go."""
 MOST_SKIPPED = 10
@@ -94,12 +95,13 @@ class Preparing(Resuming):
                 self._error_policy.warn_once(reason, "skipped")
             return False
         self._collector.agree(trainer)
-        self._fit_to_budget(trainer)
-        self._summary = summary_text(
-            f"{type(self).__name__}{f'(prefix={self.prefix!r})' if self.prefix else ''}", self._rows
-        )
-        if not self._offline:
-            rank_zero_info(self._brief(self._rows))
+        if in_all_processes(trainer, bool(self._rows)):  # the check did not fail
+            self._fit_to_budget(trainer)
+            self._summary = summary_text(
+                f"{type(self).__name__}{f'(prefix={self.prefix!r})' if self.prefix else ''}", self._rows
+            )
+            if not self._offline:
+                rank_zero_info(self._brief(self._rows))
         if self._changes:
             self._end_curves(trainer)
         elif self._resumed:
@@ -226,7 +228,9 @@ class Preparing(Resuming):
             again, self._cheapened = self._cheapened, 0
             for _ in range(again):
                 less[self._cheaper()[0]] = None
-        while not self._affords(trainer, account.next_point + account.ending):
+        for _ in range(MOST_HALVINGS):
+            if self._affords(trainer, account.next_point + account.ending):
+                break
             words, part = self._cheaper()
             if not words:
                 break

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_info.quantities.quantity import Point, Quantity
+from lightning_info.replica.label_dependence import label_dependence
+from lightning_info.replica.predicted import NoPrediction
 from lightning_info.replica.snapshot import ModelSnapshot
 from lightning_info.reporting.table import Curve
 
@@ -51,10 +53,13 @@ def prepared(quantity: Quantity, snapshot: ModelSnapshot, point: Point) -> dict[
 
     Raises:
         NotMeasurable: By the quantity.
+        NoPrediction: It needs a likelihood, and the outputs depend on what they are to predict.
         WrongQuantity: It declares tags, or gives values on a few samples, that cannot be shown; or it changes the
             replica.
     """
     rows: Any = quantity.prepare(snapshot, point)
+    if quantity.needs_likelihood and (reason := label_dependence(snapshot)):
+        raise NoPrediction(reason)
     kind = type(quantity).__name__
     if rows is not None and not isinstance(rows, Mapping):
         raise WrongQuantity(f"{kind}.prepare returned {_described(rows)}; return a dict of texts, or nothing")

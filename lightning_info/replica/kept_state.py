@@ -79,11 +79,21 @@ class _Place:
         return found
 
     def put_back(self) -> None:
+        if self._is_as_before():  # it may be one that cannot be written to
+            return
         if isinstance(self.owner, dict) and list(self.owner) == list(self.before):
             self.owner.update(self.before)
             return
         self.owner.clear()
         (self.owner.update if isinstance(self.owner, (dict, set)) else self.owner.extend)(self.before)
+
+    def _is_as_before(self) -> bool:
+        if isinstance(self.owner, set):
+            return bool(self.owner == self.before)
+        now, before = _items(self.owner), _items(self.before)
+        return len(now) == len(before) and all(
+            k is j and value is other for (k, value), (j, other) in zip(now, before, strict=True)
+        )
 
 
 class KeptState:

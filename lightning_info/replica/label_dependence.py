@@ -9,26 +9,38 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.layout import GO_ON, Batch, Path, rebuilt
 from lightning_info.replica.predicted import Prediction
-from lightning_info.replica.prediction import Predictor
+from lightning_info.replica.snapshot import ModelSnapshot
 
 
-def depends_on_labels(predictor: Predictor, module: nn.Module, batch: Batch, prediction: Prediction) -> bool:
-    """Give the samples of a batch each other's labels, and look whether the outputs change.
+def label_dependence(snapshot: ModelSnapshot) -> str:
+    """Give some samples each other's labels, and look whether the outputs change.
 
     Only where the targets are one class a sample and stand in the batch as they are: of sequences and pictures, what is
     to be predicted may well be what goes in.
 
     Args:
-        predictor: Gives predictions.
-        module: The replica.
-        batch: On the module's device.
-        prediction: For it.
+        snapshot: With a few samples.
+
+    Returns:
+        What is wrong with the outputs, in words; empty if nothing is.
     """
+    batch = snapshot.to_device(snapshot.groups[0])
+    prediction = snapshot.predictor(snapshot.module, batch)
+    if prediction.unknown or not isinstance(batch, Batch) or not _changes(snapshot, batch, prediction):
+        return ""
+    return (
+        f"the outputs of {snapshot.predictor.source(type(snapshot.module).__name__)} for a sample depend on its label "
+        f"(a margin on the label's logit, as in ArcFace?), so that they are no prediction of it; give the logits "
+        f"without it"
+    )
+
+
+def _changes(snapshot: ModelSnapshot, batch: Batch, prediction: Prediction) -> bool:
     labels = prediction.targets
     if labels is None or labels.is_floating_point() or labels.shape != (num_samples(batch),):
         return False
@@ -36,7 +48,7 @@ def depends_on_labels(predictor: Predictor, module: nn.Module, batch: Batch, pre
     changed = None if torch.equal(other, labels) else _with_labels(batch, labels, other)
     if changed is None:
         return False
-    outputs = predictor.outputs(module, changed)
+    outputs = snapshot.outputs(snapshot.module, changed)
     same = outputs.shape == prediction.outputs.shape
     return not (same and torch.allclose(outputs, prediction.outputs, rtol=1e-3, atol=1e-4, equal_nan=True))
 

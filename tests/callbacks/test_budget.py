@@ -241,3 +241,31 @@ def test_fewer_of_the_samples_that_are_given():
     reference = (torch.randn(128, 6), torch.randint(3, (128,)))
     one = measured(800.0 / 128, reference=reference)
     assert of_step(one, 0) == {"dear/draws": 16, "dear/samples": 64}
+
+
+class NeverCheapEnough(Dear):
+    def cheaper(self):
+        return "less"
+
+
+def test_a_quantity_that_can_always_be_cheaper_ends_the_search_and_one_that_fails_goes_on(monkeypatch):
+    def fail(self):
+        raise RuntimeError("a fault of the quantity")
+
+    one = InfoCallback(NeverCheapEnough(1e30), num_samples=128, summary=False)
+    trainer(one, max_epochs=1).fit(Classifier(), loader(256, batch_size=64))
+    assert one.history == {}
+    monkeypatch.setattr(Dear, "cheaper", fail)
+    one = measured(100.0 / 128)
+    assert one.history == {}
+
+
+def test_a_check_that_fails_costs_one_warning_and_the_points_are_taken(monkeypatch):
+    def fail(self, *args):
+        raise RuntimeError("a fault of the check")
+
+    monkeypatch.setattr(InfoCallback, "_look", fail)
+    with pytest.warns(UserWarning, match="a fault of the check") as warned:
+        one = measured(0.5 / 128)
+    assert of_step(one, 12) == {"dear/draws": 64, "dear/samples": 128}
+    assert not any("attribute" in str(w.message) for w in warned)

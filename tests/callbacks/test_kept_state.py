@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -160,6 +162,27 @@ def test_state_on_which_nothing_depends_is_not_spoken_of():
     callback = fit(module)
     assert "kept on self" not in callback.report()
     assert module.count == len(module.losses) == 4
+
+
+class FixedOptions(OrderedDict):
+    """Like the configuration of a diffusers model: once made, nothing is written to it, not even what it holds."""
+
+    def _refuse(self, *args, **kwargs):
+        raise TypeError("you cannot write to a FixedOptions")
+
+    update = clear = pop = setdefault = _refuse
+
+
+class Configured(Counting):
+    """Keeps options and state."""
+
+    def __init__(self):
+        super().__init__()
+        self.options = FixedOptions(width=8)
+
+
+def test_what_cannot_be_written_to_is_left_alone():
+    assert np.isfinite([value for _, value in fit(Configured()).history["fisher/trace"]]).all()
 
 
 class Detector(Classifier):

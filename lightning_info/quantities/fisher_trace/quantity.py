@@ -29,6 +29,7 @@ from lightning_info.quantities.fisher_trace.sampling import (
 )
 from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record
 from lightning_info.replica.alone import Misattributed
+from lightning_info.replica.label_dependence import label_dependence
 from lightning_info.replica.outputs_only import WithoutLikelihood
 from lightning_info.replica.predicted import NoPrediction, Prediction
 from lightning_info.replica.snapshot import ForwardStatistic, ModelSnapshot, Unavailable
@@ -98,7 +99,11 @@ class FisherTrace(Quantity):
         if prediction.unknown:
             if not isinstance(prediction, WithoutLikelihood) or not prediction.is_hand_written:
                 raise NoPrediction(prediction.unknown)
-            return self._prepare_loss(snapshot, prediction.unknown)
+            return self._prepare_loss(snapshot, prediction.unknown, point)
+        if reason := label_dependence(snapshot):
+            if not snapshot.predictor.runs_step:
+                raise NoPrediction(reason)
+            return self._prepare_loss(snapshot, reason, point)
         if "exact" in (self.estimator, *self.also) and not _is_exact(prediction):
             raise NotMeasurable(
                 f"the Fisher information of {prediction.likelihood} has no closed form here, so that nothing is exact; "
@@ -127,16 +132,17 @@ class FisherTrace(Quantity):
             "engine": engine,
         }
 
-    def _prepare_loss(self, snapshot: ModelSnapshot, unknown: str) -> Mapping[str, str]:
+    def _prepare_loss(self, snapshot: ModelSnapshot, unknown: str, point: Point) -> Mapping[str, str]:
         try:
             terms = terms_of(snapshot)
         except NoTerms as error:
             raise NoPrediction(f"{unknown}; and {error}") from error
         self.of_loss, self.tags = True, (TAG, f"{TAG}_stderr")
-        warn(
-            f"FisherTraceCallback: {unknown}. There is no fisher/trace of this run, but {TAG}, the mean squared "
-            f"gradient of the losses of single samples, at the labels of the data. An adapter that tells what the "
-            f"module predicts, as in the documentation, gives the other: FisherTraceCallback(adapter=...)"
+        point.warn(
+            f"{unknown}. There is no fisher/trace of this run, but {TAG}, the mean squared gradient of the losses of "
+            f"single samples, at the labels of the data. An adapter that tells what the module predicts, as in the "
+            f"documentation, gives the other: FisherTraceCallback(adapter=...)",
+            "no likelihood",
         )
         return {
             "measures": f"{TAG}, the mean of ‖∇ loss‖² over samples, each alone; not the Fisher information, as no "

@@ -36,6 +36,7 @@ from lightning_info.quantities.information_plane.trajectory import Plane, Trajec
 from lightning_info.quantities.information_plane.verdicts import CompressionVerdict, is_saturated, judge
 from lightning_info.quantities.quantity import Point, Quantity, Record, Warn
 from lightning_info.replica.activations import Layer
+from lightning_info.replica.label_dependence import label_dependence
 from lightning_info.replica.layer_selection import LayerNames, find_layers
 from lightning_info.replica.snapshot import ModelSnapshot
 from lightning_info.replica.timing import trial
@@ -119,6 +120,8 @@ class InformationPlane(Quantity):
             "labels": describe_targets(targets, self.bins),
         }
         prediction = snapshot.predictor(snapshot.module, batch)
+        if reason := label_dependence(snapshot):
+            point.warn(f"{reason} by adapter=..., or leave them out by layers=[...]", "label")
         if prediction.unknown and targets is not None:
             rows["labels"] = "the integers of the batch, one for each sample, as the loss is not known"
         return rows | rows_of_layers(layers, prediction, left_out, point.warn)
