@@ -16,7 +16,7 @@ from lightning_info import validation
 from lightning_info.callbacks import messages
 from lightning_info.callbacks.budget import Account
 from lightning_info.callbacks.clock import Clock
-from lightning_info.callbacks.error_policy import ErrorPolicy, Refused, WrongArgument
+from lightning_info.callbacks.error_policy import ErrorPolicy, NoRoom, Refused, WrongArgument
 from lightning_info.callbacks.forecast import Forecast
 from lightning_info.callbacks.monitors import monitors
 from lightning_info.callbacks.options import ARGUMENTS, MARK, check_common_options, show_common_options
@@ -279,7 +279,7 @@ class InfoCallback(WithoutTrainer):
         try:
             yield
         except Refused as error:
-            if self.on_error == "raise" or isinstance(error, WrongArgument):
+            if isinstance(error, WrongArgument) or (self.on_error == "raise" and not isinstance(error, NoRoom)):
                 raise
             owner = type(self).__name__
             self._active, self._off = False, str(error)
@@ -288,6 +288,9 @@ class InfoCallback(WithoutTrainer):
             if trainer is not None:
                 self._session.drop(self)
                 self._write_layout(trainer)  # if the others were waiting for it
+            if isinstance(error, NoRoom):
+                warn(f"{owner} is off: {error}")
+                return
             alike = owner if trainer is None else self._session.first_to_say(owner, self._off)
             warn(messages.refused(owner, self._off, alike))
 

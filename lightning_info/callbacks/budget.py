@@ -43,6 +43,11 @@ class Account:
     _last: float = math.nan
 
     @property
+    def spent(self) -> float:
+        """Seconds that its points and figures took; the check before the first step is none of them."""
+        return self.clock.spent - self.checked
+
+    @property
     def next_point(self) -> float:
         """Seconds of its next point, 0 if they are not known."""
         return 0.0 if math.isnan(self.point) else self.point
@@ -56,19 +61,14 @@ class Account:
     def wanted(self) -> float:
         """Seconds that it will have taken with its next point and its end, infinite if they are not known."""
         if not self.is_open:
-            return self.clock.spent
-        return math.inf if math.isnan(self.point) else self.clock.spent + self.point + self.ending
-
-    def counted(self, part: float) -> float:
-        """Seconds that it took, but for what its check at the start took beyond its part."""
-        return self.clock.spent - max(0.0, self.checked - part)
+            return self.spent
+        return math.inf if math.isnan(self.point) else self.spent + self.point + self.ending
 
     def bound(self, part: float) -> float:
-        """Seconds that it will count in the end at least; of what it has not begun no more than its part."""
-        counted = self.counted(part)
+        """Seconds that it will have taken in the end at least; of what it has not begun no more than its part."""
         if not self.is_open:
-            return counted
-        return counted + self.ending if self.has_begun else max(counted, min(part, self.wanted))
+            return self.spent
+        return self.spent + self.ending if self.has_begun else max(self.spent, min(part, self.wanted))
 
     @property
     def has_begun(self) -> bool:
@@ -90,10 +90,12 @@ class Budget:
     Attributes:
         accounts: Of the callbacks that keep to it.
         expected: Seconds of the whole run, as far as known.
+        sample_pass: Seconds of a plain forward and backward pass of a sample, NaN until they are known.
     """
 
     accounts: list[Account] = field(default_factory=list)
     expected: float = math.nan
+    sample_pass: float = math.nan
     _first: int | None = None
 
     def open(self, account: Account) -> None:
@@ -114,12 +116,17 @@ class Budget:
             early: For a point at the start, which is worth most: the floor counts, and what is taken in advance.
         """
         ahead = AHEAD * self.expected if early and not math.isnan(self.expected) else 0.0
-        return max(self._floor if early else 0.0, self.limit * max(elapsed, ahead))
+        return max(FLOOR if early else 0.0, self.limit * max(elapsed, ahead))
 
-    @property
-    def _floor(self) -> float:
-        """Points and figures may take it beside the checks before the first step, which may take as much again."""
-        return FLOOR + min(FLOOR, sum(account.checked for account in self.accounts))
+    def whole(self, elapsed: float) -> float:
+        """Seconds that all may take in the whole run, as far as its length is known."""
+        return max(FLOOR, self.limit * max(elapsed, 0.0 if math.isnan(self.expected) else self.expected))
+
+    def never_affords(self, samples: float) -> bool:
+        """Whether passes over so many samples take longer than the budget of a run whose length is known."""
+        if math.isnan(self.expected) or math.isnan(self.sample_pass) or self.limit >= 1:
+            return False
+        return samples * self.sample_pass > self.whole(0.0)
 
     def left(self, account: Account, early: bool) -> float:
         """Seconds that one callback may take now.
@@ -132,12 +139,11 @@ class Budget:
             early: See :meth:`seconds`.
         """
         elapsed = account.clock.elapsed
-        now = self.seconds(elapsed, early)
-        whole = max(now, self._floor, 0.0 if math.isnan(self.expected) else self.limit * self.expected)
+        now, whole = self.seconds(elapsed, early), self.whole(elapsed)
         count, others = len(self.accounts), [other for other in self.accounts if other is not account]
         claimed = sum(min(now / count, other.wanted) for other in others)
         bound = sum(other.bound(whole / count) for other in others)
-        return min(now - claimed, whole - bound) - account.clock.spent
+        return min(now - claimed, whole - bound) - account.spent
 
     def affords(self, account: Account, wanted: float, early: bool = True) -> bool:
         """Whether a callback can take so many seconds now.

@@ -22,6 +22,10 @@ class WrongArgument(Refused):
     """An argument that does not fit this module; it ends the run before the first step, whatever ``on_error`` says."""
 
 
+class NoRoom(Refused):
+    """What the run's time budget can never hold; the callback is off, whatever ``on_error`` says."""
+
+
 class ErrorPolicy:
     """The error policy of one callback.
 

@@ -94,6 +94,14 @@ def within_budget(limit: float, floor: float, expected: float) -> str:
     return f"; as far as they fit into the budget of all callbacks ({share})"
 
 
+def never_fits(point: float) -> str:
+    """A point can never fit into the budget of the run."""
+    return (
+        f"the time budget of this run does not hold two points, which take {point:.2g} s each at the least; "
+        f"max_overhead=... makes it larger, and every_n_epochs=1 measures whatever it takes"
+    )
+
+
 def no_room(point: float) -> str:
     """A point does not fit into the budget."""
     takes = "" if math.isnan(point) else f", as one takes about {point:.2g} s"

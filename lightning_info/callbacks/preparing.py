@@ -14,12 +14,12 @@ from torch.utils.data import Dataset
 
 from lightning_info.callbacks import messages
 from lightning_info.callbacks.budget import FLOOR
-from lightning_info.callbacks.error_policy import Refused, WrongArgument
+from lightning_info.callbacks.error_policy import NoRoom, Refused, WrongArgument
 from lightning_info.callbacks.first_batch import findings
 from lightning_info.callbacks.forecast import Forecast, forecast
 from lightning_info.callbacks.monitors import monitors
 from lightning_info.callbacks.preflight import STATISTICS, summary_text
-from lightning_info.callbacks.processes import in_all_processes, in_any_process
+from lightning_info.callbacks.processes import in_all_processes, in_any_process, of_rank_zero
 from lightning_info.callbacks.resuming import Resuming, steps_taken
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.gradients.batches import num_samples, take
@@ -74,6 +74,10 @@ class Preparing(Resuming):
             False if ``training_step`` returns None for it in some process, so that the next one is to be looked at.
         """
         refusal, seen = None, True
+        if self.account.limit is not None and not self._offline and not trainer.fast_dev_run:
+            samples = 2 * self.quantity.least_passes * min(LEAST_SAMPLES, self.num_samples)  # first and last point
+            if of_rank_zero(trainer, self._session.budget.never_affords(samples)):
+                raise NoRoom(messages.never_fits(samples / 2 * self._session.budget.sample_pass))
         try:
             with self._error_policy.guard("looking at the first batch"):
                 if self.reference is None:
@@ -221,8 +225,9 @@ class Preparing(Resuming):
         account.point, account.checked = self._forecast.seconds, account.clock.spent - account.before
         if account.limit is None or self._offline:
             return
-        if math.isfinite(self._forecast.plain) and math.isnan(budget.expected):
+        if math.isfinite(self._forecast.plain) and math.isnan(budget.sample_pass):
             budget.expect(trainer, account, step, self._forecast.plain * trainer.accumulate_grad_batches)
+            budget.sample_pass = self._forecast.plain / self._chunk
         less: dict[str, None] = {}
         if self._resumed:  # as before
             again, self._cheapened = self._cheapened, 0

@@ -119,6 +119,10 @@ class Quantity(ABC):
     needs_start: ClassVar[bool] = False
     """:meth:`start` wants the weights that training starts from."""
 
+    least_passes: float = 0.0
+    """Plain forward and backward passes over the samples that a point takes however cheap it is made: where the run's
+    time budget cannot hold them, the module is not even looked at."""
+
     tags: tuple[str, ...] = ()
     table: tuple[tuple[str, str | None], ...] = ()
 

@@ -110,15 +110,27 @@ def test_two_alike_get_alike():
     assert one == pytest.approx(other, rel=0.1)
 
 
-def test_a_callback_that_overdrew_does_not_starve_another():
+def test_a_check_before_the_first_step_is_not_in_the_budget_and_starves_nobody():
     time, budget = Time(100.0), Budget()
     dear, other = Account(FakeClock(time, spent=50.0), 0.05, checked=50.0), Account(FakeClock(time), 0.05)
-    budget.open(dear)
-    budget.open(other)
-    other.point = 0.5
-    assert not budget.affords(dear, 0.1)
-    assert budget.affords(other, 2.9)  # half of the floor and as much again for the check
-    assert not budget.affords(other, 3.1)
+    for account in (dear, other):
+        budget.open(account)
+        account.point = 0.5
+        assert budget.affords(account, 2.4)  # half of 5 s
+    dear.clock.take(10.0)  # points that took longer than expected
+    dear.took(10.0)
+    assert not budget.affords(other, 2.4)
+
+
+def test_a_run_whose_length_is_known_tells_what_it_can_never_hold():
+    budget = Budget()
+    budget.open(Account(FakeClock(Time()), 0.05))
+    assert not budget.never_affords(1e9)
+    budget.expected, budget.sample_pass = 200.0, 0.1  # 10 s are 100 passes of a sample
+    assert budget.never_affords(101)
+    assert not budget.never_affords(99)
+    budget.open(Account(FakeClock(Time()), 1.0))
+    assert not budget.never_affords(1e9)
 
 
 def test_the_largest_share_is_that_of_all_and_a_whole_one_is_no_limit():
@@ -269,3 +281,23 @@ def test_a_check_that_fails_costs_one_warning_and_the_points_are_taken(monkeypat
         one = measured(0.5 / 128)
     assert of_step(one, 12) == {"dear/draws": 64, "dear/samples": 128}
     assert not any("attribute" in str(w.message) for w in warned)
+
+
+class NeverFits(Dear):
+    name = "other"
+    tags = ("other/draws", "other/samples")
+    least_passes = 1e12
+
+    def prepare(self, snapshot, point):
+        raise AssertionError("looked at")
+
+
+def test_what_the_budget_can_never_hold_is_not_looked_at_and_said_once():
+    first, never = (InfoCallback(kind, num_samples=64, summary=False, on_error="raise") for kind in (
+        Dear(0.001), NeverFits(0.001)))  # fmt: skip
+    with pytest.warns(UserWarning, match=r"does not hold two points.*max_overhead=\.\.\.") as warned:
+        trainer(first, never, max_epochs=1).fit(Classifier(), loader(256, batch_size=64))
+    assert never.history == {}
+    assert "is off" in never.report()
+    assert of_step(first, 4)
+    assert sum("does not hold two points" in str(w.message) for w in warned) == 1

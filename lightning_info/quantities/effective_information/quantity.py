@@ -29,7 +29,7 @@ from lightning_info.quantities.effective_information.cost_forecast import (
     seconds_of_passes,
 )
 from lightning_info.quantities.effective_information.larger_chunks import in_larger_chunks
-from lightning_info.quantities.effective_information.noise_calibration import PASSES, SHARES, find_level
+from lightning_info.quantities.effective_information.noise_calibration import PASSES, POWER_PASSES, SHARES, find_level
 from lightning_info.quantities.effective_information.noisy_activations import (
     NoisyActivations,
     NoisyFeatures,
@@ -84,6 +84,9 @@ class EffectiveInformationOfLayers(Quantity):
     ) -> None:
         self.layers, self.beta, self.draws, self.noise, self.seed = layers, beta, draws, noise, seed
         self.distortion = (distortion,) if isinstance(distortion, (int, float)) else tuple(distortion)
+        searched = 0 if beta is not None else PASSES + POWER_PASSES
+        levels = 1 if beta is not None else len(self.distortion)
+        self.least_passes = levels * (2 * FEWEST_DRAWS + searched) / 3  # forward passes are a third of whole ones
         self.reset()
 
     @override

@@ -66,6 +66,8 @@ class WeightInformation(Quantity):
         ("weight_info/expected_loss", "weight_info/expected_loss_stderr"),
     )
 
+    least_passes = len(GRID) * FEWEST_DRAWS / 3  # a forward pass is a third of one that goes backward too
+
     _eigenvalues: Tensor  # of the last point
 
     def __init__(
