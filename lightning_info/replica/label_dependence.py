@@ -48,7 +48,8 @@ def _changes(snapshot: ModelSnapshot, batch: Batch, prediction: Prediction) -> b
     changed = None if torch.equal(other, labels) else _with_labels(batch, labels, other)
     if changed is None:
         return False
-    outputs = snapshot.outputs(snapshot.module, changed)
+    with snapshot.predictor.noise.of(batch):  # which a sample's values seed, the label among them
+        outputs = snapshot.outputs(snapshot.module, changed)
     same = outputs.shape == prediction.outputs.shape
     return not (same and torch.allclose(outputs, prediction.outputs, rtol=1e-3, atol=1e-4, equal_nan=True))
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import struct
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -61,6 +62,16 @@ class Noise:
     draws: bool | None = None
     by_others: bool = False
     axes: list[SampleAxis | None] | None = None
+    _keys: list[int] | None = field(default=None, repr=False)
+
+    @contextmanager
+    def of(self, batch: Any) -> Iterator[None]:
+        """Passes over other values of as many samples draw what this batch would."""
+        self._keys = sample_keys(batch) if self.draws else None
+        try:
+            yield
+        finally:
+            self._keys = None
 
     def fixed(self, batch: Any, predict: Callable[[Any], T], has_drawn: Callable[[], bool] = lambda: False) -> T:
         """What a pass over a batch gives, at each sample's own noise.
@@ -115,7 +126,7 @@ class Noise:
 
     def _drawn(self, batch: Any, predict: Callable[[Any], T], device: torch.device) -> tuple[T, list[_Draw]]:
         with seeded(device, self.seed) as states:
-            mode = _PerSample(self.seed, sample_keys(batch), self.axes, device)
+            mode = _PerSample(self.seed, self._keys or sample_keys(batch), self.axes, device)
             with mode:
                 result = predict(batch)
             self.by_others |= states.moved()[1]

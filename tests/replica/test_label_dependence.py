@@ -31,6 +31,14 @@ class Margin(Classifier):
         return F.cross_entropy(self(x) - self.margin * F.one_hot(y, CLASSES), y)
 
 
+class NoisyMargin(Margin):
+    """The noise of a sample is seeded by its values, of which the label is one."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return super().training_step((x + 0.1 * torch.randn_like(x), y), batch_idx)
+
+
 class LabelGoesIn(Classifier):
     """The label is looked at, and changes nothing in the outputs."""
 
@@ -73,6 +81,12 @@ def test_the_gradients_of_the_loss_are_measured_instead_and_the_fix_is_said():
 def test_what_needs_a_likelihood_is_refused(kind):
     with pytest.raises(MisconfigurationException, match=r"depend on its label.*give the logits without it"):
         trained(Margin(1.0), kind)
+
+
+@pytest.mark.parametrize("margin", [0.0, 1.0])
+def test_noise_of_a_sample_is_no_dependence_on_its_label(margin):
+    _, said = trained(NoisyMargin(margin))
+    assert len(said) == bool(margin)
 
 
 def test_an_adapter_with_a_margin_is_refused_too():
