@@ -27,7 +27,7 @@ from lightning_info.replica.layer_selection import NoLayers
 from lightning_info.replica.noise import NotItsOwnNoise
 from lightning_info.replica.predicted import NoLikelihood, WritesParameters
 from lightning_info.replica.prediction import ADAPTER_LINES, NoPrediction, Prediction, Skipped
-from lightning_info.replica.repeatable import kept_on_self, repeated
+from lightning_info.replica.repeatable import repeated
 from lightning_info.replica.replicate import NotCopyable
 from lightning_info.replica.sample_axis import Layouts, SamplesMixed, first_predictions, sample_layout
 from lightning_info.replica.snapshot import ModelSnapshot
@@ -108,8 +108,9 @@ def preflight(
         originals = {id(p) for p in module.parameters()}
         if any(id(leaf) in originals for leaf in leaf_uses(prediction.outputs)):
             raise NotCopyable(f"a copy of {name} still computes with the original's parameters (a closure over it?)")
+        few = snapshot.to_device(snapshot.groups[0])
+        prediction, state = _guarded(snapshot, name, partial(_repeated, snapshot, few, prediction, module))
         writes = _writes(prediction, snapshot, module)
-        prediction, state = _guarded(snapshot, name, partial(_repeated, snapshot, prediction, writes))
         _refuse_freed_graph(prediction, name)
         rows = dict(prepare(snapshot))
         beside = {} if prediction.unknown else loss_rows(owner, name, snapshot, prediction)
@@ -211,13 +212,11 @@ def _find_samples(snapshot: ModelSnapshot, batch: Any, module: nn.Module) -> Lay
         try:
             look = partial(first_predictions, snapshot.predictor, snapshot.module, snapshot.to_device(batch))
             whole, prediction = _guarded(snapshot, name, look)
-            writes = _writes(prediction, snapshot, module)
-            second = _guarded(
-                snapshot, name, partial(repeated, snapshot.predictor, snapshot.module, whole, prediction, writes)
-            )
-            _guarded(snapshot, name, partial(kept_on_self, snapshot.predictor, snapshot.module, whole, second))
-            del prediction, second  # their graphs are large
-            return sample_layout(snapshot.module, snapshot.predictor, whole, isinstance(batch, Batch))
+            try:
+                return sample_layout(snapshot.module, snapshot.predictor, whole, prediction, isinstance(batch, Batch))
+            except SamplesMixed:  # it may be two passes over the same samples that differ, which is then said
+                _guarded(snapshot, name, partial(_repeated, snapshot, whole, prediction, module))
+                raise
         except Exception as error:
             if not is_out_of_memory(error) or num_samples(batch) <= CHECK_SAMPLES:
                 raise
@@ -229,11 +228,9 @@ def _writes(prediction: Prediction, snapshot: ModelSnapshot, module: nn.Module) 
     return prediction.writes or any(not torch.equal(p, q.to(p)) for p, q in pairs)
 
 
-def _repeated(snapshot: ModelSnapshot, first: Prediction, writes: bool) -> tuple[Prediction, str]:
+def _repeated(snapshot: ModelSnapshot, batch: Any, first: Prediction, module: nn.Module) -> tuple[Prediction, str]:
     """The prediction in another pass, and what state it depends on."""
-    batch = snapshot.to_device(snapshot.groups[0])
-    second = repeated(snapshot.predictor, snapshot.module, batch, first, writes)
-    return second, kept_on_self(snapshot.predictor, snapshot.module, batch, second)
+    return repeated(snapshot.predictor, snapshot.module, batch, first, _writes(first, snapshot, module))
 
 
 def _predict(snapshot: ModelSnapshot, module: str) -> Prediction:

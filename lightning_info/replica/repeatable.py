@@ -17,8 +17,10 @@ MOST_NAMED = 3
 """Attributes that are named."""
 
 
-def repeated(predict: Predictor, module: nn.Module, batch: Any, first: Prediction, writes: bool) -> Prediction:
-    """The prediction for a batch, once more.
+def repeated(
+    predict: Predictor, module: nn.Module, batch: Any, first: Prediction, writes: bool
+) -> tuple[Prediction, str]:
+    """The prediction for a batch, once more, and what of the state that passes change it depends on, in words.
 
     Args:
         predict: The predictor.
@@ -28,11 +30,11 @@ def repeated(predict: Predictor, module: nn.Module, batch: Any, first: Predictio
         writes: The module writes to its parameters when it runs.
 
     Raises:
-        NoPrediction: It is another one.
+        NoPrediction: It is another one, or a part of the state belongs to the samples of the batch before.
     """
     second = predict(module, batch)
     if _is_same(first, second):
-        return second
+        return second, _kept_on_self(predict, module, batch, second)
     cause = "it draws numbers from a source that cannot be seeded here; torch's, numpy's global one and random can"
     if writes:
         cause = "it changes its parameters while it runs"
@@ -41,26 +43,15 @@ def repeated(predict: Predictor, module: nn.Module, batch: Any, first: Predictio
     )
 
 
-def kept_on_self(predict: Predictor, module: nn.Module, batch: Any, first: Prediction) -> str:
-    """What of the state that passes change their predictions depend on, in words; empty if there is none.
-
-    Args:
-        predict: The predictor.
-        module: A private replica.
-        batch: N samples on its device.
-        first: The prediction for them.
-
-    Raises:
-        NoPrediction: A part of it belongs to the samples of the batch before.
-    """
-    predict(module, batch)
+def _kept_on_self(predict: Predictor, module: nn.Module, batch: Any, last: Prediction) -> str:
+    """After a pass over the batch; empty where there is no such state."""
     before = {name: value for name, value in predict.state.changed(module).items() if _is_state(value)}
     if not before:
         return ""
     with predict.state.lasting(module):
         predict(module, batch)
         try:
-            if _is_same(first, predict(module, batch)):
+            if _is_same(last, predict(module, batch)):
                 return ""
         except Exception as error:
             if is_out_of_memory(error):

@@ -31,7 +31,7 @@ from lightning_info.gradients.layout import (
 )
 from lightning_info.gradients.layout import lengths as tensor_lengths
 from lightning_info.gradients.memory import is_out_of_memory
-from lightning_info.gradients.plan import CHECK_SAMPLES, float64_copy, float64_tensors
+from lightning_info.gradients.plan import float64_copy, float64_tensors
 from lightning_info.gradients.ragged import ragged_layouts
 from lightning_info.gradients.sample_objects import Objects
 from lightning_info.replica.predicted import NoPrediction, Prediction
@@ -39,9 +39,8 @@ from lightning_info.replica.prediction import Predictor
 
 MOST_TRIALS = 64
 """Ways to tell the leaves of samples from those of the batch that are tried for one number of samples."""
-MOST_ELEMENTS = 1 << 20
-"""Of the samples that are cut and permuted; at least :data:`FEWEST_CUT` of them."""
-FEWEST_CUT = 32
+MOST_CUT, MOST_ALONE = 16, 4
+"""Samples of a batch that are cut and permuted, and those of them that go through alone."""
 _EXCLUDED = 5e3
 """Outputs beyond are stand-ins for infinity and tell nothing about the scale of the others."""
 
@@ -78,13 +77,16 @@ def first_predictions(predict: Predictor, module: nn.Module, batch: Any) -> tupl
     raise error
 
 
-def sample_layout(module: nn.Module, predict: Predictor, whole: Batch, is_given: bool = False) -> Layout:
+def sample_layout(
+    module: nn.Module, predict: Predictor, whole: Batch, base: Prediction, is_given: bool = False
+) -> Layout:
     """Find the leaves that carry samples, by experiment.
 
     Args:
         module: A private replica.
         predict: The predictor.
         whole: A training batch on its device, as :func:`first_predictions` gives it.
+        base: The prediction for it.
         is_given: The layout is known, and only the samples' independence is looked at.
 
     Raises:
@@ -99,7 +101,7 @@ def sample_layout(module: nn.Module, predict: Predictor, whole: Batch, is_given:
         if not trials:
             continue
         try:
-            experiment = _Experiment(module, predict, trials[0])
+            experiment = _Experiment(module, predict, trials[0], base if size == len(whole) else None)
         except _Fault as fault:
             first = first or (trials[0], str(fault))
             continue
@@ -146,19 +148,19 @@ class _Experiment:
         module: A replica.
         predict: The predictor.
         whole: The batch.
+        base: The prediction for it, if it is there.
     """
 
-    def __init__(self, module: nn.Module, predict: Predictor, whole: Batch) -> None:
+    def __init__(self, module: nn.Module, predict: Predictor, whole: Batch, base: Prediction | None) -> None:
         self.module, self.predict = module, predict
-        self.base = _predicted(predict, module, whole)
+        self.base = _predicted(predict, module, whole) if base is None else base
         self.precise = float64_copy(module)
 
     def look(self, whole: Batch) -> tuple[Layout | None, str]:
         """The layout of a trial, ordered if only permuted samples are not right; or None, and what is seen."""
         if len(whole) == 1:
             return whole.layout, ""
-        each = max(1, sum(leaf.numel() for leaf in tensors(whole)) // len(whole))
-        index = spread_index(len(whole), max(FEWEST_CUT, MOST_ELEMENTS // each))
+        index = spread_index(len(whole), MOST_CUT)
         try:
             some, cut = self._cut(take(whole, index))
             _compare(cut, self.base, index, 1e-2)
@@ -208,7 +210,7 @@ class _Experiment:
         first: _Fault | None = None
         for fewest in (1, 2):
             try:
-                for i in spread_index(len(some), CHECK_SAMPLES).tolist():
+                for i in spread_index(len(some), MOST_ALONE).tolist():
                     few = company(i, len(some), fewest)
                     _compare(self._of(some, few), cut, few, self._tolerance)
             except _Fault as fault:
