@@ -34,7 +34,7 @@ from lightning_info.gradients.layer_gradients import Rows
 from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.loop import alone, fitted, squares_of
 from lightning_info.gradients.memory import LIMITS, gradients_at_once, is_out_of_memory
-from lightning_info.gradients.plan import CHECK_SAMPLES, in_float64
+from lightning_info.gradients.plan import CHECK_SAMPLES, checked_samples, in_float64
 from lightning_info.gradients.real import as_real, flat
 from lightning_info.gradients.vmap_taps import Disagreement
 from lightning_info.validation import one_of
@@ -289,7 +289,7 @@ def choose_gram_engine(module: nn.Module, predict: Predict, batch: Any, engine: 
     if not trainable(module):
         raise NotCovered("none of its parameters requires a gradient")
     weights = sum(p.numel() for p in trainable(module).values())
-    batch = spread(batch, min(CHECK_SAMPLES, max(2, CHECK_WEIGHTS // weights)))
+    batch = spread(batch, min(checked_samples(module), max(2, CHECK_WEIGHTS // weights)))
     module, batch, tolerance = in_float64(module, predict, batch)
     definition = Definition(module, predict, batch, columns=2)
     truth = _products(definition, tolerance)

@@ -19,6 +19,9 @@ from lightning_info.gradients.memory import LIMITS
 TILE = 256
 """Positions on each side of a block of pairs, which should stay in the processor's cache."""
 
+COLUMNS = 1024
+"""Of rows whose squares are summed at once, for the same reason."""
+
 
 def add_products(total: Tensor, rows: Rows, samples: int) -> None:
     """Add all inner products of rows to ``total (R, R)``; below its diagonal, it is not to be read.
@@ -38,8 +41,9 @@ def squared_sums(rows: Rows, chosen: Tensor, count: int) -> Tensor:
     """Sum of squares over some of the ``count`` rows, for each column, in float64."""
     if not rows.slices:
         return torch.zeros(0, dtype=torch.float64, device=chosen.device)
-    parts = [rows.make(first, end)[chosen].double().square().sum(0) for first, end in ranges(rows, count)]
-    return torch.cat(parts)
+    made = (rows.make(first, end) for first, end in ranges(rows, count))
+    columns = (some for part in made for some in torch.split(part, COLUMNS, 1))
+    return torch.cat([some[chosen].double().square_().sum(0) for some in columns])
 
 
 def multiply(rows: Rows, total: Tensor) -> None:

@@ -30,6 +30,8 @@ ENGINES: dict[str, Engine] = {
     "loop": loop.squared_norms,
 }
 CHECK_SAMPLES = 8
+"""On which engines are compared with plain autograd; half of them for modules of more than :data:`LARGE` weights."""
+LARGE = 1 << 20
 CHECK_PARAMETERS = 1 << 28
 """Larger modules are checked without the float64 copy, which would take more than 2 GiB."""
 
@@ -78,7 +80,7 @@ class Plan:
 def choose_engine(module: nn.Module, predict: Predict, batch: Any, engine: EngineName = "auto") -> Plan:
     """Take the first engine that covers every trainable parameter and agrees with plain autograd on a few samples.
 
-    The comparison runs in float64 on a copy of the module, on at most eight samples spread over ``batch``, with random
+    The comparison runs in float64 on a copy of the module, on four or eight samples spread over ``batch``, with random
     cotangents, in another order than theirs unless it matters. The truth is each sample's gradient alone, and these
     must add up to the gradient of all samples together (:class:`~.definition.Definition`), so that modules that mix
     samples are caught as well as engines that misread a layout. Where float64 does not run (hard-coded types, modules
@@ -101,7 +103,7 @@ def choose_engine(module: nn.Module, predict: Predict, batch: Any, engine: Engin
         raise NotCovered("none of its parameters requires a gradient")
     one_of("choose_engine", "engine", engine, get_args(EngineName))
     candidates = list(ENGINES) if engine == "auto" else [engine]
-    module, batch, tolerance = in_float64(module, predict, spread(batch, CHECK_SAMPLES))
+    module, batch, tolerance = in_float64(module, predict, spread(batch, checked_samples(module)))
     definition = Definition(module, predict, batch)
     truth = definition.squared_norms(tolerance)
     order = torch.arange(definition.samples)
@@ -125,6 +127,11 @@ def choose_engine(module: nn.Module, predict: Predict, batch: Any, engine: Engin
             routes = found.routes if isinstance(found, Norms) else {}
             return Plan(name, definition.samples if truth is not None else 0, reasons, routes)
     raise NotCovered("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
+
+
+def checked_samples(module: nn.Module) -> int:
+    """See :data:`CHECK_SAMPLES`."""
+    return CHECK_SAMPLES if sum(sizes(trainable(module).values())) <= LARGE else CHECK_SAMPLES // 2
 
 
 def squared_norms(

@@ -11,6 +11,9 @@ import torch
 from lightning_info.gradients.contract import trainable
 from lightning_info.replica.snapshot import ModelSnapshot
 
+LONG = 0.2
+"""Seconds of a call that is timed once."""
+
 
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was given."""
@@ -28,9 +31,9 @@ def seconds(run: Callable[[], object], device: torch.device) -> float:
 
 
 def trial(run: Callable[[], object], device: torch.device) -> float:
-    """What a call takes: the lower of two times, as the first is a cold start; only one if that takes a second."""
+    """What a call takes: the lower of two times, as the first is a cold start; of long ones that matters little."""
     first = seconds(run, device)
-    return first if first > 1 else min(first, seconds(run, device))
+    return first if first > LONG else min(first, seconds(run, device))
 
 
 def training_pass(snapshot: ModelSnapshot, batch: Any) -> float:

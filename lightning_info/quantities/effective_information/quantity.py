@@ -62,6 +62,8 @@ BINS = 30
 """Intervals that continuous targets are cut into, as in InfoPlaneCallback."""
 FEWEST_DRAWS = 8
 """That a half of them is brought down to where a point has to be cheaper."""
+TRIAL_SAMPLES = 2
+"""On which the cost of F is tried, which grows with them."""
 _NOISE = {"diagonal": "the diagonal of F", "low_rank": "F, by its exact factor", "full": "all elements of F"}
 """What the user is told of it."""
 
@@ -177,7 +179,7 @@ class EffectiveInformationOfLayers(Quantity):
     @override
     def cost(self, snapshot: ModelSnapshot, samples: int) -> float:
         assert self._plan is not None
-        plan, few, generator = self._plan, snapshot.first(snapshot.chunk), torch.Generator().manual_seed(0)
+        plan, few, generator = self._plan, snapshot.first(TRIAL_SAMPLES), torch.Generator().manual_seed(0)
         prior, draws, searched = _sizes(few), 2 * self._draws, self.beta is None
         curvature = trial(lambda: measure_relative_curvature(plan, few, generator, prior), snapshot.device)
         widths = {layer.label: min(layer.units, MOST_UNITS) for layer in self._features.layers}
