@@ -368,7 +368,7 @@ class InfoCallback(WithoutTrainer):
         self._collector = ReferenceCollector(self.num_samples, self.reference, self._error_policy, self._declared)
         self._clock = Clock()
         self.account = Account(self._clock, self._schedule.budget)
-        self._chunk = self._collector.chunk
+        self._chunk, self._at_once = self._collector.chunk, 0
         self._prepared = False
         self._skipped = 0
         self._summary = ""

@@ -62,6 +62,7 @@ class Points(Member):
     _clock: Clock
     _session: Session  # of the run; what the callbacks of the trainer share
     _chunk: int  # samples that go through a replica at once
+    _at_once: int  # where nothing goes backward
     _noise: Noise  # what passes over replicas draw
     _private: bool  # replicas must not share the weights, as the module writes to them when it runs
     _measured: int | None  # step of the last point
@@ -85,6 +86,7 @@ class Points(Member):
             groups,
             adapter=self.adapter,
             chunk=self._chunk,
+            at_once=self._at_once,
             private=private,
             needs_likelihood=self.quantity.needs_likelihood,
             noise=self._noise,
@@ -170,7 +172,7 @@ class Points(Member):
                     if snapshot is None:
                         snapshot = self._snapshot(trainer, pl_module, due)
                     else:
-                        snapshot.chunk = self._chunk
+                        snapshot.chunk, snapshot.at_once = self._chunk, self._at_once
                         if self.batch_norm == "reference":
                             snapshot.use_reference_statistics()
                     return values_of(self.quantity, self.quantity.measure(snapshot, point))
@@ -216,7 +218,7 @@ class Points(Member):
                     else:
                         self._error_policy.report(error, "the measurement", step)
                     break
-            self._chunk //= 2
+            self._chunk, self._at_once = self._chunk // 2, 0
             self._error_policy.warn_once(
                 f"out of memory at step {step}; it is measured in chunks of {self._chunk} samples or fewer from now on",
                 kind="memory",

@@ -28,6 +28,7 @@ from lightning_info.replica.batch_norm import on_batch_statistics
 from lightning_info.replica.declared_samples import DoesNotFit
 from lightning_info.replica.reference_samples import LARGEST_STATE
 from lightning_info.replica.sample_pool import bytes_of
+from lightning_info.replica.samples_at_once import samples_at_once
 from lightning_info.replica.snapshot import ModelSnapshot
 
 PRINTED = ("samples", "steps", "unmeasured", "not", "mask", "weights", "padding", "left out", "BatchNorm", "less")
@@ -172,6 +173,7 @@ class Preparing(Resuming):
                 self._chunk = self._collector.chunk = len(found.whole)
             self._private = self.quantity.moves_weights or found.writes
             size = self._expect(trainer, found.whole)
+            self._at_once = found.snapshot.at_once = samples_at_once(found.snapshot, size)
             rows = {
                 "measures": found.rows.pop("measures"),
                 "samples": f"{self._samples_row(size, found.whole)}: {self._collector.origin}; eval mode",

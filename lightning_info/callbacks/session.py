@@ -36,6 +36,7 @@ def new_snapshot(
     adapter: Adapter | None,
     chunk: int,
     private: bool,
+    at_once: int = 0,
     needs_likelihood: bool = True,
     noise: Noise | None = None,
 ) -> ModelSnapshot:
@@ -48,6 +49,7 @@ def new_snapshot(
         adapter: See :class:`~.Predictor`.
         chunk: See :class:`~.ModelSnapshot`.
         private: See :func:`~.replicate`.
+        at_once: See :class:`~.ModelSnapshot`.
         needs_likelihood: Without, a module whose loss is not known gives outputs only, if there is no adapter.
         noise: What passes over the replica draw.
     """
@@ -63,7 +65,7 @@ def new_snapshot(
         kind(stand_in, adapter, shared=not private, noise=noise or Noise()),
         Audit((trainer.global_step + 1) * GOLDEN % 1),
     )
-    return ModelSnapshot(replica, predictor, groups, chunk, device, batch_norms, audit=audit)
+    return ModelSnapshot(replica, predictor, groups, chunk, device, batch_norms, audit=audit, at_once=at_once)
 
 
 class Member(ABC):

@@ -53,6 +53,11 @@ class Plan:
     reasons: dict[str, str] = field(default_factory=dict)
     routes: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def makes_one_pass(self) -> bool:
+        """The engine goes forward once, over the whole batch, before it takes the first cotangent."""
+        return self.engine == "backpack"
+
     def describe(self) -> str:
         """The routes in a line: how many parameters take each, and of copied ones a few names.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from functools import wraps
+from functools import cache, wraps
 from threading import Lock
 from typing import Any, ClassVar
 
@@ -194,6 +194,7 @@ class ShownLogProbs(AbstractContextManager[None]):
                     kind.log_prob = self._methods.pop(kind)  # type: ignore[method-assign]
 
 
+@cache
 def _showing(method: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
     @wraps(method)
     def shown(self: Any, value: Tensor) -> Tensor:

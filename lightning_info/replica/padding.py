@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,6 +20,10 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 REAL_WHERE_TRUE = ("attention_mask", "mask")
 PADDED_WHERE_TRUE = ("padding_mask", "key_padding_mask", "src_key_padding_mask")
 LENGTHS = ("lengths",)
+
+
+signature_of = cache(inspect.signature)
+"""Of a function of PyTorch; made anew it takes longer than many a call."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ def in_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     """What a call tells: an embedding's ``padding_idx``, or the ``key_padding_mask`` of attention; axis 0 as it is."""
     if func not in (F.embedding, F.multi_head_attention_forward):
         return None
-    arguments = inspect.signature(func).bind(*args, **kwargs).arguments
+    arguments = signature_of(func).bind(*args, **kwargs).arguments
     if func is F.embedding:
         index, ids = arguments.get("padding_idx"), arguments["input"]
         if index is None or ids.dim() != 2 or is_functorch_wrapped_tensor(ids):

@@ -8,7 +8,6 @@ distribution.
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -34,7 +33,7 @@ from lightning_info.replica.likelihood_calls import Call, chosen, prediction_of,
 from lightning_info.replica.likelihood_choice import LikelihoodCall, OutputNodes, outputs_of, run_training_step
 from lightning_info.replica.loss_recognition import LIKELIHOODS, NO_LIKELIHOODS
 from lightning_info.replica.noise import Noise
-from lightning_info.replica.padding import Padding, in_batch, in_call
+from lightning_info.replica.padding import Padding, in_batch, in_call, signature_of
 from lightning_info.replica.predicted import NoLikelihood, NoPrediction, Prediction, Skipped, WritesParameters
 from lightning_info.replica.returned_loss import backward, edge_of
 from lightning_info.replica.stand_in_trainer import StandInTrainer, detach_from_trainer
@@ -273,7 +272,7 @@ class _Watch(TorchFunctionMode):
         self._note_writes(func, args, kwargs)
         result = func(*args, **kwargs)
         if func in LIKELIHOODS:
-            return self._recorded(func, inspect.signature(func).bind(*args, **kwargs).arguments, result)
+            return self._recorded(func, signature_of(func).bind(*args, **kwargs).arguments, result)
         if func in NO_LIKELIHOODS:
             self.others[func] = NO_LIKELIHOODS[func]
         if (padding := in_call(func, args, kwargs)) is not None:

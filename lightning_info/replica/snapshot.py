@@ -71,6 +71,7 @@ class ModelSnapshot:
         predictor: Maps the replica and a batch to its prediction.
         groups: The reference samples; batches on the CPU.
         chunk: Samples that go through the replica at once: the user's own batch size.
+        at_once: The same where nothing goes backward, which may be more.
         device: The replica's device.
         batch_norms: The replica's layers that training uses with batch statistics.
         statistics: What measurements at this step will read; one pass serves all.
@@ -87,6 +88,7 @@ class ModelSnapshot:
     statistics: list[ForwardStatistic] = field(default_factory=list)
     whole: ModelSnapshot | None = None
     audit: Audit = field(default_factory=Audit)
+    at_once: int = 0
     _read: dict[ForwardStatistic, dict[str, Tensor] | Exception] = field(default_factory=dict)
 
     @property
@@ -156,7 +158,7 @@ class ModelSnapshot:
             self._read[reader] = {name: found for name, found in whole.items() if len(found) == self.size}
 
         looked_at = -1 if self.audit.done or not layers else int(self.audit.spot * self.size)
-        for batch in self.parts():
+        for batch in self.parts(max(self.chunk, self.at_once)):
             seen = LayerCapture(self.module, layers, num_samples(batch))
             with seen if layers else nullcontext():  # a pass without layers is left alone
                 prediction = self.predictor(self.module, batch)
@@ -210,8 +212,15 @@ class ModelSnapshot:
         """Give the BatchNorm layers of the replica the statistics of the reference samples."""
         use_statistics_of(self.batch_norms, lambda part: self.predictor(self.module, part), self.parts())
 
-    def parts(self) -> Iterator[Any]:
+    def in_larger_chunks(self) -> ModelSnapshot:
+        """For passes that nothing goes back from, :attr:`at_once` samples at a time; nothing is read yet."""
+        return replace(self.on(self.groups), chunk=max(self.chunk, self.at_once))
+
+    def parts(self, chunk: int | None = None) -> Iterator[Any]:
         """All reference samples, at most a chunk at a time, on the replica's device.
+
+        Args:
+            chunk: By default :attr:`chunk`.
 
         Raises:
             Unavailable: There are none.
@@ -221,7 +230,7 @@ class ModelSnapshot:
         for group in self.groups:
             size = num_samples(group)
             for index in torch.tensor_split(
-                torch.arange(size), math.ceil(size / self.chunk)
+                torch.arange(size), math.ceil(size / (chunk or self.chunk))
             ):  # equal size: none of one
                 yield self.to_device(take(group, index))
 

@@ -21,6 +21,7 @@ from lightning_info.gradients import Plan
 from lightning_info.quantities.fisher_trace.sampling import pool_trace
 from lightning_info.replica.prediction import Predictor
 from lightning_info.replica.replicate import replicate
+from lightning_info.replica.samples_at_once import samples_at_once
 from lightning_info.replica.snapshot import ModelSnapshot
 from lightning_info.replica.stand_in_trainer import StandInTrainer
 
@@ -40,10 +41,13 @@ class Mlp(pl.LightningModule):
         return F.cross_entropy(self.net(batch[0]), batch[1])
 
 
-def point(module: pl.LightningModule, pool: tuple[torch.Tensor, ...], engine: str) -> None:
-    stand_in = StandInTrainer(None)
-    snapshot = ModelSnapshot(replicate(module), Predictor(stand_in), [pool], BATCH, torch.device("cpu"))
-    pool_trace(snapshot, Plan(engine, 2), "importance", DRAWS, torch.Generator())
+def snapshot_of(module: pl.LightningModule, pool: tuple[torch.Tensor, ...], at_once: int) -> ModelSnapshot:
+    predictor = Predictor(StandInTrainer(None))
+    return ModelSnapshot(replicate(module), predictor, [pool], BATCH, torch.device("cpu"), at_once=at_once)
+
+
+def point(module: pl.LightningModule, pool: tuple[torch.Tensor, ...], engine: str, at_once: int) -> None:
+    pool_trace(snapshot_of(module, pool, at_once), Plan(engine, 2), "importance", DRAWS, torch.Generator())
 
 
 def plain(module: pl.LightningModule, pool: tuple[torch.Tensor, ...]) -> None:
@@ -63,9 +67,10 @@ def main() -> None:
     }
     print("| module | plain, ms | backpack | backpack_vmap | func | loop |\n|---|---|---|---|---|---|")
     for name, (module, pool) in cases.items():
+        at_once = samples_at_once(snapshot_of(module, pool, 0), POOL)  # as the check before the first step does
         methods = {
             "plain": lambda: plain(module, pool),  # noqa: B023 (called in this turn of the loop)
-            **{engine: lambda e=engine: point(module, pool, e) for engine in ENGINES},  # noqa: B023
+            **{engine: lambda e=engine: point(module, pool, e, at_once) for engine in ENGINES},  # noqa: B023
         }
         times: dict[str, list[float]] = {method: [] for method in methods}
         for _ in range(REPEATS):

@@ -12,10 +12,9 @@ from lightning_info.gradients.batches import num_samples, take
 from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.real import sizes
 from lightning_info.quantities.effective_information.conditional_gaussian import linear_noises
-from lightning_info.quantities.effective_information.larger_chunks import in_larger_chunks
 from lightning_info.quantities.effective_information.noise_calibration import PASSES, POWER_PASSES, SHARES
 from lightning_info.quantities.effective_information.noisy_activations import NoisyFeatures, noisy_activations
-from lightning_info.quantities.weight_information.noisy_loss import loss_rise, mean_loss
+from lightning_info.quantities.weight_information.noisy_loss import loss_rise
 from lightning_info.replica.snapshot import ModelSnapshot
 from lightning_info.replica.timing import seconds, training_pass, trial
 
@@ -48,8 +47,7 @@ def seconds_of_passes(
     """
     group = snapshot.groups[0]
     tried = samples if training_pass(snapshot, snapshot.first_chunk()) < QUICK else num_samples(group)
-    repeated = snapshot.on([take(group, torch.arange(tried) % num_samples(group))])
-    whole = in_larger_chunks(repeated, mean_loss(repeated))
+    whole = snapshot.on([take(group, torch.arange(tried) % num_samples(group))]).in_larger_chunks()
     nothing = torch.zeros(sum(sizes(trainable(snapshot.module).values())), dtype=torch.float64)
     noises = linear_noises(snapshot.module, linear, nothing)
 

@@ -28,7 +28,6 @@ from lightning_info.quantities.effective_information.cost_forecast import (
     seconds_of_estimates,
     seconds_of_passes,
 )
-from lightning_info.quantities.effective_information.larger_chunks import in_larger_chunks
 from lightning_info.quantities.effective_information.noise_calibration import PASSES, POWER_PASSES, SHARES, find_level
 from lightning_info.quantities.effective_information.noisy_activations import (
     NoisyActivations,
@@ -214,7 +213,7 @@ class EffectiveInformationOfLayers(Quantity):
         n = point.training_samples(snapshot.size)
         h = n * curvature.spectrum.eigenvalues
         loss, labels = mean_loss(snapshot), self._labels(snapshot, point)
-        snapshot = in_larger_chunks(snapshot, loss)
+        snapshot = snapshot.in_larger_chunks()
         values = dict.fromkeys(self.tags, math.nan)
         seeds = torch.randint(2**62, (2 * self._draws + PASSES * SHARES // 2,), generator=point.generator).tolist()
 

@@ -158,8 +158,9 @@ class FisherTrace(Quantity):
         assert self.plan is not None
         plan, module, batch = self.plan, snapshot.module, snapshot.first_chunk()
         size, outputs = num_samples(batch), snapshot.outputs(module, batch).detach()
-        scores = lambda: scores_of(snapshot.predictor(module, batch), self.estimator)  # noqa: E731
-        forward = trial(scores, snapshot.device) / size
+        many = take(batch, torch.arange(min(samples, max(size, snapshot.at_once))) % size)
+        scores = lambda: scores_of(snapshot.predictor(module, many), self.estimator)  # noqa: E731
+        forward = trial(scores, snapshot.device) / num_samples(many)
         drawn = samples if self.draws is None else min(self.draws, samples)
         few = take(batch, slice(0, drawn))
         cotangent = torch.ones_like(outputs[:drawn])
@@ -173,7 +174,7 @@ class FisherTrace(Quantity):
 
         first, cost = norms(1), 0.0
         for estimator in (self.estimator, *self.also):
-            cost += (samples + drawn) * forward + drawn * first
+            cost += (samples if plan.makes_one_pass else samples + drawn) * forward + drawn * first
             if estimator == "hessian":  # a backward pass through a backward pass
                 cost += 2 * drawn * first
             if estimator == "exact":

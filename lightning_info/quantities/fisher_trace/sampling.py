@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from lightning_info.functional.fisher import (
     TraceEstimate,
@@ -82,15 +82,15 @@ def pool_trace(
     order: list[Tensor] = []
     looked_at = int(snapshot.audit.spot * len(index))
     for batch, places in snapshot.drawn(index):
-        prediction = snapshot.predictor(snapshot.module, batch)
-        cotangents = _cotangents(prediction, estimator, generator)
+        forward = _Forward(snapshot, batch, plan.makes_one_pass)
+        cotangents = forward.cotangents(estimator, generator)
         found = (places == looked_at).nonzero().flatten().tolist()
         one = Alone(batch, found[0]) if found and len(places) > 1 else None
         norms_here = plan.squared_norms(
-            snapshot.module, snapshot.outputs, batch, cotangents if one is None else one.noting(cotangents)
+            snapshot.module, forward.outputs, batch, cotangents if one is None else one.noting(cotangents)
         )
         if one is not None:
-            _compare_alone(snapshot, one, prediction, norms_here)
+            _compare_alone(snapshot, one, forward.prediction, norms_here)
         columns.append(norms_here)
         order.append(places)
     norms = {name: torch.cat([column[name] for column in columns]).cpu() for name in columns[0]}
@@ -103,6 +103,33 @@ def pool_trace(
         estimate = TraceEstimate(estimate.trace, 0.0)
     per_parameter = {name: trace_estimate(norm, probabilities, size).trace for name, norm in norms.items()}
     return PoolTrace(estimate, per_parameter, coverage(snapshot.module, norms))
+
+
+class _Forward:
+    """The prediction for a batch, of which cotangents are made.
+
+    Args:
+        snapshot: With the replica.
+        batch: On its device.
+        is_shared: An engine makes one pass before it takes the first cotangent, which serves them too.
+    """
+
+    def __init__(self, snapshot: ModelSnapshot, batch: Any, is_shared: bool) -> None:
+        self._snapshot, self._is_shared = snapshot, is_shared
+        self.prediction: Prediction
+        if not is_shared:
+            self.prediction = snapshot.predictor(snapshot.module, batch)
+
+    def outputs(self, module: nn.Module, batch: Any) -> Tensor:
+        """See :meth:`~.ModelSnapshot.outputs`."""
+        prediction = self._snapshot.predictor(module, batch)
+        if self._is_shared:
+            self.prediction = prediction
+        return prediction.outputs
+
+    def cotangents(self, estimator: Estimator, generator: Generator) -> Iterator[Tensor]:
+        """Made when they are asked for."""
+        yield from _cotangents(self.prediction, estimator, generator)
 
 
 def _compare_alone(snapshot: ModelSnapshot, one: Alone, whole: Prediction, norms: dict[str, Tensor]) -> None:

@@ -16,6 +16,7 @@ from lightning_info import validation
 from lightning_info.figures.information_plane import PlaneCurve, information_plane
 from lightning_info.functional.compression import FALL
 from lightning_info.functional.information_estimators import EstimatorName
+from lightning_info.gradients.batches import take
 from lightning_info.quantities.information_plane.arguments import estimates
 from lightning_info.quantities.information_plane.artefacts import (
     ARTEFACTS,
@@ -137,7 +138,9 @@ class InformationPlane(Quantity):
     @override
     def cost(self, snapshot: ModelSnapshot, samples: int) -> float:
         few = snapshot.first(snapshot.chunk)
-        cost = trial(lambda: few.on(few.groups).read(self._features), snapshot.device) * samples / few.size
+        size = min(samples, max(few.size, snapshot.at_once))
+        many = [take(few.groups[0], torch.arange(size) % few.size)]
+        cost = trial(lambda: few.on(many).read(self._features), snapshot.device) * samples / size
         repeated, y = torch.arange(samples) % few.size, Labels(torch.arange(samples) % 2)
         for layer in self._features.layers:
             t = few.read(self._features)[f"units/{layer.label}"][repeated]

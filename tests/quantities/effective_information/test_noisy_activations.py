@@ -1,18 +1,14 @@
-"""Noisy passes that look only at some modules, and in larger chunks: the same activations."""
+"""Noisy passes that look only at some modules: the same activations."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lightning_info.quantities.effective_information import larger_chunks
-from lightning_info.quantities.effective_information.larger_chunks import in_larger_chunks
 from lightning_info.quantities.effective_information.noisy_activations import NoisyFeatures, _Passes, noisy_activations
-from lightning_info.quantities.weight_information.noisy_loss import mean_loss, moved
+from lightning_info.quantities.weight_information.noisy_loss import moved
 from lightning_info.replica.layer_selection import find_layers
 from lightning_info.replica.prediction import Predictor
 from lightning_info.replica.snapshot import ModelSnapshot
@@ -71,33 +67,3 @@ def test_a_layer_that_is_another_one_alone_is_looked_at_as_before():
     read = passes.read()
     passes.look_at_modules_alone(read | {"loss": read["loss"] + 1})
     assert passes._known is None
-
-
-def test_chunks_are_larger_as_far_as_activations_are_few(monkeypatch):
-    net, seen = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)), []
-    snapshot = snapshot_of(net, torch.randn(40, 4))
-    net.register_forward_hook(lambda module, args, output: seen.append(len(output)))
-    loss = mean_loss(snapshot)
-    assert max(seen) == 5
-    assert in_larger_chunks(snapshot, loss).chunk == 40
-    monkeypatch.setattr(larger_chunks, "MOST_NUMBERS", 10 * (6 + 6 + 3))
-    seen.clear()
-    larger = in_larger_chunks(snapshot, loss)
-    assert larger.chunk == max(seen) == 10
-    assert mean_loss(larger) == pytest.approx(loss, rel=1e-6)
-    monkeypatch.setattr(larger_chunks, "MOST_NUMBERS", 1)
-    assert in_larger_chunks(snapshot, loss) is snapshot
-
-
-@pytest.mark.parametrize("fault", ["refuses", "differs"])
-def test_a_module_that_depends_on_its_batch_stays_with_it(fault):
-    class Dependent(nn.Linear):
-        def forward(self, x):
-            if len(x) > 5 and fault == "refuses":
-                raise RuntimeError("expected a batch of 5")
-            return super().forward(x) * (2 if len(x) > 5 else 1)
-
-    snapshot = snapshot_of(Dependent(4, 3), torch.randn(40, 4))
-    loss = mean_loss(snapshot)
-    assert math.isfinite(loss)
-    assert in_larger_chunks(snapshot, loss) is snapshot
