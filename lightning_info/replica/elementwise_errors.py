@@ -8,8 +8,7 @@ counts only if the loss then depends on no weight in any other way, and if no ot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,8 +18,8 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 
 from lightning_info.gradients.layout import GO_ON, Path, describe, rebuilt
 from lightning_info.gradients.memory import is_out_of_memory
-from lightning_info.replica.activations import shown_tensor
 from lightning_info.replica.loss_recognition import gaussian, laplace
+from lightning_info.replica.module_calls import gradients_at, module_calls
 from lightning_info.replica.predicted import NoPrediction, Prediction
 
 DISTANCES = (0.1, 1.0, 30.0)
@@ -69,7 +68,7 @@ class ElementwiseError:
         z = calls[self.call][1]
         y, kept = target.reshape(z.shape), None
         if loss is not None and not is_functorch_wrapped_tensor(z) and z.requires_grad:
-            gradient = _gradient(loss, z)
+            (gradient,) = gradients_at(loss, [z])
             found = None if gradient is None else _factor(self.kind, gradient, z.detach() - y, 1e-3)
             if found is None:
                 raise NoPrediction(f"the loss was recognised as {self}, and its gradient is another one now")
@@ -98,7 +97,7 @@ def recognised(run: Callable[[], Tensor], module: nn.Module, batch: Any) -> Elem
     found: list[tuple[ElementwiseError, Tensor, Tensor]] = []
     for place, (name, z) in enumerate(calls):
         pairs = [(path, leaf) for path, leaf in targets if z.numel() >= FEWEST and _comparable(z, leaf)]
-        gradient = _gradient(loss, z) if pairs and z.requires_grad else None
+        gradient = gradients_at(loss, [z])[0] if pairs and z.requires_grad else None
         if gradient is None:
             continue
         for path, leaf in pairs:
@@ -106,7 +105,7 @@ def recognised(run: Callable[[], Tensor], module: nn.Module, batch: Any) -> Elem
             kinds: tuple[Kind, ...] = ("squared", "absolute")
             for kind in kinds:
                 one = ElementwiseError(kind, name, place, path)
-                if _factor(kind, gradient, z.detach() - y, 1e-3) and _holds(one, run, module, z.detach(), y):
+                if _fits(kind, gradient, z.detach() - y) and _holds(one, run, module, z.detach(), y):
                     found.append((one, z.detach().flatten(), y.flatten()))
     if not found:
         return None
@@ -115,33 +114,6 @@ def recognised(run: Callable[[], Tensor], module: nn.Module, batch: Any) -> Elem
         if other.kind != one.kind or not torch.equal(tensors[0], z) or not torch.equal(tensors[1], y):
             raise NoPrediction(f"the gradient of the loss is that of a {one}, and of a {other} as well")
     return one
-
-
-@contextmanager
-def module_calls(module: nn.Module, replace: dict[int, Tensor] | None = None) -> Iterator[list[tuple[str, Tensor]]]:
-    """Name and output of every module call that gives one real tensor, in the order in which they end.
-
-    Args:
-        module: The module.
-        replace: Tensors in the places of some of the outputs, by the number of the call.
-    """
-    calls: list[tuple[str, Tensor]] = []
-
-    def hook(name: str) -> Callable[..., Any]:
-        def see(part: nn.Module, args: Any, output: Any) -> Any:
-            if not isinstance(output, Tensor) or shown_tensor(output) is None or not output.is_floating_point():
-                return None
-            calls.append((name, output))
-            return None if replace is None else replace.get(len(calls) - 1)
-
-        return see
-
-    handles = [part.register_forward_hook(hook(name)) for name, part in module.named_modules()]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _holds(one: ElementwiseError, run: Callable[[], Tensor], module: nn.Module, z: Tensor, y: Tensor) -> bool:
@@ -175,17 +147,18 @@ def _factor(kind: Kind, gradient: Tensor, residual: Tensor, error: float) -> tup
     gradient = gradient.double()
     shape = residual.double() if kind == "squared" else residual.double().sign()
     kept = (gradient != 0) | (residual == 0)
-    if not gradient.isfinite().all() or int((gradient != 0).sum()) < FEWEST:
+    if not gradient.isfinite().all():
         return None
+    if not gradient.any():
+        return 0.0, kept
     c = float((gradient * shape)[kept].sum() / shape[kept].square().sum())
     scale = gradient.abs().amax() if kind == "absolute" else gradient.square().mean().sqrt()
     wrong = (gradient - c * shape)[kept].abs().amax()
     return (c, kept) if c > 0 and bool(wrong <= error * scale) else None
 
 
-def _gradient(loss: Tensor, z: Tensor) -> Tensor | None:
-    (found,) = torch.autograd.grad(loss, z, retain_graph=True, allow_unused=True)
-    return found
+def _fits(kind: Kind, gradient: Tensor, residual: Tensor) -> bool:
+    return int((gradient != 0).sum()) >= FEWEST and _factor(kind, gradient, residual, 1e-3) is not None
 
 
 def _comparable(z: Tensor, y: Tensor) -> bool:

@@ -22,16 +22,19 @@ from torch.overrides import TorchFunctionMode
 
 from lightning_info.gradients.batches import map_tensors, num_samples
 from lightning_info.gradients.layout import bare
+from lightning_info.replica import classification_losses, elementwise_errors
 from lightning_info.replica.adapter_result import from_adapter
 from lightning_info.replica.blame import place_of
+from lightning_info.replica.classification_losses import ClassificationLoss
 from lightning_info.replica.distribution_calls import ShownLogProbs, arguments_of, log_prob
-from lightning_info.replica.elementwise_errors import ElementwiseError, module_calls, recognised
+from lightning_info.replica.elementwise_errors import ElementwiseError
 from lightning_info.replica.experiments import experiment
 from lightning_info.replica.isolation import exits_are_errors
 from lightning_info.replica.kept_state import KeptState
 from lightning_info.replica.likelihood_calls import Call, chosen, prediction_of, product_of
 from lightning_info.replica.likelihood_choice import LikelihoodCall, OutputNodes, outputs_of, run_training_step
 from lightning_info.replica.loss_recognition import LIKELIHOODS, NO_LIKELIHOODS
+from lightning_info.replica.module_calls import module_calls
 from lightning_info.replica.noise import Noise
 from lightning_info.replica.padding import Padding, in_batch, in_call, signature_of
 from lightning_info.replica.predicted import NoLikelihood, NoPrediction, Prediction, Skipped, WritesParameters
@@ -71,7 +74,7 @@ class Predictor:
     noise: Noise = field(default_factory=Noise)
     state: KeptState = field(default_factory=KeptState, init=False, repr=False)
     _places: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False)
-    _error: ElementwiseError | None = field(default=None, init=False, repr=False)
+    _hand_written: ElementwiseError | ClassificationLoss | None = field(default=None, init=False, repr=False)
     _is_searched: bool = field(default=False, init=False, repr=False)
 
     def __call__(self, module: nn.Module, batch: Any) -> Prediction:
@@ -121,7 +124,7 @@ class Predictor:
         return loss.squeeze()
 
     def _by_gradient(self, module: nn.Module, batch: Any, passed: _Pass) -> Prediction | None:
-        """What a loss says that is an elementwise error written by hand; None if it is not, or calls a likelihood."""
+        """What a loss says that is a known one written by hand; None if it is not, or calls a likelihood."""
         if self.adapter is not None or passed.watch.calls:
             return None
         given, outputs = bare(batch), passed.outputs
@@ -129,17 +132,19 @@ class Predictor:
             loss = self._loss_in(passed.returned, passed.watch, type(module).__name__)
         except NoPrediction:  # also without a graph, as where gradients are off
             loss = None
-        if self._error is None:
+        if self._hand_written is None:
             if self._is_searched or loss is None or _is_wrapped(loss):
                 return None
             self._is_searched = True
             with experiment():
-                self._error = recognised(lambda: self.trained_loss(module, batch), module, given)
-                if self._error is None:
+                run = partial(self.trained_loss, module, batch)
+                self._hand_written = elementwise_errors.recognised(run, module, given)
+                self._hand_written = self._hand_written or classification_losses.recognised(run, module)
+                if self._hand_written is None:
                     return None
                 with module_calls(module) as outputs:
                     loss = self.trained_loss(module, batch)
-        return self._error.prediction(outputs, loss, given, num_samples(batch))
+        return self._hand_written.prediction(outputs, loss, given, num_samples(batch))
 
     def _run(self, module: nn.Module, batch: Any) -> _Pass:
         detach_from_trainer(module, self.stand_in)
@@ -150,7 +155,7 @@ class Predictor:
         names = self.adapter.names if isinstance(self.adapter, LikelihoodCall) else []
         with ExitStack() as stack:
             stack.enter_context(self.state.passing(module))
-            outputs = [] if self._error is None else stack.enter_context(module_calls(module))
+            outputs = [] if self._hand_written is None else stack.enter_context(module_calls(module))
             nodes = stack.enter_context(outputs_of(module, names))
             stack.enter_context(_default_dtype(module))
             watch = stack.enter_context(_Watch(module, self.shared))

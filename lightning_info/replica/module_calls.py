@@ -1,0 +1,44 @@
+"""What the modules of a step give, and the gradient of its loss there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_info.replica.activations import shown_tensor
+
+
+@contextmanager
+def module_calls(module: nn.Module, replace: dict[int, Tensor] | None = None) -> Iterator[list[tuple[str, Tensor]]]:
+    """Name and output of every module call that gives one real tensor, in the order in which they end.
+
+    Args:
+        module: The module.
+        replace: Tensors in the places of some of the outputs, by the number of the call.
+    """
+    calls: list[tuple[str, Tensor]] = []
+
+    def hook(name: str) -> Callable[..., Any]:
+        def see(part: nn.Module, args: Any, output: Any) -> Any:
+            if not isinstance(output, Tensor) or shown_tensor(output) is None or not output.is_floating_point():
+                return None
+            calls.append((name, output))
+            return None if replace is None else replace.get(len(calls) - 1)
+
+        return see
+
+    handles = [part.register_forward_hook(hook(name)) for name, part in module.named_modules()]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def gradients_at(loss: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """The gradients of a loss in outputs of modules, None where it does not depend on them."""
+    return torch.autograd.grad(loss, list(outputs), retain_graph=True, allow_unused=True)
