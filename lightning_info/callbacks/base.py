@@ -372,7 +372,7 @@ class InfoCallback(WithoutTrainer):
         self._prepared = False
         self._skipped = 0
         self._summary = ""
-        self._noise = Noise(self.seed)
+        self._noise, self._start = Noise(self.seed), {}
         self._private = self.quantity.moves_weights
         self._initial = None
         self._finished = set()

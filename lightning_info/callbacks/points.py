@@ -64,6 +64,7 @@ class Points(Member):
     _chunk: int  # samples that go through a replica at once
     _at_once: int  # where nothing goes backward
     _noise: Noise  # what passes over replicas draw
+    _start: dict[str, Any]  # of what they keep on the module, by name
     _private: bool  # replicas must not share the weights, as the module writes to them when it runs
     _measured: int | None  # step of the last point
     _points: int  # how many there are
@@ -90,6 +91,7 @@ class Points(Member):
             private=private,
             needs_likelihood=self.quantity.needs_likelihood,
             noise=self._noise,
+            start=self._start,
         )
 
     @property

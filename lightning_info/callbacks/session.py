@@ -13,6 +13,7 @@ from lightning_info.callbacks.budget import Account, Budget
 from lightning_info.gradients.batches import num_samples, take, tensors, without_samples
 from lightning_info.quantities.quantity import Quantity
 from lightning_info.replica.batch_norm import on_batch_statistics
+from lightning_info.replica.kept_state import KeptState
 from lightning_info.replica.noise import Noise
 from lightning_info.replica.outputs_only import OutputsOnly
 from lightning_info.replica.prediction import Adapter, Predictor
@@ -39,6 +40,7 @@ def new_snapshot(
     at_once: int = 0,
     needs_likelihood: bool = True,
     noise: Noise | None = None,
+    start: dict[str, Any] | None = None,
 ) -> ModelSnapshot:
     """A snapshot with a replica of its own.
 
@@ -52,6 +54,7 @@ def new_snapshot(
         at_once: See :class:`~.ModelSnapshot`.
         needs_likelihood: Without, a module whose loss is not known gives outputs only, if there is no adapter.
         noise: What passes over the replica draw.
+        start: See :class:`~.KeptState`.
     """
     stand_in = StandInTrainer(trainer)
     replica = replicate(pl_module, private=private, trainer=trainer, stand_in=stand_in)
@@ -62,7 +65,7 @@ def new_snapshot(
     batch_norms: list[Any] = [replica.get_submodule(name) for name in on_batch_statistics(pl_module)]
     kind = Predictor if needs_likelihood or adapter is not None else OutputsOnly
     predictor, audit = (
-        kind(stand_in, adapter, shared=not private, noise=noise or Noise()),
+        kind(stand_in, adapter, shared=not private, noise=noise or Noise(), state=KeptState(start)),
         Audit((trainer.global_step + 1) * GOLDEN % 1),
     )
     return ModelSnapshot(replica, predictor, groups, chunk, device, batch_norms, audit=audit, at_once=at_once)

@@ -6,10 +6,11 @@ attributes, and what is in containers and plain objects that hang on the module.
 
 from __future__ import annotations
 
+import copy
 import pickle
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -65,6 +66,13 @@ class _Place:
             if isinstance(value, Tensor) and (own := copied(value)) is not None:
                 self.given[key] = self.owner[key] = own
 
+    def named(self) -> dict[str, Any]:
+        """Keys by the names of what they hold."""
+        if isinstance(self.owner, set):
+            return {}
+        keys = dict(_items(self.owner))
+        return {f"{self.name}.{key}" if self.is_object else f"{self.name}[{key!r}]": key for key in keys}
+
     def changed(self) -> dict[str, Any]:
         """What a pass has bound or written, by name."""
         if isinstance(self.owner, set):
@@ -99,12 +107,16 @@ class _Place:
 class KeptState:
     """What passes over replicas change besides their weights, put back after each.
 
+    Args:
+        start: What every pass starts from in the place of what a replica has, by name; this dict is written to.
+
     Attributes:
         has_drawn: A generator of the module's own has drawn in the last pass.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, start: dict[str, Any] | None = None) -> None:
         self.has_drawn = False
+        self.start = {} if start is None else start
         self._known: WeakKeyDictionary[nn.Module, tuple[list[_Place], list[Any]]] = WeakKeyDictionary()
         self._changed: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
         self._is_lasting = False
@@ -122,6 +134,9 @@ class KeptState:
         copied = _copier(module, places)
         for place in places:
             place.lend_copies(copied)
+            for name, key in place.named().items() if self.start else ():
+                if name in self.start:
+                    place.owner[key] = copy.deepcopy(self.start[name])
         try:
             yield
         finally:
@@ -145,6 +160,11 @@ class KeptState:
                 yield
             finally:
                 self._is_lasting = False
+
+    def now(self, module: nn.Module, names: Collection[str]) -> dict[str, Any]:
+        """What a replica has at the names of things that its passes change."""
+        places, _ = self._known[module]
+        return {name: place.owner[key] for place in places for name, key in place.named().items() if name in names}
 
     def changed(self, module: nn.Module) -> dict[str, Any]:
         """What the last pass over a replica has changed: its value by name."""

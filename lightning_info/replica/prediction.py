@@ -63,8 +63,6 @@ class Predictor:
         adapter: Used instead of the ``training_step`` if given.
         shared: The replica shares the user's weights, so that a write to them must be refused.
         noise: What its passes draw.
-
-    Attributes:
         state: What its passes change, which is put back after each.
     """
 
@@ -72,7 +70,7 @@ class Predictor:
     adapter: Adapter | None = None
     shared: bool = True
     noise: Noise = field(default_factory=Noise)
-    state: KeptState = field(default_factory=KeptState, init=False, repr=False)
+    state: KeptState = field(default_factory=KeptState, repr=False)
     _places: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False)
     _hand_written: ElementwiseError | ClassificationLoss | None = field(default=None, init=False, repr=False)
     _is_searched: bool = field(default=False, init=False, repr=False)

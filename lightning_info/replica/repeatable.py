@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -59,13 +60,18 @@ def _kept_on_self(predict: Predictor, module: nn.Module, batch: Any, last: Predi
     names = list(before)
     listed = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
     bound = _of_batch(predict, module, batch, before)
-    if bound:
+    start = predict.state.now(module, bound)
+    if any(map(_shapes, start.values())):  # a batch has gone before
         raise NoPrediction(
             f"{predict.source(type(module).__name__)} computes with state kept on self that has a row for each sample "
             f"of the batch before ({', '.join(bound[:MOST_NAMED])}), so that what it predicts for a sample depends on "
             f"another one. An adapter predicts from a state of its own, zeros for example"
         )
-    return f"kept on self from batch to batch ({listed}); every pass starts from what it is at the point"
+    predict.state.start |= copy.deepcopy(start)
+    text = f"kept on self from batch to batch ({listed}); every pass starts from what it is at the point"
+    if bound:
+        text += f"; of {', '.join(bound[:MOST_NAMED])}, with a row for each sample, from what it is before the first step"
+    return text
 
 
 def _of_batch(predict: Predictor, module: nn.Module, batch: Any, before: dict[str, Any]) -> list[str]:

@@ -149,11 +149,40 @@ def test_what_a_pass_changes_does_not_reach_the_next(kind, named):
     assert f"kept on self from batch to batch ({named}" in " ".join(callback.report().split())
 
 
+class FirstState(nn.Module):
+    """What a :class:`Recurrent` predicts where no batch has gone before."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.cell, self.net = module.cell, module.net
+
+    def forward(self, x):
+        return self.net(self.cell(x, x.new_zeros(len(x), 8)))
+
+
+def test_state_of_the_samples_is_what_it_is_before_the_first_step():
+    torch.manual_seed(0)
+    module = Recurrent()
+    start = copy.deepcopy(module)
+    callback = fit(module)
+    x = data(32).tensors[0][:16]
+    for step, net in ((0, start), (4, module)):
+        expected = sum(fisher_trace_by_definition(FirstState(net), x, "categorical").values())
+        assert dict(callback.history["fisher/trace"])[step] == pytest.approx(expected, rel=1e-5)
+    assert "of self.hidden, with a row for each sample, from what it is before the first step" in " ".join(
+        callback.report().split()
+    )
+    assert module.hidden.shape == (8, 8)
+    assert module.hidden.any()
+
+
 def test_state_of_the_samples_of_another_batch_is_refused_by_name():
+    module = Recurrent()
+    module.hidden = torch.ones(8, 8)
     with pytest.raises(
         MisconfigurationException, match=r"(?s)state kept on self .*\(self\.hidden\).*def adapter"
     ) as told:
-        fit(Recurrent())
+        fit(module)
     assert "noise" not in str(told.value)
 
 
