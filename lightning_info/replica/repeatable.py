@@ -70,7 +70,7 @@ def _kept_on_self(predict: Predictor, module: nn.Module, batch: Any, last: Predi
     predict.state.start |= copy.deepcopy(start)
     text = f"kept on self from batch to batch ({listed}); every pass starts from what it is at the point"
     if bound:
-        text += f"; of {', '.join(bound[:MOST_NAMED])}, with a row for each sample, from what it is before the first step"
+        text += f"; of {', '.join(bound[:MOST_NAMED])}, with a row a sample, from what it is before the first step"
     return text
 
 

@@ -169,7 +169,7 @@ def test_state_of_the_samples_is_what_it_is_before_the_first_step():
     for step, net in ((0, start), (4, module)):
         expected = sum(fisher_trace_by_definition(FirstState(net), x, "categorical").values())
         assert dict(callback.history["fisher/trace"])[step] == pytest.approx(expected, rel=1e-5)
-    assert "of self.hidden, with a row for each sample, from what it is before the first step" in " ".join(
+    assert "of self.hidden, with a row a sample, from what it is before the first step" in " ".join(
         callback.report().split()
     )
     assert module.hidden.shape == (8, 8)
