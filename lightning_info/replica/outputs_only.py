@@ -47,7 +47,10 @@ class OutputsOnly(Predictor):
                 raise
             except NoPrediction as error:
                 if not found:
-                    raise
+                    raise NoPrediction(
+                        f"no module of {type(module).__name__} gives real numbers of shape (N, ...) for the {samples} "
+                        f"samples, which are measured where no likelihood is known: {error}"
+                    ) from error
                 reason, is_hand_written = str(error), isinstance(error, NoLikelihood)
             else:
                 self._is_known = True

@@ -47,6 +47,10 @@ def known(module, x, y):
     return F.cross_entropy(module(x), y)
 
 
+def without_rows(module, x, y):
+    return module.net[0].weight.square().sum() + 0 * x.sum()
+
+
 class Net(Classifier):
     def __init__(self, loss):
         super().__init__()
@@ -154,3 +158,9 @@ def test_modules_that_give_packed_sequences_are_looked_through():
         return values(callback)
 
     assert fit(dice) == fit(known)
+
+
+def test_a_step_without_outputs_of_samples_is_told_so():
+    callback = InfoPlaneCallback(num_samples=16, every_n_epochs=1, on_error="raise")
+    with pytest.raises(MisconfigurationException, match=r"no module of Net gives real numbers of shape \(N, ...\) for"):
+        trainer(callback, max_epochs=1).fit(Net(without_rows), DataLoader(data(64), 8))
