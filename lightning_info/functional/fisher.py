@@ -29,6 +29,9 @@ from lightning_info.functional.likelihoods import CotangentEstimator, Likelihood
 from lightning_info.functional.standard_error import standard_error
 from lightning_info.validation import one_of
 
+MOST_NUMBERS = 1 << 19
+"""Of logits that are in float64 at once (4 MiB), where classes are many."""
+
 
 class TraceEstimate(NamedTuple):
     """An estimate of a trace over a pool of samples (nats) and its standard error."""
@@ -61,7 +64,8 @@ def output_fisher_trace(outputs: Tensor, likelihood: LikelihoodLike, mask: Tenso
     Raises:
         ValueError: There is no likelihood of that name.
     """
-    per_output = likelihood_named(likelihood, "output_fisher_trace").fisher_trace(outputs.detach().double())
+    distribution = likelihood_named(likelihood, "output_fisher_trace")
+    per_output = _by_rows(distribution, distribution.fisher_trace, outputs.detach())
     if mask is not None:  # a predicted variance has the mask of its mean
         per_output = per_output * mask.reshape(*mask.shape, *(1,) * (per_output.dim() - mask.dim()))
     return per_output.flatten(1).sum(1) if per_output.dim() > 1 else per_output
@@ -74,6 +78,7 @@ def fisher_cotangent(
     *,
     generator: Generator | None = None,
     mask: Tensor | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> Tensor:
     """Draw one ``u`` per sample with ``E[u uᵀ] = H(z)``, so that ``‖Jᵀu‖²`` estimates ``tr JᵀHJ`` without bias.
 
@@ -92,16 +97,21 @@ def fisher_cotangent(
         estimator: Which ``u``.
         generator: Source of all draws; the global generator of the CPU if None.
         mask: Optional boolean ``(N, *positions)``; positions that are False get ``u = 0``.
+        dtype: Of what is returned; it is computed in float64.
 
     Returns:
-        Tensor of the shape of ``outputs``, float64, on their device.
+        Tensor of the shape of ``outputs``, on their device.
 
     Raises:
         ValueError: There is no likelihood or estimator of that name.
     """
     one_of("fisher_cotangent", "estimator", estimator, get_args(CotangentEstimator))
     distribution = likelihood_named(likelihood, "fisher_cotangent")
-    return _masked(distribution, distribution.cotangent(outputs.detach().double(), estimator, generator), mask)
+
+    def draw(z: Tensor) -> Tensor:
+        return distribution.cotangent(z, estimator, generator).to(dtype)
+
+    return _masked(distribution, _by_rows(distribution, draw, outputs.detach()), mask)
 
 
 def exact_cotangents(outputs: Tensor, likelihood: LikelihoodLike, mask: Tensor | None = None) -> Iterator[Tensor]:
@@ -141,9 +151,8 @@ def output_fisher_product(
         ValueError: There is no likelihood of that name.
     """
     distribution = likelihood_named(likelihood, "output_fisher_product")
-    return _masked(
-        distribution, distribution.fisher_product(outputs.detach().double(), tangent.detach().double()), mask
-    )
+    product = _by_rows(distribution, distribution.fisher_product, outputs.detach(), tangent.detach())
+    return _masked(distribution, product, mask)
 
 
 def sampling_probabilities(scores: Tensor, admixture: float = 0.1) -> Tensor:
@@ -246,6 +255,21 @@ def fisher_trace(
         values = torch.stack([squared_norms(u).double() for u in exact_cotangents(outputs, likelihood)]).sum(0)
         return TraceEstimate(values.mean().item(), 0.0)
     return trace_estimate(squared_norms(fisher_cotangent(outputs, likelihood, estimator, generator=generator)))
+
+
+def _by_rows(distribution: Likelihood, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """A function of float64 tensors with the classes on their last axis, some rows at a time where they are many."""
+    shape = tensors[0].shape
+    if not distribution.has_class_axis or tensors[0].numel() <= MOST_NUMBERS or len(shape) < 2:
+        return function(*(tensor.double() for tensor in tensors))
+    many = max(1, MOST_NUMBERS // shape[-1])
+    blocks = zip(*(torch.split(tensor.flatten(0, -2), many) for tensor in tensors), strict=True)
+    if len(shape) > 2:  # positions of a sample, each with a sign of its own
+        found = [function(*(part.unsqueeze(0).double() for part in parts)).squeeze(0) for parts in blocks]
+    else:
+        found = [function(*(part.double() for part in parts)) for parts in blocks]
+    whole = torch.cat(found)
+    return whole.reshape(*shape[:-1], *whole.shape[1:])
 
 
 def _masked(distribution: Likelihood, u: Tensor, mask: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from lightning_info.functional.likelihoods import Huber, LikelihoodLike, LikelihoodName, OfParameters, likelihood_named
 from lightning_info.replica.predicted import NoPrediction, Prediction, assembled, unfolded
@@ -31,7 +32,9 @@ def categorical(arguments: dict[str, Any], samples: int) -> Prediction:
     shape = tuple(logits.shape)
     if len(shape) < 2:
         raise NoPrediction(f"categorical outputs of shape {shape} have no class axis; logits are (N, C) or (N, C, *)")
-    outputs = unfolded(logits.masked_fill(logits == -torch.inf, _EXCLUDED).movedim(1, -1), samples)
+    if is_functorch_wrapped_tensor(logits) or bool(logits.detach().amin() == -torch.inf):
+        logits = logits.masked_fill(logits == -torch.inf, _EXCLUDED)
+    outputs = unfolded(logits.movedim(1, -1), samples)
     if targets is not None and not targets.is_floating_point() and targets.shape != (shape[0], *shape[2:]):
         raise NoPrediction(
             f"class targets of shape {tuple(targets.shape)} do not fit logits of shape {shape}; as for "

@@ -1,4 +1,7 @@
-"""Classes: logits with the classes on the last axis."""
+"""Classes: logits with the classes on the last axis.
+
+Of the likeliest class ``1 - p`` is the sum of the others, so that nothing is lost where a network is sure.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ class Categorical(Likelihood):
 
     def fisher_trace(self, z: Tensor) -> Tensor:
         """``sum p (1 - p)``."""
-        log_p = z.log_softmax(-1)
-        return -(log_p.exp() * torch.expm1(log_p)).sum(-1)
+        p, _, rest = _probabilities(z)
+        return ((1 - rest) * rest + rest - p.square_().sum(-1, keepdim=True)).squeeze(-1)
 
     def fisher_product(self, z: Tensor, t: Tensor) -> Tensor:
         """``p∘t - p (pᵀt)``."""
@@ -43,22 +46,22 @@ class Categorical(Likelihood):
         """See :func:`~lightning_info.functional.fisher_cotangent`."""
         if estimator == "sampled":
             return self.score(z, self.sample(z, generator))
-        log_p = z.log_softmax(-1)
-        p = log_p.exp()
+        p, most, rest = _probabilities(z)
+        p.scatter_(-1, most, 1 - rest)
         if estimator == "rademacher":
             weighted = p.sqrt() * draws.signs(z.shape, z, generator)
             return weighted - p * weighted.sum(-1, keepdim=True)
-        one_minus_p = -torch.expm1(log_p)
         # ‖e_c - p‖² = (1 - p_c)² + sum over the other classes of p²
-        others = (p.square().sum(-1, keepdim=True) - p.square()).clamp_min(0)
-        distance = one_minus_p.square() + others
+        one_minus_p, squares = (1 - p).scatter_(-1, most, rest), p.square()
+        distance = squares.sum(-1, keepdim=True).sub(squares).clamp_min_(0).addcmul_(one_minus_p, one_minus_p)
         curvature = (p * one_minus_p).sum(-1, keepdim=True)
-        label = draws.index(p * distance, generator)
-        direction = (-p).scatter(-1, label, one_minus_p.gather(-1, label))
+        label = draws.index(distance.mul_(p), generator)
+        direction = p.neg().scatter_(-1, label, one_minus_p.gather(-1, label))
         length = direction.norm(dim=-1, keepdim=True)
         scale = torch.where(length > 0, curvature.sqrt() / length.clamp_min(torch.finfo(z.dtype).tiny), 0)
-        u = direction * scale
-        return u if z.dim() <= 2 else u * draws.signs((*z.shape[:-1], 1), z, generator)
+        if z.dim() > 2:
+            scale = scale * draws.signs((*z.shape[:-1], 1), z, generator)
+        return direction.mul_(scale)
 
     def sample(self, z: Tensor, generator: Generator | None) -> Tensor:
         """Classes, int64."""
@@ -77,3 +80,11 @@ class Categorical(Likelihood):
         """``sum p (log p - log q)``."""
         p, q = z.log_softmax(-1), other.log_softmax(-1)
         return (p.exp() * (p - q)).sum(-1)
+
+
+def _probabilities(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``p`` with 0 for the likeliest class, that class, and the probability of the others together, ``(..., 1)``."""
+    highest, most = z.max(-1, keepdim=True)
+    e = (z - highest).exp_().scatter_(-1, most, 0.0)
+    others = e.sum(-1, keepdim=True)
+    return e.div_(1 + others), most, others / (1 + others)

@@ -152,7 +152,9 @@ class SamplingScores:
     def __call__(self, prediction: Prediction, activations: Mapping[str, Activation]) -> dict[str, Tensor]:
         """``scores`` and whether the outputs are ``finite``, ``(N,)`` each."""
         outputs = prediction.outputs.detach()
-        finite = outputs.reshape(len(outputs), -1).isfinite().all(1)
+        finite = torch.ones(len(outputs), dtype=torch.bool, device=outputs.device)
+        if not (outputs.amax().isfinite() and outputs.amin().isfinite()):  # NaN if anything is
+            finite = outputs.flatten(1).isfinite().all(1)
         return {"scores": scores_of(prediction, self.estimator), "finite": finite}
 
 
@@ -209,4 +211,5 @@ def _cotangents(prediction: Prediction, estimator: Estimator, generator: Generat
     outputs, likelihood, mask = prediction.outputs.detach(), prediction.likelihood, prediction.mask
     if estimator == "exact":
         return exact_cotangents(outputs, likelihood, mask)
-    return [fisher_cotangent(outputs, likelihood, estimator, generator=generator, mask=mask)]
+    dtype = outputs.dtype  # that of the backward pass
+    return [fisher_cotangent(outputs, likelihood, estimator, generator=generator, mask=mask, dtype=dtype)]
