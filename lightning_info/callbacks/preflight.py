@@ -212,8 +212,9 @@ def _find_samples(snapshot: ModelSnapshot, batch: Any, module: nn.Module) -> Lay
         try:
             look = partial(first_predictions, snapshot.predictor, snapshot.module, snapshot.to_device(batch))
             whole, prediction = _guarded(snapshot, name, look)
+            base = None if prediction.writes else prediction  # which the next pass may see
             try:
-                return sample_layout(snapshot.module, snapshot.predictor, whole, prediction, isinstance(batch, Batch))
+                return sample_layout(snapshot.module, snapshot.predictor, whole, base, isinstance(batch, Batch))
             except SamplesMixed:  # it may be two passes over the same samples that differ, which is then said
                 _guarded(snapshot, name, partial(_repeated, snapshot, whole, prediction, module))
                 raise

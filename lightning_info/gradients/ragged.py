@@ -2,7 +2,7 @@
 
 Graphs (nodes, edges and the number of each node's graph) and texts of different length (tokens and offsets) come so.
 What tells may be the number of the sample of each row, where each sample begins, or how many rows each has. Integers
-that point at rows (the ends of an edge) are counted anew within each sample.
+that point at rows (the ends of an edge, together or apart) are counted anew within each sample.
 """
 
 from __future__ import annotations
@@ -164,7 +164,8 @@ def _tellers(leaves: Mapping[Path, Tensor], rows: list[Path], size: int, length:
         if len(leaf) == size != length and int(leaf.min()) >= 0 and int(leaf.sum()) == length:
             yield path, "lengths"
     for path, leaf in vectors.items():
-        if len(leaf) == size != length and int(leaf[0]) == 0 and int(leaf[-1]) <= length and _is_sorted(leaf):
+        is_begin = len(leaf) == size != length and int(leaf[0]) == 0 and size <= int(leaf[-1]) <= length
+        if is_begin and _is_sorted(leaf):  # below its size it may be the number of each sample
             yield path, "begins"
 
 
@@ -188,10 +189,10 @@ def _with_parts(
         for family, numbers in enumerate(families):
             owners = _owners(leaf, numbers) if path not in parts else None
             if owners is not None:
-                parts[path] = Part("pairs", len(tellers), family)
+                parts[path] = Part("pairs" if leaf.dim() == 2 else "pointers", len(tellers), family)
                 alike = {other: values for other, values in rest.items() if other not in parts}
-                parts |= _rows(alike, owners, len(tellers))
-                tellers.append((path, f"pairs {family}"))
+                parts |= _rows(alike, owners, len(tellers)) | _pointers(alike, owners, numbers, len(tellers), family)
+                tellers.append((path, f"points {family}"))
     if not any(part.role in ("rows", "pointers") for part in parts.values()):
         return None
     return Ragged(frozenset(path for path in base.axes if path not in parts), parts, tuple(tellers))
@@ -219,19 +220,28 @@ def _rows(leaves: Mapping[Path, Tensor], numbers: Tensor, family: int) -> dict[P
     return found
 
 
+def _pointers(leaves: Mapping[Path, Tensor], owners: Tensor, numbers: Tensor, family: int, to: int) -> dict[Path, Part]:
+    """Leaves with as many numbers of rows of another family, each of the same sample."""
+    return {
+        path: Part("pointers", family, to)
+        for path, leaf in leaves.items()
+        if leaf.shape == owners.shape and _is_within(leaf, numbers) and torch.equal(numbers[leaf.cpu().long()], owners)
+    }
+
+
 def _owners(leaf: Tensor, numbers: Tensor) -> Tensor | None:
-    """The sample of each pair of rows of a family; None if a leaf is none of such pairs."""
-    if leaf.dim() != 2 or len(leaf) != 2 or not _is_within(leaf, numbers):
+    """The sample of each row, or pair of rows, of a family; None if a leaf does not point at such."""
+    if leaf.dim() > 2 or (leaf.dim() == 2 and len(leaf) != 2) or not _is_within(leaf, numbers):
         return None
-    first, second = numbers[leaf.cpu().long()]
+    first, second = numbers[leaf.cpu().long().expand(2, -1)]
     return first if torch.equal(first, second) and _is_sorted(first) else None
 
 
 def _starts(told: str, teller: Tensor, count: int, length: int, known: list[list[int]]) -> list[int]:
     """Where the rows of each sample begin, and where those of the last end."""
     values = teller.cpu().long()
-    if told.startswith("pairs"):
-        values = _numbers(known[int(told.removeprefix("pairs "))])[values[0]]
+    if told.startswith("points"):
+        values = _numbers(known[int(told.removeprefix("points "))])[values.reshape(-1, values.shape[-1])[0]]
         told = "numbers"
     if told != "lengths" and not _is_sorted(values):
         raise ValueError("the rows of its samples do not follow one another")

@@ -61,15 +61,10 @@ class OutputsOnly(Predictor):
 
 
 class WithoutLikelihood(Prediction):
-    """Outputs and labels only; whoever asks for the likelihood is told why there is none.
-
-    Attributes:
-        is_hand_written: The loss calls no likelihood at all.
-    """
+    """Outputs and labels only; whoever asks for the likelihood is told why there is none."""
 
     def __init__(self, outputs: Tensor, targets: Tensor | None, unknown: str, is_hand_written: bool) -> None:
-        self.is_hand_written = is_hand_written
-        super().__init__(outputs, "gaussian", targets, unknown=unknown)
+        super().__init__(outputs, "gaussian", targets, unknown=unknown, is_hand_written=is_hand_written)
 
     @property
     def likelihood(self) -> LikelihoodLike:

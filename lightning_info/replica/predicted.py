@@ -52,6 +52,7 @@ class Prediction:
             None: it has it but for its axes.
         recognised: How the loss was found out, where it calls no function that is known; else empty.
         unknown: Why no likelihood is known, see :mod:`~.outputs_only`; to ask for :attr:`likelihood` then fails.
+        is_hand_written: It is not known because the loss calls none at all.
     """
 
     outputs: Tensor
@@ -65,6 +66,7 @@ class Prediction:
     weights_of: Callable[[Tensor], Tensor] | None = None
     recognised: str = ""
     unknown: str = ""
+    is_hand_written: bool = False
     _loss: Callable[[Tensor, Tensor | None], Tensor] | None = None
     _kept: Callable[[], Tensor | None] = lambda: None
 

@@ -149,7 +149,7 @@ class Predictor:
         return self.noise.fixed(batch, partial(self._once, module), lambda: self.state.has_drawn)
 
     def _once(self, module: nn.Module, batch: Any) -> _Pass:
-        batch = bare(map_tensors(batch, torch.clone))  # a training_step may edit its batch in place
+        batch = bare(map_tensors(batch, lambda leaf: leaf.clone()))  # a training_step may edit its batch in place
         names = self.adapter.names if isinstance(self.adapter, LikelihoodCall) else []
         with ExitStack() as stack:
             stack.enter_context(self.state.passing(module))
@@ -290,7 +290,8 @@ class _Watch(TorchFunctionMode):
         if _is_wrapped(result):
             self.calls.append(Call(func, arguments, result, None))
             return result
-        result = result.clone()  # the step may write to it: into a view of something else, its place would be lost
+        with torch._C.DisableTorchFunctionSubclass():  # the step may write to it: in a view its place would be lost
+            result = torch.Tensor.clone(result)
         value, place = result.detach().clone(), place_of(sys._getframe(2))
         self.calls.append(Call(func, arguments, value, edge_of(result), place))
         return result

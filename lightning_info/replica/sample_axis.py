@@ -65,20 +65,27 @@ def first_predictions(predict: Predictor, module: nn.Module, batch: Any) -> tupl
         NoPrediction: Of the likeliest number, if there is none for any.
     """
     error: NoPrediction | None = None
+    without: tuple[Batch, Prediction] | None = None  # a likelihood, which there may be for another number
     for size in _sizes(batch):
         whole = batch if isinstance(batch, Batch) else Batch(batch, by_length(batch, size))
         if not whole.layout.axes and not whole.layout.objects:  # the length of a list that holds tensors
             continue
         try:
-            return whole, predict(module, whole)
+            prediction = predict(module, whole)
         except NoPrediction as one:
             error = error or one
+            continue
+        if not prediction.unknown or prediction.is_hand_written:
+            return whole, prediction
+        without = without or (whole, prediction)
+    if without is not None:
+        return without
     assert error is not None
     raise error
 
 
 def sample_layout(
-    module: nn.Module, predict: Predictor, whole: Batch, base: Prediction, is_given: bool = False
+    module: nn.Module, predict: Predictor, whole: Batch, base: Prediction | None, is_given: bool = False
 ) -> Layout:
     """Find the leaves that carry samples, by experiment.
 
@@ -86,7 +93,7 @@ def sample_layout(
         module: A private replica.
         predict: The predictor.
         whole: A training batch on its device, as :func:`first_predictions` gives it.
-        base: The prediction for it.
+        base: The prediction for it; None if it is to be made anew.
         is_given: The layout is known, and only the samples' independence is looked at.
 
     Raises:

@@ -230,6 +230,18 @@ def flat(numbers):
     return parts, LABELS[numbers]
 
 
+def apart(numbers):
+    """The ends of the edges in tensors of their own, and the number of each sample, which no rows begin at."""
+    parts, y = flat(numbers)
+    ends = {"from": parts.edges[0], "to": parts.edges[1]}
+    return {"id": torch.arange(len(y)), **{k: v for k, v in vars(parts).items() if k != "edges"}, **ends, "y": y}
+
+
+def step_of_ends(net, batch):
+    edges = torch.stack([batch["from"], batch["to"]])
+    return flat_step(net, (Flat(batch["x"], edges, batch["back"], batch["kinds"], batch["number"]), batch["y"]))
+
+
 def flat_step(net, batch):
     parts, y = batch
     h = torch.tanh(net.node(parts.x))
@@ -264,6 +276,7 @@ def numbered(sizes):
 
 FLAT = {
     "the number of each row's sample": (flat_step, flat, flat_alone),
+    "ends of edges apart": (step_of_ends, apart, flat_alone),
     "lengths": (
         lambda m, b: bag_step(m, b[0], numbered(b[1]), b[2]),
         lambda i: (bag(i)[0], bag(i)[1], bag(i)[3]),

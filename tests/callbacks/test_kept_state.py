@@ -186,6 +186,27 @@ def test_state_of_the_samples_of_another_batch_is_refused_by_name():
     assert "noise" not in str(told.value)
 
 
+class Synchronised(Classifier):
+    """The first step gives a target network the weights of the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.target = copy.deepcopy(self.net)
+        with torch.no_grad():
+            self.target[0].weight.mul_(-1)
+
+    def training_step(self, batch, batch_idx):
+        with torch.no_grad():
+            aim = self.target(batch[0])
+            self.target.load_state_dict(self.net.state_dict())
+        return F.mse_loss(self(batch[0]), 0.5 * aim)
+
+
+def test_a_first_pass_that_copies_weights_is_not_compared_with_later_ones():
+    torch.manual_seed(0)
+    assert fit(Synchronised()).history["fisher/trace"]
+
+
 def test_state_on_which_nothing_depends_is_not_spoken_of():
     module = Counting()
     callback = fit(module)

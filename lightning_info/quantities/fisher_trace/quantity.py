@@ -30,7 +30,6 @@ from lightning_info.quantities.fisher_trace.sampling import (
 from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record
 from lightning_info.replica.alone import Misattributed
 from lightning_info.replica.label_dependence import label_dependence
-from lightning_info.replica.outputs_only import WithoutLikelihood
 from lightning_info.replica.predicted import NoPrediction, Prediction
 from lightning_info.replica.snapshot import ForwardStatistic, ModelSnapshot, Unavailable
 from lightning_info.replica.timing import training_pass, trial
@@ -97,7 +96,7 @@ class FisherTrace(Quantity):
     def prepare(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, str]:
         prediction = snapshot.predictor(snapshot.module, snapshot.to_device(snapshot.groups[0]))
         if prediction.unknown:
-            if not isinstance(prediction, WithoutLikelihood) or not prediction.is_hand_written:
+            if not prediction.is_hand_written:
                 raise NoPrediction(prediction.unknown)
             return self._prepare_loss(snapshot, prediction.unknown, point)
         if reason := label_dependence(snapshot):

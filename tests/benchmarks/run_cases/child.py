@@ -160,9 +160,11 @@ def reason(report: str) -> str:
 
 def judged(case: Case, adapted: bool = False, **arguments: Any) -> dict[str, Any]:
     """All five callbacks on the case."""
-    callbacks = [getattr(lightning_info, name)(**arguments) for name in SHORT]
-    _, _, seen = trained(case, callbacks, adapted)
-    return {**seen, "callbacks": {SHORT[type(c).__name__]: state_of(c) for c in callbacks}}
+    given = [getattr(lightning_info, name)(**arguments) for name in SHORT]
+    _, module, seen = trained(case, list(given), adapted)
+    ran = getattr(getattr(module, "_trainer", None), "callbacks", given)  # some packages copy them
+    ours = {type(c): c for c in (*given, *ran) if type(c).__name__ in SHORT}
+    return {**seen, "callbacks": {SHORT[kind.__name__]: state_of(c) for kind, c in ours.items()}}
 
 
 def compared(case: Case, adapted: bool) -> dict[str, Any]:

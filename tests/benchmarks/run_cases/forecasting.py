@@ -89,8 +89,9 @@ def neural(model: Any) -> Run:
         arguments = quiet(callbacks, max_steps=12)
         arguments.pop("max_epochs")
         model.trainer_kwargs.update(arguments)
-        NeuralForecast([model], freq="D", local_scaler_type=None).fit(table)
-        return model
+        forecast = NeuralForecast([model], freq="D", local_scaler_type=None)  # which copies the model
+        forecast.fit(table)
+        return forecast.models[0]
 
     return Run(fit)
 
@@ -126,7 +127,7 @@ def gluon(estimator: Any, **sizes: Any) -> Run:
             prediction_length=FUTURE, context_length=PAST, batch_size=16, num_batches_per_epoch=6,
             trainer_kwargs=arguments, **sizes,
         ).train_model(data)  # fmt: skip
-        return trained.module
+        return trained.trained_net
 
     return Run(fit)
 

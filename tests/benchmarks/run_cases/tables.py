@@ -57,7 +57,7 @@ def tabular() -> Run:
             verbose=False,
             suppress_lightning_logger=True,
         )
-        model.fit(train=table, callbacks=callbacks)
+        model.fit(train=table, validation=table[:8], callbacks=callbacks)
         return model.model
 
     return Run(fit)

@@ -189,11 +189,9 @@ def monai_unet() -> Run:
     return run(Images(net, loss), loader(masks(size=32), 4))
 
 
-@case("VisionTransformer", "kornia", "image classification", "focal_loss")
-def kornia_vit() -> Run:
-    from kornia.contrib import ClassificationHead, VisionTransformer
+@case("FocalLoss", "kornia", "image classification", "focal_loss")
+def kornia_focal() -> Run:
     from kornia.losses import FocalLoss
 
-    sizes = {"image_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
-    net = nn.Sequential(VisionTransformer(**sizes), ClassificationHead(embed_size=32, num_classes=CLASSES))
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES))
     return run(Images(net, FocalLoss(alpha=None, gamma=2.0, reduction="mean")), loader(images()), None, own_labels)
