@@ -282,7 +282,7 @@ class InfoCallback(WithoutTrainer):
             if isinstance(error, WrongArgument) or (self.on_error == "raise" and not isinstance(error, NoRoom)):
                 raise
             owner = type(self).__name__
-            self._active, self._off = False, str(error)
+            self._active, self._off = False, error.brief
             self._summary = f"{owner} is off: {error}"
             self._initial = None
             if trainer is not None:

@@ -15,7 +15,21 @@ from lightning_info.replica.user_warning import warn
 
 
 class Refused(MisconfigurationException):
-    """What cannot be measured, found before the first step; the message tells what to write."""
+    """What cannot be measured, found before the first step; the message tells what to write.
+
+    Args:
+        message: Why, and what to write; lines of code behind an empty line.
+        details: What was seen; in :meth:`~.InfoCallback.report` and where the refusal ends the run.
+
+    Attributes:
+        brief: The message alone.
+    """
+
+    def __init__(self, message: str, details: str = "") -> None:
+        reason, _, code = message.partition("\n\n")
+        whole = f"{reason.rstrip(':.')}. {details}" if details else reason
+        super().__init__(f"{whole}\n\n{code}" if code else whole)
+        self.brief = message
 
 
 class WrongArgument(Refused):

@@ -117,13 +117,13 @@ def preflight(
     except Skipped:
         raise
     except (NoPrediction, SamplesMixed) as error:
-        reason = _no_samples(owner, snapshot, name, error)
+        reason, details = _no_samples(owner, snapshot, name, error)
         if isinstance(error, NoPrediction) and not trainable(module):
             reason = (
                 f"none of the weights of {name} is trained (requires_grad is False for all of them), and it is trained "
                 f"weights that are measured; set requires_grad for some of them before fit"
             )
-        raise Refused(f"{owner}: {reason}") from error
+        raise Refused(f"{owner}: {reason}", details) from error
     except NotCopyable as error:
         raise Refused(f"{owner} measures on a copy of the module, but {error}") from error
     except (NoLayers, WrongQuantity) as error:
@@ -145,24 +145,27 @@ def preflight(
     return Findings(snapshot, rows | beside, writes, whole)
 
 
-def _no_samples(owner: str, snapshot: ModelSnapshot, name: str, error: NoPrediction | SamplesMixed) -> str:
-    """Why there is no prediction for each sample, and what to write."""
+def _no_samples(owner: str, snapshot: ModelSnapshot, name: str, error: NoPrediction | SamplesMixed) -> tuple[str, str]:
+    """Why there is no prediction for each sample and what to write, and what was seen."""
     source, lines = snapshot.predictor.source(name), ADAPTER_LINES.format(callback=owner)
     graph = "" if isinstance(error, NoLikelihood) or not snapshot.groups else one_graph(snapshot.groups[0])
     if graph:
-        return f"{graph}. What was seen: {error}"
+        return graph, f"What was seen: {error}"
     if isinstance(error, NoPrediction):
-        return f"{error}. Tell it what the module predicts:\n\n{lines}"
+        return f"{error}. Tell it what the module predicts:\n\n{lines}", ""
     drawn = ""
     if snapshot.predictor.noise.by_others:
         drawn = " It draws from numpy or random, which give noise by a sample's place: draw it with torch."
-    return (
-        f"what {source} predicts for a sample must not depend on the others of its batch; give an adapter (below), or "
-        f"say where the samples are by {DECLARE}. What was seen: {error}. The cause may be that samples are compared "
-        f"or mixed with one another (negatives or statistics of the batch, two views joined, mixup), that samples of "
-        f"different length lie in one tensor, that rows are picked by a mask, or that the size or a maximum of the "
-        f"batch is read.{drawn} An adapter predicts every sample by itself, from tensors whose first axis counts the "
-        f"samples:\n\n{lines}"
+    reason = (
+        f"what {source} predicts for a sample must not depend on the others of its batch, and {error.fault}; give an "
+        f"adapter, or say where the samples are by split=, batch_axes= or reference= (report() has more). An adapter "
+        f"predicts every sample by itself, from tensors whose first axis counts the samples:\n\n{lines}"
+    )
+    return reason, (
+        f"What was seen: {error}. The cause may be that samples are compared or mixed with one another (negatives or "
+        f"statistics of the batch, two views joined, mixup), that samples of different length lie in one tensor, that "
+        f"rows are picked by a mask, or that the size or a maximum of the batch is read.{drawn} To say where the "
+        f"samples are: {DECLARE}"
     )
 
 

@@ -162,7 +162,7 @@ class Prediction:
             NoPrediction: There are no targets.
         """
         if self._loss is None:
-            raise NoPrediction("the adapter gives no targets, which the empirical Fisher and the Hessian need")
+            raise NoPrediction("there are no targets to take the loss at; an adapter gives them beside the outputs")
         return self._loss(z, None if mask is None or bool(mask.all()) else mask)
 
     @property

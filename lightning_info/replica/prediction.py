@@ -343,11 +343,10 @@ def _trained(watch: _Watch, returned: Any, owner: str, automatic: bool) -> tuple
             raise NoPrediction(f"{owner}.training_step returned a {type(returned).__name__} without 'loss'")
         raise Skipped(f"{owner}.training_step returned None")
     if not calls:
-        known = ", ".join(f.__name__ for f in LIKELIHOODS)
         others = "".join(f". {f.__name__} is none: {reason}" for f, reason in watch.others.items())
         raise NoLikelihood(
-            f"{owner}.training_step calls no likelihood that is known here ({known}; log_prob of a distribution)"
-            f"{others}"
+            f"{owner}.training_step calls no likelihood that is known here, such as cross_entropy, mse_loss or "
+            f"log_prob of a distribution{others}"
         )
     trained = watch.losses or [loss]
     return calls, [t for t in trained if isinstance(t, Tensor) and t.numel() == 1 and t.requires_grad]

@@ -46,7 +46,16 @@ _EXCLUDED = 5e3
 
 
 class SamplesMixed(ValueError):
-    """A sample's prediction depends on the others in its batch, as far as one can cut it; the message tells how."""
+    """A sample's prediction depends on the others in its batch, as far as one can cut it.
+
+    Args:
+        whole: The batch, as it was cut.
+        fault: What is seen then.
+    """
+
+    def __init__(self, whole: Batch, fault: str) -> None:
+        super().__init__(_told(whole, fault))
+        self.fault = fault
 
 
 Layouts = dict[Hashable, Layout | SamplesMixed]
@@ -123,7 +132,7 @@ def sample_layout(
     if ordered is not None:
         return ordered
     assert first is not None
-    raise SamplesMixed(_told(*first))
+    raise SamplesMixed(*first)
 
 
 def needs_order(module: nn.Module, predict: Predictor, batches: Iterable[Any]) -> bool:

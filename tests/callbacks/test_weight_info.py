@@ -379,7 +379,7 @@ def test_a_module_without_targets_is_refused_with_what_to_write():
     def adapter(module, batch):
         return module(batch[0].double()), None, "categorical"
 
-    with pytest.raises(MisconfigurationException, match="gives no targets"):
+    with pytest.raises(MisconfigurationException, match="no targets to take the loss at"):
         fit(weight_info(adapter=adapter))
 
 

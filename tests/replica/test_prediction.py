@@ -402,7 +402,7 @@ def half_the_batch(self, batch, batch_idx):
     ("step", "message"),
     [
         (two_likelihoods, "calls 2 likelihoods"),
-        (by_hand, "calls no likelihood that is known here (cross_entropy, "),
+        (by_hand, "calls no likelihood that is known here, such as cross_entropy"),
         (against_itself, "compares two quantities that both depend on the parameters"),
         (half_the_batch, "the outputs have shape (4, 3) for 8 samples"),
     ],
