@@ -117,6 +117,8 @@ def trained(case: Case, callbacks: list[pl.Callback], adapted: bool = False) -> 
     if module is not None:
         seen["fingerprint"] = fingerprint(module)
     ours = [text for text in texts if any(name in text for name in SHORT) or "lightning_info" in text]
+    off = " is off, and training goes on"
+    seen["off"] = {kind: text.split(": ", 1)[-1] for text in ours for kind in SHORT if f"{kind}{off}" in text}
     seen["tracebacks"] = sum("Traceback (most recent call last)" in text for text in ours)
     seen["faults"] = [cleaned(fault(text)) for text in ours if "Traceback (most recent call last)" in text]
     return run, module, seen
@@ -164,7 +166,11 @@ def judged(case: Case, adapted: bool = False, **arguments: Any) -> dict[str, Any
     _, module, seen = trained(case, list(given), adapted)
     ran = getattr(getattr(module, "_trainer", None), "callbacks", given)  # some packages copy them
     ours = {type(c): c for c in (*given, *ran) if type(c).__name__ in SHORT}
-    return {**seen, "callbacks": {SHORT[kind.__name__]: state_of(c) for kind, c in ours.items()}}
+    states = {SHORT[kind.__name__]: state_of(c) for kind, c in ours.items()}
+    for kind, text in seen.pop("off").items():  # of a copy that is gone
+        if states[SHORT[kind]]["state"] == "nothing":
+            states[SHORT[kind]] = {"state": "refused", "why": cleaned(text.split("\n\n")[0])}
+    return {**seen, "callbacks": states}
 
 
 def compared(case: Case, adapted: bool) -> dict[str, Any]:
