@@ -244,9 +244,19 @@ class Detector(Classifier):
         return sum(self(*batch).values())
 
 
-def test_losses_that_exist_in_train_mode_only_are_told_with_the_fix():
+class OfTwoHeads(Detector):
+    """As detectors of several losses, no one likelihood in train mode either."""
+
+    def forward(self, x, y=None):
+        z = self.net(x)
+        boxes = self.net(x.flip(0))
+        return {"class": F.cross_entropy(z, y), "box": F.smooth_l1_loss(boxes, 0 * boxes)} if self.training else [z]
+
+
+@pytest.mark.parametrize("kind", [Detector, OfTwoHeads])
+def test_losses_that_exist_in_train_mode_only_are_told_with_the_fix(kind):
     with pytest.raises(MisconfigurationException, match=r"(?s)copy runs in eval mode.*`self\.training`.*def adapter"):
-        fit(Detector())
+        fit(kind())
 
 
 def test_a_fault_in_both_modes_is_not_blamed_on_the_mode():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lightning_info.gradients.copies import deep_copy
 
 from .case import Predicted, Run, doubled
 
@@ -24,7 +25,7 @@ def fisher_trace(run: Run, module: Any, samples: int) -> float:
     assert run.predicts is not None
     assert run.alone is not None
     module._trainer = None
-    module = copy.deepcopy(module).double().eval()
+    module = deep_copy(module).double().eval()
     weights = [p for p in module.parameters() if p.requires_grad]
     total = 0.0
     batches = list(islice(run.alone(), samples))
@@ -43,7 +44,7 @@ def loss_gradient_trace(run: Run, module: Any, samples: int) -> float:
     """Mean over the first samples of training of ``|∇ loss|²``, of the ``training_step`` of each sample alone."""
     assert run.alone is not None
     module._trainer = None
-    module = copy.deepcopy(module).double().eval()
+    module = deep_copy(module).double().eval()
     for name in ("log", "log_dict", "manual_backward"):
         vars(module)[name] = lambda *args, **kwargs: None
     weights = [p for p in module.parameters() if p.requires_grad]
