@@ -23,11 +23,14 @@ from lightning_info.gradients.batches import num_samples
 from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record
 from lightning_info.quantities.weight_information.curvature import (
     FEWEST_SAMPLES,
+    PROBES,
+    STEPS,
     Curvature,
     CurvatureName,
     CurvaturePlan,
     LanczosCurvature,
     choose_curvature,
+    seconds_of_step,
 )
 from lightning_info.quantities.weight_information.errors import information_errors, spectrum_errors
 from lightning_info.quantities.weight_information.initial_weights import InitialWeights, squared_norm
@@ -144,6 +147,11 @@ class WeightInformation(Quantity):
         plan = self._plan
         few = min(TRIAL_SAMPLES, num_samples(snapshot.groups[0]))
         snapshot = snapshot.first(few)
+        if plan.name == "lanczos":  # a whole run takes minutes, of a few weights too
+            step, beside = seconds_of_step(snapshot)
+            losses = len(GRID) * self._draws * trial(lambda: mean_loss(snapshot), snapshot.device)
+            steps = STEPS * (PROBES + 1 + self._draws // 2)
+            return plan.samples / few * (steps * step + losses) + steps * beside
         generator = torch.Generator().manual_seed(0)
         found: list[Curvature] = []
         measuring = seconds(lambda: found.append(plan.measure(snapshot, generator)), snapshot.device)

@@ -10,8 +10,9 @@ from torch import nn
 from torch.func import functional_call, jacrev
 
 from lightning_info.gradients import NotCovered
+from lightning_info.gradients.fisher_products import FisherProducts
 from lightning_info.quantities.weight_information import curvature as curvature_module
-from lightning_info.quantities.weight_information.curvature import choose_curvature
+from lightning_info.quantities.weight_information.curvature import choose_curvature, seconds_of_step
 from lightning_info.quantities.weight_information.run_plan import run_plan
 from lightning_info.replica.prediction import Predictor
 from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
@@ -108,6 +109,16 @@ def test_lanczos_agrees_within_its_error_and_finds_the_largest():
     error = log_dets.std() / len(log_dets) ** 0.5
     assert (log_dets.mean() - expected).abs() <= 4 * error + 1e-8
     assert error <= 0.05 * expected.abs()
+
+
+def test_a_step_of_lanczos_is_timed_by_two_products(monkeypatch):
+    products, product = [], FisherProducts.__call__
+    monkeypatch.setattr(FisherProducts, "__call__", lambda self, v: products.append(v) or product(self, v))
+    snapshot = case()
+    step, beside = seconds_of_step(snapshot)
+    assert len(products) <= 2
+    assert step > 0
+    assert beside > 0
 
 
 def test_the_diagonal_is_exact_for_few_outputs_and_unbiased_for_many(monkeypatch):
