@@ -9,6 +9,7 @@ from scipy import stats
 from lightning_info.functional import (
     draw_samples,
     exact_cotangents,
+    fisher,
     fisher_cotangent,
     fisher_trace,
     output_fisher_trace,
@@ -77,6 +78,19 @@ def test_second_moment_of_the_cotangents_is_the_output_fisher(likelihood, shape,
     products = u.reshape(len(z), draws, -1, 1) * u.reshape(len(z), draws, 1, -1)
     error = 5 * products.std(1) / draws**0.5 + 1e-12
     assert ((products.mean(1) - output_fisher(z, likelihood)).abs() <= error).all()
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (3, 4, 5)])
+def test_many_classes_go_a_few_rows_at_a_time(shape, monkeypatch):
+    z, t = 3 * torch.randn(shape), torch.randn(shape)
+    trace, product = output_fisher_trace(z, "categorical"), output_fisher_product(z, "categorical", t)
+    monkeypatch.setattr(fisher, "MOST_NUMBERS", 12)  # two rows
+    torch.testing.assert_close(output_fisher_trace(z, "categorical"), trace, rtol=1e-14, atol=0)
+    torch.testing.assert_close(output_fisher_product(z, "categorical", t), product, rtol=1e-13, atol=1e-16)
+    u = fisher_cotangent(z, "categorical", "importance", dtype=torch.float32)
+    assert u.shape == z.shape
+    assert u.dtype == torch.float32
+    torch.testing.assert_close(u.double().flatten(1).square().sum(1), trace, rtol=1e-6, atol=0)
 
 
 def test_every_importance_cotangent_has_the_length_of_the_trace():
