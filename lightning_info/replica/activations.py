@@ -7,14 +7,13 @@ Modules are seen through forward hooks that live as long as the pass; functions 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn.modules import activation
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
@@ -24,6 +23,7 @@ from lightning_info.gradients.real import as_real
 from lightning_info.replica.experiments import is_experiment
 from lightning_info.replica.padding import Padding, of_positions
 from lightning_info.replica.predicted import Prediction
+from lightning_info.replica.shown_tensor import description, shown_tensor
 from lightning_info.replica.unit_rows import SampleAxis, by_channel, by_sample, mean_of, units
 
 SHOWN_UNITS = 64
@@ -253,7 +253,7 @@ class Capture(TorchFunctionMode):
                 is_whole = isinstance(before, Tensor) and before.data_ptr() != tensor.data_ptr()
                 self._hand_over(call, tensor.detach(), before.detach() if is_whole else None)
             else:
-                self.unseen[name] = self.unseen[kind] = _what(output)
+                self.unseen[name] = self.unseen[kind] = description(output)
 
     def _hand_over(self, call: Call, tensor: Tensor, before: Tensor | None = None) -> None:
         try:
@@ -335,51 +335,6 @@ def _is_activation(module: nn.Module) -> bool:
 
 def _length(value: Any) -> int:
     return len(value) if isinstance(value, (tuple, list)) else 1
-
-
-def shown_tensor(output: Any) -> Tensor | None:
-    """Recurrent layers give their outputs first, models of transformers (after a loss) logits or hidden states.
-
-    Complex values, integers and booleans are shown where there are no real ones beside them.
-    """
-    shown = [tensor for tensor in _tensors(output) if _is_shown(tensor)]
-    kinds = (Tensor.is_floating_point, Tensor.is_complex, lambda tensor: True)
-    return next((tensor for is_kind in kinds for tensor in shown if is_kind(tensor)), None)
-
-
-def _what(output: Any) -> str:
-    """What a call gave that shows no activations."""
-    tensor = next(_tensors(output), None)
-    if tensor is None:
-        return f"no tensor ({type(output).__name__})"
-    if is_functorch_wrapped_tensor(tensor):
-        return "a tensor inside of torch.vmap or torch.func"
-    if tensor.is_nested:
-        return "a nested tensor"
-    if tensor.layout != torch.strided:
-        return f"a tensor with layout {tensor.layout}"
-    return f"a tensor of shape {tuple(tensor.shape)}, {tensor.dtype}"
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-        return
-    values: Any = ()
-    if isinstance(output, Mapping):
-        values = output.values()
-    elif isinstance(output, (tuple, list)):
-        values = output
-    elif is_dataclass(output):
-        values = (getattr(output, field.name) for field in fields(output))
-    for value in values:
-        yield from _tensors(value)
-
-
-def _is_shown(tensor: Tensor) -> bool:
-    if is_functorch_wrapped_tensor(tensor) or tensor.is_nested or tensor.layout != torch.strided:
-        return False
-    return not tensor.is_quantized and tensor.dim() > 0 and tensor.numel() > 0
 
 
 def _shown(rows: Tensor) -> Tensor:

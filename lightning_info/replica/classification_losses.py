@@ -19,9 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.replica.loss_recognition import bernoulli, categorical
-from lightning_info.replica.module_calls import gradients_at, module_calls
+from lightning_info.replica.module_calls import gradient_elsewhere, gradients_at, module_calls
 from lightning_info.replica.predicted import NoPrediction, Prediction
 
 SIZES = (0.3, 1.0, 3.0)
@@ -167,15 +166,8 @@ def _holds(one: ClassificationLoss, run: Callable[[], Tensor], module: nn.Module
     for size in SIZES:
         noise = torch.randn(z.shape, generator=generator, dtype=torch.float64).to(z.device)
         at = (size * noise).requires_grad_()
-        try:
-            with module_calls(module, {one.call: at}):
-                loss = run()
-            gradient, *others = gradients_at(loss, [at, *(p for p in module.parameters() if p.requires_grad)])
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            return False
-        if gradient is None or any(other is not None for other in others):
+        gradient = gradient_elsewhere(run, module, one.call, at)
+        if gradient is None:
             return False
         found = one.labels(gradient, at.detach(), 1e-5)
         if found is None or (known is not None and not known.is_as(found)):

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from lightning_info.gradients.layout import GO_ON, Path, describe, rebuilt
-from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.replica.loss_recognition import gaussian, laplace
-from lightning_info.replica.module_calls import gradients_at, module_calls
+from lightning_info.replica.module_calls import gradient_elsewhere, gradients_at, module_calls
 from lightning_info.replica.predicted import NoPrediction, Prediction
 
 DISTANCES = (0.1, 1.0, 30.0)
@@ -124,16 +123,8 @@ def _holds(one: ElementwiseError, run: Callable[[], Tensor], module: nn.Module, 
     for distance in DISTANCES:
         noise = torch.randn(z.shape, generator=generator, dtype=torch.float64).to(z.device)
         at = (target + distance * unit * noise).requires_grad_()
-        try:
-            with module_calls(module, {one.call: at}):
-                loss = run()
-            weights = [p for p in module.parameters() if p.requires_grad]
-            gradient, *others = torch.autograd.grad(loss, [at, *weights], allow_unused=True)
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            return False
-        if gradient is None or any(other is not None for other in others):
+        gradient = gradient_elsewhere(run, module, one.call, at)
+        if gradient is None:
             return False
         found = _factor(one.kind, gradient, at.detach() - target, 1e-5)
         if found is None:

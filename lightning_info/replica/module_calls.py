@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_info.replica.activations import shown_tensor
+from lightning_info.gradients.memory import is_out_of_memory
+from lightning_info.replica.shown_tensor import shown_tensor
 
 
 @contextmanager
@@ -42,3 +43,26 @@ def module_calls(module: nn.Module, replace: dict[int, Tensor] | None = None) ->
 def gradients_at(loss: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     """The gradients of a loss in outputs of modules, None where it does not depend on them."""
     return torch.autograd.grad(loss, list(outputs), retain_graph=True, allow_unused=True)
+
+
+def gradient_elsewhere(run: Callable[[], Tensor], module: nn.Module, call: int, outputs: Tensor) -> Tensor | None:
+    """The gradient of a step's loss in other outputs of a module call.
+
+    Args:
+        run: Runs the ``training_step`` and gives its loss.
+        module: Whose step it is.
+        call: The number of the call.
+        outputs: Put in the place of what it gives; they require a gradient.
+
+    Returns:
+        None where the step fails with them, or its loss depends on a weight in another way than by them.
+    """
+    try:
+        with module_calls(module, {call: outputs}):
+            loss = run()
+        gradient, *others = gradients_at(loss, [outputs, *(p for p in module.parameters() if p.requires_grad)])
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return None
+    return gradient if all(other is None for other in others) else None

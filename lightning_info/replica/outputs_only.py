@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from lightning_info.functional.likelihoods import LikelihoodLike
 from lightning_info.gradients.batches import num_samples, tensors
 from lightning_info.gradients.layout import bare
-from lightning_info.replica.activations import shown_tensor
 from lightning_info.replica.experiments import is_experiment
 from lightning_info.replica.noise import DrawsNoise, NotItsOwnNoise
 from lightning_info.replica.padding import in_batch
 from lightning_info.replica.predicted import NoLikelihood, NoPrediction, Prediction, Skipped, WritesParameters
 from lightning_info.replica.prediction import Predictor
+from lightning_info.replica.shown_tensor import shown_tensor
 
 
 class OutputsOnly(Predictor):
