@@ -7,7 +7,6 @@ from torch import Tensor
 
 from lightning_info.gradients.batches import num_samples, take
 from lightning_info.gradients.layout import Batch
-from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.replica.activations import Call, Capture
 from lightning_info.replica.alone import OUTPUTS
 from lightning_info.replica.predicted import Prediction
@@ -44,9 +43,7 @@ def samples_at_once(snapshot: ModelSnapshot, most: int) -> int:
     repeated = torch.arange(found) % size
     try:
         many = snapshot.predictor(snapshot.module, take(batch, repeated))
-    except Exception as error:  # of a module that takes no more samples than it is trained on
-        if is_out_of_memory(error):
-            raise
+    except Exception:  # of a module that takes no more samples than it is trained on
         return snapshot.chunk
     return found if _is_same(many, few, repeated) else snapshot.chunk
 
