@@ -14,8 +14,8 @@ from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.loop import fitted, squares_of
 from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.replica.activations import Activation
+from lightning_info.replica.disagreement import disagreement
 from lightning_info.replica.predicted import Prediction
-from lightning_info.replica.sample_axis import disagreement
 
 OUTPUTS = 1e-2
 """Relative difference that rounding may make in outputs and activations, in the replica's own precision."""

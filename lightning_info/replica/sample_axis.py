@@ -34,6 +34,7 @@ from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.plan import float64_copy, float64_tensors
 from lightning_info.gradients.ragged import ragged_layouts
 from lightning_info.gradients.sample_objects import Objects
+from lightning_info.replica.disagreement import alike, disagreement
 from lightning_info.replica.predicted import NoPrediction, Prediction
 from lightning_info.replica.prediction import Predictor
 
@@ -41,8 +42,6 @@ MOST_TRIALS = 64
 """Ways to tell the leaves of samples from those of the batch that are tried for one number of samples."""
 MOST_CUT, MOST_ALONE = 16, 4
 """Samples of a batch that are cut and permuted, and those of them that go through alone."""
-_EXCLUDED = 5e3
-"""Outputs beyond are stand-ins for infinity and tell nothing about the scale of the others."""
 
 
 class SamplesMixed(ValueError):
@@ -237,57 +236,6 @@ class _Experiment:
         raise first
 
 
-def disagreement(part: Prediction, whole: Prediction, index: Tensor, tolerance: float) -> str | None:
-    """What in the prediction for some samples is not that of their rows in a larger batch.
-
-    Only counted positions are compared, as padding may be as long as the longest sample of a batch.
-
-    Args:
-        part: Of the samples.
-        whole: Of the larger batch.
-        index: Their rows in it.
-        tolerance: Relative, and a tenth of it in units of the largest output.
-    """
-    index = index.to(whole.outputs.device)
-    z, expected = part.outputs.detach(), whole.outputs.detach()[index].to(part.outputs)
-    here = part.mask
-    there = whole.mask[index] if whole.mask is not None else None
-    told = f"outputs of shape {tuple(z.shape)} for {tuple(expected.shape)} in the larger batch"
-    if z.dim() != expected.dim() or (here is None) != (there is None):
-        return told
-    if here is not None and there is not None:
-        lengths = [min(pair) for pair in zip(here.shape, there.shape, strict=True)]
-        common = tuple(slice(0, length) for length in lengths)
-        if here[common].sum() != here.sum() or there[common].sum() != there.sum() or z.shape[-1] != expected.shape[-1]:
-            return told
-        here, there, z, expected = here[common], there[common], z[common], expected[common]
-        if not torch.equal(here, there):
-            return "other ignored positions"
-        z, expected = z[here], expected[here]
-    elif z.shape != expected.shape:
-        return told
-    if not _alike(z, expected, tolerance):
-        return "other outputs than in the larger batch"
-    y, labels = part.targets, whole.targets[index] if whole.targets is not None else None
-    if (y is None) != (labels is None):
-        return "no targets"
-    if y is not None and labels is not None:
-        if here is not None and y.dim() == here.dim():
-            y, labels = y[common][here], labels[common][here]
-        if y.shape != labels.shape or not _alike(y, labels, tolerance):
-            return "other targets than in the larger batch"
-    return None
-
-
-def _alike(values: Tensor, expected: Tensor, tolerance: float) -> bool:
-    if not values.is_floating_point():
-        return torch.equal(values, expected.to(values))
-    expected = expected.to(values)
-    sizes = expected.abs()
-    scale = sizes.masked_fill(~(sizes < _EXCLUDED), 0.0).max().item() if sizes.numel() else 1.0
-    return torch.allclose(values, expected, rtol=tolerance, atol=0.1 * tolerance * scale, equal_nan=True)
-
-
 def _compare(part: Prediction, whole: Prediction, index: Tensor, tolerance: float) -> None:
     found = disagreement(part, whole, index, tolerance)
     if found is not None:
@@ -304,7 +252,7 @@ def _compare_gradients(part: Prediction, whole: Prediction, order: Tensor, toler
         found = part.loss_gradient()
     except Exception as error:
         raise _Fault(f"the loss of permuted samples failed with {type(error).__name__}: {first_line(error)}") from error
-    if found.shape != expected.shape or not _alike(found, expected[order.to(expected.device)], tolerance):
+    if found.shape != expected.shape or not alike(found, expected[order.to(expected.device)], tolerance):
         raise _Fault(f"{len(order)} permuted samples had another loss")
 
 

@@ -9,8 +9,8 @@ from lightning_info.gradients.batches import num_samples, take
 from lightning_info.gradients.layout import Batch
 from lightning_info.replica.activations import Call, Capture
 from lightning_info.replica.alone import OUTPUTS
+from lightning_info.replica.disagreement import disagreement
 from lightning_info.replica.predicted import Prediction
-from lightning_info.replica.sample_axis import disagreement
 from lightning_info.replica.snapshot import ModelSnapshot
 
 MOST_NUMBERS = 1 << 22
