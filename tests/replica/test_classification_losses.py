@@ -12,6 +12,7 @@ from models import CLASSES, FEATURES, Classifier, loader, trainer
 from torch import nn
 
 from lightning_info import FisherTraceCallback, WeightInfoCallback
+from lightning_info.replica.classification_losses import ClassificationLoss
 from lightning_info.replica.prediction import NoPrediction, Predictor
 from lightning_info.replica.replicate import replicate
 from lightning_info.replica.stand_in_trainer import StandInTrainer
@@ -126,6 +127,25 @@ def test_where_the_net_is_sure_the_label_is_its_own():
     assert found is not None
     assert torch.equal(found.targets, torch.full((N,), 2))
     assert found.mask is None or bool(found.mask.all())
+
+
+@pytest.mark.parametrize(("kind", "axis"), [("categorical", 1), ("bernoulli", 0)])
+def test_a_sure_output_among_others_counts_and_an_ignored_one_does_not(kind, axis):
+    z = torch.randn(N, C, generator=GENERATOR)
+    z[0] = torch.tensor([200.0, -200.0, -200.0, -200.0])
+    y = torch.randint(C, (N,), generator=GENERATOR)
+    y[0] = 0
+    z.requires_grad_()
+    each = (
+        F.cross_entropy(z, y, reduction="none")
+        if axis
+        else F.binary_cross_entropy_with_logits(z, one_hot(y).float(), reduction="none").sum(1)
+    )
+    (gradient,) = torch.autograd.grad(each[:-1].mean(), z)
+    found = ClassificationLoss(kind, "net", 0, axis).labels(gradient, z.detach(), 1e-3)
+    assert bool(found.kept[:-1].all())
+    assert not found.kept[-1].any()
+    assert torch.equal(found.y[0].long(), y[0] if axis else one_hot(y)[0].long())
 
 
 OTHERS = {
