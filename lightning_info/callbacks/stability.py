@@ -58,8 +58,8 @@ class StabilityCallback(InfoCallback):
         replacement: The sample of the data set in its place; None: drawn by ``seed``.
         beta: Level of the task for ``unique_information``.
         num_twins: How many twins, each with a sample of its own.
-        trust: Names of classes of other callbacks in the Trainer that could change what is trained and do not; the
-            weights are then compared after every batch, and a twin that they part is lost.
+        trust: Names of classes of other callbacks in the Trainer that could change what is trained and do not. Their
+            hooks are not looked at, as those of all others are; a twin that they part between two batches is lost.
         num_samples: Reference samples: the first that pass in training, kept on the CPU. Distances in the weights need
             none and do not wait for them. (``max_overhead`` counts the points, not the twin's training.)
         **common: The arguments that all callbacks share, see :class:`~.CommonOptions`.
@@ -67,9 +67,8 @@ class StabilityCallback(InfoCallback):
     Raises:
         ValueError: An argument makes no sense.
         MisconfigurationException: With ``on_error="raise"``, before the first step (else a warning, and the callback
-            is off): what no twin can follow (several processes, callbacks that
-            can edit weights, schedulers that follow a metric, data without indices), with every reason; no likelihood
-            found; a sample that is not there.
+            is off): what no twin can follow (several processes, callbacks of Lightning's that edit weights, data
+            without indices), with every reason; no likelihood found; a sample that is not there.
 
     Example::
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 
 def same_weights(module: nn.Module, twin: nn.Module) -> bool:
     """Whether all parameters and buffers are equal, bit for bit but for the sign of zeros; NaN equals NaN."""
-    return all(_equal(one, other) for one, other in zip(_tensors(module), _tensors(twin), strict=True))
+    return all(equal(one, other) for one, other in zip(_tensors(module), _tensors(twin), strict=True))
 
 
 def different_setting(trainer: Any, twin_trainer: Any) -> str | None:
@@ -23,14 +24,34 @@ def different_setting(trainer: Any, twin_trainer: Any) -> str | None:
     return None
 
 
-def fingerprint(module: nn.Module) -> list[int]:
-    """The sums of the bits of all parameters and buffers, which an edit of one number changes for sure."""
+def fingerprint(module: nn.Module, optimizers: Iterable[Any]) -> dict[str, Any]:
+    """What an edit of the weights or of the optimisers changes for sure."""
+    return {"the weights": sums_of_bits(_tensors(module)), "the optimisers": optimizer_state(optimizers)}
+
+
+def optimizer_state(optimizers: Iterable[Any]) -> list[Any]:
+    """All numbers of optimisers: of their groups (rates, decays) and of their states; of tensors the sums of bits."""
+    held: list[Any] = []
+    for optimizer in optimizers:
+        held += [value for group in optimizer.param_groups for key, value in group.items() if key != "params"]
+        held += optimizer.state.values()
+    return [comparable(leaf) for leaf in pytree.tree_leaves(held)]
+
+
+def comparable(value: Any) -> Any:
+    """What tells two values apart: of a tensor the sum of its bits, else how it is written."""
+    return sums_of_bits([value]) if isinstance(value, Tensor) else repr(value)
+
+
+def sums_of_bits(tensors: Iterable[Tensor]) -> list[int]:
+    """The sum of the bits of each tensor, which an edit of one number changes for sure."""
     sums = []
-    for tensor in map(Tensor.detach, _tensors(module)):
-        numbers = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    for tensor in map(Tensor.detach, tensors):
+        numbers = tensor.coalesce().values() if tensor.is_sparse else tensor
+        numbers = torch.view_as_real(numbers.resolve_conj()) if numbers.is_complex() else numbers
         bits = numbers.contiguous().reshape(-1).view(_INTEGER_OF_SIZE[numbers.element_size()])
         sums.append(bits.sum(dtype=torch.int64))
-    return torch.stack(sums).tolist() if sums else []
+    return torch.stack([total.cpu() for total in sums]).tolist() if sums else []
 
 
 _INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -57,11 +78,12 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
     yield from module.buffers()
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Whether all numbers are equal, bit for bit but for the sign of zeros; NaN equals NaN."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     if torch.equal(one, other):
         return True
     if one.is_complex():
-        return _equal(torch.view_as_real(one.resolve_conj()), torch.view_as_real(other.resolve_conj()))
+        return equal(torch.view_as_real(one.resolve_conj()), torch.view_as_real(other.resolve_conj()))
     return one.is_floating_point() and bool(((one == other) | (one.isnan() & other.isnan())).all())

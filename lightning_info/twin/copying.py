@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from lightning_info.gradients.copies import Copier
+from lightning_info.gradients.sample_objects import deep_mapped
 from lightning_info.replica.replicate import STEPS, NotCopyable, name_culprit, refuse_what_leads_back
 
 LARGE = 1 << 20
@@ -81,6 +82,18 @@ def copy_batch(batch: Any) -> Any:
     leaves = [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)]
     memo = {id(leaf): leaf.detach().clone().requires_grad_(leaf.requires_grad) for leaf in leaves}
     return copy.deepcopy(batch, memo)
+
+
+def tensors_of(batch: Any) -> list[Tensor]:
+    """All of a batch, whatever objects hold them."""
+    leaves: list[Tensor] = []
+
+    def collect(leaf: Tensor) -> Tensor:
+        leaves.append(leaf)
+        return leaf
+
+    deep_mapped(batch, collect)
+    return leaves
 
 
 def copy_datamodule(datamodule: Any, instead: dict[int, Any]) -> Any:

@@ -19,6 +19,11 @@ class RandomState(NamedTuple):
     cpu: torch.Tensor
     device: torch.Tensor | None
 
+    def comparable(self) -> tuple[Any, ...]:
+        """The same as what can be compared by ``==``."""
+        tensors = [None if state is None else state.cpu().numpy().tobytes() for state in (self.cpu, self.device)]
+        return self.python, self.numpy[1].tobytes(), self.numpy[2:], *tensors
+
 
 def random_state(device: torch.device) -> RandomState:
     """The present states.

@@ -7,6 +7,8 @@ import math
 from collections.abc import Collection
 from typing import Any
 
+from lightning_info.twin.watching import IN_STEP, WatchedHook
+
 PACKAGES = ("lightning", "pytorch_lightning")
 
 HARMLESS = {
@@ -20,8 +22,7 @@ COPIED = {"GradientAccumulationScheduler"}
 """Those of which the twin gets a copy, as they need nothing but the epoch's number."""
 
 HOOKS = (
-    "on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_before_zero_grad", "on_before_backward",
-    "on_after_backward", "on_before_optimizer_step", "on_train_batch_end", "on_train_epoch_end",
+    "on_train_start", "on_train_epoch_start", *IN_STEP, "on_train_epoch_end",
     "on_validation_start", "on_validation_epoch_start", "on_validation_batch_start", "on_validation_batch_end",
     "on_validation_epoch_end", "on_validation_end",
 )  # fmt: skip
@@ -47,7 +48,6 @@ def refuse_run(trainer: Any, *others: str | None, trust: Collection[str] = ()) -
         refuse_strategy(trainer),
         *others,
         _refuse_length(trainer),
-        _refuse_schedulers(trainer),
         _refuse_iterator(trainer.lightning_module),
         *(refuse_callback(callback, trust) for callback in trainer.callbacks),
     ]
@@ -108,39 +108,32 @@ def _refuse_iterator(module: Any) -> str | None:
     return "training_step(dataloader_iter) fetches its own batches, which nobody else sees; take (batch, batch_idx)"
 
 
-def _refuse_schedulers(trainer: Any) -> str | None:
-    names = [type(c.scheduler).__name__ for c in trainer.lr_scheduler_configs if c.reduce_on_plateau]
-    if not names:
-        return None
-    return f"{names[0]} follows a metric, which the twin, being never validated, has not; take another scheduler"
-
-
 def refuse_callback(callback: Any, trust: Collection[str] = ()) -> str | None:
-    """A callback that can change the training is refused, unless it is known not to, or it is said.
+    """A callback of Lightning's that changes the training is refused, and so is one that inherits from it.
 
-    A class says so itself with an attribute ``changes_training = False``; of others it is said by their names.
+    A class of the user's says that it changes nothing by an attribute ``changes_training = False``, and of others it is
+    said by their names.
     """
-    if _denies(callback, trust) or type(callback).__name__ in COPIED:
-        return None
-    hooks = [hook for hook in HOOKS if not _is_known(callback, hook)]
-    if not hooks:
+    hooks = watched_hooks(callback, trust)
+    if not any(not _is_own(callback, hook) and _package(_owner(hook, type(callback))) in PACKAGES for hook in hooks):
         return None
     name = type(callback).__name__
-    if _package(type(callback)) in PACKAGES and hooks[0] not in vars(callback):
-        return f"{name} changes what is trained, in a way that a twin does not follow; remove it or this callback"
-    return (
-        f"{name}.{hooks[0]} could change what is trained, which the twin would not follow; if it only watches, say so "
-        f"by StabilityCallback(trust=[{name!r}]) or a class attribute `changes_training = False`; otherwise remove it "
-        f"or this callback"
-    )
+    return f"{name} changes what is trained, in a way that a twin does not follow; remove it or this callback"
+
+
+def watched_hooks(callback: Any, trust: Collection[str] = ()) -> list[str]:
+    """Hooks that could change what is trained; whether they do is seen when they are called."""
+    if _denies(callback, trust) or type(callback).__name__ in COPIED:
+        return []
+    return [hook for hook in HOOKS if not _is_known(callback, hook)]
 
 
 def needs_watching(trainer: Any, trust: Collection[str] = ()) -> bool:
-    """Whether something that is not known could change the weights between two batches of the user's run."""
+    """Whether something that is not known could change weights or optimisers between two batches of the user's run."""
     validation = [hook for hook in HOOKS if hook.startswith("on_validation")]
     module = type(trainer.lightning_module)
-    denied = any(_denies(callback, trust) for callback in trainer.callbacks)
-    return denied or any(is_overridden(hook, module) for hook in validation)
+    unknown = any(_denies(callback, trust) or watched_hooks(callback, trust) for callback in trainer.callbacks)
+    return unknown or any(is_overridden(hook, module) for hook in validation)
 
 
 def is_overridden(name: str, cls: type) -> bool:
@@ -154,11 +147,17 @@ def _denies(callback: Any, trust: Collection[str]) -> bool:
 
 
 def _is_known(callback: Any, hook: str) -> bool:
-    if hook in vars(callback):
+    if _is_own(callback, hook):
         return False
     owner = _owner(hook, type(callback))
     package = _package(owner)
     return package == "lightning_info" or (package in PACKAGES and owner.__name__ in HARMLESS)
+
+
+def _is_own(callback: Any, hook: str) -> bool:
+    """Whether a hook is an attribute of this one object."""
+    found = vars(callback).get(hook)
+    return (found.own if isinstance(found, WatchedHook) else found) is not None
 
 
 def _owner(name: str, cls: type) -> type:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_info.gradients.sample_objects import deep_mapped, objects_of
+from lightning_info.gradients.sample_objects import objects_of
 from lightning_info.replica.isolation import isolated
-from lightning_info.twin.copying import copy_data
+from lightning_info.twin.copying import copy_data, tensors_of
 from lightning_info.twin.handover import OutOfStep
 from lightning_info.twin.randomness import seed_all
 from lightning_info.twin.refusals import NotSupported
@@ -142,22 +142,10 @@ class Replacer:
 
 
 def _same(one: Any, other: Any) -> bool:
-    leaves, others = _tensors(one), _tensors(other)
+    leaves, others = tensors_of(one), tensors_of(other)
     return len(leaves) == len(others) > 0 and all(
         a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(leaves, others, strict=True)
     )
-
-
-def _tensors(batch: Any) -> list[Tensor]:
-    """All of a batch, whatever objects hold them."""
-    leaves: list[Tensor] = []
-
-    def collect(leaf: Tensor) -> Tensor:
-        leaves.append(leaf)
-        return leaf
-
-    deep_mapped(batch, collect)
-    return leaves
 
 
 def _splice(batch: Any, single: Any, rows: Sequence[int], size: int) -> Any:

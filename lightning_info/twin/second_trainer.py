@@ -56,8 +56,8 @@ class SecondTrainer:
         handover: How it is told what to do.
         guard: Of what its code would do outside of the process.
         error: What ended it, if it was not told to end.
-        is_watched: Something that is not known could change the weights between two batches.
-        fingerprint: Of the twin's weights at the end of its last batch, if they are watched.
+        is_watched: Something that is not known could change weights or optimisers between two batches.
+        fingerprint: Of the twin's weights and optimisers at the end of its last batch, if they are watched.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class SecondTrainer:
         self.trainer: Any = None
         self.guard = Guard("the twin", is_mute=True)
         self.error: Exception | None = None
-        self.fingerprint: list[int] | None = None
+        self.fingerprint: dict[str, Any] | None = None
         self.user, self._twin, self._datamodule = trainer, twin, datamodule
         self._random, self._checkpoint = random, checkpoint
         self.is_watched = needs_watching(trainer, trust)
@@ -108,6 +108,15 @@ class SecondTrainer:
             raise OutOfStep(self.guard.refused)
         if self.error is not None:
             raise self.error
+
+    def take_rates(self) -> None:
+        """Take up the learning rates of the user's run, where a scheduler follows a metric that the twin has not."""
+        configs = zip(self.user.lr_scheduler_configs, self.trainer.lr_scheduler_configs, strict=True)
+        for config, own in configs:
+            if config.reduce_on_plateau:
+                groups = zip(config.scheduler.optimizer.param_groups, own.scheduler.optimizer.param_groups, strict=True)
+                for group, twin_group in groups:
+                    twin_group["lr"] = copy.copy(group["lr"])
 
     def transfer(self, batch: Any) -> Any:
         """What becomes of a collated batch until it is trained on; by the hooks of the copies."""
@@ -189,6 +198,9 @@ class _Side(Callback):
         self._watched = second.is_watched
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        for config in trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau:
+                config.interval = "never"  # the rates are those of the user's run, see take_rates
         set_random_state(self._random, trainer.strategy.root_device)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
@@ -200,7 +212,7 @@ class _Side(Callback):
         set_random_state(self._feed.random, trainer.strategy.root_device)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._second.fingerprint = fingerprint(pl_module) if self._watched else None
+        self._second.fingerprint = fingerprint(pl_module, trainer.optimizers) if self._watched else None
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         word = self._feed.handover.take("the end of an epoch")

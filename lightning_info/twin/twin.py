@@ -22,10 +22,11 @@ from lightning_info.twin.handover import OutOfStep, Place, Word
 from lightning_info.twin.locating import Locator
 from lightning_info.twin.open_files import refuse_open_file
 from lightning_info.twin.randomness import random_state, undisturbed
-from lightning_info.twin.refusals import NotSupported, refuse_run, refuse_strategy
+from lightning_info.twin.refusals import NotSupported, refuse_run, refuse_strategy, watched_hooks
 from lightning_info.twin.replacing import Replacer, choose_samples
 from lightning_info.twin.second_trainer import SecondTrainer, is_left_out
 from lightning_info.twin.state import TwinState, loops_of
+from lightning_info.twin.watching import Watch
 
 
 class Twin:
@@ -65,7 +66,7 @@ class Twin:
         trust: Collection[str] = (),
     ) -> None:
         self._asked, self._seed, self._number, self._trust = (index, replacement), seed, number, tuple(trust)
-        self._locator = Locator()
+        self._locator, self._watch = Locator(), Watch()
         self._trainer: Any = None
         self._second: SecondTrainer | None = None
         self._kept: TwinState | None = None  # of the last run
@@ -88,7 +89,7 @@ class Twin:
         self.lost_at: int | None = None
         self.error: Exception | None = None
         self._visits = 0
-        self._fingerprint: list[int] | None = None  # of the user's weights at the end of the last batch, if watched
+        self._fingerprint: dict[str, Any] | None = None  # of the run at the end of its last batch, if watched
         self._pending: Word | None = None  # the batch on which the user's run trains now
         self._has_stepped = False  # the twin has trained on a batch
         self._steps = 0  # optimiser steps of the user's run when it got that batch
@@ -97,6 +98,22 @@ class Twin:
     def is_null(self) -> bool:
         """Nothing is replaced."""
         return self.index == self.replacement
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know of how it follows the run, a sentence each; once it has started."""
+        notes = []
+        if self._watch.names:
+            notes.append(
+                f"{', '.join(self._watch.names)} could change what is trained: every call is looked at, and a change "
+                f"ends the twin"
+            )
+        if self._trainer is not None and any(c.reduce_on_plateau for c in self._trainer.lr_scheduler_configs):
+            notes.append(
+                "a scheduler follows a metric, which the twin, being never validated, has not: it takes the learning "
+                "rates of the run, and what the sample changes through them is left out"
+            )
+        return notes
 
     @property
     def left_out(self) -> list[str]:
@@ -151,6 +168,7 @@ class Twin:
             refuse_open_file(pl_module, without=is_left_out),
             trust=self._trust,
         )
+        self._watch.install((c, hook) for c in trainer.callbacks for hook in watched_hooks(c, self._trust))
         checkpoint = None
         if state is not None and state.belongs_to(*self._asked, trainer.global_step):
             self.index, self.replacement, self._visits = state.index, state.replacement, state.visits
@@ -214,6 +232,7 @@ class Twin:
             if second is None:
                 return
             self._hand_over(second)  # a batch whose end was not told, as its epoch was ended before
+            second.take_rates()
             self._certify(trainer, pl_module, second)
             indices = self._locator.next_batch(trainer)
             device = trainer.strategy.root_device
@@ -235,7 +254,7 @@ class Twin:
                     self._has_stepped = True
                 self._hand_over(second)
                 watched = second.fingerprint is not None
-                self._fingerprint = fingerprint(trainer.lightning_module) if watched else None
+                self._fingerprint = fingerprint(trainer.lightning_module, trainer.optimizers) if watched else None
 
     def epoch_end(self, trainer: Any) -> None:
         """In ``on_train_epoch_end``."""
@@ -307,13 +326,18 @@ class Twin:
         if trainer.num_training_batches != self._length:
             raise OutOfStep(f"an epoch of {self._length} batches has become one of {trainer.num_training_batches}")
         difference = different_setting(trainer, second.trainer)
+        if self._watch.found is not None:
+            raise OutOfStep(self._watch.found)
         if difference is not None:
             raise OutOfStep(f"something changed the run but not the twin: {difference}")
         before, self._fingerprint = self._fingerprint, None
-        if before is not None:
-            edited = fingerprint(pl_module) != before
-            if edited != (fingerprint(self._module) != second.fingerprint):
-                raise OutOfStep("something changed the weights between two batches, but not those of the twin")
+        if before is not None and second.fingerprint is not None:
+            now, twins = fingerprint(pl_module, trainer.optimizers), second.fingerprint
+            twins_now = fingerprint(self._module, second.trainer.optimizers)
+            parted = [what for what in now if (now[what] != before[what]) != (twins_now[what] != twins[what])]
+            if parted:
+                what = " and ".join(parted)
+                raise OutOfStep(f"something changed {what} between two batches, but not those of the twin")
         if self.first_difference_step is None and not same_weights(pl_module, self._module):
             raise OutOfStep(
                 "the twin's weights differ though nothing has been replaced yet: the training is not deterministic, or "
@@ -338,6 +362,7 @@ class Twin:
 
     def _close(self) -> None:
         second, self._second, self._trainer, self._pending = self._second, None, None, None
+        self._watch.uninstall()
         if second is not None:
             second.stop()
             del self._module, self._replacer

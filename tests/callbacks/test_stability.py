@@ -322,16 +322,10 @@ def test_one_of_several_twins_that_is_lost_is_nan_and_the_mean_is_of_the_others(
     assert math.isnan(stderr[6])
 
 
-class Undeclared(Callback):
-    def on_train_epoch_start(self, trainer, pl_module):
-        pass
-
-
 @pytest.mark.parametrize(
     ("callbacks", "options", "match"),
     [
         ([StochasticWeightAveraging(0.1)], {}, "StochasticWeightAveraging changes what is trained"),
-        ([Undeclared()], {}, "changes_training = False"),
         ([], {"index": 24}, "index=24 is none of the 24 training samples"),
     ],
 )

@@ -68,7 +68,9 @@ class TwinStability(Stability):
             f"{self.count}, trained in lockstep with the run: each takes about the run's time once more, and the "
             f"memory of one more model and optimiser"
         )
-        return rows | {"twins": twins, "replaced": "; ".join(map(replaced, self.twins))} | left_out
+        rows |= {"twins": twins, "replaced": "; ".join(map(replaced, self.twins))}
+        notes = self.twins[0].notes
+        return rows | ({"the twins follow": "; ".join(notes)} if notes else {}) | left_out
 
     # ---- a point
 
