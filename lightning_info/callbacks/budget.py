@@ -9,8 +9,8 @@ from typing import Any
 from lightning_info.callbacks.clock import Clock
 
 FLOOR = 3.0
-"""Seconds that points and figures of a run may take together in any case, so that a short run has its first, early and
-last points."""
+"""Seconds that points and figures of a run may take together in any case, after the checks before the first step, so
+that a short run has its first, early and last points."""
 FIGURES = 0.2
 """Seconds that figures are expected to take at first."""
 ENOUGH = 8
@@ -44,7 +44,7 @@ class Account:
 
     @property
     def spent(self) -> float:
-        """Seconds that its points and figures took; the check before the first step is none of them."""
+        """Seconds that its points and figures took, without the check before the first step."""
         return self.clock.spent - self.checked
 
     @property
@@ -83,7 +83,9 @@ class Account:
 
 @dataclass
 class Budget:
-    """Seconds for all: the largest of their shares of the run's time, and at least :data:`FLOOR`.
+    """Seconds for all: the largest of their shares of the run's time.
+
+    The checks before the first step are paid from it; for points and figures at least :data:`FLOOR` is left.
 
     Of a run whose length is known, a part (:data:`AHEAD`) can be taken in advance: early steps are worth most.
 
@@ -108,19 +110,25 @@ class Budget:
         """Largest share of the run's time."""
         return max((account.limit or 0.0 for account in self.accounts), default=0.0)
 
+    @property
+    def checked(self) -> float:
+        """Seconds that the checks before the first step took."""
+        return sum(account.checked for account in self.accounts)
+
     def seconds(self, elapsed: float, early: bool) -> float:
-        """Seconds that all may have taken by now.
+        """Seconds that all may have taken by now for points and figures.
 
         Args:
             elapsed: Seconds of the run so far.
             early: For a point at the start, which is worth most: the floor counts, and what is taken in advance.
         """
         ahead = AHEAD * self.expected if early and not math.isnan(self.expected) else 0.0
-        return max(FLOOR if early else 0.0, self.limit * max(elapsed, ahead))
+        return max(FLOOR if early else 0.0, self.limit * max(elapsed, ahead) - self.checked)
 
     def whole(self, elapsed: float) -> float:
-        """Seconds that all may take in the whole run, as far as its length is known."""
-        return max(FLOOR, self.limit * max(elapsed, 0.0 if math.isnan(self.expected) else self.expected))
+        """Seconds that all may take in the whole run for points and figures, as far as its length is known."""
+        known = 0.0 if math.isnan(self.expected) else self.expected
+        return max(FLOOR, self.limit * max(elapsed, known) - self.checked)
 
     def never_affords(self, samples: float) -> bool:
         """Whether passes over so many samples take longer than the budget of a run whose length is known."""

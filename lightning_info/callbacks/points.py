@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -79,7 +79,14 @@ class Points(Member):
 
     # ---- replicas
 
-    def _new_snapshot(self, trainer: Any, pl_module: Any, groups: list[Any], private: bool = False) -> ModelSnapshot:
+    def _new_snapshot(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        groups: list[Any],
+        private: bool = False,
+        known: dict[Hashable, Any] | None = None,
+    ) -> ModelSnapshot:
         private = private or self._private
         return new_snapshot(
             trainer,
@@ -92,6 +99,7 @@ class Points(Member):
             needs_likelihood=self.quantity.needs_likelihood,
             noise=self._noise,
             start=self._start,
+            known=known,
         )
 
     @property

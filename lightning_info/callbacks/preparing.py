@@ -165,6 +165,7 @@ class Preparing(Resuming):
             key = id(self.adapter), id(self.reference), self._samples.complete, self._declared.key
             make = partial(self._new_snapshot, trainer, pl_module, private=True)
             prepare = partial(prepared, self.quantity, point=self._point_at(trainer, steps_taken(trainer)))
+            make = partial(make, known=self._session.known[(key, self.quantity.needs_likelihood)])
             found = findings(owner, pl_module, make, prepare, batch, self._session.layouts, key)
             if found is None:
                 return False
@@ -173,7 +174,8 @@ class Preparing(Resuming):
                 self._chunk = self._collector.chunk = len(found.whole)
             self._private = self.quantity.moves_weights or found.writes
             size = self._expect(trainer, found.whole)
-            self._at_once = found.snapshot.at_once = samples_at_once(found.snapshot, size)
+            at_once = partial(samples_at_once, found.snapshot, size)
+            self._at_once = found.snapshot.at_once = found.snapshot.once(("at once", size), at_once)
             rows = {
                 "measures": found.rows.pop("measures"),
                 "samples": f"{self._samples_row(size, found.whole)}: {self._collector.origin}; eval mode",

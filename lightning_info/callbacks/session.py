@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -41,6 +42,7 @@ def new_snapshot(
     needs_likelihood: bool = True,
     noise: Noise | None = None,
     start: dict[str, Any] | None = None,
+    known: dict[Hashable, Any] | None = None,
 ) -> ModelSnapshot:
     """A snapshot with a replica of its own.
 
@@ -55,6 +57,7 @@ def new_snapshot(
         needs_likelihood: Without, a module whose loss is not known gives outputs only, if there is no adapter.
         noise: What passes over the replica draw.
         start: See :class:`~.KeptState`.
+        known: See :class:`~.ModelSnapshot`.
     """
     stand_in = StandInTrainer(trainer)
     replica = replicate(pl_module, private=private, trainer=trainer, stand_in=stand_in)
@@ -68,7 +71,10 @@ def new_snapshot(
         kind(stand_in, adapter, shared=not private, noise=noise or Noise(), state=KeptState(start)),
         Audit((trainer.global_step + 1) * GOLDEN % 1),
     )
-    return ModelSnapshot(replica, predictor, groups, chunk, device, batch_norms, audit=audit, at_once=at_once)
+    found = {} if known is None else known
+    return ModelSnapshot(
+        replica, predictor, groups, chunk, device, batch_norms, audit=audit, at_once=at_once, known=found
+    )
 
 
 class Member(ABC):
@@ -142,6 +148,7 @@ class Session:
         members: The callbacks, in the order of the Trainer.
         budget: What those without an interval may take of the run's time.
         layouts: Where the samples of a batch are, by what must agree for two callbacks to find the same.
+        known: What else was found before the first step, by the same; see :meth:`~.ModelSnapshot.once`.
         store: The reference samples of all of them.
     """
 
@@ -150,6 +157,7 @@ class Session:
     def __init__(self, members: Sequence[Member], processes: int = 1) -> None:
         self.members = members
         self.layouts: Layouts = {}
+        self.known: defaultdict[Hashable, dict[Hashable, Any]] = defaultdict(dict)
         self.budget = Budget()
         # every process gets the samples of all, and then nothing of them is shared
         readers = 1 if processes == 1 else processes * len(members)

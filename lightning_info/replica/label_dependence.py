@@ -6,6 +6,7 @@ where the label is, and are parameters of no ``p(y|x)``.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,10 @@ def label_dependence(snapshot: ModelSnapshot) -> str:
     Returns:
         What is wrong with the outputs, in words; empty if nothing is.
     """
+    return snapshot.once("label dependence", partial(_dependence, snapshot))
+
+
+def _dependence(snapshot: ModelSnapshot) -> str:
     batch = snapshot.to_device(snapshot.groups[0])
     prediction = snapshot.predictor(snapshot.module, batch)
     if prediction.unknown or not isinstance(batch, Batch) or not _changes(snapshot, batch, prediction):

@@ -31,7 +31,7 @@ from lightning_info.gradients.layout import (
 )
 from lightning_info.gradients.layout import lengths as tensor_lengths
 from lightning_info.gradients.memory import is_out_of_memory
-from lightning_info.gradients.plan import float64_copy, float64_tensors
+from lightning_info.gradients.plan import checked_samples, float64_copy, float64_tensors
 from lightning_info.gradients.ragged import ragged_layouts
 from lightning_info.gradients.sample_objects import Objects
 from lightning_info.replica.disagreement import alike, disagreement
@@ -40,8 +40,8 @@ from lightning_info.replica.prediction import Predictor
 
 MOST_TRIALS = 64
 """Ways to tell the leaves of samples from those of the batch that are tried for one number of samples."""
-MOST_CUT, MOST_ALONE = 16, 4
-"""Samples of a batch that are cut and permuted, and those of them that go through alone."""
+MOST_ALONE = 4
+"""Samples of a batch that go through alone. Cut and permuted are twice as many as engines are compared on."""
 
 
 class SamplesMixed(ValueError):
@@ -175,7 +175,7 @@ class _Experiment:
         """The layout of a trial, ordered if only permuted samples are not right; or None, and what is seen."""
         if len(whole) == 1:
             return whole.layout, ""
-        index = spread_index(len(whole), MOST_CUT)
+        index = spread_index(len(whole), 2 * checked_samples(self.module))
         try:
             some, cut = self._cut(take(whole, index))
             _compare(cut, self.base, index, 1e-2)

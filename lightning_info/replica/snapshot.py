@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ from lightning_info.replica.prediction import Predictor
 
 class Unavailable(Exception):
     """A point that has no value (outputs not finite, say); reported as NaN with the message, never an error."""
+
+
+T = TypeVar("T")
 
 
 class ForwardStatistic(Protocol):
@@ -77,6 +80,7 @@ class ModelSnapshot:
         statistics: What measurements at this step will read; one pass serves all.
         whole: The snapshot of a larger pool that begins with these samples, if its pass serves this one too.
         audit: What is looked at besides.
+        known: What was found before the first step, for all callbacks that measure alike; see :meth:`once`.
     """
 
     module: nn.Module
@@ -89,6 +93,7 @@ class ModelSnapshot:
     whole: ModelSnapshot | None = None
     audit: Audit = field(default_factory=Audit)
     at_once: int = 0
+    known: dict[Hashable, Any] = field(default_factory=dict)
     _read: dict[ForwardStatistic, dict[str, Tensor] | Exception] = field(default_factory=dict)
 
     @property
@@ -113,6 +118,18 @@ class ModelSnapshot:
     def beginning(self, groups: list[Any]) -> ModelSnapshot:
         """The same replica with samples that the pool begins with; a pass over the pool serves them too."""
         return replace(self, groups=groups, whole=self)
+
+    def once(self, what: Hashable, find: Callable[[], T]) -> T:
+        """What is found on these samples before the first step; found once for all callbacks that measure alike.
+
+        Args:
+            what: Which question; the answer does not depend on the replica.
+            find: Gives the answer; what it raises is not kept.
+        """
+        if what not in self.known:
+            self.known[what] = find()
+        answer: T = self.known[what]
+        return answer
 
     def read(self, reader: ForwardStatistic) -> dict[str, Tensor]:
         """What a reader takes from the reference samples, ``(P, ...)`` on the CPU in their order.

@@ -110,16 +110,21 @@ def test_two_alike_get_alike():
     assert one == pytest.approx(other, rel=0.1)
 
 
-def test_a_check_before_the_first_step_is_not_in_the_budget_and_starves_nobody():
+def test_a_check_before_the_first_step_is_in_the_budget_and_starves_nobody():
     time, budget = Time(100.0), Budget()
-    dear, other = Account(FakeClock(time, spent=50.0), 0.05, checked=50.0), Account(FakeClock(time), 0.05)
+    dear, other = Account(FakeClock(time, spent=4.0), 0.05, checked=4.0), Account(FakeClock(time), 0.05)
     for account in (dear, other):
         budget.open(account)
         account.point = 0.5
-        assert budget.affords(account, 2.4)  # half of 5 s
-    dear.clock.take(10.0)  # points that took longer than expected
-    dear.took(10.0)
-    assert not budget.affords(other, 2.4)
+    for account in (dear, other):
+        assert budget.affords(account, account.point + account.ending)  # of the 3 s beside the check
+        assert not budget.affords(account, 2.4)
+    budget.expected = 1000.0  # of 50 s, in which the check is
+    assert budget.affords(other, 15.0)
+    assert not budget.affords(other, 25.0)
+    dear.clock.take(50.0)  # points that took longer than expected
+    dear.took(50.0)
+    assert not budget.affords(other, 1.2)
 
 
 def test_a_run_whose_length_is_known_tells_what_it_can_never_hold():

@@ -301,7 +301,8 @@ def choose_curvature(
             f"curvature='lanczos', which makes none"
         )
     size = some if name == "gram" else samples
-    return CurvaturePlan(name, size, each, weights, choose_gram_engine(snapshot.module, snapshot.outputs, batch))
+    rows = snapshot.once("gram engine", lambda: choose_gram_engine(snapshot.module, snapshot.outputs, batch))
+    return CurvaturePlan(name, size, each, weights, rows)
 
 
 def seconds_of_step(snapshot: ModelSnapshot) -> tuple[float, float]:
@@ -322,11 +323,14 @@ def _by_size(weights: int, samples: int, each: int, in_gram: int) -> CurvatureNa
 
 
 def _is_twice_differentiable(snapshot: ModelSnapshot) -> bool:
-    try:
-        fisher_products(snapshot).check()
-    except NotCovered:
-        return False
-    return True
+    def is_it() -> bool:
+        try:
+            fisher_products(snapshot).check()
+        except NotCovered:
+            return False
+        return True
+
+    return snapshot.once("twice differentiable", is_it)
 
 
 def num_weights(snapshot: ModelSnapshot) -> int:
@@ -335,10 +339,13 @@ def num_weights(snapshot: ModelSnapshot) -> int:
 
 
 def _row_engine(snapshot: ModelSnapshot, batch: Any) -> GramPlan:
-    try:
-        return choose_gram_engine(snapshot.module, snapshot.outputs, batch, "func")
-    except NotCovered:
-        return choose_gram_engine(snapshot.module, snapshot.outputs, batch, "loop")
+    def choose() -> GramPlan:
+        try:
+            return choose_gram_engine(snapshot.module, snapshot.outputs, batch, "func")
+        except NotCovered:
+            return choose_gram_engine(snapshot.module, snapshot.outputs, batch, "loop")
+
+    return snapshot.once("row engine", choose)
 
 
 def fisher_products(snapshot: ModelSnapshot) -> FisherProducts:
