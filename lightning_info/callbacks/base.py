@@ -246,7 +246,8 @@ class InfoCallback(WithoutTrainer):
         self._session.leave_batch(self)
         if self._session.ends(self) and trainer.is_global_zero:
             with self._error_policy.guard("printing the table"), isolated(pl_module.device):
-                self._session.print_table()
+                for refusal in self._session.close(trainer):
+                    self._error_policy.report(refusal, "writing to a logger")
 
     def _end(self, trainer: Any, pl_module: Any) -> None:
         shown = progress(trainer, type(self).__name__, steps_taken(trainer), self.account.point)

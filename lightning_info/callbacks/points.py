@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from lightning_info.replica.reference_samples import ReferenceSamples
 from lightning_info.replica.sample_axis import needs_order
 from lightning_info.replica.skipped import without_skipped
 from lightning_info.replica.snapshot import ForwardStatistic, ModelSnapshot, Unavailable
+from lightning_info.reporting.explanations import Plugin
 from lightning_info.reporting.figures import report_figure
 from lightning_info.reporting.histograms import report_histogram
 from lightning_info.reporting.scalars import report_scalars
@@ -162,7 +163,9 @@ class Points(Member):
         self._epochs[step] = _epoch(trainer, step)
         self._report_values(trainer, values, step)
         if trainer.is_global_zero and not is_gap:  # what is kept for them is of the last point that had values
-            for tag, shown in self.quantity.histograms().items():
+            histograms = self.quantity.histograms()
+            self._explain(trainer, histograms, "histograms")
+            for tag, shown in histograms.items():
                 for refusal in report_histogram(trainer, self.tagged(tag), shown, step):
                     self._error_policy.report(refusal, "writing a histogram to a logger", step)
         self.account.took(self._clock.elapsed - started)
@@ -267,8 +270,15 @@ class Points(Member):
     def _report_values(self, trainer: Any, values: Mapping[str, float], step: int) -> None:
         logged = {tag: value for tag, value in values.items() if self._is_logged(tag)}
         kept = self._kept_for_monitors(trainer, logged, step)
+        self._explain(trainer, map(self._untagged, logged), "scalars")
         for refusal in report_scalars(trainer, logged, step, kept):
             self._error_policy.report(refusal, "writing to a logger", step)
+
+    def _explain(self, trainer: Any, tags: Iterable[str], plugin: Plugin) -> None:
+        """Tell the loggers what tags without prefix mean."""
+        with self._error_policy.guard("explaining its numbers"):
+            for refusal in self._session.explain(trainer, self, tags, plugin):
+                self._error_policy.report(refusal, "writing to a logger")
 
     def _kept_for_monitors(self, trainer: Any, values: Mapping[str, float], step: int) -> set[str]:
         """Tags of which ``callback_metrics`` keeps what it has, if anything, as a NaN would end or change the run."""
@@ -318,7 +328,9 @@ class Points(Member):
             return
         started = self._clock.elapsed
         with self._error_policy.guard("drawing a figure"):
-            for tag, draw in self.quantity.figures(self.record()).items():
+            figures = self.quantity.figures(self.record())
+            self._explain(trainer, figures, "images")
+            for tag, draw in figures.items():
                 for refusal in report_figure(trainer, self.tagged(tag), draw(), step):
                     self._error_policy.report(refusal, "writing a figure to a logger", step)
         self.account.figures = self._clock.elapsed - started

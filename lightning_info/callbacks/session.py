@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -23,9 +24,13 @@ from lightning_info.replica.sample_axis import Layouts
 from lightning_info.replica.sample_store import LARGEST_STORE, SampleStore
 from lightning_info.replica.snapshot import Audit, ForwardStatistic, ModelSnapshot
 from lightning_info.replica.stand_in_trainer import StandInTrainer
+from lightning_info.reporting.closing_table import WIDTH, Row, closing_table, parts_of
+from lightning_info.reporting.explanations import Plugin, reading_guide, report_explanations, report_text
 from lightning_info.reporting.layout import Chart, write_layout
-from lightning_info.reporting.table import Curve, summary_table
+from lightning_info.reporting.table import Curve
 
+GUIDE, RESULT = "lightning_info/how_to_read", "lightning_info/result"
+"""Of the texts that TensorBoard shows."""
 GOLDEN = (5**0.5 - 1) / 2
 """Its multiples spread evenly, so that other samples are looked at from point to point."""
 
@@ -136,6 +141,20 @@ class Member(ABC):
     def closing_lines(self) -> list[str]:
         """What is printed below the table."""
 
+    @abstractmethod
+    def report(self) -> str:
+        """All that is known of what it measures."""
+
+    def guide(self) -> dict[str, str]:
+        """What its tags mean, by pattern, of those that it will write."""
+        tags = [*self.quantity.tags, *(tag for _, chart in self.quantity.charts().values() for tag in chart)]
+        known = self.quantity.descriptions
+        return {
+            self.tagged(pattern): description.text
+            for pattern, description in known.items()
+            if any(self.quantity.describe(tag) is description for tag in tags)
+        }
+
     def tagged(self, tag: str) -> str:
         """A tag with the callback's prefix."""
         return f"{self.prefix}/{tag}" if self.prefix else tag
@@ -162,6 +181,7 @@ class Session:
         # every process gets the samples of all, and then nothing of them is shared
         readers = 1 if processes == 1 else processes * len(members)
         self.store = SampleStore(LARGEST_STORE // readers, max((c.num_samples for c in members), default=0))
+        self._explained: set[tuple[Plugin, str]] = set()
         self._told: dict[str, str] = {}  # what was said -> who said it
         self._joined: list[Member] = []
         self._through: list[Member] = []  # with the present batch
@@ -216,6 +236,23 @@ class Session:
         """Who said this first, by class; it is the owner unless somebody did before."""
         return self._told.setdefault(text.replace(owner, ""), owner)
 
+    def explain(self, trainer: Any, member: Member, tags: Iterable[str], plugin: Plugin) -> list[Exception]:
+        """Tell the loggers what tags mean, before the first value of each.
+
+        Args:
+            trainer: The trainer.
+            member: Whose tags they are.
+            tags: Without prefix.
+            plugin: Where they are shown.
+
+        Returns:
+            What loggers raised.
+        """
+        new = [tag for tag in tags if (plugin, member.tagged(tag)) not in self._explained]
+        self._explained.update((plugin, member.tagged(tag)) for tag in new)
+        found = {member.tagged(tag): member.quantity.describe(tag) for tag in new}
+        return report_explanations(trainer, {tag: known.text for tag, known in found.items() if known}, plugin)
+
     def write_layout(self, trainer: Any) -> list[Exception]:
         """Lay the charts out once every callback knows its own.
 
@@ -229,23 +266,38 @@ class Session:
             for c in self.members
             for title, (kind, tags) in c.quantity.charts().items()
         }
-        return write_layout(trainer, charts)
+        guide = reading_guide([(c.report(), c.guide()) for c in self.members])
+        return [*write_layout(trainer, charts), *report_text(trainer, GUIDE, guide, 0)]
 
-    def print_table(self) -> None:
+    def closing_lines(self, told: Sequence[Member]) -> list[str]:
         """One table for all, and what each says below it."""
-        told = [c for c in self.members if c.summary and c.is_prepared]
         curves = {tag: curve for c in told for tag, curve in c.last_curves().items()}
-        rows = [
-            (c.tagged(tag), error and c.tagged(error))
-            for c in told
-            for tag, error in c.quantity.table
-            if c.tagged(tag) in curves
-        ]
-        if told:
-            print("\n" + summary_table(curves, rows))
-            taken = [c.time_taken() for c in told]
-            print(f"Time, with checks and figures: {', '.join(f'{name} {share:.1%}' for name, share in taken)}")
-            print("\n".join(line for c in told for line in c.closing_lines()))
+        rows = []
+        for c in told:
+            for tag, error in c.quantity.table:
+                if c.tagged(tag) in curves:
+                    group, layer = parts_of(tag)
+                    errors = curves.get(c.tagged(error), ()) if error else ()
+                    rows.append(Row(c.tagged(group), layer, curves[c.tagged(tag)], errors, c.quantity.describe(tag)))
+        taken = ", ".join("{} {:.1%}".format(*c.time_taken()) for c in told)
+        time = textwrap.wrap(f"Time, with checks and figures: {taken}", WIDTH)
+        lines = [closing_table(rows), *time, *(line for c in told for line in c.closing_lines())]
+        return "\n".join(lines).splitlines()
+
+    def close(self, trainer: Any) -> list[Exception]:
+        """Print the table for those that want it, and hand it to the loggers that take texts.
+
+        Returns:
+            What loggers raised.
+        """
+        prepared = [c for c in self.members if c.is_prepared]
+        if any(c.summary for c in prepared):
+            for line in ["", *self.closing_lines([c for c in prepared if c.summary])]:
+                print(line)  # one by one: rich in Jupyter fails at a text of several lines
+        if not prepared:
+            return []
+        step = max((c.last_step or 0 for c in prepared), default=0)
+        return report_text(trainer, RESULT, "\n".join(f"    {line}" for line in self.closing_lines(prepared)), step)
 
     # ---- snapshots of the present step
 

@@ -7,8 +7,10 @@ from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, R
 from lightning_info.replica.activations import Layer
 from lightning_info.replica.layer_selection import find_layers
 from lightning_info.replica.snapshot import ForwardStatistic, ModelSnapshot, Unavailable
+from lightning_info.reporting.description import Description
 
 __all__ = [
+    "Description",
     "ForwardStatistic",
     "Layer",
     "ModelSnapshot",

@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from lightning_info.quantities.training_setup import TrainingSetup
 from lightning_info.replica.snapshot import ForwardStatistic, ModelSnapshot
 from lightning_info.replica.timing import trial
+from lightning_info.reporting.description import SHARE, Description, describe
 from lightning_info.reporting.layout import Chart
 from lightning_info.reporting.table import Curve
 
@@ -112,6 +113,9 @@ class Quantity(ABC):
     """First part of the tags: ``name/...``, or ``name_something/...``; a word of its own among the callbacks' ones."""
     unit: ClassVar[str] = ""
     """Of the values, for the quantity's own figures."""
+    descriptions: ClassVar[Mapping[str, Description]] = {}
+    """What its tags mean, by pattern, in which ``*`` stands for a layer: ``"mine/rank/*"``; the first that fits counts.
+    Figures and histograms have theirs by their tags too."""
     moves_weights: ClassVar[bool] = False
     """A measurement moves the weights of its replica, which is a copy then, and puts them back at its end."""
     needs_likelihood: ClassVar[bool] = True
@@ -226,6 +230,10 @@ class Quantity(ABC):
     def figures(self, record: Record) -> Mapping[str, Callable[[], Figure]]:
         """Figures by tag without prefix; each is drawn when it is called."""
         return {}
+
+    def describe(self, tag: str) -> Description | None:
+        """What a tag without prefix means, for tables and charts; None if that is not known."""
+        return describe({f"{self.name}/overhead": SHARE, **self.descriptions}, tag)
 
     def is_logged(self, tag: str) -> bool:
         """Whether a value goes to the loggers, or only to the history."""

@@ -1,4 +1,4 @@
-"""The tables printed at the end of fit."""
+"""Tables of curves, of last values and of verdicts."""
 
 from __future__ import annotations
 
@@ -16,37 +16,6 @@ def lost_since(curve: Curve) -> int | None:
             break
         since = step
     return since
-
-
-def summary_table(history: Mapping[str, Curve], rows: Sequence[tuple[str, str | None]]) -> str:
-    """Start, peak and end of curves, with the error of the end.
-
-    Args:
-        history: ``tag -> [(step, value), ...]``.
-        rows: Pairs of a tag and the tag of its standard error, None if it has none.
-
-    Returns:
-        A table of fixed width; a curve whose last points have no value ends as lost, with its last value and step.
-    """
-    lines = [("", "start", "peak (step)", "end", "± stderr", "points")]
-    for tag, error_tag in rows:
-        curve = [(step, value) for step, value in history.get(tag, ()) if math.isfinite(value)]
-        if not curve:
-            lines.append((tag, "-", "-", "-", "-", "0"))
-            continue
-        peak_step, peak = max(curve, key=lambda point: point[1])
-        end_step, end = curve[-1]
-        since = lost_since(history[tag])
-        error = dict(history.get(error_tag, ())).get(end_step) if error_tag and since is None else None
-        lines.append((
-            tag,
-            f"{curve[0][1]:.4g}",
-            f"{peak:.4g} ({peak_step})",
-            f"{end:.4g}" if since is None else f"lost since {since} ({end:.4g} at {end_step})",
-            "-" if error is None else f"{error:.2g}",
-            str(len(curve)),
-        ))  # fmt: skip
-    return _aligned(lines)
 
 
 def error_of(history: Mapping[str, Curve], tag: str, step: int) -> float:

@@ -72,7 +72,7 @@ STAGES = {
     "layout": ("lightning_info.callbacks.session.write_layout", False),
     "summary": ("lightning_info.callbacks.preparing.summary_text", False),
     "cost": ("lightning_info.callbacks.forecast.training_pass", False),
-    "table": ("lightning_info.callbacks.session.summary_table", False),
+    "table": ("lightning_info.callbacks.session.closing_table", False),
 }
 
 

@@ -407,4 +407,4 @@ def test_nothing_is_said_of_the_end_where_the_last_point_has_no_value(capsys, is
     fit(Poison(), weight_info(reference=(X[:8], Y[:8]), draws=2, summary=True))
     printed = capsys.readouterr().out
     assert ("The loss under weight noise" in printed) is not is_lost
-    assert ("lost since 16 (" in printed) is is_lost
+    assert ("is lost since step 16 (" in printed) is is_lost

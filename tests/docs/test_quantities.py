@@ -31,7 +31,9 @@ def test_the_worked_example_trains_and_measures(tmp_path, monkeypatch, capsys):
     assert "effective_rank/by_layer" in events.Tags()["images"]
 
     printed = capsys.readouterr().out.splitlines()
-    row = next(line.split() for line in printed if line.startswith(f"{tag} "))
+    group, _, layer = tag.rpartition("/")
+    header = next(number for number, line in enumerate(printed) if line.startswith(group))
+    row = next(line.split() for line in printed[header:] if line.startswith(f"  {layer} "))
     assert float(row[-2]) == pytest.approx(history[tag.replace("rank/", "rank_stderr/")][-1][1], rel=0.1)
 
     result = names["result"]

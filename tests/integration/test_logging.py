@@ -648,7 +648,8 @@ def test_the_table_tells_since_when_a_curve_is_lost(capsys):
     callback = fisher(every_n_epochs=1, summary=True, on_error="warn")
     run = fit(callback, model=Switches(), max_epochs=3)
     first = callback.history["fisher/trace"][0][1]
-    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fisher/trace")]
-    assert f"lost since 10 ({first:.4g} at 0)" in row
-    assert row.split()[-2:] == ["-", "1"]
+    printed = capsys.readouterr().out
+    (row,) = [line for line in printed.splitlines() if line.startswith("fisher/trace")]
+    assert row.split()[-3:] == ["lost", "-", "1"]
+    assert f"lost since step 10 (the last is {first:.4g}, at step 0)" in " ".join(printed.split())
     assert math.isnan(run.callback_metrics["fisher/trace"])

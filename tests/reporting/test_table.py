@@ -2,35 +2,16 @@ from __future__ import annotations
 
 import math
 
-from lightning_info.reporting.table import curves_table, lost_since, summary_table, verdict_table
+from lightning_info.reporting.table import curves_table, lost_since, verdict_table
 
 
-def test_start_peak_end_and_error():
-    history = {
-        "a/trace": [(0, 1.0), (10, 30.0), (20, math.nan), (30, 4.5)],
-        "a/trace_stderr": [(0, 0.1), (10, 3.0), (20, math.nan), (30, 0.45)],
-        "b/trace": [(0, math.nan)],
-    }
-    header, first, second = summary_table(history, [("a/trace", "a/trace_stderr"), ("b/trace", None)]).splitlines()
-    assert header.split() == ["start", "peak", "(step)", "end", "±", "stderr", "points"]
-    assert first.split() == ["a/trace", "1", "30", "(10)", "4.5", "0.45", "3"]
-    assert second.split() == ["b/trace", "-", "-", "-", "-", "0"]
-    assert len(header) == len(first) == len(second)
-
-
-def test_a_curve_that_is_lost_does_not_end_in_its_last_value():
-    history = {
-        "switched": [(0, 6.367), (4, math.nan), (8, math.nan), (12, math.nan)],
-        "switched_stderr": [(0, 0.27), (4, math.nan), (8, math.nan), (12, math.nan)],
-        "diverged": [(0, 1.0), (4, math.nan), (8, 2.0), (12, math.inf)],
-        "back": [(0, 1.0), (4, math.nan), (12, 2.0)],
-    }
-    rows = [("switched", "switched_stderr"), ("diverged", None), ("back", None)]
-    _, switched, diverged, back = summary_table(history, rows).splitlines()
-    assert switched.split()[1:] == ["6.367", "6.367", "(0)", *["lost", "since", "4", "(6.367", "at", "0)", "-", "1"]]
-    assert diverged.split()[1:] == ["1", "2", "(8)", *["lost", "since", "12", "(2", "at", "8)", "-", "2"]]
-    assert back.split()[-3:] == ["2", "-", "2"]
-    assert [lost_since(curve) for curve in history.values()] == [4, 4, 12, None]
+def test_a_curve_is_lost_where_its_last_points_have_no_value():
+    curves = [
+        [(0, 6.367), (4, math.nan), (8, math.nan), (12, math.nan)],
+        [(0, 1.0), (4, math.nan), (8, 2.0), (12, math.inf)],
+        [(0, 1.0), (4, math.nan), (12, 2.0)],
+    ]
+    assert [lost_since(curve) for curve in curves] == [4, 12, None]
 
 
 def test_verdicts_by_layer_and_policy():
@@ -59,4 +40,3 @@ def test_verdicts_by_layer_and_policy():
 def test_tables_of_nothing():
     assert verdict_table({}, {}).split("  ") == ["fall from peak to end (bits)", "verdict"]
     assert curves_table({}) == "step"
-    assert summary_table({"a": []}, [("a", None)]).splitlines()[1].split() == ["a", "-", "-", "-", "-", "0"]

@@ -28,6 +28,7 @@ from lightning_info.quantities.effective_information.cost_forecast import (
     seconds_of_estimates,
     seconds_of_passes,
 )
+from lightning_info.quantities.effective_information.descriptions import DESCRIPTIONS
 from lightning_info.quantities.effective_information.noise_calibration import PASSES, POWER_PASSES, SHARES, find_level
 from lightning_info.quantities.effective_information.noisy_activations import (
     NoisyActivations,
@@ -72,6 +73,7 @@ class EffectiveInformationOfLayers(Quantity):
 
     name = "effective_info"
     unit = "nats"
+    descriptions = DESCRIPTIONS
     moves_weights = True
 
     def __init__(

@@ -16,6 +16,7 @@ from lightning_info.functional.likelihoods import likelihood_named
 from lightning_info.gradients import EngineName, NotCovered, Plan, choose_engine
 from lightning_info.gradients.batches import num_samples, spread, take
 from lightning_info.gradients.plan import CHECK_SAMPLES
+from lightning_info.quantities.fisher_trace.descriptions import DESCRIPTIONS
 from lightning_info.quantities.fisher_trace.hessian import check_hessian, hessian_trace
 from lightning_info.quantities.fisher_trace.loss_gradients import TAG, NoTerms, loss_gradient_trace, terms_of
 from lightning_info.quantities.fisher_trace.sampling import (
@@ -53,6 +54,7 @@ class FisherTrace(Quantity):
     name = "fisher"
     needs_likelihood = False
     unit = "nats / weight²"
+    descriptions = DESCRIPTIONS
     table = (
         ("fisher/trace", "fisher/trace_stderr"),
         ("fisher/empirical_trace", "fisher/empirical_trace_stderr"),

@@ -25,6 +25,7 @@ from lightning_info.quantities.information_plane.artefacts import (
     PointContext,
     shuffled,
 )
+from lightning_info.quantities.information_plane.descriptions import DESCRIPTIONS
 from lightning_info.quantities.information_plane.estimates import (
     BinRange,
     Bounds,
@@ -59,6 +60,7 @@ class InformationPlane(Quantity):
 
     name = "info_plane"
     unit = "bits"
+    descriptions = DESCRIPTIONS
     needs_likelihood = False
 
     _shown: dict[str, Tensor]  # activations of the last point for histograms

@@ -13,6 +13,7 @@ from lightning_info.figures.stability_paths import LossLandscape
 from lightning_info.functional.standard_error import standard_error
 from lightning_info.gradients.contract import NotCovered
 from lightning_info.quantities.quantity import Point, Quantity
+from lightning_info.quantities.stability.descriptions import DESCRIPTIONS
 from lightning_info.quantities.stability.loss_landscape import picture_of_ends
 from lightning_info.quantities.stability.weight_change import (
     fisher_distance,
@@ -62,6 +63,7 @@ class Stability(Quantity):
 
     name = "stability"
     unit = "nats"
+    descriptions = DESCRIPTIONS
     needs_start = True
 
     def __init__(self, beta: float = 1.0, seed: int = 0, count: int = 1) -> None:

@@ -32,6 +32,7 @@ from lightning_info.quantities.weight_information.curvature import (
     choose_curvature,
     seconds_of_step,
 )
+from lightning_info.quantities.weight_information.descriptions import DESCRIPTIONS
 from lightning_info.quantities.weight_information.errors import information_errors, spectrum_errors
 from lightning_info.quantities.weight_information.initial_weights import InitialWeights, squared_norm
 from lightning_info.quantities.weight_information.noisy_loss import mean_loss, noisy_losses
@@ -60,11 +61,12 @@ class WeightInformation(Quantity):
 
     name = "weight_info"
     unit = "nats"
+    descriptions = DESCRIPTIONS
     moves_weights = True
     needs_start = True
     table = (
+        ("weight_info/kl_precision", "weight_info/kl_precision_stderr"),
         ("weight_info/kl", "weight_info/kl_stderr"),
-        ("weight_info/log_det", "weight_info/log_det_stderr"),
         ("weight_info/effective_rank", "weight_info/effective_rank_stderr"),
         ("weight_info/expected_loss", "weight_info/expected_loss_stderr"),
     )
@@ -84,8 +86,8 @@ class WeightInformation(Quantity):
     ) -> None:
         self.beta, self.prior, self.lambda_ = beta, prior, lambda_
         self.curvature, self.max_rows, self.draws = curvature, max_rows, draws
-        names = "kl kl_displacement log_det trace effective_rank top_eigenvalue beta lambda complexity expected_loss"
-        more = "complexity_stderr expected_loss_stderr predicted_loss loss temperature free_energy"
+        names = "kl_precision kl_displacement kl log_det trace effective_rank top_eigenvalue beta lambda complexity"
+        more = "expected_loss complexity_stderr expected_loss_stderr predicted_loss loss temperature free_energy"
         self.tags = tuple(f"weight_info/{name}" for name in f"{names} {more}".split())
         self.reset()
 
@@ -209,6 +211,7 @@ class WeightInformation(Quantity):
             "weight_info/lambda": here.lambda_,
             "weight_info/log_det": summed.log_det(here.beta / here.lambda_**2),
             "weight_info/kl": here.information,
+            "weight_info/kl_precision": here.information - here.displacement,
             "weight_info/kl_displacement": here.displacement,
             "weight_info/expected_loss": here.loss,
             "weight_info/expected_loss_stderr": here.stderr,
@@ -219,7 +222,7 @@ class WeightInformation(Quantity):
         if isinstance(curvature, LanczosCurvature):
             prior_std = partial(self._prior_std, distance=distance, beta=here.beta, point=point)
             values |= information_errors(curvature, n, distance, here, prior_std)
-            kl_error = values["weight_info/kl_stderr"]
+            kl_error = values["weight_info/kl_precision_stderr"] = values["weight_info/kl_stderr"]
         error = math.hypot(n * values["weight_info/expected_loss_stderr"], here.beta * kl_error)
         return values | {"weight_info/complexity_stderr": error}
 

@@ -1,0 +1,36 @@
+"""What the tags of effective information mean."""
+
+from lightning_info.reporting.description import Description
+
+DESCRIPTIONS = {
+    "effective_info*/I_XZ/*": Description(
+        "I(X;Z): lower bound of the information about the input in the layer's activations Z, when the weights carry "
+        "the noise that the task tolerates",
+        "nats",
+        "the layer tells samples apart in spite of the noise: it depends on details of the input",
+        "under the noise the layer forgets what tells samples apart: it has become insensitive to its details",
+        "A bound: behind a nonlinearity it can be far below the truth. It depends on the distortion, which the summary "
+        "names.",
+    ),
+    "effective_info*/I_ZY/*": Description(
+        "I(Z;Y): lower bound of the information about the label in the layer's noisy activations Z, at most the "
+        "entropy of the labels",
+        "nats",
+        "classes are told apart in spite of the noise",
+        "classes are told apart less under the noise",
+    ),
+    "effective_info*/beta": Description(
+        "Noise level beta at which the loss rises by the chosen distortion",
+        "",
+        "the weights tolerate more noise for their curvature",
+        "the weights tolerate less noise for their curvature",
+    ),
+    "effective_info*/loss": Description("Mean loss of a sample without noise", "nats"),
+    "effective_info*/noisy_loss": Description("Mean loss of a sample under the weight noise", "nats"),
+    "effective_info*/crossing": Description(
+        "By how much a layer's bound of I(X;Z) lies below that of a later layer, at most",
+        "nats",
+        "the bounds contradict one another more: a layer cannot hold less than one behind it, so its bound is loose",
+        "the bounds of the layers agree better",
+    ),
+}

@@ -1,0 +1,37 @@
+"""What the tags of the information plane mean."""
+
+from lightning_info.reporting.description import Description
+
+CAUTION = (
+    "It depends on the bins (or the noise) of the estimator: compare ranges before a fall is called compression, and "
+    "leave out layers at the ceiling, where every sample has a code of its own."
+)
+
+_INPUT = Description(
+    "I(X;T): information that the layer's binned or noisy activations T keep of the input, at most the logarithm of "
+    "the number of samples",
+    "bits",
+    "the layer tells more samples apart",
+    "the layer tells fewer samples apart, which is compression only if it holds under every range of the bins",
+    CAUTION,
+)
+_LABEL = Description(
+    "I(T;Y): information about the label in the layer's binned or noisy activations T, at most the entropy of "
+    "the labels",
+    "bits",
+    "classes are told apart better, or more samples have a bin of their own: compare with info_plane_shuffled",
+    "classes are told apart less",
+    "What info_plane_shuffled/I_TY shows comes from the number of samples alone.",
+)
+
+DESCRIPTIONS = {
+    "info_plane_shuffled/I_TY/*": Description(
+        "I(T;Y) after shuffling the labels: the part of it that comes from the number of samples and says nothing",
+        "bits",
+        "more of the layer's I(T;Y) is memorised bins",
+        "less of the layer's I(T;Y) is memorised bins",
+    ),
+    "info_plane*/I_XT*/*": _INPUT,
+    "info_plane*/I_TY*/*": _LABEL,
+    "activations/*": Description("Activations of the layer, or their channel means, at the last point"),
+}

@@ -1,0 +1,49 @@
+"""What the tags of stability mean."""
+
+from lightning_info.reporting.description import Description
+
+DESCRIPTIONS = {
+    "stability/twin_overhead": Description("Share of the run's time that the training of the twins has taken so far"),
+    "stability*/param_distance": Description(
+        "Distance between the weights of the run and of its twin, which trains with one sample replaced",
+        "weights",
+        "the two trainings drift apart: the one sample has moved the weights",
+        "the two trainings come closer again",
+        "Weights can differ without any difference in the predictions: see output_kl.",
+    ),
+    "stability*/relative_distance": Description(
+        "Distance between the weights of run and twin, as a share of the way from the initial weights",
+        "",
+        "the one sample accounts for more of where training has gone",
+        "the one sample accounts for less of where training has gone",
+    ),
+    "stability*/fisher_distance": Description(
+        "Half of delta' F delta: the output KL between run and twin to second order",
+        "nats a sample",
+        "predictions of run and twin differ more",
+        "predictions of run and twin differ less",
+        "An approximation: compare with output_kl.",
+    ),
+    "stability*/output_kl": Description(
+        "Mean KL divergence of the twin's predictions from those of the run, over the reference samples",
+        "nats a sample",
+        "the one sample has changed the predictions more",
+        "the one sample has changed the predictions less",
+    ),
+    "stability*/kl_ratio": Description(
+        "fisher_distance divided by output_kl", "", caution="Far from 1, the quadratic approximation fails."
+    ),
+    "stability*/loss_gap": Description(
+        "Loss of the replaced sample in the twin, which never saw it, minus its loss in the run",
+        "nats",
+        "the run has learned more of this sample by heart",
+        "the run fits this sample less by heart",
+    ),
+    "stability*/unique_information": Description(
+        "Unique information: what the weights know of the replaced sample and of no other",
+        "nats",
+        "the weights hold more that only this sample could tell them",
+        "the weights hold less that only this sample could tell them",
+        "It is of one sample, by the quadratic approximation, and depends on beta.",
+    ),
+}

@@ -1,0 +1,87 @@
+"""What the tags of the information in the weights mean."""
+
+from lightning_info.reporting.description import Description
+
+DESCRIPTIONS = {
+    "weight_info/kl_precision": Description(
+        "The part of the information in the weights that comes from their precision: how exactly the task needs them, "
+        "beyond the prior",
+        "nats",
+        "the task needs the weights more exactly",
+        "the task tolerates more noise in the weights",
+        "It depends on the prior's width (lambda) and on beta, both of which are logged.",
+    ),
+    "weight_info/kl_displacement": Description(
+        "The part of the information in the weights that comes from their distance to the prior's mean",
+        "nats",
+        "the weights have moved further from where the prior is centred",
+        "the weights have come closer to where the prior is centred",
+        "With a narrow prior it outweighs everything else.",
+    ),
+    "weight_info/kl": Description(
+        "KL(Q|P), the information in the weights: kl_precision and kl_displacement together",
+        "nats",
+        "the weights hold more information, most often because they moved away from the prior's mean",
+        "the weights hold less information",
+        "Look at its two parts: the displacement is often nearly all of it.",
+    ),
+    "weight_info/log_det": Description(
+        "log det(N F + beta/lambda²): logarithm of the volume of weights that do equally well, up to sign and constant",
+        "nats",
+        "fewer weights do equally well",
+        "more weights do equally well",
+        "Only its changes mean something: a constant of the number of weights is in it.",
+    ),
+    "weight_info/trace": Description(
+        "Trace of the Fisher information, of the samples that its spectrum is of",
+        "nats per squared weight change",
+        "predictions depend more on single weights",
+        "predictions depend less on single weights",
+    ),
+    "weight_info/top_eigenvalue": Description(
+        "Largest eigenvalue of the Fisher information",
+        "nats per squared weight change",
+        "predictions are more sensitive along the most sensitive direction",
+        "predictions are less sensitive along the most sensitive direction",
+    ),
+    "weight_info/effective_rank": Description(
+        "Number of directions in which the predictions are sensitive: the exponential of the spectrum's entropy",
+        "directions",
+        "the sensitivity spreads over more directions",
+        "the sensitivity gathers in fewer directions",
+        "At most the number of samples times outputs that the spectrum is of.",
+    ),
+    "weight_info/beta": Description("Level of the noise: the weight of the information in the Lagrangian"),
+    "weight_info/lambda": Description("Standard deviation of the prior of the weights"),
+    "weight_info/loss": Description(
+        "Mean loss of a reference sample without noise", "nats", "the fit is worse", "the fit is better"
+    ),
+    "weight_info/expected_loss": Description(
+        "Mean loss of a reference sample under the weight noise, as measured",
+        "nats",
+        "the noise that the curvature allows costs more",
+        "the noise that the curvature allows costs less",
+    ),
+    "weight_info/predicted_loss": Description(
+        "Mean loss under the weight noise as the quadratic approximation predicts it",
+        "nats",
+        caution="Where it differs from expected_loss, the approximation behind the KL fails.",
+    ),
+    "weight_info/complexity": Description(
+        "C_beta: expected loss of all training samples plus beta times the information in the weights",
+        "nats",
+        "fit and weights together take a longer description",
+        "fit and weights together take a shorter description",
+    ),
+    "weight_info/temperature": Description(
+        "Temperature of SGD from learning rate, momentum and batch size, for gradient noise of unit variance",
+        caution="The noise of real gradients has another variance.",
+    ),
+    "weight_info/free_energy": Description(
+        "Loss plus half the temperature times log det(F + I)",
+        "nats",
+        "training has moved to a worse or sharper place",
+        "training has moved to a better or flatter place",
+    ),
+    "weight_info/log10_eigenvalues": Description("Spectrum of the Fisher information, as logarithms to the base 10"),
+}

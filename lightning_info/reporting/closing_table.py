@@ -1,0 +1,160 @@
+"""The table that is printed at the end of fit: what was measured, and what it says, within 80 columns."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lightning_info.reporting.description import Description
+from lightning_info.reporting.table import Curve, lost_since
+
+WIDTH = 79
+TITLE = 24
+"""Characters of a row's title; a longer one loses its middle."""
+COLUMNS = ("start", "peak (step)", "end", "± stderr", "points")
+WIDTHS = (10, 17, 10, 8, 6)
+STEADY, FOLD = 0.05, 1.5
+"""A change by less than this part of the values is none worth a sentence; a ratio is told from this one on."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One curve of the table.
+
+    Attributes:
+        group: What it has in common with rows that are told together: the tag, without the layer if it is of one.
+        title: What is told apart in the group, such as the layer; empty if it is alone.
+        curve: Steps and values.
+        error: Steps and standard errors; empty if there are none.
+        description: What it means, if that is known.
+    """
+
+    group: str
+    title: str
+    curve: Curve
+    error: Curve = ()
+    description: Description | None = None
+
+
+def closing_table(rows: Sequence[Row]) -> str:
+    """Start, peak and end of each curve with the error of the end; below it a sentence on what it did and means.
+
+    Rows of one group (a quantity by layer) follow one another below the group's name, with one sentence for all.
+
+    Args:
+        rows: In their order; those of a group are brought together.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    lines = [_line("", COLUMNS)]
+    for name, members in groups.items():
+        known = members[0].description
+        unit = f" [{known.unit}]" if known and known.unit else ""
+        is_alone = len(members) == 1 and not members[0].title
+        if not is_alone:
+            lines.append(f"{name}{unit}")
+        lines += [_line(name if is_alone else f"  {row.title}", _cells(row)) for row in members]
+        told = f"{unit[1:]} {_sentences(members)}" if is_alone and unit else _sentences(members)
+        lines += textwrap.wrap(told, WIDTH, initial_indent="    ", subsequent_indent="    ")
+    return "\n".join(lines)
+
+
+def _line(title: str, cells: Sequence[str]) -> str:
+    if len(title) >= TITLE:
+        title = f"{title[: TITLE // 2 - 1]}...{title[len(title) - TITLE // 2 + 3 :]}"
+    numbers = " ".join(cell.rjust(width) for cell, width in zip(cells, WIDTHS, strict=True))
+    return f"{title:<{TITLE}}{numbers}".rstrip()
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    curve = _finite(row.curve)
+    if not curve:
+        return ("-", "-", "-", "-", "0")
+    step, peak = max(curve, key=lambda point: point[1])
+    end_step, end = curve[-1]
+    is_lost = lost_since(row.curve) is not None
+    error = math.nan if is_lost else dict(row.error).get(end_step, math.nan)
+    return (
+        f"{curve[0][1]:.4g}",
+        f"{peak:.4g} ({step})",
+        "lost" if is_lost else f"{end:.4g}",
+        f"{error:.2g}" if math.isfinite(error) else "-",
+        str(len(curve)),
+    )
+
+
+def _sentences(rows: Sequence[Row]) -> str:
+    """What the curves of a group did, and what that means."""
+    moves: dict[str, list[Row]] = {}
+    for row in rows:
+        moves.setdefault(_kind(row), []).append(row)
+    return " ".join(_sentence(kind, members, len(members) == len(rows)) for kind, members in moves.items())
+
+
+def _sentence(kind: str, rows: Sequence[Row], are_all: bool) -> str:
+    known, several = rows[0].description, len(rows) > 1
+    subject = ("All of them" if several else "It") if are_all else " and ".join(row.title for row in rows)
+    has = "have" if several else "has"
+    if kind in ("rose", "fell"):
+        meaning = (known.rises if kind == "rose" else known.falls) if known else ""
+        told = f"{subject} {kind} {_by(rows)}{_peak(rows[0]) if not several else ''}"
+        return f"{told}: {meaning}." if meaning else f"{told}."
+    if kind == "steady":
+        told = f"{subject} {'end' if several else 'ends'} where {'they' if several else 'it'} started"
+        return f"{told}{_peak(rows[0]) if not several else ''}."
+    if kind == "lost":
+        step = min(lost_since(row.curve) or 0 for row in rows)
+        last_step, last = _finite(rows[0].curve)[-1]
+        end = "" if several else f" (the last is {last:.4g}, at step {last_step})"
+        return f"{subject} {'are' if several else 'is'} lost since step {step}{end}; the warnings tell why."
+    if kind == "one point":
+        return f"{subject} {has} one point only."
+    return f"{subject} {has} no value at any point; the warnings tell why."
+
+
+def _kind(row: Row) -> str:
+    """Whether the curve rose or fell after its first point, stayed, or is lost."""
+    curve = _finite(row.curve)
+    if not curve:
+        return "no value"
+    if lost_since(row.curve) is not None:
+        return "lost"
+    if len(curve) == 1:
+        return "one point"
+    (_, start), (step, end) = curve[0], curve[-1]
+    error = dict(row.error).get(step, 0.0)
+    noise = max(STEADY * max(abs(start), abs(end)), 2 * error if math.isfinite(error) else 0.0)
+    return "steady" if abs(end - start) <= noise else "rose" if end > start else "fell"
+
+
+def _peak(row: Row) -> str:
+    """The peak, where it is well above both ends."""
+    curve = _finite(row.curve)
+    step, peak = max(curve, key=lambda point: point[1])
+    is_above = peak > max(curve[0][1], curve[-1][1]) + STEADY * abs(peak)
+    return f", with a peak of {peak:.4g} at step {step} between" if is_above else ""
+
+
+def _by(rows: Sequence[Row]) -> str:
+    """By how much: ratios where all values are well above zero, else differences; the least and the most of several."""
+    ends = [(_finite(row.curve)[0][1], _finite(row.curve)[-1][1]) for row in rows]
+    if all(min(pair) > 0 and max(pair) >= FOLD * min(pair) for pair in ends):
+        ratios = sorted(max(pair) / min(pair) for pair in ends)
+        told = [f"{ratio:.3g}" for ratio in (ratios[0], ratios[-1])]
+        return f"{told[0]}-fold" if told[0] == told[1] else f"{told[0]}- to {told[1]}-fold"
+    told = [f"{by:.3g}" for by in sorted(abs(end - start) for start, end in ends)]
+    return f"by {told[0]}" if told[0] == told[-1] else f"by {told[0]} to {told[-1]}"
+
+
+def _finite(curve: Curve) -> Curve:
+    return [(step, value) for step, value in curve if math.isfinite(value)]
+
+
+def parts_of(tag: str) -> tuple[str, str]:
+    """The group of a tag without prefix, and the layer that it is of: ``("info_plane/I_XT", "net.0")``."""
+    family, _, rest = tag.partition("/")
+    kind, _, layer = rest.partition("/")
+    return f"{family}/{kind}", layer

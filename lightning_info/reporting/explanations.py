@@ -1,0 +1,83 @@
+"""What the numbers mean, where TensorBoard shows it: behind the "i" of a chart, and in the "Text" tab."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from lightning_info.reporting.sinks import Sink, serve
+
+Plugin = Literal["scalars", "images", "histograms"]
+
+
+def report_explanations(trainer: Any, texts: Mapping[str, str], plugin: Plugin) -> list[Exception]:
+    """Give tags a text that TensorBoard shows behind the "i" of their charts; before their first value.
+
+    Args:
+        trainer: The trainer.
+        texts: Markdown, by tag.
+        plugin: Where the tags are shown.
+
+    Returns:
+        What loggers raised; the others still got the texts.
+    """
+    return serve(trainer, _EXPLAINED, texts, plugin) if texts else []
+
+
+def report_text(trainer: Any, tag: str, text: str, step: int) -> list[Exception]:
+    """Hand a text to every logger that takes texts (TensorBoard); the others are passed over.
+
+    Args:
+        trainer: The trainer.
+        tag: Name of the text.
+        text: Markdown.
+        step: Optimiser steps taken.
+
+    Returns:
+        What loggers raised; the others still got the text.
+    """
+    return serve(trainer, _TEXTS, tag, text, step)
+
+
+def reading_guide(told: Sequence[tuple[str, Mapping[str, str]]]) -> str:
+    """Markdown: what each callback measures and how, and what its tags mean.
+
+    Args:
+        told: For each callback its report, of which the first line is its name, and the texts of its tags.
+    """
+    parts = []
+    for report, texts in told:
+        title, _, rest = report.partition("\n")
+        lines = [f"### {title}", *(f"- `{tag}`: {text}" for tag, text in texts.items()), ""]
+        parts += [*lines, *(f"    {line}" for line in rest.splitlines()), ""]
+    return "\n".join(parts)
+
+
+def _explain(logger: Any, texts: Mapping[str, str], plugin: Plugin) -> None:
+    from tensorboard.compat.proto.summary_pb2 import (  # type: ignore[import-untyped]  # slow
+        Summary,
+        SummaryMetadata,
+    )
+
+    prefix = getattr(logger, "_prefix", "")
+    joined = f"{prefix}{logger.LOGGER_JOIN_CHAR}" if prefix and plugin == "scalars" else ""
+    values = [
+        Summary.Value(
+            tag=joined + tag,
+            metadata=SummaryMetadata(
+                display_name=joined + tag,
+                summary_description=text,
+                plugin_data=SummaryMetadata.PluginData(plugin_name=plugin),
+            ),
+        )
+        for tag, text in texts.items()
+    ]
+    logger.experiment._get_file_writer().add_summary(Summary(value=values), 0)
+
+
+def _to_tensorboard(logger: Any, tag: str, text: str, step: int) -> None:
+    logger.experiment.add_text(tag, text, global_step=step)
+
+
+_EXPLAINED: Sequence[Sink] = ((("experiment.add_scalar", "experiment._get_file_writer"), _explain),)
+_TEXTS: Sequence[Sink] = ((("experiment.add_text",), _to_tensorboard),)

@@ -1,0 +1,81 @@
+"""The table at the end of fit: what a stranger reads without a manual, in a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from lightning_info.reporting.closing_table import WIDTH, Row, closing_table, parts_of
+from lightning_info.reporting.description import Description
+
+KNOWN = Description("Something", "nats", rises="it is more", falls="it is less")
+
+
+def told(curve, error=(), description=KNOWN):
+    return closing_table([Row("a/trace", "", curve, error, description)]).splitlines()[1:]
+
+
+def test_start_peak_end_error_and_points():
+    curve = [(0, 1.0), (10, 30.0), (20, math.nan), (30, 4.5)]
+    header = closing_table([]).split()
+    line, *_ = told(curve, [(0, 0.1), (10, 3.0), (30, 0.45)])
+    assert header == ["start", "peak", "(step)", "end", "±", "stderr", "points"]
+    assert line.split() == ["a/trace", "1", "30", "(10)", "4.5", "0.45", "3"]
+
+
+@pytest.mark.parametrize(
+    ("curve", "errors", "sentence"),
+    [
+        ([(0, 220.0), (9, 5.0)], (), "[nats] It fell 44-fold: it is less."),
+        ([(0, 2.0), (5, 9.0), (9, 6.0)], (), "It rose 3-fold, with a peak of 9 at step 5 between: it is more."),
+        ([(0, -2.0), (9, 1.0)], (), "It rose by 3: it is more."),
+        ([(0, 10.0), (9, 8.0)], (), "It fell by 2: it is less."),
+        ([(0, 10.0), (9, 8.0)], [(9, 1.5)], "It ends where it started."),  # within two errors
+        ([(0, 10.0), (9, 9.9)], (), "It ends where it started."),
+        ([(0, 10.0), (4, 30.0), (9, 9.9)], (), "It ends where it started, with a peak of 30 at step 4 between."),
+        ([(0, 6.4), (4, math.nan), (8, math.inf)], (), "It is lost since step 4 (the last is 6.4, at step 0)"),
+        ([(3, 6.4)], (), "It has one point only."),
+        ([(3, math.nan)], (), "It has no value at any point; the warnings tell why."),
+        ([], (), "It has no value at any point"),
+    ],
+)
+def test_a_sentence_says_what_the_curve_did_and_what_that_means(curve, errors, sentence):
+    assert sentence in " ".join(map(str.strip, told(curve, errors)[1:]))
+
+
+def test_a_curve_that_is_lost_has_neither_end_nor_error():
+    line, *_ = told([(0, 6.4), (4, math.nan)], [(0, 0.2)])
+    assert line.split() == ["a/trace", "6.4", "6.4", "(0)", "lost", "-", "1"]
+
+
+def test_layers_share_a_header_and_sentences():
+    rows = [
+        Row("plane/I_XT", layer, [(0, start), (9, end)], (), KNOWN)
+        for layer, start, end in (("net.0", 6.0, 4.0), ("net.2", 1.0, 2.0), ("net.4", 1.0, 4.0))
+    ]
+    lines = closing_table(rows).splitlines()
+    assert lines[1] == "plane/I_XT [nats]"
+    assert [line.split()[0] for line in lines[2:5]] == ["net.0", "net.2", "net.4"]
+    text = " ".join(map(str.strip, lines[5:]))
+    assert text == "net.0 fell 1.5-fold: it is less. net.2 and net.4 rose 2- to 4-fold: it is more."
+    text = " ".join(map(str.strip, closing_table(rows[1:]).splitlines()[4:]))
+    assert text == "All of them rose 2- to 4-fold: it is more."
+
+
+def test_nothing_is_wider_than_the_terminal_and_long_names_keep_both_ends():
+    name = "encoder.layers.11.attention.output.dense"
+    rows = [Row("plane/I_XT", name, [(0, -1.2345e-10), (123456, -9.8765e-10)], [(123456, 1e-10)], KNOWN)]
+    lines = closing_table(rows).splitlines()
+    assert max(map(len, lines)) <= WIDTH
+    assert lines[2].startswith("  encoder.")
+    assert "dense" in lines[2].split()[0]
+
+
+def test_what_is_not_described_is_told_without_meaning():
+    assert told([(0, 1.0), (9, 4.0)], description=None)[1:] == ["    It rose 4-fold."]
+
+
+def test_the_layer_of_a_tag():
+    assert parts_of("fisher/trace") == ("fisher/trace", "")
+    assert parts_of("info_plane/I_XT/net.0") == ("info_plane/I_XT", "net.0")
