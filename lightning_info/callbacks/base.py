@@ -28,7 +28,7 @@ from lightning_info.callbacks.reference_collector import ReferenceCollector
 from lightning_info.callbacks.resuming import steps_taken
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.callbacks.session import Session
-from lightning_info.callbacks.without_trainer import WithoutTrainer
+from lightning_info.callbacks.take_away import TakeAway
 from lightning_info.quantities.checks import check_quantity
 from lightning_info.quantities.quantity import Quantity
 from lightning_info.replica.batch_norm import BatchNormStatistics
@@ -40,7 +40,7 @@ from lightning_info.replica.user_warning import warn
 from lightning_info.reporting.table import Curve, last_values
 
 
-class InfoCallback(WithoutTrainer):
+class InfoCallback(TakeAway):
     """Measures a quantity during training: says when, on which samples, and where the values go.
 
     The callbacks of this package are made of it; for a :class:`~.Quantity` of your own it is used as it is, see

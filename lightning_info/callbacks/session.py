@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -145,6 +145,17 @@ class Member(ABC):
     def report(self) -> str:
         """All that is known of what it measures."""
 
+    def rows(self, curves: Mapping[str, Curve]) -> list[Row]:
+        """Of the table at the end of fit, for those of its tags that have curves."""
+        found = []
+        for tag, error in self.quantity.table:
+            if self.tagged(tag) in curves:
+                group, layer = parts_of(tag)
+                errors = curves.get(self.tagged(error), ()) if error else ()
+                known = self.quantity.describe(tag)
+                found.append(Row(self.tagged(group), layer, curves[self.tagged(tag)], errors, known))
+        return found
+
     def guide(self) -> dict[str, str]:
         """What its tags mean, by pattern, of those that it will write."""
         tags = [*self.quantity.tags, *(tag for _, chart in self.quantity.charts().values() for tag in chart)]
@@ -272,13 +283,7 @@ class Session:
     def closing_lines(self, told: Sequence[Member]) -> list[str]:
         """One table for all, and what each says below it."""
         curves = {tag: curve for c in told for tag, curve in c.last_curves().items()}
-        rows = []
-        for c in told:
-            for tag, error in c.quantity.table:
-                if c.tagged(tag) in curves:
-                    group, layer = parts_of(tag)
-                    errors = curves.get(c.tagged(error), ()) if error else ()
-                    rows.append(Row(c.tagged(group), layer, curves[c.tagged(tag)], errors, c.quantity.describe(tag)))
+        rows = [row for c in told for row in c.rows(curves)]
         taken = ", ".join("{} {:.1%}".format(*c.time_taken()) for c in told)
         time = textwrap.wrap(f"Time, with checks and figures: {taken}", WIDTH)
         lines = [closing_table(rows), *time, *(line for c in told for line in c.closing_lines())]
@@ -297,7 +302,7 @@ class Session:
         if not prepared:
             return []
         step = max((c.last_step or 0 for c in prepared), default=0)
-        return report_text(trainer, RESULT, "\n".join(f"    {line}" for line in self.closing_lines(prepared)), step)
+        return report_text(trainer, RESULT, "\n".join(["```", *self.closing_lines(prepared), "```"]), step)
 
     # ---- snapshots of the present step
 

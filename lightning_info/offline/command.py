@@ -19,11 +19,11 @@ from torch import nn
 
 import lightning_info
 from lightning_info.callbacks.base import InfoCallback
+from lightning_info.callbacks.result import SUFFIXES
 from lightning_info.checkpoints import CheckpointReader
 from lightning_info.command_line import arguments, call, constructed, imported, made, tensors
 from lightning_info.functional.likelihoods import LIKELIHOODS
 from lightning_info.offline.measure import measure
-from lightning_info.offline.result import SUFFIXES
 
 NAME = "measure"
 SUMMARY = "Measure a module, or the checkpoints of a run, with the callbacks of this package."

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from lightning_info import validation
 from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.error_policy import Refused
+from lightning_info.callbacks.result import MeasureResult
 from lightning_info.callbacks.stability import StabilityCallback
 from lightning_info.callbacks.weight_info import WeightInfoCallback
 from lightning_info.checkpoints import Checkpoint, CheckpointReader, PathLike
 from lightning_info.functional.likelihoods import LikelihoodLike
 from lightning_info.gradients.contract import first_line
 from lightning_info.offline.likelihood import Predicts, adapter_of, described
-from lightning_info.offline.result import MeasureResult
 from lightning_info.offline.run import OfflineRun
 from lightning_info.offline.samples import batches_of, loader_of
 from lightning_info.replica.isolation import isolated

@@ -219,6 +219,10 @@ class Quantity(ABC):
         """What is printed below the table at the end of fit."""
         return ""
 
+    def conclusions(self, record: Record) -> Mapping[str, Any]:
+        """The same for programs, as plain Python values."""
+        return {}
+
     def charts(self) -> Mapping[str, Chart]:
         """Charts of several tags, without prefix, by title; asked after :meth:`prepare`."""
         return {}

@@ -49,7 +49,7 @@ def reading_guide(told: Sequence[tuple[str, Mapping[str, str]]]) -> str:
     for report, texts in told:
         title, _, rest = report.partition("\n")
         lines = [f"### {title}", *(f"- `{tag}`: {text}" for tag, text in texts.items()), ""]
-        parts += [*lines, *(f"    {line}" for line in rest.splitlines()), ""]
+        parts += [*lines, "```", rest, "```", ""]
     return "\n".join(parts)
 
 

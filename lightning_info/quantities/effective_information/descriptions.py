@@ -27,6 +27,9 @@ DESCRIPTIONS = {
     ),
     "effective_info*/loss": Description("Mean loss of a sample without noise", "nats"),
     "effective_info*/noisy_loss": Description("Mean loss of a sample under the weight noise", "nats"),
+    "effective_info*/plane": Description(
+        "Plane of effective information: each layer's path over training under weight noise, without bins",
+    ),
     "effective_info*/crossing": Description(
         "By how much a layer's bound of I(X;Z) lies below that of a later layer, at most",
         "nats",

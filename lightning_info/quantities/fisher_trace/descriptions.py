@@ -43,6 +43,9 @@ DESCRIPTIONS = {
         "gradients of single samples grow",
         "gradients of single samples shrink",
     ),
+    "fisher/layers": Description(
+        "Fisher trace by module over training: where in the network the predictions are sensitive"
+    ),
     "fisher_layers/*": Description(
         "Part of the Fisher trace that belongs to this module's own weights; the parts add up to the whole",
         UNIT,

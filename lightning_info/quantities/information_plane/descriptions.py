@@ -33,5 +33,9 @@ DESCRIPTIONS = {
     ),
     "info_plane*/I_XT*/*": _INPUT,
     "info_plane*/I_TY*/*": _LABEL,
+    "info_plane*/plane": Description(
+        "Information plane: each layer's path over training, input to the right and label upwards; colour is the epoch",
+        caution=CAUTION,
+    ),
     "activations/*": Description("Activations of the layer, or their channel means, at the last point"),
 }

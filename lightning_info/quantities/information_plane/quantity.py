@@ -271,6 +271,16 @@ class InformationPlane(Quantity):
         )
 
     @override
+    def conclusions(self, record: Record) -> Mapping[str, Any]:
+        return {
+            name: {
+                "verdict": judgement.verdict,
+                "falls": {kind: fall if math.isfinite(fall) else None for kind, fall in judgement.falls.items()},
+            }
+            for name, judgement in self.verdicts.items()
+        }
+
+    @override
     def charts(self) -> Mapping[str, Chart]:
         charts: dict[str, Chart] = {}
         for estimate in self.estimates:

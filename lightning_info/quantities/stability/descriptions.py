@@ -4,6 +4,9 @@ from lightning_info.reporting.description import Description
 
 DESCRIPTIONS = {
     "stability/twin_overhead": Description("Share of the run's time that the training of the twins has taken so far"),
+    "stability/paths": Description(
+        "Paths of the run and its twin in the plane of where they start and end, over the loss of the reference samples"
+    ),
     "stability*/param_distance": Description(
         "Distance between the weights of the run and of its twin, which trains with one sample replaced",
         "weights",

@@ -83,5 +83,9 @@ DESCRIPTIONS = {
         "training has moved to a worse or sharper place",
         "training has moved to a better or flatter place",
     ),
+    "weight_info/rate_distortion": Description(
+        "Loss under weight noise against the information that the weights keep, measured and predicted, over epochs",
+        caution="Where measured and predicted loss differ, the information is not to be interpreted.",
+    ),
     "weight_info/log10_eigenvalues": Description("Spectrum of the Fisher information, as logarithms to the base 10"),
 }
