@@ -36,11 +36,11 @@ CLASSES = 10
 def callbacks() -> list[pl.Callback]:
     """What is measured; each works alone too. The twin of StabilityCallback doubles the training."""
     return [
-        FisherTraceCallback(batch_norm="reference", every_n_epochs=1),
-        InfoPlaneCallback(batch_norm="reference", every_n_epochs=1),
-        WeightInfoCallback(batch_norm="reference", num_samples=64, max_overhead=1.0),
-        EffectiveInfoCallback(batch_norm="reference", num_samples=64, distortion=0.05, draws=8, max_overhead=1.0),
-        StabilityCallback(batch_norm="reference", every_n_epochs=1),
+        FisherTraceCallback(every_n_epochs=1),
+        InfoPlaneCallback(every_n_epochs=1),
+        WeightInfoCallback(num_samples=64, max_overhead=1.0),
+        EffectiveInfoCallback(num_samples=64, distortion=0.05, draws=8, max_overhead=1.0),
+        StabilityCallback(every_n_epochs=1),
     ]
 
 

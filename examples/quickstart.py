@@ -68,8 +68,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     pl.seed_everything(0, verbose=False)
-    fisher = FisherTraceCallback(every_n_train_steps=10, batch_norm="reference")
-    plane = InfoPlaneCallback(every_n_epochs=1, batch_norm="reference")
+    fisher = FisherTraceCallback(every_n_train_steps=10)
+    plane = InfoPlaneCallback(every_n_epochs=1)
     trainer = pl.Trainer(
         max_epochs=arguments.epochs,
         accelerator="auto",

@@ -99,7 +99,7 @@ class InfoCallback(TakeAway):
         prefix: str | None = None,
         on_error: Literal["warn", "raise"] = "warn",
         max_overhead: float | None = None,
-        batch_norm: BatchNormStatistics = "running",
+        batch_norm: BatchNormStatistics = "reference",
         summary: bool = True,
         save_samples: bool = True,
     ) -> None:

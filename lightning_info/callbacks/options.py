@@ -45,9 +45,10 @@ ARGUMENTS = """\
             largest), with the checks before the first step; points and figures may take 3 s in any case. By default
             0.05, and no limit with an interval. What does not fit is measured with fewer draws or samples, which is
             said, or left out. 1 is no limit.
-        batch_norm: BatchNorm layers use their ``"running"`` statistics, as ``module.eval()`` does, or those of the
-            ``"reference"`` samples at the measured weights. Running ones lag behind the weights and are arbitrary
-            at initialisation: the first some 100 steps of a curve then show their warm-up more than the weights.
+        batch_norm: BatchNorm layers that train on batch statistics use those of the ``"reference"`` samples at the
+            measured weights (default), or their ``"running"`` statistics, as ``module.eval()`` does. Running ones lag
+            behind the weights and are arbitrary at initialisation: the first 100 steps or so of a curve then show their
+            warm-up more than the weights.
         summary: Print the table at the end of fit, and what is to be known of it.
         save_samples: Keep the reference samples (up to 64 MiB) in checkpoints, so that a resumed run measures on the
             same ones. False keeps training data out of them: a resumed run then collects samples anew and says so. The
@@ -83,7 +84,7 @@ def check_common_options(owner: str, **common: Unpack[CommonOptions]) -> None:
     validation.intervals(owner, common.get("every_n_epochs"), common.get("every_n_train_steps"))
     validation.integer(owner, "seed", common.get("seed", 0), 0)
     validation.one_of(owner, "on_error", common.get("on_error", "warn"), ("warn", "raise"))
-    validation.one_of(owner, "batch_norm", common.get("batch_norm", "running"), get_args(BatchNormStatistics))
+    validation.one_of(owner, "batch_norm", common.get("batch_norm", "reference"), get_args(BatchNormStatistics))
     share, prefix, adapter = common.get("max_overhead"), common.get("prefix"), common.get("adapter")
     if share is not None:
         validation.positive_number(owner, "max_overhead", share, 0.05)
