@@ -55,6 +55,7 @@ class ElementwiseError:
             NoPrediction: The loss is another one now.
         """
         z, target, loss = step.output(self.call, self.name), dict(_leaves(step.batch)).get(self.target), step.loss
+        target = target if z is None or target is None else _cut(target, z)
         if z is None or target is None or not _comparable(z, target):
             raise NoPrediction(f"the loss was recognised as {self}, which the step has not in this batch")
         y, kept = target.reshape(z.shape), None
@@ -147,6 +148,13 @@ def _fits(kind: Kind, gradient: Tensor, residual: Tensor) -> bool:
 def _comparable(z: Tensor, y: Tensor) -> bool:
     """The same shape, but for axes of one element."""
     return [n for n in z.shape if n != 1] == [n for n in y.shape if n != 1]
+
+
+def _cut(y: Tensor, z: Tensor) -> Tensor:
+    """As long as the outputs, where these are cut to the longest sample of some that were cut out of a batch."""
+    if y.dim() != z.dim() or any(a > b for a, b in zip(z.shape, y.shape, strict=True)):
+        return y
+    return y[tuple(slice(0, length) for length in z.shape)]
 
 
 def _leaves(batch: Any) -> list[tuple[Path, Tensor]]:

@@ -36,7 +36,7 @@ from lightning_info.replica.likelihood_choice import LikelihoodCall, OutputNodes
 from lightning_info.replica.loss_recognition import LIKELIHOODS, NO_LIKELIHOODS
 from lightning_info.replica.module_calls import SeenStep, module_calls
 from lightning_info.replica.noise import Noise
-from lightning_info.replica.padding import Padding, in_batch, in_call, signature_of
+from lightning_info.replica.padding import Padding, in_batch, in_call, in_layout, signature_of
 from lightning_info.replica.predicted import NoLikelihood, NoPrediction, Prediction, Skipped, WritesParameters
 from lightning_info.replica.returned_loss import backward, edge_of
 from lightning_info.replica.stand_in_trainer import StandInTrainer, detach_from_trainer
@@ -96,7 +96,7 @@ class Predictor:
             prediction = from_adapter(passed.returned, samples)
         prediction.writes = watch.writes
         padded = watch.padded
-        prediction.padding = lambda: [*in_batch(given, samples), *padded]
+        prediction.padding = lambda: [*in_batch(given, samples), *padded, *in_layout(batch)]
         return prediction
 
     def trained_loss(self, module: nn.Module, batch: Any) -> Tensor:

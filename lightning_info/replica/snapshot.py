@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -154,7 +155,7 @@ class ModelSnapshot:
                 rows[reader][name].append(values.cpu())
 
         def join(reader: ForwardStatistic) -> None:
-            whole = {name: torch.cat(parts) for name, parts in rows[reader].items()}
+            whole = {name: _joined(parts) for name, parts in rows[reader].items()}
             self._read[reader] = {name: found for name, found in whole.items() if len(found) == self.size}
 
         looked_at = -1 if self.audit.done or not layers else int(self.audit.spot * self.size)
@@ -252,3 +253,9 @@ class ModelSnapshot:
             for some in chunks if len(places) else ():
                 yield self.to_device(take(group, numbers[some] - offset)), some
             offset += size
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """The rows of all parts; where those of some are longer, 0 is behind the others, as for what a loss leaves out."""
+    width = max(part.shape[1] if part.dim() == 2 else 0 for part in parts)
+    return torch.cat([F.pad(part, (0, width - part.shape[1])) if part.dim() == 2 else part for part in parts])
