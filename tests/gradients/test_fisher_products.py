@@ -168,11 +168,13 @@ def test_a_module_that_trains_nothing_is_refused():
         FisherProducts(nn.Linear(4, 3).requires_grad_(False), lambda m, x: (m(x), "gaussian", None), lambda: [])
 
 
-@pytest.mark.parametrize("likelihood", ["categorical", "gaussian", "bernoulli"])
-@pytest.mark.parametrize("cut", [(slice(2), slice(None)), (slice(None), slice(2))])
+FIRST, LAST = (slice(2), slice(None)), (slice(None), slice(2))
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "cut"), [("categorical", FIRST), ("gaussian", FIRST), ("gaussian", LAST), ("bernoulli", LAST)]
+)
 def test_columns_of_a_shorter_batch_stand_where_those_of_a_longer_one_do(likelihood, cut):
-    if likelihood == "categorical" and cut[1] != slice(None):
-        pytest.skip("classes are not cut")
     z = torch.randn(N, 5, 3, dtype=torch.float64)
     few = z[(slice(None), *cut)]
     columns = torch.stack(list(exact_cotangents(few, likelihood)))
