@@ -24,6 +24,9 @@ from lightning_info.replica.batch_norm import use_statistics_of
 from lightning_info.replica.predicted import Prediction
 from lightning_info.replica.prediction import Predictor
 
+TARGETS = "targets"
+"""Name of rows that are as long as the longest sample of their part."""
+
 
 class Unavailable(Exception):
     """A point that has no value (outputs not finite, say); reported as NaN with the message, never an error."""
@@ -155,7 +158,8 @@ class ModelSnapshot:
                 rows[reader][name].append(values.cpu())
 
         def join(reader: ForwardStatistic) -> None:
-            whole = {name: _joined(parts) for name, parts in rows[reader].items()}
+            joined = {name: _as_long(parts) if name == TARGETS else parts for name, parts in rows[reader].items()}
+            whole = {name: torch.cat(parts) for name, parts in joined.items()}
             self._read[reader] = {name: found for name, found in whole.items() if len(found) == self.size}
 
         looked_at = -1 if self.audit.done or not layers else int(self.audit.spot * self.size)
@@ -255,7 +259,7 @@ class ModelSnapshot:
             offset += size
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
-    """The rows of all parts; where those of some are longer, 0 is behind the others, as for what a loss leaves out."""
+def _as_long(parts: list[Tensor]) -> list[Tensor]:
+    """With 0 behind the rows of parts that are shorter, as in the place of what a loss leaves out."""
     width = max(part.shape[1] if part.dim() == 2 else 0 for part in parts)
-    return torch.cat([F.pad(part, (0, width - part.shape[1])) if part.dim() == 2 else part for part in parts])
+    return [F.pad(part, (0, width - part.shape[1])) if part.dim() == 2 else part for part in parts]

@@ -171,6 +171,16 @@ def test_layers_are_the_means_over_the_positions_of_each_sample(loss):
     assert 0 <= first(effective, "effective_info/I_XZ/inner") <= math.log(N)
 
 
+def test_batches_that_are_padded_to_different_lengths_are_measured_together():
+    """In chunks of different length, with several continuous targets a sample."""
+    batches = [tuple(part[:, : b[1].max()] if part.dim() > 1 else part for part in b) for b in BATCHES]
+    fisher, plane = FisherTraceCallback("exact", **options()), InfoPlaneCallback("inner", **options())
+    module = Reader(cut, squared)
+    trainer(fisher, plane, max_epochs=1).fit(module, DataLoader(batches, None))
+    assert first(fisher, "fisher/trace") == pytest.approx(truth(module, "squared"), rel=1e-4)
+    assert first(plane, "info_plane/I_XT/inner") > 0
+
+
 def ctc(m, z, kept, y, value):
     return F.ctc_loss(z.log_softmax(-1).transpose(0, 1), y[:, :1] % 2 + 1, kept.sum(1), torch.ones(len(z)).long())
 
