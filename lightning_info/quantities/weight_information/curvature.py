@@ -106,11 +106,7 @@ class MatrixCurvature(Curvature):
 
 @dataclass
 class GramCurvature(Curvature):
-    """By eigenvalues and eigenvectors ``(R, R)`` of the Gram matrix ``A Aᵀ``.
-
-    Attributes:
-        outputs: Their shape for one sample, in the batch of all samples.
-    """
+    """By eigenvalues and eigenvectors ``(R, R)`` of the Gram matrix ``A Aᵀ``, for outputs of this shape a sample."""
 
     eigenvalues: Tensor
     eigenvectors: Tensor
