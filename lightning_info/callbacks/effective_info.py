@@ -49,7 +49,8 @@ class EffectiveInfoCallback(InfoCallback):
         beta: A level to use at all points, instead of distortions.
         distortion: Rise of the expected loss, nats a sample, at which to measure; one or several. The story depends on
             it. The level is searched in 16 passes over the samples (and four for its error), from the last point's
-            on, at first from that of a quadratic loss.
+            on, at first from that of a quadratic loss. Without targets it is that of the mean KL divergence of the
+            predictions, and there is neither I(Z;Y) nor a loss.
         draws: Weights drawn for a half of them; ``2 · draws`` in all.
         noise: What stands for F in ``Σ*``: its ``"diagonal"``; ``"low_rank"``, F itself of as many reference samples as
             there is memory for their rows (128 of ten classes, up to 100,000 weights); or ``"full"``, that of all
@@ -61,7 +62,7 @@ class EffectiveInfoCallback(InfoCallback):
     Raises:
         ValueError: An argument makes no sense.
         MisconfigurationException: Before the first step: ``layers`` that are not there; and with ``on_error="raise"``
-            (else a warning, and the callback is off) sharded strategy, no likelihood or no targets found, module
+            (else a warning, and the callback is off) sharded strategy, no likelihood found, module
             without exact per-sample gradients, too many weights for ``noise``.
 
     Example::

@@ -48,6 +48,8 @@ class WeightInfoCallback(InfoCallback):
     - ``weight_info/overhead``: share of the run's time that this callback took so far.
     - figure ``weight_info/rate_distortion``; histogram ``weight_info/log10_eigenvalues`` of F.
 
+    With an adapter that gives no targets the losses, ``complexity``, ``free_energy`` and the figure are left out.
+
     Args:
         beta: Level of the task, for the summed loss.
         prior: Its mean: the weights at the start of training (``"init"``), or 0 (``"zero"``, as in the paper).
@@ -68,7 +70,7 @@ class WeightInfoCallback(InfoCallback):
     Raises:
         ValueError: An argument makes no sense.
         MisconfigurationException: With ``on_error="raise"``, before the first step (else a warning, and the callback
-            is off): sharded strategy, no likelihood or no targets found, module without exact per-sample gradients,
+            is off): sharded strategy, no likelihood found, module without exact per-sample gradients,
             weights that are all equal at the start with ``"init_std"``.
 
     Example::

@@ -11,6 +11,7 @@ from lightning_info.gradients.batches import company, take
 from lightning_info.gradients.contract import NotCovered, Predict, first_line, trainable
 from lightning_info.gradients.graph import leaf_uses
 from lightning_info.gradients.layout import Batch
+from lightning_info.gradients.loop import positions_alone
 from lightning_info.gradients.memory import is_out_of_memory
 
 MIXED = "outputs of a sample depend on the other samples of the batch"
@@ -64,7 +65,7 @@ class Definition:
             return [self._gradients(self._together, u) for u in whole]
         columns = self.columns[:, n]
         if row.shape != columns.shape[1:]:
-            inside = (slice(None), *(slice(0, length) for length in row.shape))
+            inside = (slice(None), *(positions_alone(row.shape, columns.shape[1:]) or ()))
             kept = torch.zeros_like(columns)
             kept[inside] = columns[inside]
             self.columns[:, n] = kept
@@ -121,8 +122,7 @@ class Definition:
                 raise NotCovered(f"{MIXED}: one of them alone fails ({first_line(error)})") from error
             return None
         row, whole = outputs[int((some == n).nonzero()[0])], self.outputs[n]
-        fits = row.dim() == whole.dim() and all(a <= b for a, b in zip(row.shape, whole.shape, strict=True))
-        if not fits or row.shape[-1:] != whole.shape[-1:]:
+        if positions_alone(row.shape, whole.shape) is None:
             raise NotCovered(
                 f"{MIXED}: one of them alone gives outputs {tuple(outputs.shape)}, all together "
                 f"{tuple(self.outputs.shape)}"

@@ -13,6 +13,7 @@ some samples at a time. No row of A is made, and memory is that of the largest p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -174,6 +175,26 @@ class RowProducts:
         gradients = _gradients(self.outputs, self.parameters, u, retain_graph=True, create_graph=True)
         products = self.columns * _tangent(u, gradients, torch.split(w, sizes(self.parameters)))
         return products.reshape(*products.shape[:2], -1).sum(2).T.flatten()
+
+
+def with_all_outputs(cotangents: Tensor, count: int, outputs: Sequence[int]) -> Tensor:
+    """Columns of a root of H for the outputs of a larger batch, where the module cuts them to the longest sample.
+
+    Those of outputs that none of the samples has are zero.
+
+    Args:
+        cotangents: ``(C, N, ...)`` of the samples, the columns in the order of the outputs.
+        count: Columns in the larger batch.
+        outputs: Shape of a sample's outputs there.
+    """
+    if len(cotangents) == count:
+        return cotangents
+    places, fewer = outputs[:-1], cotangents.shape[2:-1]
+    each = (count // math.prod(places), len(cotangents) // math.prod(fewer))
+    numbers = torch.arange(count).reshape(*places, each[0])[tuple(slice(0, n) for n in (*fewer, each[1]))]
+    padded = cotangents.new_zeros(count, *cotangents.shape[1:])
+    padded[numbers.flatten().to(padded.device)] = cotangents
+    return padded
 
 
 def factor_matrix(

@@ -34,6 +34,8 @@ class Layout:
         ordered: The module takes samples only in the order in which they stand in their batch.
         fewest: Samples that the module takes at least.
         objects: Parts whose samples are objects, such as a batch of graphs; nothing in them is a leaf.
+        lengths: The leaf ``(N,)`` that tells how many positions each sample has; None where none does, or where nothing
+            in what the module gives depends on it.
     """
 
     axes: Mapping[Path, int]
@@ -41,6 +43,7 @@ class Layout:
     ordered: bool = False
     fewest: int = 1
     objects: Mapping[Path, Objects] = field(default_factory=dict)
+    lengths: Path | None = None
 
     def wrap(self, batch: Any) -> Batch:
         """A batch with this layout.

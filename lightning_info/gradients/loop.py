@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -84,11 +84,29 @@ def fitted(u: Tensor, row: Tensor) -> Tensor:
     """
     if u.shape == row.shape:
         return u
-    if u.dim() == row.dim() and all(a <= b for a, b in zip(row.shape, u.shape, strict=True)):
-        inside = u[tuple(slice(0, length) for length in row.shape)]
-        if torch.count_nonzero(inside) == torch.count_nonzero(u):
-            return inside
+    index = positions_alone(row.shape, u.shape)
+    if index is not None and torch.count_nonzero(u[index]) == torch.count_nonzero(u):
+        return u[index]
     raise NotCovered(f"one sample alone gives outputs {tuple(row.shape)}, in a batch {tuple(u.shape)}")
+
+
+def positions_alone(row: Sequence[int], whole: Sequence[int]) -> tuple[int | slice, ...] | None:
+    """Where in a sample's outputs in its batch those are that it has alone: fewer, where padding is cut.
+
+    Args:
+        row: Shape of its outputs alone. An axis less is one position, whose axis is not to be told from that of the
+            samples where both are folded.
+        whole: Shape of its outputs in its batch.
+
+    Returns:
+        None if they have other axes, or more alone.
+    """
+    if len(row) == len(whole) - 1:
+        index = positions_alone((1, *row), whole)
+        return None if index is None else (0, *index[1:])
+    if len(row) != len(whole) or any(a > b for a, b in zip(row, whole, strict=True)):
+        return None
+    return tuple(slice(0, length) for length in row)
 
 
 def whole_batch(

@@ -14,7 +14,8 @@ _EXCLUDED = 5e3
 def disagreement(part: Prediction, whole: Prediction, index: Tensor, tolerance: float) -> str | None:
     """What in the prediction for some samples is not that of their rows in a larger batch.
 
-    Only counted positions are compared, as padding may be as long as the longest sample of a batch.
+    Only counted positions are compared, as padding may be as long as the longest sample of a batch; without a
+    likelihood, those that the samples have in the smaller batch.
 
     Args:
         part: Of the samples.
@@ -24,33 +25,43 @@ def disagreement(part: Prediction, whole: Prediction, index: Tensor, tolerance: 
     """
     index = index.to(whole.outputs.device)
     z, expected = part.outputs.detach(), whole.outputs.detach()[index].to(part.outputs)
-    here = part.mask
-    there = whole.mask[index] if whole.mask is not None else None
+    y, labels = part.targets, whole.targets[index] if whole.targets is not None else None
     told = f"outputs of shape {tuple(z.shape)} for {tuple(expected.shape)} in the larger batch"
-    if z.dim() != expected.dim() or (here is None) != (there is None):
-        return told
-    if here is not None and there is not None:
-        lengths = [min(pair) for pair in zip(here.shape, there.shape, strict=True)]
-        common = tuple(slice(0, length) for length in lengths)
-        if here[common].sum() != here.sum() or there[common].sum() != there.sum() or z.shape[-1] != expected.shape[-1]:
+    if (y is None) != (labels is None):
+        return "no targets"
+    if part.mask is not None or whole.mask is not None:
+        here, there = _mask(part), _mask(whole)[index]
+        if z.dim() == expected.dim() - 1:  # one position a sample, folded into the sample axis
+            z, here = z.unsqueeze(1), here.unsqueeze(1)
+            y = None if y is None else y.unsqueeze(1)
+        if z.dim() != expected.dim() or here.dim() != there.dim():
             return told
+        common = tuple(slice(0, min(pair)) for pair in zip(here.shape, there.shape, strict=True))
+        is_complete = here[common].sum() == here.sum() and there[common].sum() == there.sum()
+        if not is_complete or z[common].shape != expected[common].shape:
+            return told
+        is_each = y is not None and y.shape[: here.dim()] == here.shape
         here, there, z, expected = here[common], there[common], z[common], expected[common]
         if not torch.equal(here, there):
             return "other ignored positions"
         z, expected = z[here], expected[here]
-    elif z.shape != expected.shape:
+        if is_each and y is not None and labels is not None:
+            y, labels = y[common][here], labels[common][here]
+    elif whole.unknown and z.dim() == expected.dim() > 2:  # nobody counts positions; units are on the last axis
+        expected = expected[tuple(slice(0, length) for length in z.shape[:-1])]
+    if z.shape != expected.shape:
         return told
     if not alike(z, expected, tolerance):
         return "other outputs than in the larger batch"
-    y, labels = part.targets, whole.targets[index] if whole.targets is not None else None
-    if (y is None) != (labels is None):
-        return "no targets"
-    if y is not None and labels is not None:
-        if here is not None and y.dim() == here.dim():
-            y, labels = y[common][here], labels[common][here]
-        if y.shape != labels.shape or not alike(y, labels, tolerance):
-            return "other targets than in the larger batch"
+    if y is not None and labels is not None and (y.shape != labels.shape or not alike(y, labels, tolerance)):
+        return "other targets than in the larger batch"
     return None
+
+
+def _mask(prediction: Prediction) -> Tensor:
+    if prediction.mask is not None:
+        return prediction.mask
+    return torch.ones(prediction.positions, dtype=torch.bool, device=prediction.outputs.device)
 
 
 def alike(values: Tensor, expected: Tensor, tolerance: float) -> bool:

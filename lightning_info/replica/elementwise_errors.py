@@ -18,7 +18,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 
 from lightning_info.gradients.layout import GO_ON, Path, describe, rebuilt
 from lightning_info.replica.loss_recognition import gaussian, laplace
-from lightning_info.replica.module_calls import gradient_elsewhere, gradients_at, module_calls
+from lightning_info.replica.module_calls import SeenStep, gradient_elsewhere, gradients_at, module_calls
 from lightning_info.replica.predicted import NoPrediction, Prediction
 
 DISTANCES = (0.1, 1.0, 30.0)
@@ -48,23 +48,16 @@ class ElementwiseError:
     def __str__(self) -> str:
         return f"{self.kind} error between the output of {self.name or 'the module'} and {describe(self.target)}"
 
-    def prediction(self, calls: list[tuple[str, Tensor]], loss: Tensor | None, batch: Any, samples: int) -> Prediction:
-        """What the step says of a batch.
-
-        Args:
-            calls: Of the step, as :func:`module_calls` gives them.
-            loss: With a graph; None where there is none.
-            batch: As the step gets it.
-            samples: In it.
+    def prediction(self, step: SeenStep) -> Prediction:
+        """What a step says of its batch.
 
         Raises:
             NoPrediction: The loss is another one now.
         """
-        target = dict(_leaves(batch)).get(self.target)
-        fits = self.call < len(calls) and calls[self.call][0] == self.name and target is not None
-        if not fits or target is None or not _comparable(calls[self.call][1], target):
+        z, target, loss = step.output(self.call, self.name), dict(_leaves(step.batch)).get(self.target), step.loss
+        target = target if z is None or target is None else _cut(target, z)
+        if z is None or target is None or not _comparable(z, target):
             raise NoPrediction(f"the loss was recognised as {self}, which the step has not in this batch")
-        z = calls[self.call][1]
         y, kept = target.reshape(z.shape), None
         if loss is not None and not is_functorch_wrapped_tensor(z) and z.requires_grad:
             (gradient,) = gradients_at(loss, [z])
@@ -74,7 +67,7 @@ class ElementwiseError:
             kept = found[1]
         weight = None if kept is None or bool(kept.all()) else kept.to(z.dtype)
         read = gaussian if self.kind == "squared" else laplace
-        prediction = read({"input": z, "target": y, "weight": weight}, samples)
+        prediction = read({"input": z, "target": y, "weight": weight}, step.samples)
         prediction.recognised = str(self)
         return prediction
 
@@ -155,6 +148,13 @@ def _fits(kind: Kind, gradient: Tensor, residual: Tensor) -> bool:
 def _comparable(z: Tensor, y: Tensor) -> bool:
     """The same shape, but for axes of one element."""
     return [n for n in z.shape if n != 1] == [n for n in y.shape if n != 1]
+
+
+def _cut(y: Tensor, z: Tensor) -> Tensor:
+    """As long as the outputs, where these are cut to the longest sample of some that were cut out of a batch."""
+    if y.dim() != z.dim() or any(a > b for a, b in zip(z.shape, y.shape, strict=True)):
+        return y
+    return y[tuple(slice(0, length) for length in z.shape)]
 
 
 def _leaves(batch: Any) -> list[tuple[Path, Tensor]]:

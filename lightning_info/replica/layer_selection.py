@@ -17,9 +17,17 @@ from lightning_info.gradients.batches import company, num_samples, shuffled, tak
 from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.real import as_real
 from lightning_info.replica.activations import OUTPUTS_CALL, Call, Capture, Layer, masks_of, outputs_of
-from lightning_info.replica.padding import Padding, of_positions
+from lightning_info.replica.padding import Padding, of_positions, of_samples
 from lightning_info.replica.predicted import Prediction
-from lightning_info.replica.unit_rows import SampleAxis, by_sample, is_discrete, possible_axes, units
+from lightning_info.replica.unit_rows import (
+    SampleAxis,
+    by_channel,
+    by_sample,
+    is_discrete,
+    mean_of,
+    possible_axes,
+    units,
+)
 
 MOST = 8
 """Layers that are chosen where none are named."""
@@ -80,9 +88,12 @@ def find_layers(
     orders = [order]
     if layout is not None and samples > 1:
         orders += [company(n, samples, layout.fewest) for n in range(samples)]
-    first, prediction, unseen = _record(module, predict, batch)
-    others = [(_record(module, predict, take(batch, some))[0], some) for some in orders]
-    outputs, masks = outputs_of(prediction), masks_of(prediction)
+    masks = masks_of(predict(module, batch))
+    first, prediction, unseen = _record(module, predict, batch, masks)
+    others = [
+        (_record(module, predict, take(batch, some), of_samples(masks, samples, some))[0], some) for some in orders
+    ]
+    outputs = outputs_of(prediction)
     counts = Counter(name for name, _ in first)
     found: dict[str, tuple[_Seen, Layer]] = {}
     refused: dict[str, tuple[_Seen, str]] = {}
@@ -104,19 +115,19 @@ def find_layers(
         found.pop(OUTPUTS, None)  # a module of that name
         padding = _padding(masks, outputs.numel(), len(rows), rows.shape[1]) if outputs.dim() > 2 else ""
         layer = Layer(OUTPUTS, "", 0, "", "first", rows.shape[1], outputs.dim() > 2, padding)
-        found[OUTPUTS] = _seen(OUTPUTS_CALL, outputs, len(outputs)), layer
+        found[OUTPUTS] = _seen(OUTPUTS_CALL, outputs, len(outputs), masks), layer
     chosen = _evenly(found, final) if named is None else _named(module, found, final, refused, unseen, named)
     left_out = {label: reason for label, (seen, reason) in refused.items() if not seen.is_discrete}
     return [found[label][1] for label in chosen], left_out
 
 
 def _record(
-    module: nn.Module, predict: Callable[[nn.Module, Any], Prediction], batch: Any
+    module: nn.Module, predict: Callable[[nn.Module, Any], Prediction], batch: Any, masks: list[Padding]
 ) -> tuple[dict[tuple[str, int], _Seen], Prediction, dict[str, str]]:
     samples, seen = num_samples(batch), {}
 
     def see(call: Call, tensor: Tensor, before: Tensor | None) -> None:
-        seen[call.name, call.index] = _seen(call, tensor, samples)
+        seen[call.name, call.index] = _seen(call, tensor, samples, masks)
 
     with Capture(module, see) as capture:
         prediction = predict(module, batch)
@@ -130,17 +141,27 @@ def _padding(masks: list[Padding], elements: int, samples: int, channels: int) -
     return "" if mask is None else mask.name
 
 
-def _seen(call: Call, tensor: Tensor, samples: int) -> _Seen:
+def _seen(call: Call, tensor: Tensor, samples: int, masks: list[Padding]) -> _Seen:
     axes = possible_axes(tensor, samples)
     rows = {axis: by_sample(tensor, samples, axis) for axis in axes}
     return _Seen(
         call,
         tuple(tensor.shape),
-        {axis: units(rows[axis], call.channels_first, axis).clone() for axis in axes},
+        {axis: _units(rows[axis], call.channels_first, axis, masks).clone() for axis in axes},
         {axis: rows[axis].dim() > 2 for axis in axes},
         _sums(tensor),
         tensor.dtype,
     )
+
+
+def _units(rows: Tensor, channels_first: bool, axis: SampleAxis, masks: list[Padding]) -> Tensor:
+    """What is measured of each sample: without its padding, as far as it is known."""
+    if rows.dim() > 2 and not is_discrete(rows):
+        places = by_channel(rows, channels_first, axis)
+        mask = of_positions(masks, len(rows), places.shape[2])
+        if mask is not None:
+            return mean_of(places, mask.kept)
+    return units(rows, channels_first, axis)
 
 
 def _moved(rows: Tensor, again: _Seen | None, axis: SampleAxis, order: Tensor) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,31 @@ from torch import Tensor, nn
 
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.replica.shown_tensor import shown_tensor
+
+
+@dataclass
+class SeenStep:
+    """One pass of a ``training_step``.
+
+    Attributes:
+        calls: Of modules, as :func:`module_calls` gives them.
+        loss: With a graph; None where there is none, as where gradients are off.
+        batch: As the step got it.
+        samples: In it.
+        again: Runs the same step on the same batch and gives its loss.
+        module: Whose step it is.
+    """
+
+    calls: list[tuple[str, Tensor]]
+    loss: Tensor | None
+    batch: Any
+    samples: int
+    again: Callable[[], Tensor]
+    module: nn.Module
+
+    def output(self, call: int, name: str) -> Tensor | None:
+        """What a module call gave; None if it is none of that module."""
+        return self.calls[call][1] if call < len(self.calls) and self.calls[call][0] == name else None
 
 
 @contextmanager

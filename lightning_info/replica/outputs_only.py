@@ -14,7 +14,7 @@ from lightning_info.gradients.batches import num_samples, tensors
 from lightning_info.gradients.layout import bare
 from lightning_info.replica.experiments import is_experiment
 from lightning_info.replica.noise import DrawsNoise, NotItsOwnNoise
-from lightning_info.replica.padding import in_batch
+from lightning_info.replica.padding import in_batch, in_layout
 from lightning_info.replica.predicted import NoLikelihood, NoPrediction, Prediction, Skipped, WritesParameters
 from lightning_info.replica.prediction import Predictor
 from lightning_info.replica.shown_tensor import shown_tensor
@@ -56,7 +56,7 @@ class OutputsOnly(Predictor):
                 self._is_known = True
                 return prediction
         prediction = WithoutLikelihood(found[-1], labels_in(batch, samples), reason, is_hand_written)
-        prediction.padding = lambda: in_batch(bare(batch), samples)
+        prediction.padding = lambda: [*in_batch(bare(batch), samples), *in_layout(batch)]
         return prediction
 
 

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
+from lightning_info.gradients.layout import GO_ON, Batch, Path, bare, describe, rebuilt
+
 REAL_WHERE_TRUE = ("attention_mask", "mask")
 PADDED_WHERE_TRUE = ("padding_mask", "key_padding_mask", "src_key_padding_mask")
 LENGTHS = ("lengths",)
@@ -77,15 +79,49 @@ def in_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     return Padding("the attention's key_padding_mask", kept)
 
 
+def in_layout(batch: Any) -> list[Padding]:
+    """What the lengths tell that experiments have found in batches of this form, see :class:`~.layout.Layout`."""
+    path = batch.layout.lengths if isinstance(batch, Batch) else None
+    found: list[Padding] = []
+
+    def visit(at: Path, value: Any) -> Any:
+        if at == path:
+            kept = torch.arange(int(value.max()), device=value.device) < value[:, None]
+            found.append(Padding(f"the lengths in {describe(at)}", kept))
+        return GO_ON
+
+    if path is not None:
+        rebuilt(bare(batch), visit)
+    return found
+
+
 def of_positions(masks: list[Padding], samples: int, positions: int) -> Padding | None:
-    """The first that has as many positions of a sample; a mask of sequence-first tokens is turned."""
+    """The first that has as many positions of a sample, or more, of which those behind are padding of all samples.
+
+    A mask of sequence-first tokens is turned.
+    """
     for mask in masks:
         kept = mask.kept
         if kept.dim() == 2 and kept.shape == (positions, samples) != (samples, positions):
             kept = kept.T
         if len(kept) == samples and kept.numel() == samples * positions:
             return Padding(mask.name, kept.reshape(samples, positions))
+    for mask in masks:
+        kept = mask.kept
+        is_longer = kept.dim() == 2 and len(kept) == samples and 0 < positions < kept.shape[1]
+        if is_longer and not bool(kept[:, positions:].any()):
+            return Padding(mask.name, kept[:, :positions])
     return None
+
+
+def of_samples(masks: list[Padding], samples: int, index: Tensor) -> list[Padding]:
+    """The masks of some samples of a batch of so many."""
+    found = []
+    for mask in masks:
+        kept = mask.kept.T if mask.kept.dim() == 2 and len(mask.kept) != samples else mask.kept
+        if len(kept) == samples:
+            found.append(Padding(mask.name, kept[index.to(kept.device)]))
+    return found
 
 
 def _named(batch: Any) -> Iterator[tuple[str, Tensor]]:

@@ -101,6 +101,11 @@ class Prediction:
             raise NoPrediction(str(error)) from error
 
     @property
+    def has_loss(self) -> bool:
+        """There are targets to take the loss at."""
+        return self._loss is not None
+
+    @property
     def extra_loss(self) -> float:
         """What the loss holds beyond the likelihood (penalties); 0 with an adapter."""
         return 0.0 if self.returned is None else self.returned.beyond

@@ -34,9 +34,9 @@ from lightning_info.replica.kept_state import KeptState
 from lightning_info.replica.likelihood_calls import Call, chosen, prediction_of, product_of
 from lightning_info.replica.likelihood_choice import LikelihoodCall, OutputNodes, outputs_of, run_training_step
 from lightning_info.replica.loss_recognition import LIKELIHOODS, NO_LIKELIHOODS
-from lightning_info.replica.module_calls import module_calls
+from lightning_info.replica.module_calls import SeenStep, module_calls
 from lightning_info.replica.noise import Noise
-from lightning_info.replica.padding import Padding, in_batch, in_call, signature_of
+from lightning_info.replica.padding import Padding, in_batch, in_call, in_layout, signature_of
 from lightning_info.replica.predicted import NoLikelihood, NoPrediction, Prediction, Skipped, WritesParameters
 from lightning_info.replica.returned_loss import backward, edge_of
 from lightning_info.replica.stand_in_trainer import StandInTrainer, detach_from_trainer
@@ -96,7 +96,7 @@ class Predictor:
             prediction = from_adapter(passed.returned, samples)
         prediction.writes = watch.writes
         padded = watch.padded
-        prediction.padding = lambda: [*in_batch(given, samples), *padded]
+        prediction.padding = lambda: [*in_batch(given, samples), *padded, *in_layout(batch)]
         return prediction
 
     def trained_loss(self, module: nn.Module, batch: Any) -> Tensor:
@@ -125,7 +125,7 @@ class Predictor:
         """What a loss says that is a known one written by hand; None if it is not, or calls a likelihood."""
         if self.adapter is not None or passed.watch.calls:
             return None
-        given, outputs = bare(batch), passed.outputs
+        given, outputs, again = bare(batch), passed.outputs, partial(self.trained_loss, module, batch)
         try:
             loss = self._loss_in(passed.returned, passed.watch, type(module).__name__)
         except NoPrediction:  # also without a graph, as where gradients are off
@@ -135,14 +135,13 @@ class Predictor:
                 return None
             self._is_searched = True
             with experiment():
-                run = partial(self.trained_loss, module, batch)
-                self._hand_written = elementwise_errors.recognised(run, module, given)
-                self._hand_written = self._hand_written or classification_losses.recognised(run, module)
+                self._hand_written = elementwise_errors.recognised(again, module, given)
+                self._hand_written = self._hand_written or classification_losses.recognised(again, module)
                 if self._hand_written is None:
                     return None
                 with module_calls(module) as outputs:
-                    loss = self.trained_loss(module, batch)
-        return self._hand_written.prediction(outputs, loss, given, num_samples(batch))
+                    loss = again()
+        return self._hand_written.prediction(SeenStep(outputs, loss, given, num_samples(batch), again, module))
 
     def _run(self, module: nn.Module, batch: Any) -> _Pass:
         detach_from_trainer(module, self.stand_in)

@@ -170,6 +170,7 @@ class _Experiment:
         self.module, self.predict = module, predict
         self.base = _predicted(predict, module, whole) if base is None else base
         self.precise = float64_copy(module)
+        self.positions: dict[int, int] = {}  # of those of some samples that went through alone
 
     def look(self, whole: Batch) -> tuple[Layout | None, str]:
         """The layout of a trial, ordered if only permuted samples are not right; or None, and what is seen."""
@@ -186,7 +187,7 @@ class _Experiment:
                     _compare(self._of(some, part), cut, part, self._tolerance)
         except _Fault as fault:
             return None, str(fault)
-        layout = replace(whole.layout, fewest=max(fewest, whole.layout.fewest))
+        layout = replace(whole.layout, fewest=max(fewest, whole.layout.fewest), lengths=self._lengths(some, cut))
         if layout.ordered:
             return layout, ""
         order = shuffled(len(index))
@@ -220,6 +221,21 @@ class _Experiment:
     def _of(self, some: Batch, index: Tensor) -> Prediction:
         return _predicted(self.predict, self.module if self.precise is None else self.precise, take(some, index))
 
+    def _lengths(self, some: Batch, cut: Prediction) -> Path | None:
+        """The leaf of integers that tells how many positions the samples have that went through alone."""
+        if all(length == _positions(cut.outputs) for length in self.positions.values()):
+            return None
+        found: list[Path] = []
+
+        def visit(path: Path, value: Any) -> Any:
+            is_number = isinstance(value, Tensor) and value.dim() == 1 and not value.is_floating_point()
+            if is_number and path in some.layout.axes and all(int(value[i]) == n for i, n in self.positions.items()):
+                found.append(path)
+            return GO_ON
+
+        rebuilt(some.bare, visit)
+        return found[0] if found else None
+
     def _fewest(self, some: Batch, cut: Prediction) -> int:
         """Samples that the module takes at least: one, or two where only a batch of one is special to it."""
         first: _Fault | None = None
@@ -227,7 +243,9 @@ class _Experiment:
             try:
                 for i in spread_index(len(some), MOST_ALONE).tolist():
                     few = company(i, len(some), fewest)
-                    _compare(self._of(some, few), cut, few, self._tolerance)
+                    alone = self._of(some, few)
+                    _compare(alone, cut, few, self._tolerance)
+                    self.positions[i] = _positions(alone.outputs) if fewest == 1 else _positions(cut.outputs)
             except _Fault as fault:
                 first = first or fault
             else:
@@ -254,6 +272,10 @@ def _compare_gradients(part: Prediction, whole: Prediction, order: Tensor, toler
         raise _Fault(f"the loss of permuted samples failed with {type(error).__name__}: {first_line(error)}") from error
     if found.shape != expected.shape or not alike(found, expected[order.to(expected.device)], tolerance):
         raise _Fault(f"{len(order)} permuted samples had another loss")
+
+
+def _positions(outputs: Tensor) -> int:
+    return outputs.shape[1] if outputs.dim() > 1 else 1
 
 
 def _predicted(predict: Predictor, module: nn.Module, batch: Batch) -> Prediction:

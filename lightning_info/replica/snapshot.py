@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -22,6 +23,9 @@ from lightning_info.replica.alone import Alone, NotItsOwn
 from lightning_info.replica.batch_norm import use_statistics_of
 from lightning_info.replica.predicted import Prediction
 from lightning_info.replica.prediction import Predictor
+
+TARGETS = "targets"
+"""Name of rows that are as long as the longest sample of their part."""
 
 
 class Unavailable(Exception):
@@ -171,7 +175,8 @@ class ModelSnapshot:
                 rows[reader][name].append(values.cpu())
 
         def join(reader: ForwardStatistic) -> None:
-            whole = {name: torch.cat(parts) for name, parts in rows[reader].items()}
+            joined = {name: _as_long(parts) if name == TARGETS else parts for name, parts in rows[reader].items()}
+            whole = {name: torch.cat(parts) for name, parts in joined.items()}
             self._read[reader] = {name: found for name, found in whole.items() if len(found) == self.size}
 
         looked_at = -1 if self.audit.done or not layers else int(self.audit.spot * self.size)
@@ -269,3 +274,9 @@ class ModelSnapshot:
             for some in chunks if len(places) else ():
                 yield self.to_device(take(group, numbers[some] - offset)), some
             offset += size
+
+
+def _as_long(parts: list[Tensor]) -> list[Tensor]:
+    """With 0 behind the rows of parts that are shorter, as in the place of what a loss leaves out."""
+    width = max(part.shape[1] if part.dim() == 2 else 0 for part in parts)
+    return [F.pad(part, (0, width - part.shape[1])) if part.dim() == 2 else part for part in parts]

@@ -57,6 +57,47 @@ def value(callback, tag: str, step: int = 16) -> float:
     return dict(callback.history[tag])[step]
 
 
+@pytest.mark.parametrize("level", [{"beta": 0.1}, {"distortion": 0.05}])
+def test_without_targets_the_information_about_the_input_is_measured(level):
+    """At a fixed level labels change nothing; a distortion is then one of the predictions."""
+    known = effective(**level)
+    module = fit(known)
+    found = effective(adapter=lambda module, batch: (module(batch[0]), None, "categorical"), **level)
+    fit(found)
+    assert not any("I_ZY" in tag or "loss" in tag for tag in found.history)
+    assert "none, so that I_ZY, loss and noisy_loss are left out" in " ".join(found.report().split())
+    layers = [tag for tag in known.history if tag.startswith("effective_info/I_XZ/")]
+    assert len(layers) == 2
+    for tag in layers:
+        assert value(found, tag) > 0
+        if "beta" in level:
+            assert value(found, tag) == pytest.approx(value(known, tag), rel=1e-6)
+    if "distortion" in level:
+        rise = divergence_under_noise(module, value(found, "effective_info/beta"))
+        assert rise == pytest.approx(0.05, rel=0.25)
+
+
+def divergence_under_noise(module, beta, draws=400):
+    """Mean KL of the predictions from those with weight noise by the diagonal of F, in plain torch."""
+    parameters = list(module.parameters())
+    log_p = module(X).log_softmax(-1)
+    diagonals = [torch.zeros_like(p) for p in parameters]
+    for n in range(len(X)):
+        for c in range(CLASSES):
+            found = torch.autograd.grad(log_p[n, c], parameters, retain_graph=True)
+            for total, g in zip(diagonals, found, strict=True):
+                total += log_p[n, c].exp().detach() * g.square() * SAMPLES / len(X)
+    weights, log_p = [p.detach().clone() for p in parameters], log_p.detach()
+    deviations = [(beta / (h + beta / w.square())).sqrt() for h, w in zip(diagonals, weights, strict=True)]
+    generator, total = torch.Generator().manual_seed(0), 0.0
+    with torch.no_grad():
+        for _ in range(draws):
+            for p, w, s in zip(parameters, weights, deviations, strict=True):
+                p.copy_(w + s * torch.randn(w.shape, generator=generator))
+            total += (log_p.exp() * (log_p - module(X).log_softmax(-1))).sum(-1).mean().item() / draws
+    return total
+
+
 def test_a_linear_layer_agrees_with_the_exact_mixture():
     """Under Gaussian weight noise p(z|x) of one linear layer is Gaussian; the mixture by Monte Carlo in float64."""
     beta = 0.3
@@ -341,7 +382,7 @@ def test_nothing_is_said_of_the_end_where_the_last_point_has_no_value(capsys, is
     fit(Poison(), effective(**few, beta=1e-6, summary=True))
     printed = capsys.readouterr().out
     assert ("at their ceiling log N" in printed) is not is_lost
-    assert ("lost since 16 (" in printed) is is_lost
+    assert ("lost since step 16" in printed) is is_lost
 
 
 def test_a_searched_level_has_an_error_and_so_has_what_depends_on_it():

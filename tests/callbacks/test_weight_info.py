@@ -108,6 +108,7 @@ def test_everything_equals_an_explicit_computation(curvature, prior, lambda_):
         expected = {
             "lambda": std,
             "kl": kl,
+            "kl_precision": kl_divergence(q, MultivariateNormal(w, covariance_matrix=std**2 * eye)).item(),
             "kl_displacement": (w - reference).square().sum().item() / (2 * std**2),
             "log_det": torch.logdet(precision).item(),
             "trace": f.trace().item(),
@@ -375,11 +376,38 @@ def test_a_start_without_spread_is_refused_before_the_first_step():
     assert value(callback, "kl", 0) > 0
 
 
-def test_a_module_without_targets_is_refused_with_what_to_write():
-    def adapter(module, batch):
-        return module(batch[0].double()), None, "categorical"
+@pytest.mark.parametrize("curvature", ["matrix", "gram", "lanczos", "diagonal"])
+def test_without_targets_all_is_measured_but_the_loss(curvature):
+    """Nothing else depends on labels: the values are those of the same run with them."""
+    adapters = [
+        lambda module, batch: (module(batch[0].double()), None, "categorical"),
+        lambda module, batch: (module(batch[0].double()), batch[1], "categorical"),
+    ]
+    found, known = (weight_info(adapter=adapter, curvature=curvature) for adapter in adapters)
+    for callback in (found, known):
+        torch.manual_seed(0)
+        fit(callback, module=Net())
+    of_loss = {"loss", "expected_loss", "predicted_loss", "complexity", "free_energy"}
+    names = {tag.removeprefix("weight_info/") for tag in known.history if not tag.endswith("overhead")}
+    left_out = {name for name in names if name.removesuffix("_stderr") in of_loss}
+    assert of_loss < left_out
+    assert {tag.removeprefix("weight_info/") for tag in found.history} - {"overhead"} == names - left_out
+    for name in names - left_out:
+        assert [point[0] for point in found.history[f"weight_info/{name}"]] == [0, 8, 16]
+        for step in (0, 8, 16):
+            assert value(found, name, step) == pytest.approx(value(known, name, step), rel=1e-6, nan_ok=True), name
+    assert value(found, "kl", 16) > 0
+    assert "none, so that loss, expected_loss, predicted_loss, complexity, free_energy" in " ".join(
+        found.report().split()
+    )
+    assert not found.rate_distortion
 
-    with pytest.raises(MisconfigurationException, match="no targets to take the loss at"):
+
+def test_targets_of_another_shape_are_refused():
+    def adapter(module, batch):
+        return module(batch[0].double()), batch[1][:, None].double(), "gaussian"
+
+    with pytest.raises(MisconfigurationException, match="do not match outputs"):
         fit(weight_info(adapter=adapter))
 
 

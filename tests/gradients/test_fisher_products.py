@@ -10,9 +10,10 @@ from gradients.cases import Net, head, prepared
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lightning_info.functional.fisher import exact_cotangents
 from lightning_info.gradients import NotCovered
 from lightning_info.gradients.contract import trainable
-from lightning_info.gradients.fisher_products import FisherProducts
+from lightning_info.gradients.fisher_products import FisherProducts, with_all_outputs
 
 N = 7
 
@@ -165,3 +166,21 @@ def test_a_gradient_that_is_0_but_for_rounding_is_no_operator_without_second_der
 def test_a_module_that_trains_nothing_is_refused():
     with pytest.raises(NotCovered, match="none of its parameters"):
         FisherProducts(nn.Linear(4, 3).requires_grad_(False), lambda m, x: (m(x), "gaussian", None), lambda: [])
+
+
+FIRST, LAST = (slice(2), slice(None)), (slice(None), slice(2))
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "cut"), [("categorical", FIRST), ("gaussian", FIRST), ("gaussian", LAST), ("bernoulli", LAST)]
+)
+def test_columns_of_a_shorter_batch_stand_where_those_of_a_longer_one_do(likelihood, cut):
+    z = torch.randn(N, 5, 3, dtype=torch.float64)
+    few = z[(slice(None), *cut)]
+    columns = torch.stack(list(exact_cotangents(few, likelihood)))
+    found = with_all_outputs(columns, 15, (5, 3))
+    expected = torch.stack(list(exact_cotangents(z, likelihood)))
+    is_there = expected[(slice(None), slice(None), *cut)].flatten(1).any(1)
+    assert int(is_there.sum()) == few[0].numel()
+    torch.testing.assert_close(found[is_there], expected[(is_there, slice(None), *cut)])
+    assert not found[~is_there].any()

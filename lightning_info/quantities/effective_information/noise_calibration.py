@@ -27,7 +27,7 @@ def find_level(
     seeds: Iterator[int],
     target: float,
     start: float,
-    loss: float,
+    loss: float | None,
 ) -> DistortionLevel:
     """Search with new draws in every evaluation, one for each share of the samples.
 
@@ -40,7 +40,7 @@ def find_level(
         seeds: ``PASSES // 2 * SHARES`` of them.
         target: The rise wanted, nats a sample.
         start: First level to try.
-        loss: Mean loss of a sample without noise.
+        loss: Mean loss of a sample without noise; None where there are no targets, see :func:`~.loss_rise`.
     """
     used: list[int] = []
 

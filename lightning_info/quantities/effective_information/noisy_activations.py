@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -34,13 +35,17 @@ class NoisyFeatures:
     seed: int
 
     def __call__(self, prediction: Prediction, activations: Mapping[str, Activation]) -> dict[str, Tensor]:
-        """``(N, units)`` by layer, and ``loss (N,)``, the same share of the batch's sum for each sample."""
+        """``(N, units)`` by layer, and ``loss (N,)``, the same share of the batch's sum for each sample.
+
+        Without targets it is NaN.
+        """
         read = {
             f"units/{label}": self._project(activation.units if activation.before is None else activation.before)
             for label, activation in activations.items()
         }
         samples = len(prediction.outputs)
-        read[LOSS] = (prediction.summed_loss().detach() / samples).expand(samples)
+        loss = prediction.summed_loss().detach() if prediction.has_loss else torch.tensor(math.nan)
+        read[LOSS] = (loss / samples).expand(samples)
         return read
 
     def _project(self, units: Tensor) -> Tensor:
@@ -59,7 +64,7 @@ class NoisyActivations:
 
     Attributes:
         units: ``(M, N, units)`` by layer's label, on the CPU; of layers that did not run for all samples there is none.
-        losses: Mean loss of a sample at each draw, ``(M,)``, nats.
+        losses: Mean loss of a sample at each draw, ``(M,)``, nats; NaN without targets.
         given_below: Mean and variance of the output of an ``nn.Linear`` given all noise but its own, by its name,
             ``(M, N, units)`` each, on the CPU.
     """

@@ -45,7 +45,7 @@ from lightning_info.quantities.information_plane.features import TARGETS, LayerF
 from lightning_info.quantities.information_plane.labels import Labels, describe_targets, labels_of
 from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record
 from lightning_info.quantities.weight_information.curvature import CurvaturePlan
-from lightning_info.quantities.weight_information.noisy_loss import mean_loss
+from lightning_info.quantities.weight_information.noisy_loss import has_loss, mean_loss
 from lightning_info.quantities.weight_information.run_plan import run_plan
 from lightning_info.replica.activations import Layer
 from lightning_info.replica.layer_selection import LayerNames, find_layers
@@ -116,6 +116,7 @@ class EffectiveInformationOfLayers(Quantity):
         self._draws = self.draws  # in use
         self._plan: CurvaturePlan | None = None
         self._features, self._has_targets = NoisyFeatures((), MOST_UNITS, self.seed), False
+        self._has_loss = True
         self._linear: dict[str, str] = {}  # label of a layer -> name of the nn.Linear that gives it
         self._levels: dict[str, float] = {}  # family -> the last level found
         self._last: dict[str, dict[str, EffectiveInformation]] = {}  # family -> layer -> the last point's
@@ -124,7 +125,9 @@ class EffectiveInformationOfLayers(Quantity):
 
     @override
     def prepare(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, str]:
-        mean_loss(snapshot)  # needs targets
+        self._has_loss = has_loss(snapshot)
+        if self._has_loss:
+            mean_loss(snapshot)  # the targets have to fit the outputs
         names: LayerNames | None = self.layers
         batch = snapshot.to_device(snapshot.groups[0])
         layers, left_out = find_layers(snapshot.module, snapshot.predictor, batch, names)
@@ -140,7 +143,8 @@ class EffectiveInformationOfLayers(Quantity):
             raise NotMeasurable(str(error)) from error
         kinds = ("I_XZ", "I_ZY") if self._has_targets else ("I_XZ",)
         labels = [layer.label for layer in layers]
-        names_of_a_level = ("beta", "beta_stderr", "noisy_loss", "noisy_loss_stderr", "loss", "crossing")
+        losses = ("noisy_loss", "noisy_loss_stderr", "loss") if self._has_loss else ()
+        names_of_a_level = ("beta", "beta_stderr", *losses, "crossing")
         self.tags = tuple(
             tag
             for family in self._targets
@@ -158,7 +162,8 @@ class EffectiveInformationOfLayers(Quantity):
         level = (
             f"at beta = {self.beta:g}"
             if self.beta is not None
-            else f"where the loss rises by {' and '.join(f'{one:g}' for one in self.distortion)} nats a sample"
+            else f"where {'the loss' if self._has_loss else 'the KL divergence of the predictions'} rises by "
+            f"{' and '.join(f'{one:g}' for one in self.distortion)} nats a sample"
         )
         rows = {
             "measures": f"lower bounds of {', '.join(kinds)} in nats under weight noise, {level}; {2 * self._draws} "
@@ -167,6 +172,8 @@ class EffectiveInformationOfLayers(Quantity):
             "labels": describe_targets(targets, BINS),
             "noise": f"from {_NOISE[self.noise]} of {plan.samples} samples",
         }
+        if not self._has_loss:
+            rows["targets"] = "none, so that I_ZY, loss and noisy_loss are left out"
         return rows | rows_of_layers(layers, snapshot.predictor(snapshot.module, batch), left_out, point.warn)
 
     def _continuous(self, layers: list[Layer], left_out: dict[str, str]) -> tuple[list[Layer], dict[str, str]]:
@@ -214,7 +221,7 @@ class EffectiveInformationOfLayers(Quantity):
         )
         n = point.training_samples(snapshot.size)
         h = n * curvature.spectrum.eigenvalues
-        loss, labels = mean_loss(snapshot), self._labels(snapshot, point)
+        loss, labels = mean_loss(snapshot) if self._has_loss else None, self._labels(snapshot, point)
         snapshot = snapshot.in_larger_chunks()
         values = dict.fromkeys(self.tags, math.nan)
         seeds = torch.randint(2**62, (2 * self._draws + PASSES * SHARES // 2,), generator=point.generator).tolist()
@@ -224,7 +231,8 @@ class EffectiveInformationOfLayers(Quantity):
             return prior * curvature.noise(z, n)(beta, 1.0)
 
         for family, distortion in self._targets.items():
-            values[f"{family}/loss"] = loss
+            if loss is not None:
+                values[f"{family}/loss"] = loss
             if distortion is None:
                 assert self.beta is not None
                 level = DistortionLevel(self.beta, math.nan, 0, is_reached=True, relative_error=0.0)
@@ -236,7 +244,8 @@ class EffectiveInformationOfLayers(Quantity):
                 level = find_level(snapshot, noise, iter(seeds[2 * self._draws :]), distortion, start, loss)
             if not level.is_reached:
                 point.warn(
-                    f"no value at step {point.step} (NaN): no level was found at which weight noise raises the loss by "
+                    f"no value at step {point.step} (NaN): no level was found at which weight noise raises the "
+                    f"{'loss' if self._has_loss else 'KL divergence of the predictions'} by "
                     f"{distortion:g} nats; after {level.evaluations} evaluations beta = {level.beta:.3g} raises it by "
                     f"{level.rise:.3g}. A fixed beta measures all the same",
                     f"{family} not reached",

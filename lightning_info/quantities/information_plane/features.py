@@ -14,11 +14,11 @@ from lightning_info.quantities.information_plane.labels import targets_of
 from lightning_info.quantities.quantity import Warn
 from lightning_info.replica.activations import LOSS, Activation, Layer, masks_of
 from lightning_info.replica.predicted import Prediction
+from lightning_info.replica.snapshot import TARGETS
 from lightning_info.replica.unit_rows import is_discrete
 
 MOST_UNITS = 12
 """Wider layers are projected."""
-TARGETS = "targets"
 
 
 @dataclass(frozen=True)

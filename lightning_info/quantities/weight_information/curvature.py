@@ -30,7 +30,13 @@ from lightning_info.functional.spectrum_bracket import SpectrumBracket
 from lightning_info.functional.weight_noise import diagonal_noise, full_noise, lanczos_noise, low_rank_noise
 from lightning_info.gradients.batches import num_samples, take
 from lightning_info.gradients.contract import NotCovered, trainable
-from lightning_info.gradients.fisher_products import FactorEngineName, FisherProducts, RowProducts, outer_products
+from lightning_info.gradients.fisher_products import (
+    FactorEngineName,
+    FisherProducts,
+    RowProducts,
+    outer_products,
+    with_all_outputs,
+)
 from lightning_info.gradients.gram import GramPlan, choose_gram_engine
 from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.real import sizes
@@ -100,10 +106,11 @@ class MatrixCurvature(Curvature):
 
 @dataclass
 class GramCurvature(Curvature):
-    """By eigenvalues and eigenvectors ``(R, R)`` of the Gram matrix ``A Aᵀ``."""
+    """By eigenvalues and eigenvectors ``(R, R)`` of the Gram matrix ``A Aᵀ``, for outputs of this shape a sample."""
 
     eigenvalues: Tensor
     eigenvectors: Tensor
+    outputs: tuple[int, ...]
 
     def noise(self, z: Tensor, training_samples: float) -> Noise:  # noqa: D102
         mu, u, scale = self.eigenvalues, self.eigenvectors, training_samples / self.snapshot.size
@@ -114,6 +121,7 @@ class GramCurvature(Curvature):
     def _products(self) -> Iterator[RowProducts]:
         for batch in self.snapshot.parts():
             columns = _columns(self.snapshot.predictor(self.snapshot.module, batch))
+            columns = with_all_outputs(columns, len(self.eigenvalues) // self.snapshot.size, self.outputs)
             with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
                 products = RowProducts(self.snapshot.module, self.snapshot.outputs, batch, columns)
             yield products
@@ -208,9 +216,10 @@ class CurvaturePlan:
         if self.name == "gram":
             some = whole.on([take(max(snapshot.groups, key=num_samples), slice(0, self.samples))])
             batch = snapshot.to_device(some.groups[0])
-            gram = self._rows.gram(snapshot.module, snapshot.outputs, batch, finite_columns(snapshot, batch)).matrix
-            values, vectors = decomposed(gram)
-            return GramCurvature(some, [Spectrum(values / some.size, weights)], values, vectors)
+            columns = finite_columns(snapshot, batch)
+            values, vectors = decomposed(self._rows.gram(snapshot.module, snapshot.outputs, batch, columns).matrix)
+            spectrum = Spectrum(values / some.size, weights)
+            return GramCurvature(some, [spectrum], values, vectors, tuple(columns.shape[2:]))
         if self.name == "matrix":
             values, vectors = decomposed(self.matrix(whole) / whole.size)
             return MatrixCurvature(whole, [Spectrum(values, weights)], values, vectors)

@@ -52,15 +52,17 @@ def information_errors(
     def error(value: Callable[[Spectrum, float], float], ends: Callable[[float], Ends]) -> float:
         return level_error(value, summed, bracket, ends, prior_std)
 
+    def kl_error(squared_distance: float) -> float:
+        return error(
+            lambda s, std: weight_information(s, squared_distance, beta, std),
+            lambda std: bracket.weight_information(squared_distance, beta, std),
+        )
+
     return {
         # drawn by as many steps, the noise raises a quadratic loss by what Gauss' rule says
         "weight_info/expected_loss_stderr": math.hypot(here.stderr, rise.systematic(rise.high) / n),
-        "weight_info/kl_stderr": math.nan
-        if distance is None
-        else error(
-            lambda s, std: weight_information(s, distance, beta, std),
-            lambda std: bracket.weight_information(distance, beta, std),
-        ),
+        "weight_info/kl_stderr": math.nan if distance is None else kl_error(distance),
+        "weight_info/kl_precision_stderr": kl_error(0.0),
         "weight_info/log_det_stderr": error(
             lambda s, std: s.log_det(beta / std**2), lambda std: bracket.log_det(beta / std**2)
         ),

@@ -18,7 +18,7 @@ from lightning_info.figures.rate_distortion import rate_distortion
 from lightning_info.functional.free_energy import free_energy
 from lightning_info.functional.rate_distortion import RatePoint, parting
 from lightning_info.functional.spectrum import Spectrum
-from lightning_info.functional.weight_information import complexity, optimal_lambda
+from lightning_info.functional.weight_information import complexity, optimal_lambda, weight_information
 from lightning_info.gradients.batches import num_samples
 from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record
 from lightning_info.quantities.weight_information.curvature import (
@@ -35,7 +35,7 @@ from lightning_info.quantities.weight_information.curvature import (
 from lightning_info.quantities.weight_information.descriptions import DESCRIPTIONS
 from lightning_info.quantities.weight_information.errors import information_errors, spectrum_errors
 from lightning_info.quantities.weight_information.initial_weights import InitialWeights, squared_norm
-from lightning_info.quantities.weight_information.noisy_loss import mean_loss, noisy_losses
+from lightning_info.quantities.weight_information.noisy_loss import has_loss, mean_loss, noisy_losses
 from lightning_info.quantities.weight_information.rate_distortion import rate_distortion_curve
 from lightning_info.quantities.weight_information.run_plan import run_plan
 from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
@@ -49,6 +49,8 @@ FEWEST_DRAWS = 4
 """At a level, in opposite pairs, so that their scatter tells an error."""
 TRIAL_SAMPLES, TRIAL_SIZE = 32, 512
 """Samples and size of a matrix for the forecast of a point's cost."""
+_OF_LOSS = ("loss", "expected_loss", "predicted_loss", "complexity", "free_energy")
+"""What needs targets."""
 
 
 class WeightInformation(Quantity):
@@ -64,7 +66,7 @@ class WeightInformation(Quantity):
     descriptions = DESCRIPTIONS
     moves_weights = True
     needs_start = True
-    table = (
+    table: tuple[tuple[str, str], ...] = (
         ("weight_info/kl_precision", "weight_info/kl_precision_stderr"),
         ("weight_info/kl", "weight_info/kl_stderr"),
         ("weight_info/effective_rank", "weight_info/effective_rank_stderr"),
@@ -86,9 +88,6 @@ class WeightInformation(Quantity):
     ) -> None:
         self.beta, self.prior, self.lambda_ = beta, prior, lambda_
         self.curvature, self.max_rows, self.draws = curvature, max_rows, draws
-        names = "kl_precision kl_displacement kl log_det trace effective_rank top_eigenvalue beta lambda complexity"
-        more = "expected_loss complexity_stderr expected_loss_stderr predicted_loss loss temperature free_energy"
-        self.tags = tuple(f"weight_info/{name}" for name in f"{names} {more}".split())
         self.reset()
 
     @override
@@ -117,6 +116,11 @@ class WeightInformation(Quantity):
         self._initial = InitialWeights()
         self._plan: CurvaturePlan | None = None
         self._draws, self._most_rows = self.draws, self.max_rows
+        names = "kl_precision kl_displacement kl log_det trace effective_rank top_eigenvalue beta lambda complexity"
+        more = "expected_loss complexity_stderr expected_loss_stderr predicted_loss loss temperature free_energy"
+        self.tags = tuple(f"weight_info/{name}" for name in f"{names} {more}".split())
+        self.table = type(self).table
+        self._has_loss = True
         self.rate_distortion: dict[int, list[RatePoint]] = {}
         self._eigenvalues = torch.empty(0)
 
@@ -133,15 +137,22 @@ class WeightInformation(Quantity):
                 "the weights at the start are all equal, so that their standard deviation gives no prior; give a "
                 "number, for example lambda_=0.1"
             )
-        mean_loss(snapshot)  # needs targets
+        self._has_loss = has_loss(snapshot)
+        if self._has_loss:
+            mean_loss(snapshot)  # the targets have to fit the outputs
         self._plan = plan = self._choose(snapshot, point)
         prior = "0" if self.prior == "zero" else "the weights at the start"
-        return {
+        curve = f"; rate-distortion curve at {len(GRID)} levels, {self.draws} draws each" if self._has_loss else ""
+        rows = {
             "measures": f"KL(Q|P), the information in the weights, at beta = {self.beta:g}; prior N(w_ref, lambda²) at "
-            f"w_ref = {prior}, lambda = {self.lambda_}; rate-distortion curve at {len(GRID)} levels, {self.draws} "
-            f"draws each",
+            f"w_ref = {prior}, lambda = {self.lambda_}{curve}",
             "curvature": plan.describe(),
         }
+        if not self._has_loss:
+            self.tags = tuple(tag for tag in self.tags if not _is_of_loss(tag))
+            self.table = tuple(pair for pair in self.table if not _is_of_loss(pair[0]))
+            rows["targets"] = f"none, so that {', '.join(_OF_LOSS)} and the rate-distortion curve are left out"
+        return rows
 
     @override
     def cost(self, snapshot: ModelSnapshot, samples: int) -> float:
@@ -151,13 +162,17 @@ class WeightInformation(Quantity):
         snapshot = snapshot.first(few)
         if plan.name == "lanczos":  # a whole run takes minutes, of a few weights too
             step, beside = seconds_of_step(snapshot)
-            losses = len(GRID) * self._draws * trial(lambda: mean_loss(snapshot), snapshot.device)
+            losses = 0.0
+            if self._has_loss:
+                losses = len(GRID) * self._draws * trial(lambda: mean_loss(snapshot), snapshot.device)
             steps = STEPS * (PROBES + 1 + self._draws // 2)
             return plan.samples / few * (steps * step + losses) + steps * beside
         generator = torch.Generator().manual_seed(0)
         found: list[Curvature] = []
         measuring = seconds(lambda: found.append(plan.measure(snapshot, generator)), snapshot.device)
-        moving = seconds(lambda: noisy_losses(found[0], [(1.0, 0.1)], 1.0, 2, generator), snapshot.device)
+        moving = 0.0
+        if self._has_loss:
+            moving = seconds(lambda: noisy_losses(found[0], [(1.0, 0.1)], 1.0, 2, generator), snapshot.device)
         small = torch.eye(TRIAL_SIZE, dtype=torch.float64, device=snapshot.device)
         decomposing = trial(lambda: torch.linalg.eigh(small), snapshot.device)
         passes = plan.samples / few * (measuring + len(GRID) * self._draws / 2 * moving)
@@ -165,7 +180,7 @@ class WeightInformation(Quantity):
 
     @override
     def cheaper(self) -> str:
-        if self._draws > FEWEST_DRAWS:
+        if self._has_loss and self._draws > FEWEST_DRAWS:
             before, self._draws = self._draws, max(FEWEST_DRAWS, self._draws // 4 * 2)
             return f"{self._draws} draws a level instead of {before}"
         plan = self._plan
@@ -182,9 +197,13 @@ class WeightInformation(Quantity):
         self._plan, curvature = run_plan(
             self._plan, lambda: self._choose(snapshot, point), lambda plan: plan.measure(snapshot, point.generator)
         )
-        spectrum, loss = curvature.spectrum, mean_loss(curvature.snapshot)
+        values = self._values(curvature, snapshot, point)
+        return values if self._has_loss else {tag: value for tag, value in values.items() if not _is_of_loss(tag)}
+
+    def _values(self, curvature: Curvature, snapshot: ModelSnapshot, point: Point) -> dict[str, float]:
+        spectrum, loss = curvature.spectrum, mean_loss(curvature.snapshot) if self._has_loss else None
         n = point.training_samples(curvature.snapshot.size)
-        if not math.isfinite(loss):
+        if loss is not None and not math.isfinite(loss):
             raise Unavailable(f"the loss of the reference samples is {loss}")
         is_exact, temperature = len(curvature.spectra) == 1, point.setup.temperature
         self._eigenvalues = spectrum.eigenvalues if is_exact else torch.empty(0)  # nodes of Lanczos stand for many
@@ -193,10 +212,11 @@ class WeightInformation(Quantity):
             "weight_info/effective_rank": spectrum.effective_rank,
             "weight_info/top_eigenvalue": spectrum.top_eigenvalue,
             "weight_info/beta": self.beta,
-            "weight_info/loss": loss,
             "weight_info/temperature": temperature,
-            "weight_info/free_energy": free_energy(loss, spectrum, temperature, 1.0),
         }
+        if loss is not None:
+            values["weight_info/loss"] = loss
+            values["weight_info/free_energy"] = free_energy(loss, spectrum, temperature, 1.0)
         if isinstance(curvature, LanczosCurvature):
             values |= spectrum_errors(curvature, temperature)
         distance, summed = self._squared_distance(snapshot, point), spectrum.scaled(n)
@@ -205,13 +225,14 @@ class WeightInformation(Quantity):
         if any(math.isnan(lambda_) for _, lambda_ in levels):
             return values
         curve = rate_distortion_curve(curvature, loss, levels, distance, n, self._draws, point.generator)
-        self._keep(point.step, curve)
+        if self._has_loss:
+            self._keep(point.step, curve)
         here = curve[GRID.index(1.0)]
         values |= {
             "weight_info/lambda": here.lambda_,
             "weight_info/log_det": summed.log_det(here.beta / here.lambda_**2),
             "weight_info/kl": here.information,
-            "weight_info/kl_precision": here.information - here.displacement,
+            "weight_info/kl_precision": weight_information(summed, 0.0, here.beta, here.lambda_),
             "weight_info/kl_displacement": here.displacement,
             "weight_info/expected_loss": here.loss,
             "weight_info/expected_loss_stderr": here.stderr,
@@ -222,7 +243,7 @@ class WeightInformation(Quantity):
         if isinstance(curvature, LanczosCurvature):
             prior_std = partial(self._prior_std, distance=distance, beta=here.beta, point=point)
             values |= information_errors(curvature, n, distance, here, prior_std)
-            kl_error = values["weight_info/kl_precision_stderr"] = values["weight_info/kl_stderr"]
+            kl_error = values["weight_info/kl_stderr"]
         error = math.hypot(n * values["weight_info/expected_loss_stderr"], here.beta * kl_error)
         return values | {"weight_info/complexity_stderr": error}
 
@@ -318,6 +339,10 @@ class WeightInformation(Quantity):
         self._initial.restore(state["initial"])
         if same_settings:
             self.rate_distortion = {int(s): [RatePoint(*point) for point in c] for s, c in state["curves"].items()}
+
+
+def _is_of_loss(tag: str) -> bool:
+    return tag.removeprefix("weight_info/").removesuffix("_stderr") in _OF_LOSS
 
 
 def _warn_of_start(point: Point) -> None:

@@ -10,12 +10,12 @@ from torch import Generator
 from lightning_info.functional.rate_distortion import RatePoint
 from lightning_info.functional.weight_information import expected_loss_rise, weight_information
 from lightning_info.quantities.weight_information.curvature import Curvature
-from lightning_info.quantities.weight_information.noisy_loss import noisy_losses
+from lightning_info.quantities.weight_information.noisy_loss import NoisyLoss, noisy_losses
 
 
 def rate_distortion_curve(
     curvature: Curvature,
-    loss: float,
+    loss: float | None,
     levels: Sequence[tuple[float, float]],
     squared_distance: float | None,
     training_samples: float,
@@ -26,7 +26,7 @@ def rate_distortion_curve(
 
     Args:
         curvature: F at the weights of the replica.
-        loss: Mean loss of a sample without noise, nats.
+        loss: Mean loss of a sample without noise, nats; None where there are no targets, and no loss at any level.
         levels: β and the standard deviation λ of the prior, of each.
         squared_distance: ``‖w - w_ref‖²``; None if it is not known.
         training_samples: N of the summed loss.
@@ -34,7 +34,10 @@ def rate_distortion_curve(
         generator: Source of the draws.
     """
     summed = curvature.spectrum.scaled(training_samples)
-    noisy = noisy_losses(curvature, levels, training_samples, draws, generator)
+    noisy = [NoisyLoss(math.nan, math.nan)] * len(levels)
+    if loss is not None:
+        noisy = noisy_losses(curvature, levels, training_samples, draws, generator)
+    quiet = math.nan if loss is None else loss
     distance = math.nan if squared_distance is None else squared_distance
     return [
         RatePoint(
@@ -44,8 +47,8 @@ def rate_distortion_curve(
             distance / (2 * lambda_**2),
             found.mean,
             found.stderr,
-            loss + expected_loss_rise(summed, beta, lambda_) / training_samples,
-            loss,
+            quiet + expected_loss_rise(summed, beta, lambda_) / training_samples,
+            quiet,
         )
         for (beta, lambda_), found in zip(levels, noisy, strict=True)
     ]

@@ -10,7 +10,7 @@ from torch import nn
 from lightning_info.functional.standard_error import student_factor
 from lightning_info.functional.weight_information import expected_loss_rise
 from lightning_info.quantities.weight_information.curvature import choose_curvature
-from lightning_info.quantities.weight_information.noisy_loss import loss_rise, mean_loss, noisy_losses
+from lightning_info.quantities.weight_information.noisy_loss import has_loss, loss_rise, mean_loss, noisy_losses
 from lightning_info.replica.prediction import Predictor
 from lightning_info.replica.snapshot import ModelSnapshot
 from lightning_info.replica.stand_in_trainer import StandInTrainer
@@ -104,6 +104,36 @@ def test_fewer_samples_than_shares_are_one_share_each():
     assert (
         loss_rise(snapshot, noises, 4, mean_loss(snapshot)) == loss_rise(snapshot, noises, 3, mean_loss(snapshot)) > 0
     )
+
+
+def without_targets(likelihood: str) -> ModelSnapshot:
+    snapshot = case(chunk=7)
+    snapshot.predictor.adapter = lambda module, batch: (module(batch[0]), None, likelihood)
+    return snapshot
+
+
+def log_probabilities(z, likelihood: str):
+    """Of every label of every output."""
+    if likelihood == "categorical":
+        return z.log_softmax(-1)
+    return torch.stack([F.logsigmoid(z), F.logsigmoid(-z)], -1)
+
+
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
+def test_without_targets_the_loss_is_that_of_labels_from_the_model(likelihood):
+    """The loss is taken at every label in turn, each with its probability at the weights without noise."""
+    snapshot = without_targets(likelihood)
+    net, x = snapshot.module, snapshot.groups[0][0]
+    noises, quiet = 0.5 * torch.randn(4, 10).double(), log_probabilities(net(x), likelihood).detach()
+    total = 0.0
+    for i, noise in enumerate(noises):
+        rows = slice(i % 2, None, 2)  # of two shares
+        for n in (noise, -noise):
+            noisy = x[rows] @ (net.weight + n[:8].view(2, 4)).T + net.bias + n[8:]
+            rise = quiet[rows] - log_probabilities(noisy, likelihood)
+            total += 0.5 * (quiet[rows].exp() * rise).sum().item()
+    assert not has_loss(snapshot)
+    assert loss_rise(snapshot, noises, 2, None) == pytest.approx(total / (2 * N), rel=1e-9)
 
 
 def coverage(pairs: int, seeds: int) -> tuple[float, float]:
