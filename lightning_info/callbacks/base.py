@@ -374,7 +374,7 @@ class InfoCallback(TakeAway):
         self._skipped = 0
         self._summary = ""
         self._noise, self._start = Noise(self.seed), {}
-        self._private = self.quantity.moves_weights
+        self._private, self._normalises = self.quantity.moves_weights, True
         self._initial = None
         self._finished = set()
         self._epochs = {}

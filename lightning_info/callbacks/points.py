@@ -67,6 +67,7 @@ class Points(Member):
     _noise: Noise  # what passes over replicas draw
     _start: dict[str, Any]  # of what they keep on the module, by name
     _private: bool  # replicas must not share the weights, as the module writes to them when it runs
+    _normalises: bool  # layers of BatchNorm train on batch statistics
     _measured: int | None  # step of the last point
     _points: int  # how many there are
     _drawing: float  # seconds spent on figures
@@ -106,8 +107,13 @@ class Points(Member):
     @property
     def sharing_key(self) -> tuple[Any, ...]:
         """Callbacks in which this agrees can measure on the same replica."""
-        of = len(self._samples) if self.batch_norm == "reference" else None
-        return self.adapter, self._private, self.batch_norm, of, self._noise.seed if self._noise.draws else None
+        statistics = (self.batch_norm, len(self._samples) if self.batch_norm == "reference" else 0)
+        return (
+            self.adapter,
+            self._private,
+            statistics if self._normalises else None,
+            self._noise.seed if self._noise.draws else None,
+        )
 
     @property
     def groups(self) -> list[Any]:

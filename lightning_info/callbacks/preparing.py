@@ -182,7 +182,8 @@ class Preparing(Resuming):
                 "steps": str(self._schedule),
                 **found.rows,
             }
-            if on_batch_statistics(pl_module):
+            self._normalises = bool(on_batch_statistics(pl_module))
+            if self._normalises:
                 rows["BatchNorm"] = STATISTICS[self.batch_norm]
             copying = partial(self._new_snapshot, trainer, pl_module, [])
             self._forecast = forecast(found.snapshot, copying, partial(self.quantity.cost, samples=size))

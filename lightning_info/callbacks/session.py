@@ -192,6 +192,7 @@ class Session:
         # every process gets the samples of all, and then nothing of them is shared
         readers = 1 if processes == 1 else processes * len(members)
         self.store = SampleStore(LARGEST_STORE // readers, max((c.num_samples for c in members), default=0))
+        self._charts: set[str] = set()  # titles
         self._explained: set[tuple[Plugin, str]] = set()
         self._told: dict[str, str] = {}  # what was said -> who said it
         self._joined: list[Member] = []
@@ -272,13 +273,17 @@ class Session:
         """
         if len(self._joined) < len(self.members) or not all(c.is_prepared for c in self.members):
             return []
+        guide = reading_guide([(c.report(), c.guide()) for c in self.members])
+        return [*self._write_charts(trainer), *report_text(trainer, GUIDE, guide, 0)]
+
+    def _write_charts(self, trainer: Any) -> list[Exception]:
         charts: dict[str, Chart] = {
             c.tagged(title): (kind, [c.tagged(tag) for tag in tags])
             for c in self.members
             for title, (kind, tags) in c.quantity.charts().items()
         }
-        guide = reading_guide([(c.report(), c.guide()) for c in self.members])
-        return [*write_layout(trainer, charts), *report_text(trainer, GUIDE, guide, 0)]
+        gone, self._charts = self._charts - charts.keys(), set(charts)
+        return write_layout(trainer, charts, gone)
 
     def closing_lines(self, told: Sequence[Member]) -> list[str]:
         """One table for all, and what each says below it."""
@@ -302,7 +307,8 @@ class Session:
         if not prepared:
             return []
         step = max((c.last_step or 0 for c in prepared), default=0)
-        return report_text(trainer, RESULT, "\n".join(["```", *self.closing_lines(prepared), "```"]), step)
+        refusals = self._write_charts(trainer)  # some charts are of curves that are known only now
+        return refusals + report_text(trainer, RESULT, "\n".join(["```", *self.closing_lines(prepared), "```"]), step)
 
     # ---- snapshots of the present step
 

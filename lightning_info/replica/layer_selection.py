@@ -60,7 +60,11 @@ class _Seen:
 
 
 def find_layers(
-    module: nn.Module, predict: Callable[[nn.Module, Any], Prediction], batch: Any, named: LayerNames | None
+    module: nn.Module,
+    predict: Callable[[nn.Module, Any], Prediction],
+    batch: Any,
+    named: LayerNames | None,
+    with_outputs: bool = True,
 ) -> tuple[list[Layer], dict[str, str]]:
     """Look at passes over a few samples, in another order and alone, and choose the layers.
 
@@ -75,6 +79,7 @@ def find_layers(
         named: Dotted names of modules or functions (``:index`` for one of several calls), or classes of modules (or
             their names); None for the activation functions before the outputs (without any, the modules with weights
             that give real numbers), at most eight with the outputs, evenly over depth.
+        with_outputs: The outputs are among those that are chosen; if not, they are where there is no other layer.
 
     Returns:
         The layers in the order of their calls, the outputs last where they are among them; and why others cannot be
@@ -116,7 +121,9 @@ def find_layers(
         padding = _padding(masks, outputs.numel(), len(rows), rows.shape[1]) if outputs.dim() > 2 else ""
         layer = Layer(OUTPUTS, "", 0, "", "first", rows.shape[1], outputs.dim() > 2, padding)
         found[OUTPUTS] = _seen(OUTPUTS_CALL, outputs, len(outputs), masks), layer
-    chosen = _evenly(found, final) if named is None else _named(module, found, final, refused, unseen, named)
+    chosen = (
+        _evenly(found, final, with_outputs) if named is None else _named(module, found, final, refused, unseen, named)
+    )
     left_out = {label: reason for label, (seen, reason) in refused.items() if not seen.is_discrete}
     return [found[label][1] for label in chosen], left_out
 
@@ -201,14 +208,15 @@ def _final(found: dict[str, tuple[_Seen, Layer]], outputs: Tensor) -> str | None
     return weighted[-1] if weighted else next(iter(inner), None)
 
 
-def _evenly(found: dict[str, tuple[_Seen, Layer]], final: str) -> list[str]:
+def _evenly(found: dict[str, tuple[_Seen, Layer]], final: str, with_outputs: bool) -> list[str]:
     labels = list(found)
     inner = labels[: labels.index(final)]
     candidates = [label for label in inner if found[label][0].call.is_activation] or [
         label for label in inner if found[label][0].call.has_weights and found[label][0].dtype.is_floating_point
     ]
-    places = torch.linspace(0, len(candidates) - 1, min(len(candidates), MOST - 1)).round().int().tolist()
-    return [*(candidates[i] for i in places), final]
+    last = [final] if with_outputs or not candidates else []
+    places = torch.linspace(0, len(candidates) - 1, min(len(candidates), MOST - len(last))).round().int().tolist()
+    return [*(candidates[i] for i in places), *last]
 
 
 def _named(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from lightning_info.reporting.shared_layout import SharedLayout
@@ -15,17 +15,22 @@ Chart = tuple[Literal["Margin", "Multiline"], Sequence[str]]
 CATEGORY = "lightning_info"
 
 
-def write_layout(trainer: Any, charts: Mapping[str, Chart]) -> list[Exception]:
+def write_layout(trainer: Any, charts: Mapping[str, Chart], gone: Collection[str] = ()) -> list[Exception]:
     """Hand the charts of all callbacks to every logger whose experiment takes a layout (TensorBoard).
 
     TensorBoard keeps one layout per run. What the user wrote before stays in it, and until the writer is closed, at the
     end of fit, our charts stay in what the user writes later; see :class:`.SharedLayout`.
 
+    Args:
+        trainer: The trainer.
+        charts: By title.
+        gone: Titles of charts that were written before and are not shown any more.
+
     Returns:
         What loggers raised; the others still got the layout.
     """
     layout = {title: [kind, [_matching(kind, tag) for tag in tags]] for title, (kind, tags) in charts.items()}
-    return serve(trainer, _SINKS, {CATEGORY: layout}) if charts else []
+    return serve(trainer, _SINKS, {CATEGORY: layout}, gone) if charts else []
 
 
 def _matching(kind: str, tag: str) -> str:
@@ -34,10 +39,10 @@ def _matching(kind: str, tag: str) -> str:
     return f"{re.escape(tag)}$" if kind == "Multiline" else tag
 
 
-def _to_tensorboard(logger: Any, layout: Mapping[str, Any]) -> None:
+def _to_tensorboard(logger: Any, layout: Mapping[str, Any], gone: Collection[str]) -> None:
     directory = getattr(logger, "log_dir", None)
     if isinstance(directory, str):
-        SharedLayout.of(logger.experiment, directory, CATEGORY).add(layout)
+        SharedLayout.of(logger.experiment, directory, CATEGORY).add(layout, gone)
     else:  # a stand-in without event files
         logger.experiment.add_custom_scalars(layout)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -46,8 +46,17 @@ class SharedLayout:
         standing = getattr(vars(writer).get("close"), "__self__", None)
         return standing if isinstance(standing, cls) else cls(writer, directory, category)
 
-    def add(self, layout: Mapping[str, Any]) -> None:
-        """Write what the run shows with charts of our category, in the form that ``add_custom_scalars`` takes."""
+    def add(self, layout: Mapping[str, Any], gone: Collection[str] = ()) -> None:
+        """Write what the run shows with charts of our category, without those of some titles.
+
+        Args:
+            layout: In the form that ``add_custom_scalars`` takes.
+            gone: Titles of charts of our category that are not shown any more.
+        """
+        for category in self._last.category:
+            kept = [chart for chart in category.chart if category.title != self.category or chart.title not in gone]
+            del category.chart[:]
+            category.chart.extend(kept)
         self._send("add_custom_scalars", self._last, layout)
 
     def _write(self, name: str, *args: Any, **kwargs: Any) -> None:

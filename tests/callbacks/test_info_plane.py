@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from models import CLASSES, FEATURES, Classifier, data, loader, trainer
 from sklearn.metrics import mutual_info_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -83,7 +84,8 @@ def value(callback: InfoPlaneCallback, tag: str, step: int) -> float:
 def trained():
     """A run, and the activations at all of its steps."""
     torch.manual_seed(0)
-    ours, weights = info_plane(bin_range=["global", "fixed", "adaptive", (-0.5, 2.0)]), Weights()
+    layers = ["act", "relu", "last"]
+    ours, weights = info_plane(layers=layers, bin_range=["global", "fixed", "adaptive", (-0.5, 2.0)]), Weights()
     fit(ours, weights)
     return ours, weights.seen
 
@@ -185,16 +187,21 @@ def test_loggers_have_every_curve_and_tensorboard_the_figure_histograms_and_layo
     shown = events.Histograms("mine/activations/act")
     assert [event.step for event in shown] == list(range(0, 17, 2))
     assert shown[0].histogram_value.num == N * 4
-    (layout,) = events.Tensors("custom_scalars__config__")
-    text = layout.tensor_proto.string_val[0]
-    assert b"I(X;T) by layer" in text
-    assert b"info_plane/I_TY/relu:1" in text.replace(b"\\", b"")
+    layouts = [event.tensor_proto.string_val[0] for event in events.Tensors("custom_scalars__config__")]
+    live, last = (Layout.FromString(text).category[-1].chart for text in layouts)
+    titles = [[chart.title for chart in charts] for charts in (live, last)]
+    assert titles[0][0] == "mine/I(X;T) so far [bits], binning, global range"
+    assert titles[1][0] == "mine/I(X;T) [bits], binning, global range"
+    assert len(titles[0]) == len(titles[1]) == 4
+    tags = [[tag.replace("\\", "") for tag in charts[1].multiline.tag] for charts in (live, last)]
+    assert tags[0][-1] == "mine/info_plane/I_TY/relu:1$"
+    assert tags[1][-1] == "mine/info_plane_final/I_TY/relu:1$"
 
 
 def test_the_table_and_the_verdicts_are_printed(capsys):
     fit(info_plane(summary=True))
     text = capsys.readouterr().out
-    assert "info_plane_final/I_XT/relu:1" in text
+    assert "info_plane_final/I_XT [bits]\n  act " in text
     assert "fall from peak to end (bits)" in text
     assert "One run is no evidence" in text
 
@@ -279,13 +286,13 @@ def test_a_resnet_has_eight_curves_without_arguments_that_are_not_all_at_the_cei
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(256, 3, 16, 16, generator=generator), torch.arange(256) % 10
     x += y.reshape(-1, 1, 1, 1) / 5 * torch.randn(3, 16, 16, generator=generator)
-    ours = InfoPlaneCallback(num_samples=256, batch_norm="reference", on_error="raise", summary=False, max_overhead=1.0)
+    ours = InfoPlaneCallback(num_samples=256, on_error="raise", summary=False, max_overhead=1.0)
     fit(ours, module=ResNet18(), train=DataLoader(TensorDataset(x, y), 32), max_epochs=1)
     layers = [tag.split("/")[-1] for tag in ours.history if tag.startswith("info_plane/I_XT/")]
     assert len(layers) == 8
     assert layers[0] == "net.2"
-    assert layers[-2:] == ["net.10.relu:1", "net.13"]
-    for layer in layers[:-1]:  # the ten logits, which are not reduced, may be
+    assert layers[-1] == "net.10.relu:1"
+    for layer in layers:
         values = [x for _, x in ours.history[f"info_plane_final/I_XT/{layer}"]]
         assert 0 < min(values) < math.log2(256) - 1, layer
 
@@ -421,7 +428,7 @@ def test_layers_that_are_not_there_are_refused_before_the_first_step(layers, mes
         ("relu", ["relu:0", "relu:1"]),
         (nn.Linear, ["first", "second", "last"]),
         (["Tanh", "second"], ["act", "second"]),
-        (None, ["act", "relu:0", "relu:1", "last"]),
+        (None, ["act", "relu:0", "relu:1"]),
     ],
 )
 def test_layers_are_named_by_name_call_or_class(layers, found):
@@ -525,8 +532,8 @@ def test_a_lost_plane_says_so_in_curves_table_verdicts_and_legend(tmp_path, caps
             curve = ours.history[f"{family}/I_XT/{layer}"]
             assert [(step, math.isnan(x)) for step, x in curve] == [(s, s > 4) for s in (0, 2, 4, 6, 8)]
     printed = capsys.readouterr().out
-    assert printed.count("lost since 6 (") == 2  # in the table
-    assert printed.count("lost since step 6") == 2  # in the verdicts
+    assert "All of them are lost since step 6; the warnings tell why." in printed
+    assert printed.count("lost since step 6") == 3  # once, and in the verdicts
     assert all(math.isnan(fall) for judgement in ours.verdicts.values() for fall in judgement.falls.values())
     legend = ours.drawings()["info_plane/plane"]().legends[0]
     assert [text.get_text() for text in legend.get_texts()] == [f"{n} (lost since step 6)" for n in ("act", "last")]

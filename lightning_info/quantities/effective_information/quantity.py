@@ -320,7 +320,7 @@ class EffectiveInformationOfLayers(Quantity):
         for kind, title in (("I_XZ", "I(X;Z)"), ("I_ZY", "I(Z;Y)")):
             tags = [tag for tag in self.tags if tag.startswith(f"{self.name}/{kind}/")]
             if tags:
-                charts[f"{title} by layer, nats (effective information)"] = ("Multiline", tags)
+                charts[f"{title} under weight noise [nats]"] = ("Multiline", tags)
         return charts
 
     @override

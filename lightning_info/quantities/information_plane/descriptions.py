@@ -1,10 +1,17 @@
 """What the tags of the information plane mean."""
 
+from dataclasses import replace
+
 from lightning_info.reporting.description import Description
 
 CAUTION = (
     "It depends on the bins (or the noise) of the estimator: compare ranges before a fall is called compression, and "
     "leave out layers at the ceiling, where every sample has a code of its own."
+)
+
+LIVE = (
+    "With bins over the global range, the bins of a point are those of the range so far, so that early points have "
+    "finer bins; the curve of the same name with _final, written at the end, has one range."
 )
 
 _INPUT = Description(
@@ -31,8 +38,10 @@ DESCRIPTIONS = {
         "more of the layer's I(T;Y) is memorised bins",
         "less of the layer's I(T;Y) is memorised bins",
     ),
-    "info_plane*/I_XT*/*": _INPUT,
-    "info_plane*/I_TY*/*": _LABEL,
+    "info_plane*_final/I_XT*/*": _INPUT,
+    "info_plane*_final/I_TY*/*": _LABEL,
+    "info_plane*/I_XT*/*": replace(_INPUT, caution=f"{LIVE} {CAUTION}"),
+    "info_plane*/I_TY*/*": replace(_LABEL, caution=f"{LIVE} {_LABEL.caution}"),
     "info_plane*/plane": Description(
         "Information plane: each layer's path over training, input to the right and label upwards; colour is the epoch",
         caution=CAUTION,

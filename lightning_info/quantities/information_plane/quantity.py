@@ -105,7 +105,8 @@ class InformationPlane(Quantity):
     @override
     def prepare(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, str]:
         batch = snapshot.to_device(snapshot.groups[0])
-        layers, left_out = find_layers(snapshot.module, snapshot.predictor, batch, self.layers)
+        with_outputs = all(estimate.bin_range is None for estimate in self.estimates)  # bins tell all of them apart
+        layers, left_out = find_layers(snapshot.module, snapshot.predictor, batch, self.layers, with_outputs)
         self._features = LayerFeatures(tuple(layers), self.directions, self.seed)
         targets = snapshot.on(snapshot.groups).read(self._features).get(TARGETS)
         kinds = ("I_XT",) if targets is None else ("I_XT", "I_TY")
@@ -284,10 +285,17 @@ class InformationPlane(Quantity):
     def charts(self) -> Mapping[str, Chart]:
         charts: dict[str, Chart] = {}
         for estimate in self.estimates:
+            is_whole = estimate.bin_range == "global" and bool(self.verdicts)  # the curves in one range are there
+            family = f"{estimate.family}_final" if is_whole else estimate.family
+            how = str(estimate).removesuffix(" (over training so far)")
+            of = f", {how}" if len(self.estimates) > 1 else ""
+            so_far = " so far" if estimate.bin_range == "global" and not is_whole else ""
             for kind, title in (("I_XT", "I(X;T)"), ("I_TY", "I(T;Y)")):
-                tags = [tag for tag in self.tags if tag.startswith(f"{estimate.family}/{kind}/")]
-                if tags:
-                    charts[f"{title} by layer, bits ({estimate})"] = ("Multiline", tags)
+                start = f"{estimate.family}/{kind}/"
+                layers = [tag.removeprefix(start) for tag in self.tags if tag.startswith(start)]
+                if layers:
+                    tags = [f"{family}/{kind}/{layer}" for layer in layers]
+                    charts[f"{title}{so_far} [bits]{of}"] = ("Multiline", tags)
         return charts
 
     @override
