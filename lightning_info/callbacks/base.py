@@ -101,6 +101,7 @@ class InfoCallback(TakeAway):
         max_overhead: float | None = None,
         batch_norm: BatchNormStatistics = "reference",
         summary: bool = True,
+        verbose: bool = False,
         save_samples: bool = True,
     ) -> None:
         owner = type(self).__name__
@@ -122,6 +123,7 @@ class InfoCallback(TakeAway):
         self.split, self.collate, self.batch_axes = split, collate, batch_axes
         self._declared = DeclaredSamples(owner, split, collate, batch_axes)
         self.seed, self.prefix, self.on_error, self.summary = seed, prefix or None, on_error, summary
+        self.verbose = verbose
         self.batch_norm, self.save_samples = batch_norm, save_samples
         self.history = {}
         self._schedule = Schedule(every_n_epochs, every_n_train_steps, max_overhead)

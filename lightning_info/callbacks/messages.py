@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -83,6 +84,23 @@ def refused(owner: str, reason: str, first: str) -> str:
         return f"{owner}: refused as {first} is; {off}"
     head, _, code = reason.partition("\n\n")
     return f"{head.rstrip(':.')}. {off}" + (f":\n\n{code}" if code else "")
+
+
+def joined(less: Iterable[str]) -> str:
+    """Texts such as ``"8 draws instead of 16"``; of a chain of them the last number and the first.
+
+    Args:
+        less: In the order in which they were said.
+    """
+    chains: dict[tuple[str, str], tuple[str, str]] = {}
+    for text in less:
+        found = re.fullmatch(r"(.*?)(\d+)(.*) instead of (\d+)", text)
+        kind = (found[1], found[3]) if found else (text, "")
+        chains[kind] = (found[2], chains.get(kind, ("", found[4]))[1]) if found else ("", "")
+    return ", ".join(
+        f"{before}{last}{after} instead of {first}" if first else before
+        for (before, after), (last, first) in chains.items()
+    )
 
 
 def within_budget(limit: float, floor: float, expected: float) -> str:

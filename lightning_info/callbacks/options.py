@@ -50,6 +50,8 @@ ARGUMENTS = """\
             behind the weights and are arbitrary at initialisation: the first 100 steps or so of a curve then show their
             warm-up more than the weights.
         summary: Print the table at the end of fit, and what is to be known of it.
+        verbose: Before the first step tell the samples, steps and costs in full, as ``report()`` does, instead of a
+            line with what is measured and what is left out.
         save_samples: Keep the reference samples (up to 64 MiB) in checkpoints, so that a resumed run measures on the
             same ones. False keeps training data out of them: a resumed run then collects samples anew and says so. The
             values before and after are of different samples, and no error bar holds that change.
@@ -72,6 +74,7 @@ class CommonOptions(TypedDict, total=False):
     max_overhead: float | None
     batch_norm: BatchNormStatistics
     summary: bool
+    verbose: bool
     save_samples: bool
 
 

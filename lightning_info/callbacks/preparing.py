@@ -31,8 +31,8 @@ from lightning_info.replica.sample_pool import bytes_of
 from lightning_info.replica.samples_at_once import samples_at_once
 from lightning_info.replica.snapshot import ModelSnapshot
 
-PRINTED = ("samples", "steps", "unmeasured", "not", "mask", "weights", "padding", "left out", "BatchNorm", "less")
-"""Rows of the summary that are printed before the first step, besides what is measured; the report has all."""
+SAID = ("unmeasured", "not", "mask", "weights", "padding", "left out", "targets", "less")
+"""Rows of the summary that are printed before the first step in any case: what is not measured, or approximated."""
 MOST_HALVINGS = 20
 LEAST_SAMPLES = 64
 """Reference samples below which the run's budget does not go."""
@@ -45,6 +45,7 @@ class Preparing(Resuming):
 
     reference: Dataset[Any] | Sequence[Tensor] | None
     on_error: Literal["warn", "raise"]
+    verbose: bool
 
     _schedule: Schedule
     _offline: bool  # measured without a Trainer
@@ -196,13 +197,20 @@ class Preparing(Resuming):
         return True
 
     def _brief(self, rows: Mapping[str, str]) -> str:
-        """What is printed of the summary: what differs from what other callbacks have said."""
-        owner, parts = type(self).__name__, []
-        for title in (*PRINTED, "cost"):
+        """What is printed of the summary: in a verbose form what differs from what other callbacks have said."""
+        owner, parts = self.tagged(type(self).__name__), []
+        if not self.verbose:
+            said = [f"{title} {rows[title]}" for title in SAID if title in rows]
+            if self._normalises and self.batch_norm == "running":
+                said.append(f"BatchNorm {rows['BatchNorm']}")
+            measured, samples = rows["measures"].partition("; ")[0], rows["samples"].partition(" reference samples")[0]
+            text = "; ".join([f"{owner}: {measured}, of {samples} samples", *said, rows["cost"].partition(",")[0]])
+            return textwrap.fill(text, 116, subsequent_indent="  ")
+        for title in ("samples", "steps", *SAID, "BatchNorm", "cost"):
             text = rows.get(title, "")
-            if text and self._session.first_to_say(self.tagged(owner), f"{title} {text}") == self.tagged(owner):
+            if text and self._session.first_to_say(owner, f"{title} {text}") == owner:
                 parts.append(text if title == "samples" or text.startswith("about") else f"{title} {text}")
-        text = f"{self.tagged(owner)}: {rows['measures']}; {'; '.join(parts)}. More in report()"
+        text = f"{owner}: {rows['measures']}; {'; '.join(parts)}. More in report()"
         return textwrap.fill(text, 116, subsequent_indent="  ")
 
     def _expect(self, trainer: Any, batch: Any) -> int:
@@ -248,7 +256,7 @@ class Preparing(Resuming):
             account.point *= part
         self._rows["steps"] += messages.within_budget(budget.limit, FLOOR, budget.expected)
         if less:
-            self._rows["less"] = f"{', '.join(less)}, so that a point takes about {account.point:.2g} s"
+            self._rows["less"] = f"{messages.joined(less)}, so that a point takes about {account.point:.2g} s"
         if not self._affords(trainer, account.next_point + account.ending):
             self._error_policy.warn_once(messages.no_room(account.point), "budget")
 

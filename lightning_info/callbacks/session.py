@@ -192,7 +192,7 @@ class Session:
         # every process gets the samples of all, and then nothing of them is shared
         readers = 1 if processes == 1 else processes * len(members)
         self.store = SampleStore(LARGEST_STORE // readers, max((c.num_samples for c in members), default=0))
-        self._charts: set[str] = set()  # titles
+        self._charts: dict[str, Chart] = {}  # as written
         self._explained: set[tuple[Plugin, str]] = set()
         self._told: dict[str, str] = {}  # what was said -> who said it
         self._joined: list[Member] = []
@@ -282,7 +282,9 @@ class Session:
             for c in self.members
             for title, (kind, tags) in c.quantity.charts().items()
         }
-        gone, self._charts = self._charts - charts.keys(), set(charts)
+        if charts == self._charts:
+            return []
+        gone, self._charts = self._charts.keys() - charts.keys(), charts
         return write_layout(trainer, charts, gone)
 
     def closing_lines(self, told: Sequence[Member]) -> list[str]:

@@ -11,10 +11,10 @@ from lightning_info.reporting.description import Description
 from lightning_info.reporting.table import Curve, lost_since
 
 WIDTH = 79
-TITLE = 24
-"""Characters of a row's title; a longer one loses its middle."""
-COLUMNS = ("start", "peak (step)", "end", "± stderr", "points")
-WIDTHS = (10, 17, 10, 8, 6)
+TITLE = 27
+"""Characters of a row's title; a longer one has a line of its own."""
+COLUMNS = ("start", "peak (step)", "end", "± stderr")
+WIDTHS = (10, 18, 10, 10)
 STEADY, FOLD = 0.05, 1.5
 """A change by less than this part of the values is none worth a sentence; a ratio is told from this one on."""
 
@@ -63,16 +63,14 @@ def closing_table(rows: Sequence[Row]) -> str:
 
 
 def _line(title: str, cells: Sequence[str]) -> str:
-    if len(title) >= TITLE:
-        title = f"{title[: TITLE // 2 - 1]}...{title[len(title) - TITLE // 2 + 3 :]}"
     numbers = " ".join(cell.rjust(width) for cell, width in zip(cells, WIDTHS, strict=True))
-    return f"{title:<{TITLE}}{numbers}".rstrip()
+    return f"{title:<{TITLE}}{numbers}".rstrip() if len(title) < TITLE else f"{title}\n{'':<{TITLE}}{numbers}"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     curve = _finite(row.curve)
     if not curve:
-        return ("-", "-", "-", "-", "0")
+        return ("-", "-", "-", "-")
     step, peak = max(curve, key=lambda point: point[1])
     end_step, end = curve[-1]
     is_lost = lost_since(row.curve) is not None
@@ -82,7 +80,6 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{peak:.4g} ({step})",
         "lost" if is_lost else f"{end:.4g}",
         f"{error:.2g}" if math.isfinite(error) else "-",
-        str(len(curve)),
     )
 
 

@@ -59,6 +59,9 @@ def _explain(logger: Any, texts: Mapping[str, str], plugin: Plugin) -> None:
         SummaryMetadata,
     )
 
+    writer = logger.experiment._get_file_writer()
+    if writer is None:  # of a logger that stands for another and writes nothing
+        return
     prefix = getattr(logger, "_prefix", "")
     joined = f"{prefix}{logger.LOGGER_JOIN_CHAR}" if prefix and plugin == "scalars" else ""
     values = [
@@ -72,7 +75,7 @@ def _explain(logger: Any, texts: Mapping[str, str], plugin: Plugin) -> None:
         )
         for tag, text in texts.items()
     ]
-    logger.experiment._get_file_writer().add_summary(Summary(value=values), 0)
+    writer.add_summary(Summary(value=values), 0)
 
 
 def _to_tensorboard(logger: Any, tag: str, text: str, step: int) -> None:

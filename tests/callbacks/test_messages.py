@@ -11,6 +11,7 @@ import torch
 from models import Classifier, loader, trainer
 
 from lightning_info import EffectiveInfoCallback, FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
+from lightning_info.callbacks import messages
 
 
 class Broken(Classifier):
@@ -106,3 +107,19 @@ def test_two_callbacks_print_little(monkeypatch, capsys):
     lines = [*said, *"\n".join(ours).splitlines(), *capsys.readouterr().out.splitlines()]
     assert len(ours) == 2
     assert len(lines) <= 25
+
+
+def test_a_line_says_what_is_measured_and_what_it_costs(monkeypatch):
+    ours = []
+    monkeypatch.setattr("lightning_info.callbacks.preparing.rank_zero_info", ours.append)
+    fit(Classifier(), FisherTraceCallback(num_samples=16, every_n_epochs=1, summary=False))
+    (text,) = ours
+    line = " ".join(text.split())
+    assert line.startswith("FisherTraceCallback: tr F, the trace of the Fisher information (importance estimator, 64 ")
+    assert re.search(r", of 16 samples; about [\d.e-]+ s a point$", line)
+    assert len(text.splitlines()) <= 2
+
+
+def test_what_was_lessened_in_steps_is_told_once():
+    less = ["64 draws instead of 128", "F of 32 samples instead of 64", "32 draws instead of 64", "fewer samples"]
+    assert messages.joined(less) == "32 draws instead of 128, F of 32 samples instead of 64, fewer samples"

@@ -81,7 +81,7 @@ def test_a_penalty_is_named_once(monkeypatch):
 def test_running_statistics_are_named_where_they_are_used(monkeypatch, batch_norm, statistics):
     said = []
     monkeypatch.setattr("lightning_info.callbacks.preparing.rank_zero_info", said.append)
-    fit(Classifier(batch_norm=batch_norm), batch_norm=statistics)
+    fit(Classifier(batch_norm=batch_norm), batch_norm=statistics, verbose=True)
     text = " ".join(said[0].split())
     assert ("running statistics, which lag" in text) == (batch_norm and statistics == "running")
     assert ("statistics of the reference samples" in text) == (batch_norm and statistics == "reference")
@@ -293,7 +293,7 @@ def test_a_step_that_frees_its_graph_is_refused(name):
 def test_the_summary_tells_what_is_measured_on_what_when_by_whom_and_what_it_costs(monkeypatch):
     said = []
     monkeypatch.setattr("lightning_info.callbacks.preparing.rank_zero_info", said.append)
-    callback = fit(Classifier(nn.Linear(FEATURES, CLASSES)), also=["exact"], draws=5, prefix="mine")
+    callback = fit(Classifier(nn.Linear(FEATURES, CLASSES)), also=["exact"], draws=5, prefix="mine", verbose=True)
     summary, values = callback.report().split("\n\n")
     head, *lines = re.split(r"\n  (?=\S)", summary)
     assert head == "FisherTraceCallback(prefix='mine')"

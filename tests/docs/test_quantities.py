@@ -34,7 +34,7 @@ def test_the_worked_example_trains_and_measures(tmp_path, monkeypatch, capsys):
     group, _, layer = tag.rpartition("/")
     header = next(number for number, line in enumerate(printed) if line.startswith(group))
     row = next(line.split() for line in printed[header:] if line.startswith(f"  {layer} "))
-    assert float(row[-2]) == pytest.approx(history[tag.replace("rank/", "rank_stderr/")][-1][1], rel=0.1)
+    assert float(row[-1]) == pytest.approx(history[tag.replace("rank/", "rank_stderr/")][-1][1], rel=0.1)
 
     result = names["result"]
     assert result.history[tag] == [(24, pytest.approx(history[tag][-1][1], rel=1e-12))]
