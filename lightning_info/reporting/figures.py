@@ -13,7 +13,7 @@ from lightning_info.reporting.sinks import Sink, serve
 
 
 def report_figure(trainer: Any, tag: str, figure: Figure, step: int) -> list[Exception]:
-    """Hand a figure to every logger that takes figures (TensorBoard, W&B, MLflow); the others are passed over.
+    """Hand a figure to every logger that takes figures (TensorBoard, W&B, MLflow, Comet); the others are passed over.
 
     Args:
         trainer: The trainer.
@@ -41,8 +41,13 @@ def _to_mlflow(logger: Any, tag: str, figure: Figure, step: int) -> None:
     logger.experiment.log_figure(run_id=logger.run_id, figure=figure, artifact_file=f"{tag}/step={step:06d}.png")
 
 
+def _to_comet(logger: Any, tag: str, figure: Figure, step: int) -> None:
+    logger.experiment.log_figure(figure_name=tag, figure=figure, step=step)
+
+
 _SINKS: Sequence[Sink] = (
     (("experiment.add_figure",), _to_tensorboard),
     (("log_image",), _to_wandb),
-    (("run_id", "experiment.log_figure"), _to_mlflow),  # Comet has a log_figure too, and no run_id
+    (("run_id", "experiment.log_figure"), _to_mlflow),
+    (("experiment.log_figure",), _to_comet),
 )

@@ -205,3 +205,16 @@ def test_in_a_collection_values_keep_their_names_as_long_as_they_differ():
     ]
     assert found["val_trace"].item() == found["sum_trace"].item() == pytest.approx(truth, rel=1e-5)
     assert 0 < found["drawn_trace_stderr"] < found["drawn_trace"]
+
+
+def test_values_over_time_are_plotted_as_torchmetrics_does():
+    metric, values = FisherTrace(), []
+    for scale in (1.0, 2.0):
+        module = net()
+        module[2].weight.data.mul_(scale)
+        metric.reset()
+        metric.update(module, X)
+        values.append(metric.compute())
+    _, axes = metric.plot(values)
+    drawn = [list(line.get_ydata()) for line in axes.lines]
+    assert drawn == [pytest.approx([value[name].item() for value in values]) for name in ("trace", "trace_stderr")]

@@ -88,9 +88,15 @@ def test_every_kind_of_logger_gets_the_figure_its_own_way():
 
 
 def test_loggers_without_figures_are_passed_over(tmp_path):
-    comet, bare = SimpleNamespace(experiment=SimpleNamespace(log_figure=Mock(), log_image=Mock())), SimpleNamespace()
-    assert report(Figure(), comet, bare, CSVLogger(tmp_path), DummyLogger()) == []
-    assert comet.experiment.log_figure.mock_calls == comet.experiment.log_image.mock_calls == []
+    assert report(Figure(), SimpleNamespace(), CSVLogger(tmp_path), DummyLogger()) == []
+
+
+def test_comet_gets_figures_by_its_own_method():
+    comet, figure = SimpleNamespace(experiment=SimpleNamespace(log_figure=Mock())), Figure()
+    assert report(figure, comet) == []
+    (seen,) = comet.experiment.log_figure.mock_calls
+    assert seen.kwargs["figure"] is figure
+    assert seen.kwargs.keys() == {"figure_name", "figure", "step"}
 
 
 @pytest.mark.parametrize("make", [tensorboard, wandb, mlflow])
