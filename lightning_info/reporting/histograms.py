@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,8 @@ from torch import Tensor
 from lightning_info.reporting.sinks import Sink, serve
 
 MAX_VALUES = 10_000
+BINS = 64
+"""In TensorBoard: of equal width from the smallest to the largest value. It draws 30 of them, W&B makes 64 itself."""
 
 
 def report_histogram(trainer: Any, tag: str, values: Tensor, step: int) -> list[Exception]:
@@ -23,7 +26,8 @@ def report_histogram(trainer: Any, tag: str, values: Tensor, step: int) -> list[
         trainer: The trainer.
         tag: Name of the histogram.
         values: Of any shape and real type. Only ``MAX_VALUES`` of them are taken, evenly, and non-finite ones are
-            left out; where none is left there is no histogram.
+            left out; where none is left there is no histogram. A share p of the values is then known to within
+            about ``sqrt(p (1 - p) / MAX_VALUES)``.
         step: Optimiser steps taken.
 
     Returns:
@@ -46,7 +50,18 @@ def _thinned(values: Tensor) -> Tensor:
 
 
 def _to_tensorboard(logger: Any, tag: str, values: NDArray[np.float64], step: int) -> None:
-    logger.experiment.add_histogram(tag, values, global_step=step)
+    # its own bins, hundreds of them around zero, take more time than all the rest and are drawn as 30 anyway
+    logger.experiment.add_histogram(tag, values, global_step=step, bins=_edges(values.min(), values.max()))
+
+
+def _edges(low: float, high: float) -> NDArray[np.float64]:
+    """Ends of the bins, ``(BINS + 1,)``: the first just below the smallest value, as a bin lacks its lower end.
+
+    The width of halves is finite for all finite values.
+    """
+    edges = np.minimum(2 * np.linspace(low / 2, high / 2, BINS + 1), high)
+    edges[0], edges[-1] = math.nextafter(low, -math.inf), high
+    return edges
 
 
 def _to_wandb(logger: Any, tag: str, values: NDArray[np.float64], step: int) -> None:
