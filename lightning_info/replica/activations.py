@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -92,6 +92,7 @@ class Layer:
         positions: A mean over positions (pixels, tokens) was taken.
         padding: What tells which of them are left out of the mean; empty if nothing does.
         is_discrete: Its units are integers or booleans, those at all positions together: no mean is taken of codes.
+        channels_first: See :class:`Call`. None if it is not known before a pass, which then looks at all calls.
     """
 
     label: str
@@ -103,6 +104,7 @@ class Layer:
     positions: bool
     padding: str = ""
     is_discrete: bool = False
+    channels_first: bool | None = field(default=None, compare=False)
 
 
 @dataclass
@@ -269,7 +271,7 @@ class LayerCapture(Capture):
         module: A replica.
         layers: The layers; with none of them the pass is left alone.
         samples: N.
-        known: See :class:`Capture`.
+        known: See :class:`Capture`; by default what the layers say of themselves, if all do and are modules.
 
     Attributes:
         activations: By label; of layers that did not run there is none.
@@ -283,6 +285,7 @@ class LayerCapture(Capture):
         samples: int,
         known: Mapping[tuple[str, int], bool] | None = None,
     ) -> None:
+        known = _known(module, layers) if known is None else known
         super().__init__(module if layers else None, self._keep, known)
         self.calls: dict[tuple[str, int], bool] = {}
         self.activations: dict[str, Activation] = {}
@@ -318,6 +321,17 @@ class LayerCapture(Capture):
                 self.activations[layer.label] = Activation(values.clone(), _shown(rows), flat)
                 if layer.padding:
                     self._padded[layer.label] = by_channel(rows, call.channels_first, layer.samples).clone()
+
+
+def _known(module: nn.Module, layers: Collection[Layer]) -> dict[tuple[str, int], bool] | None:
+    """Calls of modules that give all of the layers; None where one is no module, or its channels are not known."""
+    modules, known = {name for name, _ in module.named_modules()}, {}
+    for layer in layers:
+        if layer.name:
+            if layer.channels_first is None or layer.name not in modules:
+                return None
+            known[layer.name, layer.index] = layer.channels_first
+    return known
 
 
 def outputs_of(prediction: Prediction) -> Tensor:
