@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import torch
@@ -357,8 +357,13 @@ def _shown(rows: Tensor) -> Tensor:
     width = flat.shape[1]
     if rows.dim() < 3 and width <= SHOWN_UNITS:
         return flat.clone()
+    return flat.index_select(1, _places(width).to(flat.device))
+
+
+@lru_cache(maxsize=64)
+def _places(width: int) -> Tensor:
     golden = torch.arange(SHOWN_UNITS, dtype=torch.float64) * ((5**0.5 - 1) / 2) % 1
-    return flat[:, (golden * width).long().to(flat.device)]
+    return (golden * width).long()
 
 
 def masks_of(prediction: Prediction) -> list[Padding]:

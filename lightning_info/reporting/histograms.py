@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -40,13 +41,15 @@ def report_histogram(trainer: Any, tag: str, values: Tensor, step: int) -> list[
 
 def _thinned(values: Tensor) -> Tensor:
     """One value out of each of ``MAX_VALUES`` equal stretches."""
-    stretch = len(values) / MAX_VALUES
-    if stretch <= 1:
-        return values
+    return values if len(values) <= MAX_VALUES else values.index_select(0, _places(len(values)).to(values.device))
+
+
+@lru_cache(maxsize=64)
+def _places(count: int) -> Tensor:
+    """Which of so many values are taken."""
     i = torch.arange(MAX_VALUES, dtype=torch.float64)
     golden = i * 0.6180339887498949 % 1  # the place in a stretch; a fixed one falls into step with the units of a layer
-    index = ((i + golden) * stretch).long().clamp_(max=len(values) - 1)
-    return values[index.to(values.device)]
+    return ((i + golden) * (count / MAX_VALUES)).long().clamp_(max=count - 1)
 
 
 def _to_tensorboard(logger: Any, tag: str, values: NDArray[np.float64], step: int) -> None:
