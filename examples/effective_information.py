@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import sys
 import warnings
 from copy import deepcopy
 from itertools import pairwise
@@ -96,7 +97,7 @@ def fit(net: Net, data: TensorDataset, steps: int, samples: int, seed: int, logg
         callbacks=[binned, effective],
         log_every_n_steps=10,
         enable_checkpointing=False,
-        enable_progress_bar=False,
+        enable_progress_bar=sys.stdout.isatty(),
         enable_model_summary=False,
     )
     with warnings.catch_warnings():

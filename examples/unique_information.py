@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -151,7 +152,7 @@ def train(data: Data, seed: int, epochs: int, logger: Logger | bool, *callbacks:
         callbacks=list(callbacks),
         log_every_n_steps=1,
         enable_checkpointing=False,
-        enable_progress_bar=False,
+        enable_progress_bar=sys.stdout.isatty(),
         enable_model_summary=False,
     )
     trainer.fit(module, DataLoader(TensorDataset(data.x, data.y), batch_size=50, shuffle=True))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -112,7 +113,7 @@ def train(seed: int, steps: int, every: int, logger: TensorBoardLogger) -> Curve
         callbacks=[info, boundary],
         log_every_n_steps=10,
         enable_checkpointing=False,
-        enable_progress_bar=False,
+        enable_progress_bar=sys.stdout.isatty(),
         enable_model_summary=False,
     )
     trainer.fit(Net(), DataLoader(TensorDataset(x, y), batch_size=50, shuffle=True))

@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -171,7 +172,7 @@ def fit(module: AllCNN, x: Tensor, y: Tensor, epochs: int, logger: Logger | bool
         callbacks=list(callbacks),
         log_every_n_steps=5,
         enable_checkpointing=False,
-        enable_progress_bar=False,
+        enable_progress_bar=sys.stdout.isatty(),
         enable_model_summary=False,
     )
     trainer.fit(module, DataLoader(TensorDataset(x, y), BATCH, shuffle=True))

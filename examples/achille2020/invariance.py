@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -148,7 +149,7 @@ def measure(batch: int, seed: int, loss: float, logger: TensorBoardLogger) -> Po
         callbacks=[fisher, until],
         log_every_n_steps=EVERY,
         enable_checkpointing=False,
-        enable_progress_bar=False,
+        enable_progress_bar=sys.stdout.isatty(),
         enable_model_summary=False,
     )
     sampler = RandomSampler(train, num_samples=MOST_STEPS * batch, generator=torch.Generator().manual_seed(seed))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -185,7 +186,7 @@ def fit(
             logger=TensorBoardLogger(OUT, name="callbacks", version=kept.name) if kept else False,
             callbacks=[snapshots, *callbacks, *([Checkpoints(kept / LAST)] if kept else ())],
             enable_checkpointing=False,
-            enable_progress_bar=False,
+            enable_progress_bar=sys.stdout.isatty(),
             enable_model_summary=False,
         )
         begun = kept is not None and (kept / LAST).exists()

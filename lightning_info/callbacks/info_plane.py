@@ -49,7 +49,7 @@ class InfoPlaneCallback(InfoCallback):
     - ``info_plane_shuffled/I_TY/<layer>``: what I(T;Y) reads with shuffled labels, if the first estimate is by bins; so
       much of it comes from the number of samples, not from the layer.
     - ``info_plane/overhead``: share of the run's time that this callback took so far.
-    - histograms ``activations/<layer>``: of at most 64 activations a sample.
+    - histograms ``activations/<layer>``: of 10,000 activations, at most 64 of a sample.
     - figure ``info_plane/plane``: I(T;Y) against I(X;T), colour = epoch, layers of one epoch joined.
 
     Args:

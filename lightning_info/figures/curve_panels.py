@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
+from lightning_info.figures.margins import set_margins
 from lightning_info.reporting.table import Curve
 
 MOST_PANELS = 24
@@ -34,7 +35,7 @@ def curve_panels(curves: Mapping[str, Curve], errors: Mapping[str, Mapping[int, 
     shown = list(panels.items())[:MOST_PANELS]
     columns = min(3, max(1, len(shown)))
     rows = max(1, -(-len(shown) // columns))
-    figure = Figure(figsize=(4.2 * columns, 3.0 * rows), layout="constrained")
+    figure = Figure(figsize=(4.2 * columns, 3.0 * rows))
     places = np.atleast_1d(np.array(figure.subplots(rows, columns, squeeze=False))).flatten()
     for axes in places[len(shown) :]:
         axes.set_axis_off()
@@ -48,8 +49,9 @@ def curve_panels(curves: Mapping[str, Curve], errors: Mapping[str, Mapping[int, 
                 continue
             (line,) = axes.plot(steps, values, marker=".", label=layer)
             axes.fill_between(steps, values - bar, values + bar, color=line.get_color(), alpha=0.2, linewidth=0)
-        axes.set_title(panel, fontsize=10)
+        axes.set_title(panel, fontsize=10, y=1)
         axes.set_xlabel("optimiser steps")
         if len(lines) > 1:
             axes.legend(fontsize=7)
+    set_margins(figure, left=0.85, right=0.2, bottom=0.55, top=0.3, across=0.95, down=0.85)
     return figure

@@ -19,6 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from lightning_info.figures.margins import lines_height, set_margins, widest
+
 Array = NDArray[np.float64]
 
 _COLOURS = "viridis"
@@ -80,11 +82,13 @@ def information_plane(
     i_x, i_y = f"I(X;{symbol}) [{unit}]", f"I({symbol};Y) [{unit}]"
     log_n = "log$_2$ N" if unit == "bits" else "log N"
 
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
-    figure.suptitle(fill(title, 76), fontsize=10)
+    title, caption = fill(title, 76), fill(caption, 100)
+    figure = Figure(figsize=(6, 4.5))
+    figure.suptitle(title, fontsize=10)
     axes = figure.add_subplot()
-    axes.set_title(fill(caption, 100), fontsize=7, color="0.3", pad=8)
+    axes.set_title(caption, fontsize=7, color="0.3", y=1, pad=8)
     axes.margins(0.07, 0.1)
+    right = 0.15
     if not np.isfinite(values).any():
         paths = values
         axes.set(xlabel=i_x, ylabel=i_y, xticks=[], yticks=[])
@@ -96,8 +100,9 @@ def information_plane(
         _ceiling(axes, "x", ceiling_x, log_n, values[0])
         _ceiling(axes, "y", ceiling_y, "H(Y)", values[1])
         if len(ticks) > 1:
-            bar = figure.colorbar(ScalarMappable(cmap=_COLOURS), ax=axes, label="epoch", ticks=list(ticks))
+            bar = figure.colorbar(ScalarMappable(cmap=_COLOURS), ax=axes, label="epoch", ticks=list(ticks), pad=0.03)
             bar.set_ticklabels(list(ticks.values()))
+            right += 0.25 + widest(ticks.values(), 10)
     else:
         paths = np.stack([np.broadcast_to(time, values[0].shape), values[0]])
         axes.add_collection(LineCollection(list(np.moveaxis(paths, 0, 2)), colors=_GREY, linewidths=0.5, zorder=1))
@@ -109,7 +114,9 @@ def information_plane(
     notes = ["outlined: last point"] if len(ticks) > 1 else [f"epoch {epoch}" for epoch in ticks.values()]
     if any(curve.saturated for curve in curves):
         notes.append(f"grey: {'within 1 bit of' if unit == 'bits' else 'at'} {log_n}, not informative")
-    _legend(figure, handles, "; ".join(notes))
+    legend = _legend(figure, handles, "; ".join(notes))
+    top = 0.15 + lines_height(title, 10) + lines_height(caption, 7)
+    set_margins(figure, left=0.75, right=right, bottom=0.55 + legend, top=top)
     return figure
 
 
@@ -161,21 +168,23 @@ def _ceiling(axes: Axes, axis: Literal["x", "y"], value: float, name: str, value
     )
 
 
-def _legend(figure: Figure, handles: Sequence[Line2D], note: str) -> None:
+def _legend(figure: Figure, handles: Sequence[Line2D], note: str) -> float:
+    """Below the axes; its height in inches."""
     if not handles:
-        return
+        return 0.0
     longest = max(len(str(handle.get_label())) for handle in handles)
     rows = ceil(len(handles) * (longest + 5) / 95)  # in letters: a marker takes 5, the figure 95
     columns = ceil(len(handles) / rows)
     figure.legend(
         handles=handles,
-        loc="outside lower center",
+        loc="lower center",
         ncols=columns,
         title=note,
         fontsize=7,
         title_fontsize=7,
         frameon=False,
     )
+    return lines_height(note + rows * "\n", 7) + 0.05
 
 
 def _epoch_scale(epochs: Sequence[float]) -> tuple[Array, dict[float, str]]:

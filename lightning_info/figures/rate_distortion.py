@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -12,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lightning_info.figures.margins import lines_height, set_margins
 from lightning_info.functional.rate_distortion import RatePoint, parting
 
 
@@ -27,8 +30,10 @@ def rate_distortion(curves: Mapping[float, Sequence[RatePoint]], beta: float, ca
         beta: The level that is logged, drawn larger.
         caption: Printed below.
     """
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    figure = Figure(figsize=(10, 4.4))
     rise, plane = figure.subplots(1, 2)
+    for axes in (rise, plane):
+        axes.set_title("", y=1)  # else a place is looked for
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(curves)))
     for colour, (epoch, points) in zip(colours, curves.items(), strict=True):
         main = next(point for point in points if point.beta == beta)
@@ -55,11 +60,12 @@ def rate_distortion(curves: Mapping[float, Sequence[RatePoint]], beta: float, ca
         Line2D([], [], color="tab:red", marker="x", linestyle="", label="lowest level that differs"),
         Line2D([], [], color="0.3", marker="o", markersize=8, linestyle="", label=f"β = {beta:g}"),
     ]
-    rise.legend(handles=marks, fontsize=7)
-    plane.legend(fontsize=7)
+    rise.legend(handles=marks, fontsize=7, loc="upper left")
+    plane.legend(fontsize=7, loc="upper right")
     figure.suptitle("Rate-distortion of the weights", fontsize=11)
-    if caption:
-        figure.supxlabel(caption, fontsize=7)
+    caption = fill(caption, 180)
+    figure.supxlabel(caption, fontsize=7)
+    set_margins(figure, left=0.9, right=0.15, bottom=0.6 + lines_height(caption, 7), top=0.4, across=0.9)
     return figure
 
 
@@ -74,15 +80,19 @@ def _draw(
 ) -> None:
     axes.plot(x, [point.loss - origin for point in points], color=colour, linewidth=1.3, label=label)
     axes.plot(x, [point.predicted - origin for point in points], color=colour, linewidth=1, linestyle="--")
+    for is_main, parts in product((False, True), repeat=2):
+        chosen = [i for i, p in enumerate(points) if (p.beta == beta, p.parts) == (is_main, parts)]
+        if chosen:
+            axes.errorbar(
+                [x[i] for i in chosen],
+                [points[i].loss - origin for i in chosen],
+                [np.nan_to_num(points[i].stderr) for i in chosen],
+                color=colour,
+                fmt="o",
+                markersize=8 if is_main else 4.5,
+                markerfacecolor="white" if parts else colour,
+            )
+    lowest = parting(points)
     for at, point in zip(x, points, strict=True):
-        axes.errorbar(
-            at,
-            point.loss - origin,
-            np.nan_to_num(point.stderr),
-            color=colour,
-            fmt="o",
-            markersize=8 if point.beta == beta else 4.5,
-            markerfacecolor="white" if point.parts else colour,
-        )
-        if point.beta == parting(points):
+        if point.beta == lowest:
             axes.plot(at, point.loss - origin, "x", color="tab:red", markersize=6, zorder=4)

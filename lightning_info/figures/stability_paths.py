@@ -15,6 +15,8 @@ from matplotlib.patches import Polygon
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_info.figures.margins import lines_height, set_margins
+
 LEVELS = 11
 """Contours of the loss, evenly spaced in area."""
 FLAT = 4.0
@@ -98,13 +100,13 @@ def stability_paths(picture: LossLandscape, *, title: str, caption: str = "") ->
     points = np.concatenate([paths.run.numpy(), paths.twin.numpy()])
     spans = np.ptp(points, axis=0)
     is_flat = ROUNDING < spans[1] / spans[0] < 1 / FLAT
-    figure = Figure(figsize=(11, 5.4) if is_flat else (6.4, 5.8), layout="constrained")
+    figure = Figure(figsize=(11, 5.4) if is_flat else (6.4, 5.8))
     plane = figure.add_subplot(1, 2 if is_flat else 1, 1)
     _contours(plane, picture)
     _ellipses(plane, picture, [shape.factor for shape in picture.ellipses.values()])
     _paths(plane, paths)
     plane.set(xlim=picture.x[[0, -1]].tolist(), ylim=picture.y[[0, -1]].tolist(), aspect="equal")
-    plane.set_title("one scale", fontsize=8)
+    plane.set_title("one scale", fontsize=8, y=1)
     across = "towards w'$_T$" if picture.second == "twin" else "in a random direction"
     plane.set(xlabel="from w$_0$ towards w$_T$", ylabel=f"across, {across}")
     handles, labels = plane.get_legend_handles_labels()
@@ -115,20 +117,23 @@ def stability_paths(picture: LossLandscape, *, title: str, caption: str = "") ->
         low, high = points.min(0) - 0.1 * spans, points.max(0) + 0.1 * spans
         near.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel=plane.get_xlabel(), ylabel=plane.get_ylabel())
         near.set_box_aspect(1)
-        near.set_title(f"across stretched {_short(spans[0] / spans[1])} times; ellipses at their size", fontsize=8)
+        near.set_title(f"across stretched {_short(spans[0] / spans[1])} times; ellipses at their size", fontsize=8, y=1)
     share = f"; paths from {100 * paths.share:.2g} % of the weights" if paths.share < 1 else ""
-    figure.suptitle(fill(title + share, 110 if is_flat else 70), fontsize=10)
+    title = fill(title + share, 110 if is_flat else 70)
+    figure.suptitle(title, fontsize=10)
     notes = fill("; ".join([*_notes(picture), *([caption] if caption else [])]), 160 if is_flat else 95)
     figure.legend(
         handles=handles,
         labels=labels,
-        loc="outside lower center",
+        loc="lower center",
         ncols=2,
         title=notes,
         fontsize=7,
         title_fontsize=7,
         frameon=False,
     )
+    below = lines_height(notes + (len(handles) + 1) // 2 * "\n", 7) + 0.05
+    set_margins(figure, left=0.75, right=0.2, bottom=0.55 + below, top=0.3 + lines_height(title, 10), across=0.85)
     return figure
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import torch
@@ -92,6 +92,7 @@ class Layer:
         positions: A mean over positions (pixels, tokens) was taken.
         padding: What tells which of them are left out of the mean; empty if nothing does.
         is_discrete: Its units are integers or booleans, those at all positions together: no mean is taken of codes.
+        channels_first: See :class:`Call`. None if it is not known before a pass, which then looks at all calls.
     """
 
     label: str
@@ -103,6 +104,7 @@ class Layer:
     positions: bool
     padding: str = ""
     is_discrete: bool = False
+    channels_first: bool | None = field(default=None, compare=False)
 
 
 @dataclass
@@ -269,7 +271,7 @@ class LayerCapture(Capture):
         module: A replica.
         layers: The layers; with none of them the pass is left alone.
         samples: N.
-        known: See :class:`Capture`.
+        known: See :class:`Capture`; by default what the layers say of themselves, if all do and are modules.
 
     Attributes:
         activations: By label; of layers that did not run there is none.
@@ -283,6 +285,7 @@ class LayerCapture(Capture):
         samples: int,
         known: Mapping[tuple[str, int], bool] | None = None,
     ) -> None:
+        known = _known(module, layers) if known is None else known
         super().__init__(module if layers else None, self._keep, known)
         self.calls: dict[tuple[str, int], bool] = {}
         self.activations: dict[str, Activation] = {}
@@ -320,6 +323,17 @@ class LayerCapture(Capture):
                     self._padded[layer.label] = by_channel(rows, call.channels_first, layer.samples).clone()
 
 
+def _known(module: nn.Module, layers: Collection[Layer]) -> dict[tuple[str, int], bool] | None:
+    """Calls of modules that give all of the layers; None where one is no module, or its channels are not known."""
+    modules, known = {name for name, _ in module.named_modules()}, {}
+    for layer in layers:
+        if layer.name:
+            if layer.channels_first is None or layer.name not in modules:
+                return None
+            known[layer.name, layer.index] = layer.channels_first
+    return known
+
+
 def outputs_of(prediction: Prediction) -> Tensor:
     """Without a graph, and a predicted variance beside its mean on the last axis."""
     outputs, y = prediction.outputs.detach(), prediction.targets
@@ -343,8 +357,13 @@ def _shown(rows: Tensor) -> Tensor:
     width = flat.shape[1]
     if rows.dim() < 3 and width <= SHOWN_UNITS:
         return flat.clone()
+    return flat.index_select(1, _places(width).to(flat.device))
+
+
+@lru_cache(maxsize=64)
+def _places(width: int) -> Tensor:
     golden = torch.arange(SHOWN_UNITS, dtype=torch.float64) * ((5**0.5 - 1) / 2) % 1
-    return flat[:, (golden * width).long().to(flat.device)]
+    return (golden * width).long()
 
 
 def masks_of(prediction: Prediction) -> list[Padding]:

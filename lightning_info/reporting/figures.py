@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from lightning_info.reporting.sinks import Sink, serve
 
@@ -28,13 +29,12 @@ def report_figure(trainer: Any, tag: str, figure: Figure, step: int) -> list[Exc
 
 
 def _to_tensorboard(logger: Any, tag: str, figure: Figure, step: int) -> None:
-    logger.experiment.add_figure(tag, figure, global_step=step)
+    # its add_figure imports pyplot
+    logger.experiment.add_image(tag, _pixels(figure)[:, :, :3], global_step=step, dataformats="HWC")
 
 
 def _to_wandb(logger: Any, tag: str, figure: Figure, step: int) -> None:
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()
-    logger.log_image(key=tag, images=[np.asarray(canvas.buffer_rgba())], step=step)
+    logger.log_image(key=tag, images=[_pixels(figure)], step=step)
 
 
 def _to_mlflow(logger: Any, tag: str, figure: Figure, step: int) -> None:
@@ -45,8 +45,15 @@ def _to_comet(logger: Any, tag: str, figure: Figure, step: int) -> None:
     logger.experiment.log_figure(figure_name=tag, figure=figure, step=step)
 
 
+def _pixels(figure: Figure) -> NDArray[np.uint8]:
+    """Red, green, blue and opacity, ``(height, width, 4)``."""
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
+
+
 _SINKS: Sequence[Sink] = (
-    (("experiment.add_figure",), _to_tensorboard),
+    (("experiment.add_image",), _to_tensorboard),
     (("log_image",), _to_wandb),
     (("run_id", "experiment.log_figure"), _to_mlflow),
     (("experiment.log_figure",), _to_comet),

@@ -76,6 +76,23 @@ def truth(t: torch.Tensor, low: float, high: float, y=Y, bins: int = BINS) -> tu
     return mutual_info_score(codes, codes) / math.log(2), mutual_info_score(codes, y.numpy()) / math.log(2)
 
 
+def test_where_the_channels_of_a_layer_are_is_known_after_the_first_look():
+    class Images(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.act = nn.Conv2d(FEATURES, 4, 1), nn.ReLU()
+            self.last = nn.Linear(4, CLASSES)
+
+        def forward(self, x):
+            h = self.act(self.conv(x[:, :, None, None].expand(-1, -1, 2, 3)))
+            return self.last(torch.relu(h.movedim(1, 3)).mean((1, 2)))
+
+    ours = info_plane(every_n_train_steps=4)
+    fit(ours, module=Images(), max_epochs=1)
+    (features,) = ours.quantity.statistics()
+    assert {one.label: one.channels_first for one in features.layers} == {"act": True, "relu": False, "last": False}
+
+
 def value(callback: InfoPlaneCallback, tag: str, step: int) -> float:
     return dict(callback.history[tag])[step]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -332,6 +332,52 @@ def test_a_transformer_layer_that_is_frozen_still_shows_its_parts(batch_first):
     hidden = net.linear1(net.norm1(x + attention)).clamp_min(0)
     torch.testing.assert_close(found["self_attn"], attention)
     torch.testing.assert_close(found["relu"], hidden)
+
+
+# ---- layers whose channels are known
+
+
+def read(net, x, layers):
+    """What a pass gives of layers, the calls that gave it, and the modules that it hooked."""
+    with LayerCapture(net, layers, len(x)) as seen:
+        net(x)
+        hooked = {name for name, part in net.named_modules() if part._forward_pre_hooks}
+    assert seen.error is None
+    return seen.activations, seen.calls, hooked
+
+
+@pytest.mark.parametrize("name", zoo.NAMES)
+def test_layers_whose_channels_are_known_are_read_the_same_without_looking_at_other_calls(name):
+    net, x, likelihood, _ = zoo.make(name)
+    first, _ = find_layers(net, lambda net, x: Prediction(net(x), likelihood), x, None)
+    modules = dict(net.named_modules())
+    layers = [one for one in first if one.name in modules]
+    expected, calls_seen, hooked = read(net, x, layers)
+    assert hooked == modules.keys() - {""}
+    known = [replace(one, channels_first=calls_seen[one.name, one.index]) for one in layers]
+    found, calls_again, hooked = read(net, x, known)
+    assert known == layers  # what is known of a layer does not make it another one
+    assert calls_again == calls_seen
+    assert hooked == {one.name for one in layers}
+    assert found.keys() == expected.keys() != set()
+    for label, one in expected.items():
+        assert torch.equal(found[label].units, one.units)
+        assert torch.equal(found[label].shown, one.shown)
+
+
+@pytest.mark.parametrize("missing", [Layer("relu", "relu", 0, "relu", "first", 6, False, channels_first=False), None])
+def test_all_calls_are_looked_at_where_a_layer_is_a_function_or_its_channels_are_not_known(missing):
+    def relu(net, x):
+        return torch.relu(net(x))
+
+    net, x = nn.Sequential(nn.Linear(6, 6)), torch.randn(N, 6)
+    layers = [Layer("0", "0", 0, "Linear", "first", 6, False, channels_first=False if missing else None)]
+    with LayerCapture(net, layers + ([missing] if missing else []), N) as seen:
+        expected = relu(net, x)
+    assert torch.equal(seen.activations["0"].units, net(x))
+    assert seen.activations.keys() == {"0", *(["relu"] if missing else [])}
+    if missing:
+        assert torch.equal(seen.activations["relu"].units, expected)
 
 
 # ---- leaving nothing behind

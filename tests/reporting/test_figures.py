@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import math
+import sys
 from types import SimpleNamespace
 from unittest.mock import ANY, Mock, call
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_info.figures.layer_heat_map import layer_heat_map
 from lightning_info.reporting.figures import report_figure
@@ -62,7 +64,7 @@ def report(figure, *loggers, is_global_zero=True):
 
 
 def tensorboard():
-    return SimpleNamespace(experiment=SimpleNamespace(add_figure=Mock()))
+    return SimpleNamespace(experiment=SimpleNamespace(add_image=Mock()))
 
 
 def wandb():
@@ -77,7 +79,9 @@ def test_every_kind_of_logger_gets_the_figure_its_own_way():
     board, images, artifacts, figure = tensorboard(), wandb(), mlflow(), Figure(figsize=(2, 1), dpi=50)
     figure.set_facecolor("red")
     assert report(figure, board, images, artifacts) == []
-    assert board.experiment.add_figure.mock_calls == [call("fisher/layers", figure, global_step=120)]
+    assert board.experiment.add_image.mock_calls == [call("fisher/layers", ANY, global_step=120, dataformats="HWC")]
+    pixels = board.experiment.add_image.mock_calls[0].args[1]
+    np.testing.assert_array_equal(pixels, np.full((50, 100, 3), (255, 0, 0), np.uint8))
     assert images.log_image.mock_calls == [call(key="fisher/layers", images=[ANY], step=120)]
     (image,) = images.log_image.mock_calls[0].kwargs["images"]
     np.testing.assert_array_equal(image, np.full((50, 100, 4), (255, 0, 0, 255), np.uint8))
@@ -85,6 +89,15 @@ def test_every_kind_of_logger_gets_the_figure_its_own_way():
         call(run_id="abc", figure=figure, artifact_file="fisher/layers/step=000120.png")
     ]
     assert not plt.get_fignums()
+
+
+def test_tensorboard_gets_the_figure_without_pyplot(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    logger = TensorBoardLogger(tmp_path)
+    assert report(Figure(figsize=(2, 1), dpi=50), logger) == []
+    logger.experiment.flush()
+    (event,) = EventAccumulator(logger.log_dir).Reload().Images("fisher/layers")
+    assert (event.step, event.width, event.height) == (120, 100, 50)
 
 
 def test_loggers_without_figures_are_passed_over(tmp_path):
@@ -109,11 +122,11 @@ def test_a_logger_that_fails_does_not_keep_the_figure_from_the_next(make):
                 method.side_effect = error
     assert report(Figure(), failing, *others) == [error]
     board, images, artifacts = others
-    for method in (board.experiment.add_figure, images.log_image, artifacts.experiment.log_figure):
+    for method in (board.experiment.add_image, images.log_image, artifacts.experiment.log_figure):
         method.assert_called_once()
 
 
 def test_only_the_first_process_hands_figures_over():
     board = tensorboard()
     assert report(Figure(), board, is_global_zero=False) == []
-    assert board.experiment.add_figure.mock_calls == []
+    assert board.experiment.add_image.mock_calls == []

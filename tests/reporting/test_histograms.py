@@ -46,7 +46,43 @@ def test_tensorboard_writes_a_histogram_of_the_finite_values(tmp_path):
     assert histogram.sum == pytest.approx(values.double().sum().item())
     low = np.concatenate([[-np.inf], histogram.bucket_limit[:-1]])
     for left, right, count in zip(low, histogram.bucket_limit, histogram.bucket, strict=True):
-        assert count == ((values > left) & (values <= right)).sum()
+        assert count == ((values.double() > left) & (values.double() <= right)).sum()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.0, 0.0, 0.0],
+        [-3.0],
+        [1.0, 1.0 + 2**-52],
+        [0.0, 5e-324, 1.5e-323],
+        [-1e308, 0.0, 1.7e308],
+        [1e20, 1e30],
+        [-sys.float_info.max, sys.float_info.max],
+    ],
+)
+def test_every_finite_value_is_in_a_bin(values, tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    assert report(torch.tensor(values, dtype=torch.float64), logger) == []
+    logger.experiment.flush()
+    (event,) = EventAccumulator(logger.log_dir).Reload().Histograms(TAG)
+    histogram, expected = event.histogram_value, np.array(values)
+    assert (histogram.min, histogram.max, sum(histogram.bucket)) == (min(values), max(values), len(values))
+    assert np.diff(histogram.bucket_limit).min(initial=0) >= 0
+    for limit, below in zip(histogram.bucket_limit, np.cumsum(histogram.bucket), strict=True):
+        assert (expected < limit).sum() <= below <= (expected <= limit).sum()
+
+
+def test_a_thinned_histogram_has_the_shares_of_all_values_but_for_chance(tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    values = torch.randn(2048, 64, generator=torch.Generator().manual_seed(0)).relu()
+    assert report(values, logger) == []
+    logger.experiment.flush()
+    histogram = EventAccumulator(logger.log_dir).Reload().Histograms(TAG)[0].histogram_value
+    assert histogram.num == MAX_VALUES
+    below = np.cumsum(histogram.bucket) / MAX_VALUES
+    shares = np.array([(values < limit).double().mean() for limit in histogram.bucket_limit])
+    assert np.abs(below - shares)[:-1].max() < 4 * np.sqrt(0.25 / MAX_VALUES)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.bool])

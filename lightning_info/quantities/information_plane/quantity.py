@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from lightning_info import validation
 from lightning_info.figures.information_plane import PlaneCurve, information_plane
 from lightning_info.functional.compression import FALL
 from lightning_info.functional.information_estimators import EstimatorName
-from lightning_info.gradients.batches import take
+from lightning_info.gradients.batches import num_samples, take
 from lightning_info.quantities.information_plane.arguments import estimates
 from lightning_info.quantities.information_plane.artefacts import (
     ARTEFACTS,
@@ -37,7 +38,7 @@ from lightning_info.quantities.information_plane.labels import Labels, describe_
 from lightning_info.quantities.information_plane.trajectory import Plane, Trajectory
 from lightning_info.quantities.information_plane.verdicts import CompressionVerdict, is_saturated, judge
 from lightning_info.quantities.quantity import Point, Quantity, Record, Warn
-from lightning_info.replica.activations import Layer
+from lightning_info.replica.activations import Layer, LayerCapture
 from lightning_info.replica.label_dependence import label_dependence
 from lightning_info.replica.layer_selection import LayerNames, find_layers
 from lightning_info.replica.snapshot import ModelSnapshot
@@ -106,7 +107,10 @@ class InformationPlane(Quantity):
     def prepare(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, str]:
         batch = snapshot.to_device(snapshot.groups[0])
         with_outputs = all(estimate.bin_range is None for estimate in self.estimates)  # bins tell all of them apart
-        layers, left_out = find_layers(snapshot.module, snapshot.predictor, batch, self.layers, with_outputs)
+        found, left_out = find_layers(snapshot.module, snapshot.predictor, batch, self.layers, with_outputs)
+        with LayerCapture(snapshot.module, found, num_samples(batch)) as capture:
+            prediction = snapshot.predictor(snapshot.module, batch)
+        layers = [replace(one, channels_first=capture.calls.get((one.name, one.index))) for one in found]
         self._features = LayerFeatures(tuple(layers), self.directions, self.seed)
         targets = snapshot.on(snapshot.groups).read(self._features).get(TARGETS)
         kinds = ("I_XT",) if targets is None else ("I_XT", "I_TY")
@@ -123,7 +127,6 @@ class InformationPlane(Quantity):
             "layers": "; ".join(map(self._describe, layers)),
             "labels": describe_targets(targets, self.bins),
         }
-        prediction = snapshot.predictor(snapshot.module, batch)
         if reason := label_dependence(snapshot):
             point.warn(f"{reason} by adapter=..., or leave them out by layers=[...]", "label")
         if prediction.unknown and targets is not None:

@@ -48,10 +48,10 @@ class Trajectory:
         """Take a point; values that are not finite take no part in the range."""
         self.labels, self.samples = labels, samples
         for layer, values in activations.items():
-            finite = values[values.isfinite()]
-            if len(finite):
-                low, high = self.ranges.get(layer, (math.inf, -math.inf))
-                self.ranges[layer] = min(low, finite.min().item()), max(high, finite.max().item())
+            ends = _finite_ends(values)
+            if ends is not None:
+                low, high = self.ranges.get(layer, ends)
+                self.ranges[layer] = min(low, ends[0]), max(high, ends[1])
         last = next(reversed(self.points), None)
         if last is not None and (self._count - 1) % self._every:  # it was there for being the last only
             del self.points[last]
@@ -102,3 +102,13 @@ class Trajectory:
         trajectory.samples = int(state["samples"])
         trajectory._every, trajectory._count = int(state["every"]), int(state["count"])
         return trajectory
+
+
+def _finite_ends(values: Tensor) -> Bounds | None:
+    """Smallest and largest of the values that are finite; None if none is."""
+    if not values.numel():
+        return None
+    low, high = (end.item() for end in values.aminmax())
+    if math.isfinite(low) and math.isfinite(high):  # NaN would be both
+        return low, high
+    return _finite_ends(values[values.isfinite()])
