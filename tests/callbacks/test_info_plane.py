@@ -90,7 +90,7 @@ def test_where_the_channels_of_a_layer_are_is_known_after_the_first_look():
     ours = info_plane(every_n_train_steps=4)
     fit(ours, module=Images(), max_epochs=1)
     (features,) = ours.quantity.statistics()
-    assert {one.label: one.channels_first for one in features.layers} == {"act": True, "relu": False, "last": False}
+    assert {one.label: one.channels_first for one in features.layers} == {"act": True, "relu": False}
 
 
 def value(callback: InfoPlaneCallback, tag: str, step: int) -> float:
