@@ -14,7 +14,7 @@ from lightning_info.gradients.real import sizes
 from lightning_info.quantities.effective_information.conditional_gaussian import linear_noises
 from lightning_info.quantities.effective_information.noise_calibration import PASSES, POWER_PASSES, SHARES
 from lightning_info.quantities.effective_information.noisy_activations import NoisyFeatures, noisy_activations
-from lightning_info.quantities.weight_information.noisy_loss import loss_rise
+from lightning_info.quantities.weight_information.loss_rise import LossRise
 from lightning_info.replica.snapshot import ModelSnapshot
 from lightning_info.replica.timing import seconds, training_pass, trial
 
@@ -57,7 +57,9 @@ def seconds_of_passes(
     first, more = (trial(run(count), snapshot.device) for count in (1, 1 + _DRAWS))
     total = first + (draws - 1) * max(0.0, more - first) / _DRAWS
     if searched:
-        evaluation = trial(lambda: loss_rise(whole, [nothing] * SHARES, SHARES, 0.0), snapshot.device)
+        loss_rise = LossRise(whole, SHARES, 0.0)
+        loss_rise([nothing] * SHARES)  # the first finds out how
+        evaluation = trial(lambda: loss_rise([nothing] * SHARES), snapshot.device)
         total += evaluation * (PASSES + POWER_PASSES) / 2  # it makes two passes
     return total * samples / tried
 

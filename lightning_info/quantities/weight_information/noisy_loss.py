@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -56,31 +56,6 @@ def noisy_losses(
             n = noise(*level)
             found.append(0.5 * (_loss_at(snapshot, n) + _loss_at(snapshot, -n)))
     return [_summary(torch.tensor(found, dtype=torch.float64)) for found in pairs]
-
-
-def loss_rise(snapshot: ModelSnapshot, noises: Iterable[Tensor], shares: int, loss: float) -> float:
-    """By how much weight noise raises the mean loss of a sample, nats; each draw on a share of the samples alone.
-
-    The draws differ more than the samples, so that many of them on a share each say more than few on all. A draw comes
-    with its opposite, so that what is linear in it cancels.
-
-    Args:
-        snapshot: With a private replica.
-        noises: Draws ``(k,)``, as many as the shares or a multiple.
-        shares: Every so manieth sample makes one; fewer samples are one each.
-        loss: Without noise, of all samples.
-    """
-    total, draws, shares = 0.0, 0, min(shares, snapshot.size)
-    for noise in noises:
-        numbers = torch.arange(draws % shares, snapshot.size, shares)
-        draws += 1
-        for n in (noise, -noise):
-            with moved(snapshot, n):
-                parts = [
-                    snapshot.predictor(snapshot.module, batch).summed_loss() for batch, _ in snapshot.drawn(numbers)
-                ]
-            total += 0.5 * torch.stack(parts).detach().sum().item()
-    return total / (draws / shares * snapshot.size) - loss
 
 
 def mean_loss(snapshot: ModelSnapshot) -> float:
