@@ -60,6 +60,7 @@ class Classifiers:
         self._product = self._sums
         if self._sums == torch.float32 and not self._is_single_enough():
             self._product = torch.float64
+        self._gaussians = gaussians.to(self._product)
 
     def by_draw(self, fold: int, draws: Tensor, inputs: Sequence[Tensor], wider: float = 1.0) -> Tensor:
         """Means over inputs of some draws at each temperature, ``(draws, 2, temperatures)`` float64.

@@ -21,7 +21,7 @@ class PackedGaussians(NamedTuple):
 
     Attributes:
         mean: ``(F, N, d)``.
-        columns: ``(F, N, q)`` float64, ``q = d(d+1)/2 + d + 2``, of diagonal covariances ``2d + 2``.
+        columns: ``(F, N, q)`` float64 as they are made, ``q = d(d+1)/2 + d + 2``, of diagonal covariances ``2d + 2``.
     """
 
     mean: Tensor
@@ -55,6 +55,10 @@ class PackedGaussians(NamedTuple):
         own = (along * mean).sum(2)
         self.columns[:, part] = torch.cat([quadratic, -2 * along, own[..., None], log_determinant[..., None]], 2)
 
+    def to(self, dtype: torch.dtype) -> PackedGaussians:
+        """With columns of another precision."""
+        return self._replace(columns=self.columns.to(dtype))
+
     def log_density(self, fold: int, z: Tensor, dtype: torch.dtype, wider: float = 1.0) -> Tensor:
         """``log q(z_r | x_j)`` but for a constant, ``(R, N)``.
 
@@ -64,14 +68,18 @@ class PackedGaussians(NamedTuple):
             dtype: Of the product.
             wider: Factor of the covariances; the constant is another one then.
         """
-        columns = self.columns[fold]
-        if wider != 1:
-            columns = torch.cat([columns[:, :-1] / wider, columns[:, -1:]], 1)
+        rows, d = z.shape
         z = z.to(dtype)
+        width = self.columns.shape[2] - d - 2
+        point = z.new_empty(rows, width + d + 2)
         if self.is_full:
-            rows, others = torch.tril_indices(z.shape[1], z.shape[1], device=z.device)
-            products = z[:, rows].mul_(z[:, others])
+            start = 0
+            for k in range(d):
+                torch.mul(z[:, : k + 1], z[:, k : k + 1], out=point[:, start : start + k + 1])
+                start += k + 1
         else:
-            products = z.square()
-        point = torch.cat([products, z, torch.ones_like(z[:, :1]).expand(-1, 2)], 1)
-        return (point @ columns.to(dtype).T).mul_(-0.5)
+            torch.square(z, out=point[:, :width])
+        point[:, width:-2] = z
+        point[:, -2:] = 1
+        point[:, :-1] /= wider
+        return (point @ self.columns[fold].to(dtype).T).mul_(-0.5)

@@ -19,6 +19,9 @@ from lightning_info.gradients.memory import LIMITS
 TILE = 256
 """Positions on each side of a block of pairs, which should stay in the processor's cache."""
 
+SQUARES = 1 << 9
+"""Columns that are made at once where only their squares are wanted."""
+
 COLUMNS = 1024
 """Of rows whose squares are summed at once, for the same reason."""
 
@@ -44,6 +47,38 @@ def squared_sums(rows: Rows, chosen: Tensor, count: int) -> Tensor:
     made = (rows.make(first, end) for first, end in ranges(rows, count))
     columns = (some for part in made for some in torch.split(part, COLUMNS, 1))
     return torch.cat([some[chosen].double().square_().sum(0) for some in columns])
+
+
+def squares(rows: Rows, columns: int, own: list[int]) -> tuple[Tensor, Tensor]:
+    """Sum of squares over all rows for each column, and the products of the rows of one sample, float64.
+
+    A sum of squares loses nothing in the precision of the gradients.
+
+    Args:
+        rows: Those of each sample in turn.
+        columns: C.
+        own: Number of the sample, or empty: none of them.
+
+    Returns:
+        ``(elements,)`` and ``(C, C)``.
+    """
+    if rows.factors is not None and rows.factors.positions == 1:
+        x, g = (tensor[..., 0, :] for tensor in rows.factors.tensors())  # (N, I), (N, C, O)
+        found = (g.square().sum(1).double().T @ x.square().double()).flatten()
+        block = found.new_zeros(columns, columns)
+        for n in own:
+            block.addmm_(g[n].double(), g[n].double().T).mul_(x[n].double().square().sum())
+        return found, block
+    device = rows.make(0, 0).device
+    block = torch.zeros(columns, columns, dtype=torch.float64, device=device)
+    parts = [torch.zeros(0, dtype=torch.float64, device=device)]
+    for first in range(0, rows.slices, step := max(1, SQUARES // max(1, rows.width))):
+        made = rows.make(first, min(first + step, rows.slices))
+        parts.append(made.square().sum(0, dtype=torch.float64))
+        for n in own:
+            some = made[n * columns : (n + 1) * columns].double()
+            block.addmm_(some, some.T)
+    return torch.cat(parts), block
 
 
 def multiply(rows: Rows, total: Tensor) -> None:

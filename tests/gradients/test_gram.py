@@ -15,7 +15,7 @@ from torch import nn
 from lightning_info.functional import exact_cotangents
 from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.weight_information import weight_information
-from lightning_info.gradients import NotCovered
+from lightning_info.gradients import NotCovered, gram_products
 from lightning_info.gradients.fisher_products import RowProducts
 from lightning_info.gradients.gram import ENGINES, GramPlan, choose_gram_engine, gram_matrix
 from lightning_info.gradients.memory import LIMITS
@@ -69,6 +69,37 @@ def test_engines_that_make_whole_rows_also_in_chunks(name, engine, monkeypatch):
     assert_right(plan.gram(net, call, x, columns, diagonal=True), rows)
     monkeypatch.setattr(LIMITS, "copies", 2 * 8 * rows.shape[1] * 5)
     assert_right(plan.gram(net, call, x, columns, diagonal=True), rows)
+
+
+@pytest.mark.parametrize("name", zoo.NAMES)
+@pytest.mark.parametrize("budget", [LIMITS.gram, 1])
+def test_the_diagonal_by_itself_is_the_sum_of_squares(name, budget, monkeypatch):
+    """In chunks of two samples, too."""
+    net, x, columns = zoo_case(name)
+    plan, rows = choose_gram_engine(net, call, x), explicit_rows(net, x, columns)
+    monkeypatch.setattr(LIMITS, "gram", budget)
+    monkeypatch.setattr(gram_products, "SQUARES", 7)
+    found = plan.diagonal(net, call, x, columns)
+    assert {key: values.shape for key, values in found.items()} == {key: p.shape for key, p in net.named_parameters()}
+    squares = torch.cat([values.flatten() for values in found.values()])
+    torch.testing.assert_close(squares, rows.square().sum(0), rtol=1e-12, atol=1e-12 * squares.max().item())
+
+
+@pytest.mark.parametrize("engine", ["func", "loop"])
+def test_the_diagonal_of_whole_rows(engine):
+    net, x, columns = zoo_case("tied")
+    found = choose_gram_engine(net, call, x, engine).diagonal(net, call, x, columns)
+    expected = explicit_rows(net, x, columns).square().sum(0)
+    torch.testing.assert_close(torch.cat([one.flatten() for one in found.values()]), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_the_diagonal_of_single_precision_is_as_exact_as_its_gradients():
+    net, x, columns = zoo_case("cnn")
+    expected = explicit_rows(net, x, columns).square().sum(0)
+    found = GramPlan("taps", 0).diagonal(net.float(), call, x.float(), [u.float() for u in columns])
+    squares = torch.cat([values.flatten() for values in found.values()])
+    assert squares.dtype == torch.float64
+    torch.testing.assert_close(squares, expected, rtol=1e-4, atol=1e-6 * expected.max().item())
 
 
 @pytest.mark.parametrize("budget", [0, 1 << 14])

@@ -255,8 +255,7 @@ class CurvaturePlan:
         for batch in snapshot.parts():
             prediction = _finite(snapshot.predictor(snapshot.module, batch))
             columns = _columns(prediction) if self.each <= EXACT_OUTPUTS else _random_column(prediction, generator)
-            squares = self._rows.gram(snapshot.module, snapshot.outputs, batch, columns, diagonal=True).diagonal
-            assert squares is not None
+            squares = self._rows.diagonal(snapshot.module, snapshot.outputs, batch, columns)
             total += torch.cat([squares[name].flatten() for name in trainable(snapshot.module)])
         diagonal = total / snapshot.size
         if not diagonal.isfinite().all():
