@@ -41,19 +41,22 @@ class PackedGaussians(NamedTuple):
     def put(self, part: slice, mean: Tensor, covariance: Tensor) -> None:
         """Set some inputs: means ``(F, n, d)``, covariances ``(F, n, d, d)`` or variances ``(F, n, d)``."""
         self.mean[:, part] = mean
-        d = mean.shape[2]
+        d, columns = mean.shape[2], self.columns[:, part]
+        width = columns.shape[2] - d - 2
         if covariance.ndim == 3:
-            quadratic = 1 / covariance
-            along, log_determinant = quadratic * mean, covariance.log().sum(2)
+            columns[..., :width] = 1 / covariance
+            along, log_determinant = mean / covariance, covariance.log().sum(2)
         else:
             root = torch.linalg.cholesky(covariance)
             precision = torch.cholesky_inverse(root)
             log_determinant = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(2)
             along = (precision @ mean[..., None])[..., 0]
-            rows, columns = torch.tril_indices(d, d, device=mean.device)
-            quadratic = precision[..., rows, columns] * torch.where(rows == columns, 1.0, 2.0)
-        own = (along * mean).sum(2)
-        self.columns[:, part] = torch.cat([quadratic, -2 * along, own[..., None], log_determinant[..., None]], 2)
+            rows, others = torch.tril_indices(d, d, device=mean.device)
+            below = precision.mT.flatten(2).index_select(2, rows * d + others)  # symmetric, and contiguous so
+            columns[..., :width] = below.mul_(torch.where(rows == others, 1.0, 2.0))
+        columns[..., width:-2] = -2 * along
+        columns[..., -2] = (along * mean).sum(2)
+        columns[..., -1] = log_determinant
 
     def to(self, dtype: torch.dtype) -> PackedGaussians:
         """With columns of another precision."""
