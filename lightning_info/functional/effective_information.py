@@ -12,8 +12,8 @@ The weights are drawn M times from ``N(w, Σ*)``, each draw shared by all N inpu
 a constant plus the mean log probability that a classifier, made beforehand, gives to the true input or class: a **lower
 bound** in expectation, whatever p is. On the draws that q was made from it would be too large, without limit as d
 grows. The temperature τ in ``[0, 1.5]`` keeps a bad q from going below 0, as τ = 0 says nothing and gives 0. A fold
-takes the τ that does best on some draws of the other folds; as their q saw its draws, the bound is strict but for this one number.
-What is below 0 all the same, by chance, is set to 0.
+takes the τ that does best on some draws of the other folds; as their q saw its draws, the bound is strict but for this
+one number. What is below 0 all the same, by chance, is set to 0.
 
 **Covariance.** Shrunk to its diagonal, see :mod:`~.shrinkage`; the diagonal itself where ``d > M / 2``. Of a layer
 ``z = W h + b`` with independent noise of its own weights the Gaussian of z given h is known,
