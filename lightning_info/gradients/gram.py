@@ -8,9 +8,10 @@ matrix ``A (N C, k)``, and
 
 ``K / N`` has the nonzero eigenvalues of F (:class:`~lightning_info.functional.spectrum.Spectrum`). One forward pass
 and one backward pass under ``torch.vmap`` over the C cotangents hand out one parameter's gradients after the other;
-each adds its products to K, in float64, and is freed. Where all samples at once would exceed
-:attr:`~.memory.Limits.gram`, blocks of K come from pairs of chunks of samples. Modules that do not vmap have their
-gradients computed one by one, exactly as well.
+each adds its products to K, summed in float64, and is freed. They are multiplied in float32 where that leaves all
+eigenvalues of K as they are, to 1e-3 of the smallest, as products in both precisions tell; else again, in float64.
+Where all samples at once would exceed :attr:`~.memory.Limits.gram`, blocks of K come from pairs of chunks of samples.
+Modules that do not vmap have their gradients computed one by one, exactly as well.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ from lightning_info.validation import one_of
 
 CHECK_WEIGHTS = 1 << 25
 """Of modules with more than an eighth of them fewer samples are compared, whose gradients take too much memory."""
+
+RESOLVED = 1e-3
+"""Share of the smallest eigenvalue that products in single precision may change."""
 
 GOLDEN = (5**0.5 - 1) / 2
 """Its multiples spread evenly, so that other samples are compared from call to call."""
@@ -123,7 +127,12 @@ class GramPlan:
         sample = int(self._calls * GOLDEN % 1 * columns.shape[1])
 
         def run() -> Total:
-            return _run(self.engine, module, predict, batch, columns, diagonal=diagonal, only=sample if only else None)
+            place = sample if only else None
+            for dtype in _precisions(module, columns, self.engine, only):
+                total = _run(self.engine, module, predict, batch, columns, diagonal=diagonal, only=place, dtype=dtype)
+                if dtype == torch.float64 or _is_resolved(total):
+                    break
+            return total
 
         try:
             total = run()
@@ -156,6 +165,26 @@ def _is_own(module: nn.Module, predict: Predict, batch: Any, columns: Tensor, to
     return not math.isfinite(own) or abs(found - own) <= 0.05 * own + 1e-5 * typical
 
 
+def _precisions(module: nn.Module, columns: Tensor, engine: str, only: bool) -> list[torch.dtype]:
+    """Those of the products that are tried."""
+    parameters = trainable(module).values()
+    is_single = all(p.dtype == torch.float32 for p in parameters)
+    has_full_rank = columns.shape[0] * columns.shape[1] < sum(p.numel() for p in parameters)
+    tried = engine == "taps" and not only and is_single and has_full_rank
+    return [torch.float32, torch.float64] if tried else [torch.float64]
+
+
+def _is_resolved(total: Total) -> bool:
+    """Whether products in single precision have left every eigenvalue of K as it is, to :data:`RESOLVED` of itself.
+
+    By Weyl's inequality none moves by more than the spectral norm of the error, and that is at most Frobenius'.
+    """
+    matrix = total.matrix("")
+    if not matrix.isfinite().all():
+        return True  # nor is it in double precision
+    return math.sqrt(total.error) <= RESOLVED * torch.linalg.eigvalsh(matrix)[0].item()
+
+
 def _trace(total: Total) -> float:
     """Of K."""
     if total.only is None:
@@ -174,12 +203,13 @@ def _run(
     diagonal: bool,
     split: bool = False,
     only: int | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> Total:
     parameters = trainable(module)
     shapes = {name: as_real(p).shape for name, p in parameters.items()}
     device = next(iter(parameters.values())).device
     squares: dict[str, Tensor] | None = {} if diagonal else None
-    total = Total(columns.shape[1], len(columns), shapes, device, squares, split, only)
+    total = Total(columns.shape[1], len(columns), shapes, device, squares, split, only, dtype)
     ENGINES[engine](module, predict, batch, columns, total)
     if total.diagonal is not None:
         zeros = {n: torch.zeros(shape, dtype=torch.float64, device=device) for n, shape in shapes.items()}

@@ -30,6 +30,8 @@ class Total:
         device: Of the module.
         diagonal: By parameter; None if it is not wanted.
         is_by_parameter: K of each parameter by itself.
+        products: Precision of the products.
+        error: Estimate of the Frobenius norm of what that changes in K, squared.
         only: The one sample of which K is wanted, beside the diagonal; None: of all.
         matrices: K, or those of the parameters by name.
     """
@@ -41,6 +43,8 @@ class Total:
     diagonal: dict[str, Tensor] | None = None
     is_by_parameter: bool = False
     only: int | None = None
+    products: torch.dtype = torch.float64
+    error: float = 0.0
     matrices: dict[str, Tensor] = field(default_factory=dict)
 
     def matrix(self, name: str) -> Tensor:
@@ -59,7 +63,9 @@ class Total:
 
     def part(self, samples: int) -> Total:
         """An empty one for some of the samples."""
-        return Total(samples, self.columns, self.shapes, self.device, None, self.is_by_parameter)
+        return Total(
+            samples, self.columns, self.shapes, self.device, None, self.is_by_parameter, products=self.products
+        )
 
     def place(self, part: Total, index: Tensor) -> None:
         """Put the matrices of some samples in their places."""
@@ -117,7 +123,7 @@ def _squares_consumer(total: Total, own: list[int]) -> gram_backward.Consume:
 
 def _consumer(part: Total, total: Total, fresh: Tensor) -> gram_backward.Consume:
     def consume(name: str, rows: Rows) -> None:
-        products.add_products(part.matrix(name), rows, part.samples)
+        total.error += products.add_products(part.matrix(name), rows, part.samples, total.products)
         if total.diagonal is not None and fresh.any():
             squares = products.squared_sums(rows, fresh, len(fresh))
             total.add_squares(name, rows.arrange(squares, total.shapes[name]))

@@ -297,7 +297,8 @@ def choose_curvature(
         return CurvaturePlan(name, samples, each, weights, None)
     if name == "gram" and some < 1:
         raise NotCovered(
-            f"a sample has {each} gradients, one for each output (or class but one), of which a Gram matrix takes {most} here; choose "
+            f"a sample has {each} gradients, one for each output or class but one, of which a Gram "
+            f"matrix takes {most} here; choose "
             f"curvature='lanczos', which makes none"
         )
     size = some if name == "gram" else samples
