@@ -182,7 +182,7 @@ def _is_resolved(total: Total) -> bool:
     matrix = total.matrix("")
     if not matrix.isfinite().all():
         return True  # nor is it in double precision
-    return math.sqrt(total.error) <= RESOLVED * torch.linalg.eigvalsh(matrix)[0].item()
+    return bool(math.sqrt(total.error) <= RESOLVED * torch.linalg.eigvalsh(matrix)[0].item())
 
 
 def _trace(total: Total) -> float:

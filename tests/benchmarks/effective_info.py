@@ -27,10 +27,11 @@ from torch import nn
 
 from lightning_info.callbacks.base import InfoCallback
 from lightning_info.quantities.effective_information import conditional_gaussian as linear_layers
-from lightning_info.quantities.effective_information import cost_forecast, noisy_activations, quantity
+from lightning_info.quantities.effective_information import noisy_activations, quantity
 from lightning_info.quantities.effective_information.quantity import EffectiveInformationOfLayers
 from lightning_info.quantities.weight_information import loss_rise, noisy_loss
 from lightning_info.quantities.weight_information.direct_call import DirectCalls
+from lightning_info.replica import timing
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from quickstart import DigitsNet, loaders
@@ -158,7 +159,7 @@ def main() -> None:
     torch.manual_seed(0)
     for part in (loss_rise, noisy_activations, linear_layers):
         part.moved = counted
-    cost_forecast.seconds = cpu_seconds
+    timing.seconds = cpu_seconds
     print("| net | plain, ms | measurement, s | ratio | passes | estimates | memory, MB | forecast | errors |")
     print("|---|---|---|---|---|---|---|---|---|")
     print(row("MLP 64-32-16-10", Mlp()))
