@@ -94,7 +94,7 @@ def single_case(shift=0.0):
 
 @pytest.mark.parametrize("form", [True, False, None])
 def test_products_in_single_precision_leave_every_eigenvalue(form, monkeypatch):
-    """To 1e-3 of the smallest; half of a percent of which is said, as eight samples differ."""
+    """To 1e-3 of the smallest, by either form of a product and by the one that is chosen."""
     made = precisions(monkeypatch)
     net, x, columns = single_case(shift=1.0)
     if form is not None:

@@ -130,6 +130,38 @@ def test_a_call_that_takes_what_depends_on_the_weights_is_not_made_by_itself(as_
         assert torch.equal(found.units[layer.label], torch.stack([one[f"units/{layer.label}"] for one in expected]))
 
 
+class Counts(nn.Module):
+    """Keeps how often it ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.out, self.ran = nn.Linear(16, 3), torch.zeros(())
+
+    def forward(self, x):
+        self.ran = self.ran + 1
+        return self.out(x.flatten(1)) * self.ran
+
+
+class Draws(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.out(F.dropout(x.flatten(1), 0.3, training=True))
+
+
+@pytest.mark.parametrize("net", [Counts(), Draws()], ids=["keeps state", "draws noise"])
+def test_a_pass_that_does_more_than_its_call_is_made_whole(as_one, net):
+    torch.manual_seed(0)
+    snapshot = snapshot_of(net, torch.randn(N, 1, 4, 4))
+    reader, noises = reader_of(snapshot), draws_of(net)
+    found, expected = noisy_activations(snapshot, reader, noises), whole_passes(snapshot, reader, noises)
+    assert not any(as_one.values())
+    for layer in reader.layers:
+        assert torch.equal(found.units[layer.label], torch.stack([one[f"units/{layer.label}"] for one in expected]))
+
+
 @pytest.mark.parametrize(("net", "is_light"), [(convolutions(nn.ReLU(inplace=True)), True), (Functional(), False)])
 def test_without_a_call_the_modules_alone_are_looked_at_where_they_are_enough(net, is_light):
     torch.manual_seed(0)
