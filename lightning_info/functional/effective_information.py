@@ -12,8 +12,8 @@ The weights are drawn M times from ``N(w, Σ*)``, each draw shared by all N inpu
 a constant plus the mean log probability that a classifier, made beforehand, gives to the true input or class: a **lower
 bound** in expectation, whatever p is. On the draws that q was made from it would be too large, without limit as d
 grows. The temperature τ in ``[0, 1.5]`` keeps a bad q from going below 0, as τ = 0 says nothing and gives 0. A fold
-takes the τ that does best on the other folds; as their q saw its draws, the bound is strict but for this one number.
-What is below 0 all the same, by chance, is set to 0.
+takes the τ that does best on some draws of the other folds; as their q saw its draws, the bound is strict but for this
+one number. What is below 0 all the same, by chance, is set to 0.
 
 **Covariance.** Shrunk to its diagonal, see :mod:`~.shrinkage`; the diagonal itself where ``d > M / 2``. Of a layer
 ``z = W h + b`` with independent noise of its own weights the Gaussian of z given h is known,
@@ -61,6 +61,9 @@ _DRAWS_OF_A_BLOCK = 8
 
 _PAIRS, _FEWEST_INPUTS = 8192, 32
 """Pairs of inputs that a draw is evaluated at, and inputs at least."""
+
+_PILOTS = 8
+"""Draws of a fold, at least, on which the others choose their temperature."""
 
 _NEAR_CEILING = 0.05
 """Nats."""
@@ -161,20 +164,26 @@ def effective_information(
     else:
         gaussians = gaussians_without(points, deal.fold, full=full)
     classifiers = Classifiers(gaussians, points, groups, labels)
-    # by draw and by fold with less and more noise: I(X;Z) and I(Z;Y) at each temperature
-    curves = points.new_empty(len(points), 2, TEMPERATURES)
-    moved = points.new_full((deal.folds, 2, 2, TEMPERATURES), math.nan)
-    for k in range(deal.folds):
-        draws = (deal.fold == k).nonzero()[:, 0]
-        curves[draws] = classifiers.by_draw(k, draws, deal.inputs_of(draws))
-        some = draws[deal.is_first[draws]]
-        for i, factor in enumerate((1 / _WIDER, _WIDER) if with_slopes else ()):
-            moved[k, i] = classifiers.by_draw(k, some, deal.inputs_of(some), factor).mean(0)
+    folds = [(deal.fold == k).nonzero()[:, 0] for k in range(deal.folds)]
+    curves = points.new_zeros(len(points), 2, TEMPERATURES)
+    for k, draws in enumerate(folds):
+        some = draws[deal.is_pilot[draws]]
+        curves[some] = classifiers.by_draw(k, some, deal.inputs_of(some))
     weighted = curves[:, 0] * deal.weights[:, None]
-    chosen = torch.stack([weighted[deal.fold != k].sum(0).argmax() for k in range(deal.folds)])
-    ends = moved[torch.arange(deal.folds, device=z.device), :, :, chosen].mean(0)
-    slopes = (ends.diff(dim=0)[0] / (2 * math.log(_WIDER))).tolist()
-    values = curves[torch.arange(len(points), device=z.device), :, chosen[deal.fold]]
+    chosen = [int(weighted[deal.fold != k].sum(0).argmax()) for k in range(deal.folds)]
+    values, ends = points.new_empty(len(points), 2), []
+    for k, draws in enumerate(folds):
+        values[draws] = curves[draws][:, :, chosen[k]]
+        others, first = draws[~deal.is_pilot[draws]], draws[deal.is_first[draws]]
+        if len(others):
+            values[others] = classifiers.by_draw(k, others, deal.inputs_of(others), temperature=chosen[k])[:, :, 0]
+        for factor in (1 / _WIDER, _WIDER) if with_slopes else ():
+            moved = classifiers.by_draw(k, first, deal.inputs_of(first), factor, chosen[k])
+            ends.append(moved[:, :, 0].mean(0))
+    slopes = [math.nan, math.nan]
+    if with_slopes:
+        less, more = torch.stack(ends).view(deal.folds, 2, 2).mean(0)
+        slopes = ((more - less) / (2 * math.log(_WIDER))).tolist()
     (xz, zy), (xz_error, zy_error) = (deal.weights @ values).tolist(), map(deal.error, values.T)
     ceiling = math.log(n)
     h_y = math.nan if labels is None else ceiling - labels.bincount()[labels].double().log().mean().item()
@@ -185,15 +194,15 @@ def effective_information(
         I_ZY=zy,
         I_XZ_stderr=xz_error,
         I_ZY_stderr=zy_error,
-        temperature=chosen[deal.fold].double().mean().item() / 10,
+        temperature=sum(chosen[k] for k in deal.fold.tolist()) / len(points) / 10,
         ceiling=ceiling,
         label_entropy=h_y,
         is_saturated=_is_saturated(xz, ceiling, xz_error),
         label_is_ceiling=_is_label(zy, h_y, zy_error),
         num_constant=separated.num_constant,
         num_noise_free=separated.num_noise_free,
-        I_XZ_slope=slopes[0] if with_slopes else math.nan,
-        I_ZY_slope=slopes[1] if with_slopes and labels is not None else math.nan,
+        I_XZ_slope=slopes[0],
+        I_ZY_slope=slopes[1],
     )
 
 
@@ -257,6 +266,12 @@ class _Deal(NamedTuple):
     @property
     def folds(self) -> int:
         return min(_FOLDS, len(self.fold))
+
+    @property
+    def is_pilot(self) -> Tensor:
+        """Draws for the temperatures, ``(M,)``: of every fold at least so many, all blocks equally often."""
+        blocks = len(self.inputs)
+        return torch.arange(len(self.fold), device=self.fold.device) < _FOLDS * blocks * math.ceil(_PILOTS / blocks)
 
     @property
     def is_first(self) -> Tensor:

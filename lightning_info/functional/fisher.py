@@ -123,8 +123,8 @@ def exact_cotangents(outputs: Tensor, likelihood: LikelihoodLike, mask: Tensor |
         mask: Optional boolean ``(N, *positions)``; positions that are False count zero.
 
     Returns:
-        An iterator over as many tensors of the shape of ``outputs`` (float64) as one sample has outputs: C for a
-        classifier, C times the number of positions where there are several.
+        An iterator over tensors of the shape of ``outputs`` (float64), as a rule as many as one sample has outputs; of
+        C classes C - 1, times the number of positions where there are several.
 
     Raises:
         ValueError: There is no likelihood of that name.

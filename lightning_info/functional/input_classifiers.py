@@ -23,14 +23,17 @@ from lightning_info.functional.packed_gaussians import PackedGaussians
 TEMPERATURES = 16
 """0, 0.1, ..., 1.5."""
 
-_SMALL = 1e8
-"""Multiply-adds up to which all is in double precision."""
+_SMALL = 1e6
+"""Multiply-adds of all draws at all inputs up to which all is in double precision."""
 
 _CHECKED, _SINGLE_ERROR = 32, 1e-3
 """Points of a fold at which single precision is compared with double, and nats by which it may differ."""
 
 _WORKSPACE = 2**17
 """Pairs of a point and a Gaussian at once."""
+
+_LOWEST = -60.0
+"""Logarithm of the least term: smaller ones are no normal numbers in single precision, and count nothing either."""
 
 _LEAST = ((1, 1e-12), (4, 3e-3))
 """From which temperature on (in tenths) which terms are left out."""
@@ -60,36 +63,50 @@ class Classifiers:
         self._product = self._sums
         if self._sums == torch.float32 and not self._is_single_enough():
             self._product = torch.float64
+        self._gaussians = gaussians.to(self._product)
 
-    def by_draw(self, fold: int, draws: Tensor, inputs: Sequence[Tensor], wider: float = 1.0) -> Tensor:
-        """Means over inputs of some draws at each temperature, ``(draws, 2, temperatures)`` float64.
+    def by_draw(
+        self, fold: int, draws: Tensor, inputs: Sequence[Tensor], wider: float = 1.0, temperature: int | None = None
+    ) -> Tensor:
+        """Means over inputs of some draws, ``(draws, 2, temperatures)`` float64.
 
         Args:
             fold: Of the Gaussians.
             draws: Their numbers.
             inputs: At which each of them is evaluated.
             wider: Factor of the covariances, and of those of the noise.
+            temperature: The only one, in tenths; None: all of them.
         """
         found, step = [], max(1, _WORKSPACE // (max(map(len, inputs)) * self._gaussians.columns.shape[1]))
         for start in range(0, len(draws), step):
             some = inputs[start : start + step]
-            z = torch.cat([self._points[draw, own] for draw, own in zip(draws[start:].tolist(), some, strict=False)])
-            rows = self._at(fold, z, torch.cat(list(some)), self._product, wider)
-            found += [part.mean(1) for part in torch.split(rows, [len(own) for own in some], 1)]
-        return torch.stack(found)
+            own, sizes = torch.cat(list(some)), torch.tensor([len(one) for one in some], device=draws.device)
+            places = torch.arange(len(some), device=draws.device).repeat_interleave(sizes)
+            rows = self._at(fold, self._points[draws[start + places], own], own, self._product, wider, temperature)
+            sums = rows.new_zeros(2, len(some), rows.shape[2]).index_add_(1, places, rows)
+            found.append((sums / sizes[:, None]).transpose(0, 1))
+        return torch.cat(found)
 
-    def _at(self, fold: int, z: Tensor, own: Tensor, product: torch.dtype, wider: float = 1.0) -> Tensor:
+    def _at(
+        self,
+        fold: int,
+        z: Tensor,
+        own: Tensor,
+        product: torch.dtype,
+        wider: float = 1.0,
+        temperature: int | None = None,
+    ) -> Tensor:
         """Of points ``(R, d)`` of the inputs ``(R,)``, ``(2, R, temperatures)`` float64."""
         if wider != 1:
             mean = self._gaussians.mean[fold, own]
             z = mean + wider**0.5 * (z - mean)
         density = self._gaussians.log_density(fold, z, product, wider)
         ratio = (density - density.gather(1, own[:, None])).to(self._sums)
-        everything = _log_sums(ratio if self._group is None else self._group.of_rows(ratio, own))
+        everything = _log_sums(ratio if self._group is None else self._group.of_rows(ratio, own), temperature)
         found = everything.new_full((2, *everything.shape), math.nan)
         found[0] = math.log(ratio.shape[1]) - everything
         if self._class is not None:
-            found[1] = _log_sums(self._class.of_rows(ratio, own)) - everything - self._log_prior
+            found[1] = _log_sums(self._class.of_rows(ratio, own), temperature) - everything - self._log_prior
         return found
 
     def _is_single_enough(self) -> bool:
@@ -131,19 +148,24 @@ class _Members(NamedTuple):
         return ratio.gather(1, self.table[kind]).masked_fill_(~self.is_there[kind], -math.inf)
 
 
-def _log_sums(ratio: Tensor) -> Tensor:
-    """``log Σ_j exp(τ ratio_rj)`` of each row, ``(R, temperatures)`` float64; one exponential, then powers of it.
+def _log_sums(ratio: Tensor, temperature: int | None) -> Tensor:
+    """``log Σ_j exp(τ ratio_rj)`` of each row, ``(R, temperatures)`` float64; of all, one exponential and its powers.
 
     A term below 1e-12 of the largest at τ = 0.1, or 1e-10 at the other, is left out: its powers stay normal numbers.
     """
     top = ratio.amax(1, keepdim=True)
-    base = ((ratio - top) / 10).exp_()
-    power, sums = base, [(ratio > -math.inf).sum(1).to(ratio.dtype)]
-    for step in range(1, TEMPERATURES):
-        for start, least in _LEAST:
-            if step == start:
-                base = torch.threshold(base, least, 0.0)
-        power = base.clone() if step == 1 else power.mul_(base)
-        sums.append(power.sum(1))
-    temperatures = torch.arange(TEMPERATURES, device=ratio.device).double() / 10
+    if temperature:
+        terms = ((ratio - top) * (temperature / 10)).clamp_min_(_LOWEST).exp_()
+        return terms.sum(1, keepdim=True).double().log() + temperature / 10 * top.double()
+    sums = [(ratio > -math.inf).sum(1).to(ratio.dtype)]
+    if temperature is None:
+        base = ((ratio - top) / 10).clamp_min_(_LOWEST).exp_()
+        power = base
+        for step in range(1, TEMPERATURES):
+            for start, least in _LEAST:
+                if step == start:
+                    base = torch.threshold(base, least, 0.0)
+            power = base.clone() if step == 1 else power.mul_(base)
+            sums.append(power.sum(1))
+    temperatures = torch.arange(len(sums), device=ratio.device).double() / 10
     return torch.stack(sums, 1).double().log() + temperatures * top.double()

@@ -37,8 +37,8 @@ class NoisyUnits(NamedTuple):
     def brought(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """Means and variances ``(M, N, d)`` of Gaussians of the units, as those of the points."""
         assert self.scale is not None
-        points = (mean[:, :, self.units].double() - self.centre) / self.scale
-        return points, variance[:, :, self.units].double() / self.scale.square()
+        points = _chosen(mean, self.units).sub_(self.centre).div_(self.scale)
+        return points, _chosen(variance, self.units).div_(self.scale.square())
 
 
 def separate(z: Tensor) -> NoisyUnits:
@@ -57,7 +57,7 @@ def separate(z: Tensor) -> NoisyUnits:
     if still.all():
         noisy = z.new_zeros(*z.shape[:2], 1, dtype=torch.float64)
         return NoisyUnits(noisy, groups, constant, varied, ~still, noisy[0, 0, :0], None)
-    noisy = z[:, :, ~still].double()
+    noisy = _chosen(z, ~still)
     centre = noisy.mean((0, 1))
     noisy -= centre
     variance = (noisy - noisy.mean(0)).square_().sum(0) / (len(z) - 1)
@@ -65,3 +65,10 @@ def separate(z: Tensor) -> NoisyUnits:
     scale = variance.where(varies, math.nan).nanmedian(0).values.sqrt()
     noisy /= scale
     return NoisyUnits(noisy, groups, constant, varied, ~still, centre, scale)
+
+
+def _chosen(values: Tensor, units: Tensor) -> Tensor:
+    """A copy of some units in float64."""
+    if units.all():
+        return values.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
+    return values[:, :, units].double()

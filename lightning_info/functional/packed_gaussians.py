@@ -21,7 +21,7 @@ class PackedGaussians(NamedTuple):
 
     Attributes:
         mean: ``(F, N, d)``.
-        columns: ``(F, N, q)`` float64, ``q = d(d+1)/2 + d + 2``, of diagonal covariances ``2d + 2``.
+        columns: ``(F, N, q)`` float64 as they are made, ``q = d(d+1)/2 + d + 2``, of diagonal covariances ``2d + 2``.
     """
 
     mean: Tensor
@@ -41,19 +41,26 @@ class PackedGaussians(NamedTuple):
     def put(self, part: slice, mean: Tensor, covariance: Tensor) -> None:
         """Set some inputs: means ``(F, n, d)``, covariances ``(F, n, d, d)`` or variances ``(F, n, d)``."""
         self.mean[:, part] = mean
-        d = mean.shape[2]
+        d, columns = mean.shape[2], self.columns[:, part]
+        width = columns.shape[2] - d - 2
         if covariance.ndim == 3:
-            quadratic = 1 / covariance
-            along, log_determinant = quadratic * mean, covariance.log().sum(2)
+            columns[..., :width] = 1 / covariance
+            along, log_determinant = mean / covariance, covariance.log().sum(2)
         else:
             root = torch.linalg.cholesky(covariance)
             precision = torch.cholesky_inverse(root)
             log_determinant = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(2)
             along = (precision @ mean[..., None])[..., 0]
-            rows, columns = torch.tril_indices(d, d, device=mean.device)
-            quadratic = precision[..., rows, columns] * torch.where(rows == columns, 1.0, 2.0)
-        own = (along * mean).sum(2)
-        self.columns[:, part] = torch.cat([quadratic, -2 * along, own[..., None], log_determinant[..., None]], 2)
+            rows, others = torch.tril_indices(d, d, device=mean.device)
+            below = precision.mT.flatten(2).index_select(2, rows * d + others)  # symmetric, and contiguous so
+            columns[..., :width] = below.mul_(torch.where(rows == others, 1.0, 2.0))
+        columns[..., width:-2] = -2 * along
+        columns[..., -2] = (along * mean).sum(2)
+        columns[..., -1] = log_determinant
+
+    def to(self, dtype: torch.dtype) -> PackedGaussians:
+        """With columns of another precision."""
+        return self._replace(columns=self.columns.to(dtype))
 
     def log_density(self, fold: int, z: Tensor, dtype: torch.dtype, wider: float = 1.0) -> Tensor:
         """``log q(z_r | x_j)`` but for a constant, ``(R, N)``.
@@ -64,14 +71,18 @@ class PackedGaussians(NamedTuple):
             dtype: Of the product.
             wider: Factor of the covariances; the constant is another one then.
         """
-        columns = self.columns[fold]
-        if wider != 1:
-            columns = torch.cat([columns[:, :-1] / wider, columns[:, -1:]], 1)
+        rows, d = z.shape
         z = z.to(dtype)
+        width = self.columns.shape[2] - d - 2
+        point = z.new_empty(rows, width + d + 2)
         if self.is_full:
-            rows, others = torch.tril_indices(z.shape[1], z.shape[1], device=z.device)
-            products = z[:, rows].mul_(z[:, others])
+            start = 0
+            for k in range(d):
+                torch.mul(z[:, : k + 1], z[:, k : k + 1], out=point[:, start : start + k + 1])
+                start += k + 1
         else:
-            products = z.square()
-        point = torch.cat([products, z, torch.ones_like(z[:, :1]).expand(-1, 2)], 1)
-        return (point @ columns.to(dtype).T).mul_(-0.5)
+            torch.square(z, out=point[:, :width])
+        point[:, width:-2] = z
+        point[:, -2:] = 1
+        point[:, :-1] /= wider
+        return (point @ self.columns[fold].to(dtype).T).mul_(-0.5)

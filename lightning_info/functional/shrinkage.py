@@ -97,15 +97,14 @@ def conditional_gaussians_without(mean: Tensor, variance: Tensor, fold: Tensor) 
     kept = _others(fold)
     found = PackedGaussians.empty(len(kept), n, d, full=True, like=mean)
     parts = list(_parts(n, len(kept) * max(m * d, d * d)))
-
-    def moments(part: slice) -> _Moments:
-        return _Moments.of(mean[:, part].transpose(0, 1), kept)
-
-    pooled = torch.stack([moments(part).correlation().sum(1) for part in parts]).sum(0) / n
+    known = mean.new_empty(len(kept), n, d, d)
     for part in parts:
-        below = moments(part)
+        known[:, part] = _Moments.of(mean[:, part].transpose(0, 1), kept).correlation()
+    pooled = known.sum(1, keepdim=True) / n
+    for part in parts:
+        below = _Moments.of(mean[:, part].transpose(0, 1), kept)
         spread, own = below.unbiased, _folded(kept, variance[:, part].transpose(0, 1)) / below.counts
-        covariance = below.correlation().add_(pooled[:, None]).mul_((1 - _LEAST_INTENSITY) / 2)
+        covariance = known[:, part].add_(pooled).mul_((1 - _LEAST_INTENSITY) / 2)
         covariance *= spread.sqrt()[..., :, None] * spread.sqrt()[..., None, :]
         covariance.diagonal(dim1=-2, dim2=-1).copy_((spread + own).clamp_min(_LEAST_VARIANCE))
         found.put(part, below.centre, covariance)

@@ -8,32 +8,29 @@ matrix ``A (N C, k)``, and
 
 ``K / N`` has the nonzero eigenvalues of F (:class:`~lightning_info.functional.spectrum.Spectrum`). One forward pass
 and one backward pass under ``torch.vmap`` over the C cotangents hand out one parameter's gradients after the other;
-each adds its products to K, in float64, and is freed. Where all samples at once would exceed
-:attr:`~.memory.Limits.gram`, blocks of K come from pairs of chunks of samples. Modules that do not vmap have their
-gradients computed one by one, exactly as well.
+each adds its products to K, summed in float64, and is freed. They are multiplied in float32 where that leaves all
+eigenvalues of K as they are, to 1e-3 of the smallest, as products in both precisions tell; else again, in float64.
+Where all samples at once would exceed :attr:`~.memory.Limits.gram`, blocks of K come from pairs of chunks of samples.
+Modules that do not vmap have their gradients computed one by one, exactly as well.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from lightning_info.gradients import func, gram_backward, loop
-from lightning_info.gradients import gram_products as products
-from lightning_info.gradients.batches import select, shuffled, split_samples, spread, spread_around, take
-from lightning_info.gradients.contract import NotCovered, OutputGradients, Predict, call, trainable
+from lightning_info.gradients.batches import shuffled, spread, spread_around, take
+from lightning_info.gradients.contract import NotCovered, Predict, call, trainable
 from lightning_info.gradients.definition import Definition
-from lightning_info.gradients.engine_vmap_taps import Passes
-from lightning_info.gradients.layer_gradients import Rows
+from lightning_info.gradients.gram_engines import ENGINES, Total
 from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.loop import alone, fitted, squares_of
-from lightning_info.gradients.memory import LIMITS, gradients_at_once, is_out_of_memory
+from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.plan import CHECK_SAMPLES, checked_samples, in_float64
 from lightning_info.gradients.real import as_real, flat
 from lightning_info.gradients.vmap_taps import Disagreement
@@ -41,6 +38,9 @@ from lightning_info.validation import one_of
 
 CHECK_WEIGHTS = 1 << 25
 """Of modules with more than an eighth of them fewer samples are compared, whose gradients take too much memory."""
+
+RESOLVED = 1e-3
+"""Share of the smallest eigenvalue that products in single precision may change."""
 
 GOLDEN = (5**0.5 - 1) / 2
 """Its multiples spread evenly, so that other samples are compared from call to call."""
@@ -59,120 +59,6 @@ class Gram(NamedTuple):
 
     matrix: Tensor
     diagonal: dict[str, Tensor] | None
-
-
-@dataclass
-class _Total:
-    """What engines add to: K, as a whole or by parameter, and the diagonal."""
-
-    samples: int
-    columns: int
-    shapes: dict[str, torch.Size]
-    device: torch.device
-    diagonal: dict[str, Tensor] | None = None
-    is_by_parameter: bool = False
-    matrices: dict[str, Tensor] = field(default_factory=dict)
-
-    def matrix(self, name: str) -> Tensor:
-        """Of one parameter, or the only one."""
-        key = name if self.is_by_parameter else ""
-        count = self.samples * self.columns
-        if key not in self.matrices:
-            self.matrices[key] = torch.zeros(count, count, dtype=torch.float64, device=self.device)
-        return self.matrices[key]
-
-    def add_squares(self, name: str, elements: Tensor) -> None:
-        """Add to the diagonal, elements in the parameter's own places."""
-        if self.diagonal is not None:
-            known = self.diagonal.get(name)
-            self.diagonal[name] = elements if known is None else known + elements
-
-    def part(self, samples: int) -> _Total:
-        """An empty one for some of the samples."""
-        return _Total(samples, self.columns, self.shapes, self.device, None, self.is_by_parameter)
-
-    def place(self, part: _Total, index: Tensor) -> None:
-        """Put the matrices of some samples in their places."""
-        at = (index.unsqueeze(1) * self.columns + torch.arange(self.columns)).flatten().to(self.device)
-        for name, matrix in part.matrices.items():
-            self.matrix(name)[at.unsqueeze(1), at] = products.symmetric(matrix)
-
-
-_Engine = Callable[[nn.Module, Predict, Any, Tensor, _Total], None]
-
-
-def _by_taps(module: nn.Module, predict: Predict, batch: Any, columns: Tensor, total: _Total) -> None:
-    leaves, rebuild = split_samples(batch)
-    passes = Passes(module, predict, rebuild)
-    chunk = _samples_at_once(passes, leaves, total)
-    blocks = torch.split(torch.arange(total.samples), max(1, chunk // 2) if chunk < total.samples else total.samples)
-    pairs = list(itertools.combinations(range(len(blocks)), 2)) or [(0, 0)]
-    new = set(range(len(blocks)))
-    for i, j in pairs:
-        index = blocks[i] if i == j else torch.cat([blocks[i], blocks[j]])
-        fresh = torch.cat([torch.full((len(blocks[b]) * total.columns,), b in new) for b in dict.fromkeys((i, j))])
-        new -= {i, j}
-        part = total.part(len(index))
-        forward = passes.forward(select(leaves, index))
-        u = columns[:, index.to(columns.device)]
-        if u.shape[1:] != forward.outputs.shape:
-            shapes = tuple(forward.outputs.shape), tuple(u.shape[1:])
-            raise NotCovered(f"the outputs have shape {shapes[0]} here and {shapes[1]} otherwise")
-        gram_backward.each_parameter(forward, u, _consumer(part, total, fresh.to(total.device)))
-        total.place(part, index)
-
-
-def _consumer(part: _Total, total: _Total, fresh: Tensor) -> gram_backward.Consume:
-    def consume(name: str, rows: Rows) -> None:
-        products.add_products(part.matrix(name), rows, part.samples)
-        if total.diagonal is not None and fresh.any():
-            squares = products.squared_sums(rows, fresh, len(fresh))
-            total.add_squares(name, rows.arrange(squares, total.shapes[name]))
-
-    return consume
-
-
-def _samples_at_once(passes: Passes, leaves: list[Tensor], total: _Total) -> int:
-    """How many fit the budget: kept inputs, copies, and what the backward pass and the largest layer take."""
-    alone = passes.forward(select(leaves, torch.arange(1)))
-    kept = largest = 0
-    for tap in (tap for members in alone.groups for tap in members.taps):
-        x = tap.operator.inputs
-        size = x.numel() * max(4, x.element_size())
-        kept += 2 * size
-        largest = max(largest, size * (3 * total.columns + 2 * tap.operator.unfolded))
-    outputs = alone.outputs.numel() * alone.outputs.element_size() * total.columns
-    each = kept + largest + outputs + total.columns * alone.bytes_per_sample
-    return max(2, LIMITS.gram // max(1, each))
-
-
-def _by_gradients(engine: Callable[..., OutputGradients]) -> _Engine:
-    """From whole rows of A, some at a time."""
-
-    def run(module: nn.Module, predict: Predict, batch: Any, columns: Tensor, total: _Total) -> None:
-        gradients = engine(module, predict, batch, columns)
-        chunks = torch.split(torch.arange(total.samples * total.columns), gradients_at_once(module))
-        for i, first in enumerate(chunks):
-            left = gradients(first)
-            for name, rows in left.items():
-                total.add_squares(name, rows.double().square().sum(0).view(total.shapes[name]))
-            for second in chunks[i:]:
-                right = left if second is first else gradients(second)
-                for name, rows in left.items():
-                    block = rows.double() @ right[name].double().T
-                    matrix = total.matrix(name)
-                    matrix[first[0] : first[-1] + 1, second[0] : second[-1] + 1] += block
-        for matrix in total.matrices.values():
-            matrix.copy_(products.symmetric(matrix))
-
-    return run
-
-
-ENGINES: dict[str, _Engine] = {
-    "taps": _by_taps,
-    "func": _by_gradients(func.output_gradients),
-    "loop": _by_gradients(loop.output_gradients),
-}
 
 
 @dataclass
@@ -215,24 +101,54 @@ class GramPlan:
         Raises:
             NotCovered: The engine cannot give it exactly.
         """
-        columns = torch.stack(list(cotangents))
-        try:
-            total = _run(self.engine, module, predict, batch, columns, diagonal=diagonal)
-        except Disagreement:  # none of the samples that the engine was chosen on takes another path
-            self.engine = choose_gram_engine(module, predict, batch, "loop").engine
-            total = _run(self.engine, module, predict, batch, columns, diagonal=diagonal)
-        self._calls += 1
-        sample = int(self._calls * GOLDEN % 1 * columns.shape[1])
-        if not _is_own(module, predict, batch, columns, total.matrix(""), sample):
-            some = spread_around(columns.shape[1], CHECK_SAMPLES, sample)
-            self.engine = choose_gram_engine(module, predict, take(batch, some)).engine
-            total = _run(self.engine, module, predict, batch, columns, diagonal=diagonal)
-            if not _is_own(module, predict, batch, columns, total.matrix(""), sample):
-                raise NotCovered("the gradient of a sample alone is another one than in its batch")
+        total = self._checked(module, predict, batch, cotangents, diagonal=diagonal)
         return Gram(total.matrix(""), total.diagonal)
 
+    def diagonal(
+        self, module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]
+    ) -> dict[str, Tensor]:
+        """Only the diagonal of ``AᵀA``, as in :class:`Gram`, without the products; arguments and errors as there."""
+        total = self._checked(module, predict, batch, cotangents, diagonal=True, only=True)
+        assert total.diagonal is not None
+        return total.diagonal
 
-def _is_own(module: nn.Module, predict: Predict, batch: Any, columns: Tensor, gram: Tensor, sample: int) -> bool:
+    def _checked(
+        self,
+        module: nn.Module,
+        predict: Predict,
+        batch: Any,
+        cotangents: Iterable[Tensor],
+        *,
+        diagonal: bool,
+        only: bool = False,
+    ) -> Total:
+        columns = torch.stack(list(cotangents))
+        self._calls += 1
+        sample = int(self._calls * GOLDEN % 1 * columns.shape[1])
+
+        def run() -> Total:
+            place = sample if only else None
+            for dtype in _precisions(module, columns, self.engine, only):
+                total = _run(self.engine, module, predict, batch, columns, diagonal=diagonal, only=place, dtype=dtype)
+                if dtype == torch.float64 or _is_resolved(total):
+                    break
+            return total
+
+        try:
+            total = run()
+        except Disagreement:  # none of the samples that the engine was chosen on takes another path
+            self.engine = choose_gram_engine(module, predict, batch, "loop").engine
+            total = run()
+        if not _is_own(module, predict, batch, columns, total, sample):
+            some = spread_around(columns.shape[1], CHECK_SAMPLES, sample)
+            self.engine = choose_gram_engine(module, predict, take(batch, some)).engine
+            total = run()
+            if not _is_own(module, predict, batch, columns, total, sample):
+                raise NotCovered("the gradient of a sample alone is another one than in its batch")
+        return total
+
+
+def _is_own(module: nn.Module, predict: Predict, batch: Any, columns: Tensor, total: Total, sample: int) -> bool:
     """Whether the block of a sample is that of its gradient alone, by one random combination of its gradients."""
     if columns.shape[1] == 1:
         return True
@@ -241,10 +157,40 @@ def _is_own(module: nn.Module, predict: Predict, batch: Any, columns: Tensor, gr
     row = alone(module, predict, batch, sample)
     u = torch.einsum("c,c...->...", signs.to(columns), columns[:, sample])
     own = squares_of(row, fitted(u, row), parameters).sum().item()
-    block = gram[sample * count : (sample + 1) * count, sample * count : (sample + 1) * count]
+    gram = total.matrix("")
+    place = sample if total.only is None else 0
+    block = gram[place * count : (place + 1) * count, place * count : (place + 1) * count]
     found = (signs.to(block) @ block @ signs.to(block)).item()
-    typical = gram.diagonal().mean().item() * count
+    typical = _trace(total) / columns.shape[1]
     return not math.isfinite(own) or abs(found - own) <= 0.05 * own + 1e-5 * typical
+
+
+def _precisions(module: nn.Module, columns: Tensor, engine: str, only: bool) -> list[torch.dtype]:
+    """Those of the products that are tried."""
+    parameters = trainable(module).values()
+    is_single = all(p.dtype == torch.float32 for p in parameters)
+    has_full_rank = columns.shape[0] * columns.shape[1] < sum(p.numel() for p in parameters)
+    tried = engine == "taps" and not only and is_single and has_full_rank
+    return [torch.float32, torch.float64] if tried else [torch.float64]
+
+
+def _is_resolved(total: Total) -> bool:
+    """Whether products in single precision have left every eigenvalue of K as it is, to :data:`RESOLVED` of itself.
+
+    By Weyl's inequality none moves by more than the spectral norm of the error, and that is at most Frobenius'.
+    """
+    matrix = total.matrix("")
+    if not matrix.isfinite().all():
+        return True  # nor is it in double precision
+    return bool(math.sqrt(total.error) <= RESOLVED * torch.linalg.eigvalsh(matrix)[0].item())
+
+
+def _trace(total: Total) -> float:
+    """Of K."""
+    if total.only is None:
+        return total.matrix("").trace().item()
+    assert total.diagonal is not None
+    return sum(values.sum().item() for values in total.diagonal.values())
 
 
 def _run(
@@ -256,12 +202,14 @@ def _run(
     *,
     diagonal: bool,
     split: bool = False,
-) -> _Total:
+    only: int | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> Total:
     parameters = trainable(module)
     shapes = {name: as_real(p).shape for name, p in parameters.items()}
     device = next(iter(parameters.values())).device
     squares: dict[str, Tensor] | None = {} if diagonal else None
-    total = _Total(columns.shape[1], len(columns), shapes, device, squares, is_by_parameter=split)
+    total = Total(columns.shape[1], len(columns), shapes, device, squares, split, only, dtype)
     ENGINES[engine](module, predict, batch, columns, total)
     if total.diagonal is not None:
         zeros = {n: torch.zeros(shape, dtype=torch.float64, device=device) for n, shape in shapes.items()}
@@ -335,7 +283,7 @@ def _products(definition: Definition, tolerance: float) -> dict[str, Tensor] | N
     return truth if all(matrix.isfinite().all() for matrix in truth.values()) else None
 
 
-def _compare(found: _Total, truth: dict[str, Tensor], tolerance: float) -> None:
+def _compare(found: Total, truth: dict[str, Tensor], tolerance: float) -> None:
     largest = max(matrix.diagonal().max().item() for matrix in truth.values())
     for name, expected in truth.items():
         scale = max(expected.diagonal().max().item(), 1e-6 * largest, 1e-300)

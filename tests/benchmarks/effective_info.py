@@ -27,9 +27,11 @@ from torch import nn
 
 from lightning_info.callbacks.base import InfoCallback
 from lightning_info.quantities.effective_information import conditional_gaussian as linear_layers
-from lightning_info.quantities.effective_information import cost_forecast, noisy_activations, quantity
+from lightning_info.quantities.effective_information import noisy_activations, quantity
 from lightning_info.quantities.effective_information.quantity import EffectiveInformationOfLayers
-from lightning_info.quantities.weight_information import noisy_loss
+from lightning_info.quantities.weight_information import loss_rise, noisy_loss
+from lightning_info.quantities.weight_information.direct_call import DirectCalls
+from lightning_info.replica import timing
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from quickstart import DigitsNet, loaders
@@ -74,12 +76,14 @@ class Watched(EffectiveInformationOfLayers):
 
     def measure(self, snapshot, point):
         self.rows, self.estimating = 0, 0.0
+        DirectCalls.read = lambda *args: self._count_calls(*args)
         hook = snapshot.module.register_forward_hook(self._count)
         Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
         before, start = memory("VmRSS"), time.process_time()
         values = super().measure(snapshot, point)
         self.seconds, self.megabytes = time.process_time() - start, memory("VmHWM") - before
         hook.remove()
+        DirectCalls.read = read
         self.values = values
         return values
 
@@ -90,6 +94,10 @@ class Watched(EffectiveInformationOfLayers):
     def _count(self, module, args, output):
         self.rows += noisy and len(output)
 
+    def _count_calls(self, calls, noises, body):
+        self.rows += len(noises) * sum(call.samples for call in calls.calls)
+        return read(calls, noises, body)
+
     def estimate(self, *args, **kwargs):
         start = time.process_time()
         found = information(*args, **kwargs)
@@ -98,7 +106,7 @@ class Watched(EffectiveInformationOfLayers):
 
 
 noisy = False
-moved, information = noisy_loss.moved, quantity.effective_information
+moved, information, read = noisy_loss.moved, quantity.effective_information, DirectCalls.read
 
 
 @contextmanager
@@ -149,9 +157,9 @@ def row(name: str, module: pl.LightningModule) -> str:
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    for part in (noisy_loss, noisy_activations, linear_layers):
+    for part in (loss_rise, noisy_activations, linear_layers):
         part.moved = counted
-    cost_forecast.seconds = cpu_seconds
+    timing.seconds = cpu_seconds
     print("| net | plain, ms | measurement, s | ratio | passes | estimates | memory, MB | forecast | errors |")
     print("|---|---|---|---|---|---|---|---|---|")
     print(row("MLP 64-32-16-10", Mlp()))

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/gram.py [runs [samples]]
 
-One thread; processor time, as cores are shared. 64 samples x 10 classes are 640 rows of 11.2 M weights; as a matrix
-they would take 28.6 GB. Memory is the peak resident set of the process, before the first Gram matrix and behind the
+One thread; processor time, as cores are shared. 64 samples of 10 classes are 576 rows of 11.2 M weights; as a matrix
+they would take 25.7 GB. Memory is the peak resident set of the process, before the first Gram matrix and behind the
 last.
 """
 

@@ -24,7 +24,8 @@ from lightning_info.offline.measure import measure
 from lightning_info.quantities.effective_information import noisy_activations, relative_curvature
 from lightning_info.quantities.effective_information import quantity as module_of_quantity
 from lightning_info.quantities.effective_information.noise_calibration import PASSES, POWER_PASSES
-from lightning_info.quantities.weight_information import noisy_loss
+from lightning_info.quantities.weight_information import direct_call, loss_rise, noisy_loss
+from lightning_info.quantities.weight_information.direct_call import DirectCalls
 
 SAMPLES, REFERENCE = 64, 32
 X, Y = (part[:REFERENCE] for part in data(SAMPLES).tensors)
@@ -245,7 +246,24 @@ def test_a_distortion_that_is_not_reached_is_nan_and_said():
     assert math.isfinite(value(callback, "effective_info_50/loss"))
 
 
-def test_a_measurement_takes_298_passes_at_most(monkeypatch):
+@pytest.fixture
+def drawn(monkeypatch):
+    """Weak references to the draws of the weights at which points were measured, as they are made."""
+    made, original = [], module_of_quantity.noisy_activations
+
+    def noted(noises):
+        for noise in noises:
+            made.append(weakref.ref(noise))
+            yield noise
+
+    def watched(snapshot, reader, noises, linear):
+        return original(snapshot, reader, noted(noises), linear)
+
+    monkeypatch.setattr(module_of_quantity, "noisy_activations", watched)
+    return made
+
+
+def test_a_measurement_takes_299_passes_at_most(monkeypatch):
     rows, noisy = [], []
 
     class Counting(Net):
@@ -261,8 +279,13 @@ def test_a_measurement_takes_298_passes_at_most(monkeypatch):
             yield
         noisy.clear()
 
-    original = noisy_loss.moved
-    for module in (noisy_loss, noisy_activations):
+    def counted(calls, noises, body):
+        rows.extend(sum(call.samples for call in calls.calls) for noise in noises if noise.any())
+        return read(calls, noises, body)
+
+    original, read = noisy_loss.moved, DirectCalls.read
+    monkeypatch.setattr(DirectCalls, "read", counted)
+    for module in (loss_rise, noisy_activations):
         monkeypatch.setattr(module, "moved", moved)
     torch.manual_seed(0)
     callback = effective(draws=64, distortion=(0.02, 0.03))
@@ -270,24 +293,25 @@ def test_a_measurement_takes_298_passes_at_most(monkeypatch):
     levels = [curve for tag, curve in callback.history.items() if tag.endswith("/beta")]
     reached = sum(math.isfinite(beta) for curve in levels for _, beta in curve)
     assert reached >= 2
-    # two points, two distortions; one pass more sees whether the modules of the layers are enough
-    assert reached * 128 < sum(rows) / REFERENCE <= reached * 129 + 4 * (PASSES + POWER_PASSES)
-    assert 2 * (129 + PASSES + POWER_PASSES) <= 298
+    # two points, two distortions; one pass more at each level, and one for the search, sees whether a call is enough
+    assert reached * 128 < sum(rows) / REFERENCE <= reached * 129 + 4 * (PASSES + POWER_PASSES) + 2
+    assert 2 * (129 + PASSES + POWER_PASSES) + 1 <= 299
 
 
-def test_the_draws_of_a_measurement_are_never_all_at_hand(monkeypatch):
-    alive, most = [], []
+@pytest.mark.parametrize("most", [1, 4])
+def test_the_draws_of_a_measurement_are_never_all_at_hand(monkeypatch, drawn, most):
+    alive = []
 
-    def moved(snapshot, noise):
-        alive.extend([weakref.ref(noise)] * bool(noise.any()))  # that of the forecast is 0
-        most.append(sum(one() is not None for one in alive))
-        return original(snapshot, noise)
+    def counted(calls, noises, body):
+        alive.append(sum(one() is not None for one in drawn))
+        return read(calls, noises, body)
 
-    original = noisy_activations.moved
-    monkeypatch.setattr(noisy_activations, "moved", moved)
+    read = DirectCalls.read
+    monkeypatch.setattr(DirectCalls, "read", counted)
+    monkeypatch.setattr(direct_call, "MOST_DRAWS", most)
     fit(effective(beta=0.1, draws=32))
-    assert len(alive) == 2 * 64
-    assert max(most) <= 3
+    assert len(drawn) == 2 * 64
+    assert most <= max(alive) <= most + 2
 
 
 def test_weights_that_are_zero_dead_and_single_units_have_a_value():
@@ -326,9 +350,9 @@ def test_the_search_goes_on_after_a_resume_from_the_level_that_it_had_found(tmp_
     starts = []
     original = module_of_quantity.find_level
 
-    def search(snapshot, noise, seeds, target, start, loss):
+    def search(rise, noise, seeds, target, start):
         starts.append(start)
-        return original(snapshot, noise, seeds, target, start, loss)
+        return original(rise, noise, seeds, target, start)
 
     monkeypatch.setattr(module_of_quantity, "find_level", search)
     trainer(effective(**common), max_epochs=4).fit(Net(), loader(SAMPLES), ckpt_path=tmp_path / "last.ckpt")
@@ -436,7 +460,7 @@ def test_the_errors_are_the_scatter_over_seeds():
         assert 0.8 < sum(ratios) / len(ratios) < 1.25
 
 
-def test_a_cheaper_point_has_half_the_draws_down_to_the_fewest_and_says_so(monkeypatch):
+def test_a_cheaper_point_has_half_the_draws_down_to_the_fewest_and_says_so(drawn):
     """A reset, as at the start of every fit, brings the user's number back."""
     quantity = effective(draws=20).quantity
     assert quantity.cheaper() == "20 draws of the weights instead of 40"
@@ -447,13 +471,7 @@ def test_a_cheaper_point_has_half_the_draws_down_to_the_fewest_and_says_so(monke
     assert quantity.cheaper() == "20 draws of the weights instead of 40"
     assert effective(draws=4).quantity.cheaper() == ""
 
-    drawn, errors, original = [], [], noisy_activations.moved
-
-    def moved(snapshot, noise):
-        drawn.extend([1] * bool(noise.any()))  # those of the forecast are 0
-        return original(snapshot, noise)
-
-    monkeypatch.setattr(noisy_activations, "moved", moved)
+    errors = []
     torch.manual_seed(0)
     module = Net()
     fit(module=module, max_epochs=3)

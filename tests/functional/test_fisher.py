@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import zoo
@@ -17,6 +19,7 @@ from lightning_info.functional import (
     trace_estimate,
 )
 from lightning_info.functional.fisher import output_fisher_product
+from lightning_info.functional.likelihoods import likelihood_named
 from lightning_info.gradients import squared_norms
 
 ESTIMATORS = ["importance", "rademacher", "sampled"]
@@ -51,6 +54,29 @@ def test_exact_cotangents_are_a_root_of_the_output_fisher(likelihood, shape):
     truth = output_fisher(z, likelihood)
     torch.testing.assert_close(root, truth, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(output_fisher_trace(z, likelihood), truth.diagonal(0, 1, 2).sum(1), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (5, 2), (6, 10), (4, 3, 7)])
+def test_the_root_of_classes_has_no_column_more_than_its_rank(shape):
+    z = 3 * torch.randn(shape)
+    columns = list(exact_cotangents(z, "categorical"))
+    expected = math.prod(shape[1:-1]) * max(1, shape[-1] - 1)
+    assert len(columns) == likelihood_named("categorical", "").root_columns(z) == expected
+    flat = torch.stack([u.reshape(len(z), -1) for u in columns])
+    if shape[-1] > 1:
+        assert (torch.linalg.matrix_rank(flat.movedim(1, 0)) == expected).all()
+
+
+def test_the_root_of_a_sure_network_is_exact_in_every_class():
+    """Probabilities down to 1e-120: relative to the size of each element, as far as softmax itself is."""
+    z = torch.tensor([[0.0, -30.0, -60.0, -275.0], [-275.0, -30.0, 0.0, -1e-3]], dtype=torch.float64)
+    columns = torch.stack(list(exact_cotangents(z, "categorical")))
+    root = torch.einsum("kni,knj->nij", columns, columns)
+    p = z.softmax(-1)
+    truth = -p[:, :, None] * p[:, None]
+    for c in range(4):
+        truth[:, c, c] = p[:, c] * p[:, [other for other in range(4) if other != c]].sum(1)
+    torch.testing.assert_close(root, truth, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -15,7 +15,7 @@ from torch import nn
 from lightning_info.functional import exact_cotangents
 from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.weight_information import weight_information
-from lightning_info.gradients import NotCovered
+from lightning_info.gradients import NotCovered, gram, gram_products
 from lightning_info.gradients.fisher_products import RowProducts
 from lightning_info.gradients.gram import ENGINES, GramPlan, choose_gram_engine, gram_matrix
 from lightning_info.gradients.memory import LIMITS
@@ -69,6 +69,102 @@ def test_engines_that_make_whole_rows_also_in_chunks(name, engine, monkeypatch):
     assert_right(plan.gram(net, call, x, columns, diagonal=True), rows)
     monkeypatch.setattr(LIMITS, "copies", 2 * 8 * rows.shape[1] * 5)
     assert_right(plan.gram(net, call, x, columns, diagonal=True), rows)
+
+
+def precisions(monkeypatch):
+    """Those in which products are made."""
+    made, add = [], gram_products.add_products
+
+    def noted(total, rows, samples, dtype=torch.float64):
+        made.append(dtype)
+        return add(total, rows, samples, dtype)
+
+    monkeypatch.setattr(gram_products, "add_products", noted)
+    return made
+
+
+def single_case(shift=0.0):
+    """A net of convolutions (both forms of a product) and eight samples, the last of which is the first, shifted."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 6, 3), nn.Tanh(), nn.Conv2d(6, 8, 3, stride=2), nn.Flatten(), nn.Linear(32, 4))
+    x = torch.randn(8, 2, 7, 7)
+    x[7] = x[0] + shift * torch.randn(2, 7, 7)
+    return net, x, list(exact_cotangents(net(x), "categorical"))
+
+
+@pytest.mark.parametrize("form", [True, False, None])
+def test_products_in_single_precision_leave_every_eigenvalue(form, monkeypatch):
+    """To 1e-3 of the smallest, by either form of a product and by the one that is chosen."""
+    made = precisions(monkeypatch)
+    net, x, columns = single_case(shift=1.0)
+    if form is not None:
+        monkeypatch.setattr(gram_products, "is_factored", lambda rows, *sizes: form and rows.factors is not None)
+    found = GramPlan("taps", 0).gram(net, call, x, columns).matrix
+    assert set(made) == {torch.float32}
+    monkeypatch.setattr(gram, "_precisions", lambda *args: [torch.float64])
+    exact = GramPlan("taps", 0).gram(net, call, x, columns).matrix
+    assert 0 < (found - exact).abs().max() < 1e-6 * exact.diagonal().max()
+    values, truth = torch.linalg.eigvalsh(found), torch.linalg.eigvalsh(exact)
+    assert ((values - truth).abs() <= 1e-3 * truth[0]).all()
+
+
+@pytest.mark.parametrize("form", [True, False])
+def test_the_stated_error_of_single_precision_is_its_size(form, monkeypatch):
+    """Within a factor of three, of one parameter and of all."""
+    net, x, columns = single_case(shift=1.0)
+    monkeypatch.setattr(gram_products, "is_factored", lambda rows, *sizes: form and rows.factors is not None)
+    u = torch.stack(columns)
+    single, double = (
+        gram._run("taps", net, call, x, u, diagonal=False, dtype=dtype) for dtype in (torch.float32, torch.float64)
+    )
+    error = torch.linalg.matrix_norm(single.matrix("") - double.matrix("")).item()
+    assert double.error == 0
+    assert error / 3 < single.error**0.5 < 3 * error
+
+
+def test_a_small_eigenvalue_is_one_of_double_precision(monkeypatch):
+    """Two samples that are nearly one: the smallest eigenvalue is that of the rows in float64, to 1 %."""
+    made = precisions(monkeypatch)
+    net, x, columns = single_case(shift=1e-4)
+    found = GramPlan("taps", 0).gram(net, call, x, columns).matrix
+    assert set(made) == {torch.float32, torch.float64}
+    rows = explicit_rows(net, x, columns).double()
+    assert torch.linalg.eigvalsh(found)[0] < 1e-7 * torch.linalg.eigvalsh(found)[-1]
+    torch.testing.assert_close(found, rows @ rows.T, rtol=0, atol=1e-6 * found.max().item())
+    made.clear()
+    GramPlan("taps", 0).gram(net.double(), call, x.double(), [u.double() for u in columns])
+    assert set(made) == {torch.float64}
+
+
+@pytest.mark.parametrize("name", zoo.NAMES)
+@pytest.mark.parametrize("budget", [LIMITS.gram, 1])
+def test_the_diagonal_by_itself_is_the_sum_of_squares(name, budget, monkeypatch):
+    """In chunks of two samples, too."""
+    net, x, columns = zoo_case(name)
+    plan, rows = choose_gram_engine(net, call, x), explicit_rows(net, x, columns)
+    monkeypatch.setattr(LIMITS, "gram", budget)
+    monkeypatch.setattr(gram_products, "SQUARES", 7)
+    found = plan.diagonal(net, call, x, columns)
+    assert {key: values.shape for key, values in found.items()} == {key: p.shape for key, p in net.named_parameters()}
+    squares = torch.cat([values.flatten() for values in found.values()])
+    torch.testing.assert_close(squares, rows.square().sum(0), rtol=1e-12, atol=1e-12 * squares.max().item())
+
+
+@pytest.mark.parametrize("engine", ["func", "loop"])
+def test_the_diagonal_of_whole_rows(engine):
+    net, x, columns = zoo_case("tied")
+    found = choose_gram_engine(net, call, x, engine).diagonal(net, call, x, columns)
+    expected = explicit_rows(net, x, columns).square().sum(0)
+    torch.testing.assert_close(torch.cat([one.flatten() for one in found.values()]), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_the_diagonal_of_single_precision_is_as_exact_as_its_gradients():
+    net, x, columns = zoo_case("cnn")
+    expected = explicit_rows(net, x, columns).square().sum(0)
+    found = GramPlan("taps", 0).diagonal(net.float(), call, x.float(), [u.float() for u in columns])
+    squares = torch.cat([values.flatten() for values in found.values()])
+    assert squares.dtype == torch.float64
+    torch.testing.assert_close(squares, expected, rtol=1e-4, atol=1e-6 * expected.max().item())
 
 
 @pytest.mark.parametrize("budget", [0, 1 << 14])
@@ -209,7 +305,7 @@ def test_ignored_positions_have_no_rows():
     columns = list(exact_cotangents(net(x), "categorical", mask))
     found = gram_matrix(net, x, columns)
     assert_right(found, explicit_rows(net, x, columns))
-    alive = found.matrix.diagonal().view(4, 5, 3).sum(2) > 0
+    alive = found.matrix.diagonal().view(4, 5, 2).sum(2) > 0
     assert torch.equal(alive, mask)
 
 

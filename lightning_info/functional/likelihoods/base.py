@@ -73,6 +73,10 @@ class Likelihood(ABC):
     def fisher_root(self, z: Tensor) -> Iterator[Tensor]:
         """All columns of a square root of ``H(z)``, each like z: the sum of ``u uᵀ`` over them is H."""
 
+    def root_columns(self, z: Tensor) -> int:
+        """How many columns :meth:`fisher_root` has: as a rule one for each output of a sample."""
+        return z[0].numel()
+
     @abstractmethod
     def cotangent(self, z: Tensor, estimator: CotangentEstimator, generator: Generator | None) -> Tensor:
         """A random u like z with ``E[u uᵀ] = H(z)``; independent signs at the positions of a sample."""

@@ -33,14 +33,34 @@ class Categorical(Likelihood):
         return p * (t - (p * t).sum(-1, keepdim=True))
 
     def fisher_root(self, z: Tensor) -> Iterator[Tensor]:
-        """Column c at each position: ``sqrt(p_c) (e_c - p)``."""
+        r"""C - 1 columns at each position, as H has the rank C - 1 there.
+
+        With ``q = sqrt(p)``, ``H = diag(q) (I - q qᵀ) diag(q)``, and the columns of Householder's reflection of -q to
+        the unit vector of the likeliest class m, but for the m-th, are an orthonormal basis of what is orthogonal to q:
+
+        .. math:: u_c = q \circ \Bigl(e_c - \frac{q_c}{1 + q_m} (q + e_m)\Bigr), \qquad c \ne m .
+
+        A single class has one column, of zeros.
+        """
         p = z.softmax(-1).reshape(len(z), -1, z.shape[-1])
+        q, classes = p.sqrt(), p.shape[2]
+        most = p.argmax(2, keepdim=True)
+        at_most = q.gather(2, most)
         for position in range(p.shape[1]):
-            for c in range(p.shape[2]):
+            own, m = p[:, position], most[:, position]
+            for column in range(max(1, classes - 1)):
                 u = torch.zeros_like(p)
-                u[:, position] = -p[:, position] * p[:, position, c : c + 1].sqrt()
-                u[:, position, c] += p[:, position, c].sqrt()
+                if classes > 1:
+                    c = column + (m <= column).long()
+                    along = q[:, position].gather(1, c)
+                    value = -own * along / (1 + at_most[:, position])
+                    value.scatter_(1, m, -at_most[:, position] * along)
+                    u[:, position] = value.scatter_add_(1, c, along)
                 yield u.reshape(z.shape)
+
+    def root_columns(self, z: Tensor) -> int:
+        """C - 1 at each position."""
+        return z[0, ..., 0].numel() * max(1, z.shape[-1] - 1)
 
     def cotangent(self, z: Tensor, estimator: CotangentEstimator, generator: Generator | None) -> Tensor:
         """See :func:`~lightning_info.functional.fisher_cotangent`."""

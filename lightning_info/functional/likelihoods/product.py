@@ -71,6 +71,10 @@ class Product(Likelihood):
             for column in head.fisher_root(part):
                 yield _joined([column if i == place else torch.zeros_like(other) for i, other in enumerate(parts)])
 
+    def root_columns(self, z: Tensor) -> int:
+        """Those of all heads."""
+        return sum(head.root_columns(part) for head, part in self._with(z))
+
     def cotangent(self, z: Tensor, estimator: CotangentEstimator, generator: Generator | None) -> Tensor:
         """Of each head, with a sign of its own, as those of a single position need not have mean zero."""
         found = [head.cotangent(part, estimator, generator) for head, part in self._with(z)]

@@ -14,11 +14,16 @@ from lightning_info.gradients.real import sizes
 from lightning_info.quantities.effective_information.conditional_gaussian import linear_noises
 from lightning_info.quantities.effective_information.noise_calibration import PASSES, POWER_PASSES, SHARES
 from lightning_info.quantities.effective_information.noisy_activations import NoisyFeatures, noisy_activations
-from lightning_info.quantities.weight_information.noisy_loss import has_loss, loss_rise
+from lightning_info.quantities.weight_information.direct_call import MOST_DRAWS
+from lightning_info.quantities.weight_information.loss_rise import LossRise
+from lightning_info.quantities.weight_information.noisy_loss import has_loss
 from lightning_info.replica.snapshot import ModelSnapshot
-from lightning_info.replica.timing import seconds, training_pass, trial
+from lightning_info.replica.timing import training_pass, trial
 
 _DRAWS = 3
+"""That are tried beside the first where a pass is long; of short ones as many as run as one."""
+_SLOPES = 1.25
+"""What the slopes take besides, of all draws; of the few that are tried they would be most."""
 FEWEST = 16
 """Draws of which the estimates are tried."""
 QUICK = 0.02
@@ -46,7 +51,8 @@ def seconds_of_passes(
         searched: The level is searched for.
     """
     group = snapshot.groups[0]
-    tried = samples if training_pass(snapshot, snapshot.first_chunk()) < QUICK else num_samples(group)
+    is_quick = training_pass(snapshot, snapshot.first_chunk()) < QUICK
+    tried, more_draws = (samples, MOST_DRAWS) if is_quick else (num_samples(group), _DRAWS)
     whole = snapshot.on([take(group, torch.arange(tried) % num_samples(group))]).in_larger_chunks()
     nothing = torch.zeros(sum(sizes(trainable(snapshot.module).values())), dtype=torch.float64)
     noises = linear_noises(snapshot.module, linear, nothing)
@@ -54,11 +60,12 @@ def seconds_of_passes(
     def run(count: int) -> Callable[[], object]:
         return lambda: noisy_activations(whole, features, [nothing] * count, noises)
 
-    first, more = (trial(run(count), snapshot.device) for count in (1, 1 + _DRAWS))
-    total = first + (draws - 1) * max(0.0, more - first) / _DRAWS
+    first, more = (trial(run(count), snapshot.device) for count in (1, 1 + more_draws))
+    total = first + (draws - 1) * max(0.0, more - first) / more_draws
     if searched:
-        loss = 0.0 if has_loss(whole) else None
-        evaluation = trial(lambda: loss_rise(whole, [nothing] * SHARES, SHARES, loss), snapshot.device)
+        loss_rise = LossRise(whole, SHARES, 0.0 if has_loss(whole) else None)
+        loss_rise([nothing] * SHARES)  # the first finds out how
+        evaluation = trial(lambda: loss_rise([nothing] * SHARES), snapshot.device)
         total += evaluation * (PASSES + POWER_PASSES) / 2  # it makes two passes
     return total * samples / tried
 
@@ -83,10 +90,10 @@ def seconds_of_estimates(
         if kind not in known:
             mean = torch.randn(1, z[1], width, generator=generator) + 0.5 * torch.randn(*z, width, generator=generator)
             below: tuple[Tensor, Tensor] | None = (mean, torch.ones_like(mean)) if kind[1] else None
-            known[kind] = _seconds_of_one(mean, labels, below, searched)
+            known[kind] = _seconds_of_one(mean, labels, below) * (_SLOPES if searched else 1.0)
         total += known[kind]
     return total * times
 
 
-def _seconds_of_one(z: Tensor, labels: Tensor, below: tuple[Tensor, Tensor] | None, searched: bool) -> float:
-    return seconds(lambda: effective_information(z, labels, below, with_slopes=searched), torch.device("cpu"))
+def _seconds_of_one(z: Tensor, labels: Tensor, below: tuple[Tensor, Tensor] | None) -> float:
+    return trial(lambda: effective_information(z, labels, below), torch.device("cpu"))

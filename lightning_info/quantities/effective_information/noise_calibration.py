@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor
 
 from lightning_info.functional.distortion import DistortionLevel, distortion_level
-from lightning_info.quantities.weight_information.noisy_loss import loss_rise
-from lightning_info.replica.snapshot import ModelSnapshot
+from lightning_info.quantities.weight_information.loss_rise import LossRise
 
 SHARES = 4
 """Parts of the samples, each with draws of its own; with more of them little is won."""
@@ -22,12 +21,11 @@ ASIDE, POWERS = 1.25, (0.25, 2.0)
 
 
 def find_level(
-    snapshot: ModelSnapshot,
+    loss_rise: LossRise,
     noise: Callable[[int, float], Tensor],
     seeds: Iterator[int],
     target: float,
     start: float,
-    loss: float | None,
 ) -> DistortionLevel:
     """Search with new draws in every evaluation, one for each share of the samples.
 
@@ -35,12 +33,11 @@ def find_level(
     side of it: with the same ones, as the difference of two rises is then known far better than each.
 
     Args:
-        snapshot: With a private replica.
+        loss_rise: Over the samples, in :data:`SHARES` of them.
         noise: ``(seed, β) -> (k,)``.
         seeds: ``PASSES // 2 * SHARES`` of them.
         target: The rise wanted, nats a sample.
         start: First level to try.
-        loss: Mean loss of a sample without noise; None where there are no targets, see :func:`~.loss_rise`.
     """
     used: list[int] = []
 
@@ -49,7 +46,7 @@ def find_level(
         return rise_of(used[-SHARES:], beta)
 
     def rise_of(some: list[int], beta: float) -> float:
-        return loss_rise(snapshot, (noise(seed, beta) for seed in some), SHARES, loss)
+        return loss_rise(noise(seed, beta) for seed in some)
 
     level = distortion_level(rise, target, start, PASSES // 2)
     if not level.is_reached:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, get_args
 
 import torch
@@ -45,6 +45,7 @@ from lightning_info.quantities.information_plane.features import TARGETS, LayerF
 from lightning_info.quantities.information_plane.labels import Labels, describe_targets, labels_of
 from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record
 from lightning_info.quantities.weight_information.curvature import CurvaturePlan
+from lightning_info.quantities.weight_information.loss_rise import LossRise
 from lightning_info.quantities.weight_information.noisy_loss import has_loss, mean_loss
 from lightning_info.quantities.weight_information.run_plan import run_plan
 from lightning_info.replica.activations import Layer
@@ -226,9 +227,15 @@ class EffectiveInformationOfLayers(Quantity):
         values = dict.fromkeys(self.tags, math.nan)
         seeds = torch.randint(2**62, (2 * self._draws + PASSES * SHARES // 2,), generator=point.generator).tolist()
 
+        @lru_cache(maxsize=1)
+        def deviations(beta: float) -> Tensor:  # where the noise is independent: that of z = 1
+            return prior * curvature.noise(torch.ones(len(prior)), n)(beta, 1.0)
+
         def noise(seed: int, beta: float) -> Tensor:  # made anew for each use: all draws at once are many times the net
             z = torch.randn(len(prior), generator=torch.Generator().manual_seed(seed))
-            return prior * curvature.noise(z, n)(beta, 1.0)
+            return deviations(beta) * z if self.noise == "diagonal" else prior * curvature.noise(z, n)(beta, 1.0)
+
+        loss_rise = LossRise(snapshot, SHARES, loss)
 
         for family, distortion in self._targets.items():
             if loss is not None:
@@ -241,7 +248,7 @@ class EffectiveInformationOfLayers(Quantity):
                 last = self._levels.get(family, quadratic)
                 # where the loss hardly depends on the weights, as at the start, any level may have been the last
                 start = min(max(last, quadratic / FURTHEST_START), quadratic * FURTHEST_START)
-                level = find_level(snapshot, noise, iter(seeds[2 * self._draws :]), distortion, start, loss)
+                level = find_level(loss_rise, noise, iter(seeds[2 * self._draws :]), distortion, start)
             if not level.is_reached:
                 point.warn(
                     f"no value at step {point.step} (NaN): no level was found at which weight noise raises the "
@@ -254,9 +261,8 @@ class EffectiveInformationOfLayers(Quantity):
             self._levels[family] = level.beta
             noises = (noise(seed, level.beta) for seed in seeds[: 2 * self._draws])
             linear = {}
-            if self._linear:  # the noise is independent, and that of z = 1 its deviation
-                deviations = prior * curvature.noise(torch.ones(len(prior)), n)(level.beta, 1.0)
-                linear = linear_noises(snapshot.module, self._linear.values(), deviations)
+            if self._linear:
+                linear = linear_noises(snapshot.module, self._linear.values(), deviations(level.beta))
             noisy = noisy_activations(snapshot, self._features, noises, linear)
             variance_error = level.relative_error * quadratic_power(h, torch.ones_like(h), level.beta) / level.power
             values |= self._informations(noisy, family, level, variance_error, labels, point)

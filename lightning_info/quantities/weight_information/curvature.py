@@ -4,7 +4,7 @@ Four ways, chosen by size before the first step and named to the user:
 
 - ``"matrix"``: all k x k elements, for few weights;
 - ``"gram"``: the Gram matrix ``A Aᵀ`` of the factor A, ``F = AᵀA / N``, of some samples: its rows are the gradients of
-  every output of each, exact;
+  every output of each, of C classes C - 1, exact;
 - ``"lanczos"``: products with F only, for more outputs than gradients can be had of; random probes, with an error;
 - ``"diagonal"``: the diagonal of F in place of F, where nothing else fits, or if asked for; also for modules without
   second derivatives, which drawing the noise takes in the two ways before it.
@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_info.functional.fisher import exact_cotangents, fisher_cotangent
 from lightning_info.functional.lanczos import Eigenpairs, converged, lanczos, quadrature, runs
-from lightning_info.functional.likelihoods import LikelihoodLike
+from lightning_info.functional.likelihoods import LikelihoodLike, likelihood_named
 from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.spectrum_bracket import SpectrumBracket
 from lightning_info.functional.weight_noise import diagonal_noise, full_noise, lanczos_noise, low_rank_noise
@@ -170,7 +170,7 @@ class CurvaturePlan:
     Attributes:
         name: One of the four ways.
         samples: How many it is of; for ``"gram"`` the first of the largest group of equal shapes.
-        each: Outputs of a sample, each of which is a row of A.
+        each: Rows of A for a sample: one for each output, of C classes C - 1.
         weights: k, when it was chosen.
         rows: Who makes the per-output gradients; None for ``"lanczos"``.
     """
@@ -264,8 +264,7 @@ class CurvaturePlan:
         for batch in snapshot.parts():
             prediction = _finite(snapshot.predictor(snapshot.module, batch))
             columns = _columns(prediction) if self.each <= EXACT_OUTPUTS else _random_column(prediction, generator)
-            squares = self._rows.gram(snapshot.module, snapshot.outputs, batch, columns, diagonal=True).diagonal
-            assert squares is not None
+            squares = self._rows.diagonal(snapshot.module, snapshot.outputs, batch, columns)
             total += torch.cat([squares[name].flatten() for name in trainable(snapshot.module)])
         diagonal = total / snapshot.size
         if not diagonal.isfinite().all():
@@ -290,7 +289,8 @@ def choose_curvature(
     """
     few = snapshot.first(min(CHECK_SAMPLES, snapshot.chunk))
     batch = snapshot.to_device(few.groups[0])
-    each = snapshot.predictor(snapshot.module, batch).outputs[0].numel()
+    prediction = snapshot.predictor(snapshot.module, batch)
+    each = likelihood_named(prediction.likelihood, "choose_curvature").root_columns(prediction.outputs)
     weights = num_weights(snapshot)
     most = max_rows or int(min(MOST_ROWS, math.sqrt(PRODUCTS / max(1, weights))))
     some = min(samples, most // each)
@@ -306,7 +306,8 @@ def choose_curvature(
         return CurvaturePlan(name, samples, each, weights, None)
     if name == "gram" and some < 1:
         raise NotCovered(
-            f"a sample has {each} gradients, one for each output, of which a Gram matrix takes {most} here; choose "
+            f"a sample has {each} gradients, one for each output or class but one, of which a Gram "
+            f"matrix takes {most} here; choose "
             f"curvature='lanczos', which makes none"
         )
     size = some if name == "gram" else samples

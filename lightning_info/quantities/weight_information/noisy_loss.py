@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-from lightning_info.functional.output_kl import output_kl
 from lightning_info.functional.standard_error import standard_error
 from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.real import shaped, sizes
 from lightning_info.quantities.weight_information.curvature import Curvature
-from lightning_info.replica.predicted import Prediction
 from lightning_info.replica.snapshot import ModelSnapshot
 
 
@@ -61,31 +58,6 @@ def noisy_losses(
     return [_summary(torch.tensor(found, dtype=torch.float64)) for found in pairs]
 
 
-def loss_rise(snapshot: ModelSnapshot, noises: Iterable[Tensor], shares: int, loss: float | None) -> float:
-    """By how much weight noise raises the mean loss of a sample, nats; each draw on a share of the samples alone.
-
-    Without targets it is the mean ``KL(p_w(y|x) ‖ p_{w+n}(y|x))``, by which the loss rises at labels from the model.
-
-    The draws differ more than the samples, so that many of them on a share each say more than few on all. A draw comes
-    with its opposite, so that what is linear in it cancels.
-
-    Args:
-        snapshot: With a private replica.
-        noises: Draws ``(k,)``, as many as the shares or a multiple.
-        shares: Every so manieth sample makes one; fewer samples are one each.
-        loss: Without noise, of all samples; None where there are no targets.
-    """
-    total, draws, shares = 0.0, 0, min(shares, snapshot.size)
-    for noise in noises:
-        numbers = torch.arange(draws % shares, snapshot.size, shares)
-        draws += 1
-        measured = partial(_summed_loss, snapshot, numbers) if loss is not None else _summed_kl(snapshot, numbers)
-        for n in (noise, -noise):
-            with moved(snapshot, n):
-                total += 0.5 * measured()
-    return total / (draws / shares * snapshot.size) - (loss or 0.0)
-
-
 def has_loss(snapshot: ModelSnapshot) -> bool:
     """Whether there are targets to take the loss at."""
     return snapshot.predictor(snapshot.module, snapshot.first_chunk()).has_loss
@@ -112,31 +84,6 @@ def moved(snapshot: ModelSnapshot, noise: Tensor) -> Iterator[None]:
         with torch.no_grad():
             for p, value in zip(parameters, saved, strict=True):
                 p.copy_(value)
-
-
-def _summed_loss(snapshot: ModelSnapshot, numbers: Tensor) -> float:
-    parts = [prediction.summed_loss() for prediction in _predictions(snapshot, numbers)]
-    return torch.stack(parts).detach().sum().item()
-
-
-def _summed_kl(snapshot: ModelSnapshot, numbers: Tensor) -> Callable[[], float]:
-    """Of the predictions with the present weights to those with the weights at each call."""
-    before = [(one.likelihood, one.mask, *one.parameters) for one in _predictions(snapshot, numbers)]
-
-    def measured() -> float:
-        total = 0.0
-        for (likelihood, mask, p, v), now in zip(before, _predictions(snapshot, numbers), strict=True):
-            q, u = now.parameters
-            variances = None if v is None or u is None else (v, u)
-            total += output_kl(p, q, likelihood, mask, variances).sum().item()
-        return total
-
-    return measured
-
-
-def _predictions(snapshot: ModelSnapshot, numbers: Tensor) -> Iterator[Prediction]:
-    for batch, _ in snapshot.drawn(numbers):
-        yield snapshot.predictor(snapshot.module, batch)
 
 
 def _loss_at(snapshot: ModelSnapshot, noise: Tensor) -> float:

@@ -10,7 +10,8 @@ from torch import nn
 
 from lightning_info.functional.distortion import quadratic_level, quadratic_power
 from lightning_info.functional.weight_noise import diagonal_noise
-from lightning_info.quantities.effective_information.noise_calibration import PASSES, POWER_PASSES, find_level
+from lightning_info.quantities.effective_information.noise_calibration import PASSES, POWER_PASSES, SHARES, find_level
+from lightning_info.quantities.weight_information.loss_rise import LossRise
 from lightning_info.quantities.weight_information.noisy_loss import mean_loss
 from lightning_info.replica.prediction import Predictor
 from lightning_info.replica.snapshot import ModelSnapshot
@@ -35,8 +36,10 @@ class Case:
             self.net, predictor, [(x, x @ torch.ones(WIDTH, 1).double())], 16, torch.device("cpu")
         )
         self.h, self.prior, self.samples = x.square().sum(0), torch.linspace(0.2, 1, WIDTH).double(), 0
+        self.draws = 0
 
     def noise(self, seed: int, beta: float) -> torch.Tensor:
+        self.draws += 1
         z = torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed))
         return diagonal_noise(z, self.h, beta, self.prior)
 
@@ -46,7 +49,7 @@ class Case:
 
     def search(self, target: float, start: float, seed: int = 0):
         seeds = iter(range(10_000 * seed, 10_000 * (seed + 1)))
-        return find_level(self.snapshot, self.noise, seeds, target, start, mean_loss(self.snapshot))
+        return find_level(LossRise(self.snapshot, SHARES, mean_loss(self.snapshot)), self.noise, seeds, target, start)
 
 
 @pytest.mark.parametrize("away", [1.0, 30.0])
@@ -87,9 +90,12 @@ def test_the_power_is_the_slope_of_the_quadratic_rise():
 
 @pytest.mark.parametrize(("target", "reached"), [(0.05, True), (1e3, False)])
 def test_it_takes_so_many_passes_at_most(target, reached):
+    """A draw makes two on its share; what direct calls are found and checked by comes once, two on all samples."""
     case, seen = Case(), []
     case.net.register_forward_hook(lambda module, args, output: seen.append(len(output)))
     found = case.search(target, 1.0)
     assert found.is_reached == reached
-    passes = sum(seen) / N - 1 - POWER_PASSES * reached  # without that of the loss
+    passes = 2 * case.draws / SHARES - POWER_PASSES * reached
     assert passes == 2 * found.evaluations <= PASSES
+    # one of the loss without noise; as one are a draw and its opposite, but for the first on each share
+    assert sum(seen) / N == 1 + 2 + 2 + (case.draws / SHARES - 1)

@@ -57,7 +57,7 @@ def measured(snapshot: ModelSnapshot, noise: str):
 @pytest.mark.parametrize(("noise", "samples"), [("diagonal", N), ("low_rank", N), ("low_rank", 17), ("full", N)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-6)])
 def test_the_root_applied_to_the_identity_gives_the_covariance(noise, samples, dtype, tolerance, monkeypatch):
-    monkeypatch.setattr(module, "MOST_ROWS", 3 * samples)
+    monkeypatch.setattr(module, "MOST_ROWS", 2 * samples)
     snapshot = case(dtype)
     prior, curvature = measured(snapshot, noise)
     k = len(prior)
@@ -86,10 +86,10 @@ def test_the_spectrum_is_that_of_the_relative_weights(noise):
 def test_the_size_decides_what_is_refused(monkeypatch):
     snapshot = case()
     k = len(weights(snapshot))
-    monkeypatch.setattr(module, "KEPT", 3 * 16 * k)
+    monkeypatch.setattr(module, "KEPT", 2 * 16 * k)
     plan = choose_relative_curvature(snapshot, N, "low_rank")
-    assert (plan.samples, plan.size) == (16, 48)
-    monkeypatch.setattr(module, "KEPT", 3 * 16 * k - 1)
+    assert (plan.samples, plan.size) == (16, 32)
+    monkeypatch.setattr(module, "KEPT", 2 * 16 * k - 1)
     with pytest.raises(TooLarge, match=f"with {k} numbers each: memory is taken for those of 15 samples"):
         choose_relative_curvature(snapshot, N, "low_rank")
     assert choose_relative_curvature(snapshot, 12, "low_rank").samples == 12  # there are no more

@@ -126,7 +126,7 @@ def test_the_diagonal_is_exact_for_few_outputs_and_unbiased_for_many(monkeypatch
     truth = explicit_fisher(snapshot).diagonal()
     plan, found = measured(snapshot, "diagonal")
     torch.testing.assert_close(found.diagonal, truth, rtol=1e-8, atol=0)
-    monkeypatch.setattr(curvature_module, "EXACT_OUTPUTS", 2)
+    monkeypatch.setattr(curvature_module, "EXACT_OUTPUTS", 1)
     generator = torch.Generator().manual_seed(0)
     draws = torch.stack([plan.measure(snapshot, generator).diagonal for _ in range(25)])
     error = draws.std(0) / 5
@@ -142,16 +142,16 @@ def test_the_way_is_chosen_by_size_and_named(monkeypatch):
     assert choose(k // 3).name == "gram"  # fewer rows than weights
     monkeypatch.setattr(curvature_module, "MATRIX_WEIGHTS", k - 1)
     plan = choose(40)
-    assert (plan.name, plan.samples, plan.size) == ("gram", 40, 120)
-    assert "40 samples by their 120 per-output gradients, exact" in plan.describe()
-    fewer = choose(40, max_rows=60)  # fewer samples rather than fewer columns
+    assert (plan.name, plan.samples, plan.size) == ("gram", 40, 80)  # of three classes two rows each
+    assert "40 samples by their 80 per-output gradients, exact" in plan.describe()
+    fewer = choose(40, max_rows=40)  # fewer samples rather than fewer columns
     assert (fewer.name, fewer.samples) == ("gram", 20)
-    assert choose(40, max_rows=45).name == "lanczos"  # 15 samples only
-    assert "random probes" in choose(40, max_rows=45).describe()
-    assert choose(40, name="gram", max_rows=6).samples == 2
-    with pytest.raises(NotCovered, match=r"a sample has 3 gradients.*curvature='lanczos'"):
-        choose(40, name="gram", max_rows=2)
-    monkeypatch.setattr(curvature_module, "PRODUCTS", 48**2 * k)
+    assert choose(40, max_rows=30).name == "lanczos"  # 15 samples only
+    assert "random probes" in choose(40, max_rows=30).describe()
+    assert choose(40, name="gram", max_rows=4).samples == 2
+    with pytest.raises(NotCovered, match=r"a sample has 2 gradients.*curvature='lanczos'"):
+        choose(40, name="gram", max_rows=1)
+    monkeypatch.setattr(curvature_module, "PRODUCTS", 32**2 * k)
     assert choose(40).samples == 16  # k R² within the budget
 
 

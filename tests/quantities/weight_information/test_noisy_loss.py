@@ -10,7 +10,8 @@ from torch import nn
 from lightning_info.functional.standard_error import student_factor
 from lightning_info.functional.weight_information import expected_loss_rise
 from lightning_info.quantities.weight_information.curvature import choose_curvature
-from lightning_info.quantities.weight_information.noisy_loss import has_loss, loss_rise, mean_loss, noisy_losses
+from lightning_info.quantities.weight_information.loss_rise import LossRise
+from lightning_info.quantities.weight_information.noisy_loss import has_loss, mean_loss, noisy_losses
 from lightning_info.replica.prediction import Predictor
 from lightning_info.replica.snapshot import ModelSnapshot
 from lightning_info.replica.stand_in_trainer import StandInTrainer
@@ -93,7 +94,7 @@ def test_each_draw_moves_its_share_of_the_samples(shares):
     noises = torch.randn(2 * shares, 10, generator=torch.Generator().manual_seed(0)).double()
     moved = [torch.cat([n[:8].view(2, 4), n[8:, None]], 1) for n in noises]
     rises = [(x[i % shares :: shares] @ m.T).square().sum() / 2 for i, m in enumerate(moved)]
-    found = loss_rise(snapshot, noises, shares, mean_loss(snapshot))
+    found = LossRise(snapshot, shares, mean_loss(snapshot))(noises)
     assert found == pytest.approx(sum(rises).item() / 2 / N, rel=1e-9)
 
 
@@ -101,9 +102,8 @@ def test_fewer_samples_than_shares_are_one_share_each():
     snapshot = case()
     snapshot.groups = [tuple(part[:3] for part in snapshot.groups[0])]
     noises = torch.randn(6, 10).double()
-    assert (
-        loss_rise(snapshot, noises, 4, mean_loss(snapshot)) == loss_rise(snapshot, noises, 3, mean_loss(snapshot)) > 0
-    )
+    four, three = (LossRise(snapshot, shares, mean_loss(snapshot))(noises) for shares in (4, 3))
+    assert four == three > 0
 
 
 def without_targets(likelihood: str) -> ModelSnapshot:
@@ -133,7 +133,7 @@ def test_without_targets_the_loss_is_that_of_labels_from_the_model(likelihood):
             rise = quiet[rows] - log_probabilities(noisy, likelihood)
             total += 0.5 * (quiet[rows].exp() * rise).sum().item()
     assert not has_loss(snapshot)
-    assert loss_rise(snapshot, noises, 2, None) == pytest.approx(total / (2 * N), rel=1e-9)
+    assert LossRise(snapshot, 2, None)(noises) == pytest.approx(total / (2 * N), rel=1e-9)
 
 
 def coverage(pairs: int, seeds: int) -> tuple[float, float]:

@@ -1,0 +1,264 @@
+"""The module call that a prediction comes from, made by itself, for passes at many weights over the same samples.
+
+What finds out what a ``training_step`` predicts takes longer than a small network in it. Where the prediction is what
+one call gives, that call and the loss of its outputs are all that other weights need. It may be another function there
+all the same: :meth:`DirectCalls.like` compares one pass with a whole one.
+
+Where no weight has more axes than a matrix, several draws of the weights run as one by ``torch.vmap``, in batched
+products. A convolution with other weights for each draw is slower than one after the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from lightning_info.gradients.contract import trainable
+from lightning_info.gradients.memory import is_out_of_memory
+from lightning_info.gradients.real import sizes
+from lightning_info.quantities.weight_information.noisy_loss import moved
+from lightning_info.replica.predicted import Prediction
+from lightning_info.replica.snapshot import ModelSnapshot
+
+MOST_DRAWS = 16
+"""That run as one; of more of them little is won."""
+AT_ONCE = 1 << 20
+"""Numbers in the weights, or the largest output of a module, of all of them."""
+
+Run = Callable[[], Tensor]
+"""Makes the call: the outputs, as those of the prediction."""
+Body = Callable[["DirectCall", Run], dict[str, Tensor]]
+"""What is read of a pass."""
+
+
+@dataclass
+class DirectCall:
+    """One call of a part of a replica, for one chunk of samples.
+
+    Attributes:
+        part: The module, or the replica itself.
+        args: What it is called with.
+        kwargs: The same by name.
+        prediction: At the weights at which it was found; its graph is gone.
+        mask: See :attr:`Prediction.mask`.
+        largest: Numbers in the largest output of a module inside.
+    """
+
+    part: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    prediction: Prediction
+    mask: Tensor | None
+    largest: int
+
+    @property
+    def samples(self) -> int:
+        """N."""
+        return len(self.prediction.outputs)
+
+    def loss(self, outputs: Tensor) -> Tensor:
+        """The summed loss of the samples, float64; NaN without targets."""
+        if not self.prediction.has_loss:
+            return torch.full((), math.nan, dtype=torch.float64, device=outputs.device)
+        return self.prediction.summed_of(outputs.double(), self.mask)
+
+    def run(self, weights: dict[str, Tensor] | None = None) -> Tensor:
+        """The outputs, at the weights that the module has or at others, by their names in :attr:`part`."""
+        found: Tensor = (
+            self.part(*self.args, **self.kwargs)
+            if weights is None
+            else torch.func.functional_call(self.part, weights, self.args, self.kwargs)
+        )
+        return found.reshape(self.prediction.outputs.shape)
+
+
+def find_call(snapshot: ModelSnapshot, batch: Any) -> DirectCall | None:
+    """The call that the prediction of a batch comes from; None where there is not just one, or a pass does more.
+
+    Args:
+        snapshot: With a private replica.
+        batch: On its device.
+    """
+    module, predictor = snapshot.module, snapshot.predictor
+    seen, saved = _Calls(), []
+
+    def keep(tensor: Tensor) -> list[Tensor]:
+        saved.append([tensor])
+        return saved[-1]
+
+    with seen.of(module), torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept[0]):
+        prediction = predictor(module, batch)
+    mask = None if prediction.unknown else prediction.mask
+    for tensors in saved:
+        tensors.clear()
+    if (
+        predictor.noise.draws is not False
+        or predictor.state.changed(module)
+        or prediction.writes
+        or prediction.unknown
+        or len(seen.found) != 1
+    ):
+        return None
+    ((part, args, kwargs, output),) = seen.found
+    z = prediction.outputs.detach()
+    if not isinstance(output, Tensor) or output.dtype != z.dtype or output.numel() != z.numel():
+        return None
+    if not torch.equal(output.detach().reshape(z.shape), z):
+        return None
+    return DirectCall(part, args, kwargs, prediction, mask, seen.largest)
+
+
+class _Calls:
+    """Outermost calls of modules with weights whose arguments depend on no weight."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]] = []
+        self.largest = 0
+        self._versions: list[list[int]] = []
+
+    def of(self, module: nn.Module) -> ExitStack:
+        stack = ExitStack()
+        for part in module.modules():
+            if not isinstance(part, torch.jit.ScriptModule):
+                stack.callback(part.register_forward_pre_hook(self._begins, with_kwargs=True).remove)
+                stack.callback(part.register_forward_hook(self._ends, with_kwargs=True, always_call=True).remove)
+        return stack
+
+    def _begins(self, part: nn.Module, args: Any, kwargs: Any) -> None:
+        self._versions.append([leaf._version for leaf in _leaves((args, kwargs))])
+
+    def _ends(self, part: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        before = self._versions.pop()
+        self.largest = max([self.largest, *(leaf.numel() for leaf in _leaves(output))])
+        if self._versions or next(part.parameters(), None) is None:
+            return
+        given = _leaves((args, kwargs))
+        is_fixed = not any(leaf.requires_grad for leaf in given) and [leaf._version for leaf in given] == before
+        # two of them, so that there is not just one
+        self.found += [(part, args, kwargs, output)] * (1 if is_fixed else 2)
+
+
+def _leaves(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+@dataclass
+class DirectCalls:
+    """Passes over some samples by direct calls alone.
+
+    Attributes:
+        snapshot: Whose replica they are of.
+        calls: One for each chunk of the samples.
+        as_one: How many draws of the weights run as one; 1: one after the other.
+    """
+
+    snapshot: ModelSnapshot
+    calls: list[DirectCall]
+    as_one: int
+
+    @classmethod
+    def like(
+        cls,
+        snapshot: ModelSnapshot,
+        batches: Iterable[Any],
+        noise: Tensor,
+        body: Body,
+        expected: Mapping[str, Tensor],
+    ) -> DirectCalls | None:
+        """Those that give what whole passes gave; None if there are none.
+
+        Args:
+            snapshot: With a private replica.
+            batches: The samples in chunks, on its device.
+            noise: On the weights in the whole passes, ``(k,)``.
+            body: What is read.
+            expected: What was read of the whole passes, without the axis of the draws.
+        """
+        calls = []
+        for batch in batches:
+            call = find_call(snapshot, batch)
+            if call is None:
+                return None
+            calls.append(call)
+        for as_one in dict.fromkeys((_draws_as_one(snapshot, calls), 1)):
+            found = cls(snapshot, calls, as_one)
+            try:
+                read = found.read(noise[None], body)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                continue
+            if _agree(snapshot, {name: values[0] for name, values in read.items()}, expected):
+                return found
+        return None
+
+    def read(self, noises: Tensor, body: Body) -> dict[str, Tensor]:
+        """What is read of passes at some draws, those of a chunk one after the other behind the axis of the draws.
+
+        Args:
+            noises: ``(K, k)``, added to the weights of the replica.
+            body: What to read, the samples of a chunk first.
+        """
+        with torch.no_grad(), _precision_of(self.snapshot.module):
+            if self.as_one > 1:
+                groups = torch.split(noises, self.as_one)
+                return _joined([_joined([self._as_one(call, some, body) for call in self.calls], 1) for some in groups])
+            draws = []
+            for noise in noises:
+                with moved(self.snapshot, noise):
+                    draws.append(_joined([body(call, call.run) for call in self.calls]))
+            return {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
+
+    def _as_one(self, call: DirectCall, noises: Tensor, body: Body) -> dict[str, Tensor]:
+        parameters = list(trainable(self.snapshot.module).values())
+        parts = dict(zip(map(id, parameters), torch.split(noises, sizes(parameters), 1), strict=True))
+        weights = {
+            name: (p.detach() + parts[id(p)].view(-1, *p.shape)).to(p.dtype)
+            for name, p in call.part.named_parameters()
+            if id(p) in parts
+        }
+        found: dict[str, Tensor] = torch.vmap(lambda own: body(call, lambda: call.run(own)))(weights)
+        return found
+
+
+@contextmanager
+def _precision_of(module: nn.Module) -> Iterator[None]:
+    """Tensors that a call makes have the precision of the module's weights, as in a whole pass."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(next((p.dtype for p in module.parameters() if p.is_floating_point()), before))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _joined(parts: list[dict[str, Tensor]], axis: int = 0) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts], axis) for name in parts[0]}
+
+
+def _draws_as_one(snapshot: ModelSnapshot, calls: Sequence[DirectCall]) -> int:
+    parameters = list(trainable(snapshot.module).values())
+    if any(p.dim() > 2 or not p.is_floating_point() for p in parameters):
+        return 1
+    largest = max(sum(p.numel() for p in parameters), *(call.largest for call in calls), 1)
+    return max(1, min(MOST_DRAWS, AT_ONCE // largest))
+
+
+def _agree(snapshot: ModelSnapshot, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    """Whether two passes gave the same but for the rounding of the replica's precision."""
+    dtypes = {p.dtype for p in snapshot.module.parameters() if p.is_floating_point()}
+    share = 0.1 * max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0) ** 0.5
+    return found.keys() == expected.keys() and all(_close(found[name], one, share) for name, one in expected.items())
+
+
+def _close(one: Tensor, other: Tensor, share: float) -> bool:
+    finite = other[other.isfinite()]
+    largest = finite.abs().max().item() if len(finite) else 0.0
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0.0, atol=share * largest, equal_nan=True)

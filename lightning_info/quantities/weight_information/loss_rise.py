@@ -1,0 +1,100 @@
+"""By how much weight noise raises the loss, each draw on a share of the samples alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_info.functional.output_kl import output_kl
+from lightning_info.quantities.weight_information.direct_call import DirectCall, DirectCalls, Run
+from lightning_info.quantities.weight_information.noisy_loss import moved
+from lightning_info.replica.predicted import Prediction
+from lightning_info.replica.snapshot import ModelSnapshot
+
+
+class LossRise:
+    """By how much weight noise raises the mean loss of a sample, nats.
+
+    Without targets it is the mean ``KL(p_w(y|x) ‖ p_{w+n}(y|x))``, by which the loss rises at labels from the model.
+
+    The draws differ more than the samples, so that many of them on a share each say more than few on all. A draw comes
+    with its opposite, so that what is linear in it cancels.
+
+    Args:
+        snapshot: With a private replica, at the weights without noise.
+        shares: The samples fall into so many interleaved parts; fewer samples are one part each.
+        loss: Without noise, of all samples; None where there are no targets.
+    """
+
+    def __init__(self, snapshot: ModelSnapshot, shares: int, loss: float | None) -> None:
+        count, kind = min(shares, snapshot.size), _Divergence if loss is None else _Loss
+        self._shares = [kind(snapshot, torch.arange(start, snapshot.size, count)) for start in range(count)]
+        self._size, self._loss = snapshot.size, loss or 0.0
+
+    def __call__(self, noises: Iterable[Tensor]) -> float:
+        """The rise under draws ``(k,)``, as many as the shares or a multiple."""
+        total, draws, shares = 0.0, 0, len(self._shares)
+        for noise in noises:
+            total += self._shares[draws % shares].at(noise)
+            draws += 1
+        return total / (draws / shares * self._size) - self._loss
+
+
+class _Share:
+    """Some samples."""
+
+    def __init__(self, snapshot: ModelSnapshot, numbers: Tensor) -> None:
+        self._snapshot, self._numbers = snapshot, numbers
+
+    def _batches(self) -> Iterator[Any]:
+        return (batch for batch, _ in self._snapshot.drawn(self._numbers))
+
+    def _predictions(self) -> Iterator[Prediction]:
+        return (self._snapshot.predictor(self._snapshot.module, batch) for batch in self._batches())
+
+
+class _Loss(_Share):
+    """Their loss; by direct calls, once they gave that of whole passes."""
+
+    _is_known = False
+    _calls: DirectCalls | None = None
+
+    def at(self, noise: Tensor) -> float:
+        """Summed over the samples, mean of a draw and its opposite."""
+        if self._calls is not None:
+            return self._calls.read(torch.stack([noise, -noise]), _loss)["loss"].sum().item() / 2
+        one, other = self._whole(noise), self._whole(-noise)
+        if not self._is_known:
+            self._is_known = True
+            self._calls = DirectCalls.like(self._snapshot, self._batches(), noise, _loss, {"loss": one})
+        return (one.sum() + other.sum()).item() / 2
+
+    def _whole(self, noise: Tensor) -> Tensor:
+        with moved(self._snapshot, noise):
+            return torch.stack([prediction.summed_loss() for prediction in self._predictions()]).detach()
+
+
+class _Divergence(_Share):
+    """The KL divergence of their predictions from those without noise."""
+
+    def __init__(self, snapshot: ModelSnapshot, numbers: Tensor) -> None:
+        super().__init__(snapshot, numbers)
+        self._quiet = [(one.likelihood, one.mask, *one.parameters) for one in self._predictions()]
+
+    def at(self, noise: Tensor) -> float:
+        """Summed over the samples, mean of a draw and its opposite."""
+        total = 0.0
+        for n in (noise, -noise):
+            with moved(self._snapshot, n):
+                for (likelihood, mask, p, v), now in zip(self._quiet, self._predictions(), strict=True):
+                    q, u = now.parameters
+                    variances = None if v is None or u is None else (v, u)
+                    total += output_kl(p, q, likelihood, mask, variances).sum().item() / 2
+        return total
+
+
+def _loss(call: DirectCall, run: Run) -> dict[str, Tensor]:
+    return {"loss": call.loss(run())[None]}
