@@ -55,6 +55,8 @@ from lightning_info.functional.noisy_units import separate
 from lightning_info.functional.shrinkage import conditional_gaussians_without, gaussians_without
 from lightning_info.functional.standard_error import stratified_error
 
+LOOSE = 0.1
+"""Nats by which bounds of different looseness may cross."""
 _FOLDS = 4
 _DRAWS_OF_A_BLOCK = 8
 """At least: fewer say little of their scatter."""
@@ -212,6 +214,22 @@ def _is_saturated(xz: float, ceiling: float, error: float) -> bool:
 
 def _is_label(zy: float, h_y: float, error: float) -> bool:
     return h_y - zy <= max(error, 1e-9)
+
+
+def crossed(values: Sequence[float], errors: Sequence[float]) -> list[bool]:
+    """Whether a lower bound of I(X;Z) lies so far below a later one that it says nothing.
+
+    That is by more than three standard errors of the difference, and by more than :data:`LOOSE`.
+
+    Args:
+        values: Lower bounds in the order of the layers, the one nearest the output last; one that is NaN crosses none.
+        errors: Their standard errors.
+    """
+    pairs = list(zip(values, errors, strict=True))
+    return [
+        any(later - value > max(LOOSE, 3 * math.hypot(error, other)) for later, other in pairs[i + 1 :])
+        for i, (value, error) in enumerate(pairs)
+    ]
 
 
 def running_maximum(values: Sequence[float]) -> tuple[list[float], float]:

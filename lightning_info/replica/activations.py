@@ -62,6 +62,7 @@ class Call:
         kind: Class of the module, or name of the function.
         is_activation: It is an activation function, or a module without parameters or others inside that calls one.
         has_weights: It is a module that owns parameters.
+        follows: It is an activation function of what the call that was shown before it gave.
         channels_first: The channels are on axis 1, as those of the layer with weights that ran last (unless they were
             moved since, which the length of the axes tells).
     """
@@ -72,6 +73,7 @@ class Call:
     is_activation: bool
     has_weights: bool
     channels_first: bool
+    follows: bool = False
 
 
 OUTPUTS_CALL = Call("", 0, "", is_activation=False, has_weights=False, channels_first=False)
@@ -167,6 +169,7 @@ class Capture(TorchFunctionMode):
         self._running: list[_Running] = []
         self._calls: Counter[str] = Counter()
         self._channels_first, self._channels, self._axes_moved = False, 0, False
+        self._shown: tuple[int, torch.Size] | None = None  # where the last tensor is
 
     def __enter__(self: C) -> C:
         """Hook the modules."""
@@ -206,8 +209,7 @@ class Capture(TorchFunctionMode):
                 self._running[-1].activates = True
             else:
                 owner = f"{self._running[-1].name}." if self._running else ""
-                before = args[0] if name in _INVERTIBLE and args else None
-                self._show(owner + name, name, result, True, False, before)
+                self._show(owner + name, name, result, True, False, args, name in _INVERTIBLE)
         elif name in _MOVES_AXES:
             self._axes_moved = True
         else:
@@ -237,10 +239,12 @@ class Capture(TorchFunctionMode):
         running = self._running.pop()
         is_activation = running.activates or _is_activation(module)
         has_weights = next(module.parameters(recurse=False), None) is not None
-        before = args[0] if isinstance(module, _INVERTIBLE_MODULES) and args else None
-        self._show(name, type(module).__name__, output, is_activation, has_weights and not is_activation, before)
+        is_invertible, owns = isinstance(module, _INVERTIBLE_MODULES), has_weights and not is_activation
+        self._show(name, type(module).__name__, output, is_activation, owns, args, is_invertible)
 
-    def _show(self, name: str, kind: str, output: Any, is_activation: bool, has_weights: bool, before: Any) -> None:
+    def _show(
+        self, name: str, kind: str, output: Any, is_activation: bool, has_weights: bool, args: Any, is_invertible: bool
+    ) -> None:
         if is_experiment():
             return
         index = self._calls[name]
@@ -251,9 +255,12 @@ class Capture(TorchFunctionMode):
                 first = (
                     self._has_channels_first(tensor) if self._known is None else self._known.get((name, index), False)
                 )
-                call = Call(name, index, kind, is_activation, has_weights, first)
-                is_whole = isinstance(before, Tensor) and before.data_ptr() != tensor.data_ptr()
-                self._hand_over(call, tensor.detach(), before.detach() if is_whole else None)
+                taken = args[0] if args and isinstance(args[0], Tensor) else None
+                follows = is_activation and taken is not None and _place(taken) == self._shown
+                call = Call(name, index, kind, is_activation, has_weights, first, follows)
+                is_whole = is_invertible and taken is not None and taken.data_ptr() != tensor.data_ptr()
+                self._hand_over(call, tensor.detach(), taken.detach() if is_whole and taken is not None else None)
+                self._shown = _place(tensor)
             else:
                 self.unseen[name] = self.unseen[kind] = description(output)
 
@@ -262,6 +269,10 @@ class Capture(TorchFunctionMode):
             self._see(call, tensor, before)
         except Exception as error:
             self.error = self.error or error
+
+
+def _place(tensor: Tensor) -> tuple[int, torch.Size]:
+    return tensor.data_ptr(), tensor.shape
 
 
 class LayerCapture(Capture):

@@ -7,7 +7,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -52,6 +52,7 @@ class _Seen:
     positions: dict[SampleAxis, bool]
     sums: tuple[int, float, float]
     dtype: torch.dtype
+    knows_input: bool = False  # what an invertible function took was shown
 
     @property
     def is_discrete(self) -> bool:
@@ -65,6 +66,7 @@ def find_layers(
     batch: Any,
     named: LayerNames | None,
     with_outputs: bool = True,
+    before: bool = False,
 ) -> tuple[list[Layer], dict[str, str]]:
     """Look at passes over a few samples, in another order and alone, and choose the layers.
 
@@ -80,6 +82,8 @@ def find_layers(
             their names); None for the activation functions before the outputs (without any, the modules with weights
             that give real numbers), at most eight with the outputs, evenly over depth.
         with_outputs: The outputs are among those that are chosen; if not, they are where there is no other layer.
+        before: Of those that are chosen, the calls that an activation function takes its input from stand for it,
+            unless the function is invertible and its input is known (:attr:`~.activations.Activation.before`).
 
     Returns:
         The layers in the order of their calls, the outputs last where they are among them; and why others cannot be
@@ -122,7 +126,9 @@ def find_layers(
         layer = Layer(OUTPUTS, "", 0, "", "first", rows.shape[1], outputs.dim() > 2, padding)
         found[OUTPUTS] = _seen(OUTPUTS_CALL, outputs, len(outputs), masks), layer
     chosen = (
-        _evenly(found, final, with_outputs) if named is None else _named(module, found, final, refused, unseen, named)
+        _evenly(found, final, with_outputs, before)
+        if named is None
+        else _named(module, found, final, refused, unseen, named)
     )
     left_out = {label: reason for label, (seen, reason) in refused.items() if not seen.is_discrete}
     return [found[label][1] for label in chosen], left_out
@@ -134,7 +140,7 @@ def _record(
     samples, seen = num_samples(batch), {}
 
     def see(call: Call, tensor: Tensor, before: Tensor | None) -> None:
-        seen[call.name, call.index] = _seen(call, tensor, samples, masks)
+        seen[call.name, call.index] = replace(_seen(call, tensor, samples, masks), knows_input=before is not None)
 
     with Capture(module, see) as capture:
         prediction = predict(module, batch)
@@ -208,7 +214,7 @@ def _final(found: dict[str, tuple[_Seen, Layer]], outputs: Tensor) -> str | None
     return weighted[-1] if weighted else next(iter(inner), None)
 
 
-def _evenly(found: dict[str, tuple[_Seen, Layer]], final: str, with_outputs: bool) -> list[str]:
+def _evenly(found: dict[str, tuple[_Seen, Layer]], final: str, with_outputs: bool, before: bool) -> list[str]:
     labels = list(found)
     inner = labels[: labels.index(final)]
     candidates = [label for label in inner if found[label][0].call.is_activation] or [
@@ -216,7 +222,22 @@ def _evenly(found: dict[str, tuple[_Seen, Layer]], final: str, with_outputs: boo
     ]
     last = [final] if with_outputs or not candidates else []
     places = torch.linspace(0, len(candidates) - 1, min(len(candidates), MOST - len(last))).round().int().tolist()
-    return [*(candidates[i] for i in places), *last]
+    chosen = [candidates[i] for i in places]
+    return [*dict.fromkeys(_input_of(found, label) if before else label for label in chosen), *last]
+
+
+def _input_of(found: dict[str, tuple[_Seen, Layer]], label: str) -> str:
+    """The call that an activation function takes its input from, the innermost of those that give it; or itself."""
+    labels, (seen, layer) = list(found), found[label]
+    place = labels.index(label)
+    if not seen.call.follows or place == 0 or (seen.knows_input and not layer.positions):
+        return label
+    given = found[labels[place - 1]][0]
+    if given.shape != seen.shape:  # another one, which is not among those that can be measured
+        return label
+    while place > 1 and _is_like(found[labels[place - 2]][0].sums, given.sums):
+        place -= 1
+    return labels[place - 1]
 
 
 def _named(

@@ -322,7 +322,7 @@ def test_weights_that_are_zero_dead_and_single_units_have_a_value():
             nn.init.constant_(self.net[0].bias, -100.0)  # off for every input
             nn.init.zeros_(self.net[2].weight)
 
-    callback = effective(beta=0.01)
+    callback = effective(beta=0.01, layers=["net.1", "net.2"])
     fit(callback, module=Dead())
     assert value(callback, "effective_info/I_XZ/net.1", 0) == 0.0
     assert value(callback, "effective_info/I_XZ/net.2", 0) == 0.0
@@ -489,3 +489,34 @@ def test_a_cheaper_point_has_half_the_draws_down_to_the_fewest_and_says_so(drawn
         assert len(drawn) == 64 + (64 >> halved)  # at the start and at the end
         errors.append(value(callback, "effective_info_stderr/I_XZ/net.2", 1))
     assert errors[2] > 1.3 * errors[0] > 0
+
+
+class Rectified(Classifier):
+    def __init__(self):
+        super().__init__(
+            nn.Sequential(nn.Linear(FEATURES, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, CLASSES))
+        )
+
+
+def test_a_relu_is_looked_at_from_before():
+    callback = effective(distortion=0.05)
+    fit(callback, module=Rectified())
+    layers = [tag.split("/")[2] for tag in callback.tags if tag.startswith("effective_info/I_XZ/")]
+    assert layers == ["net.0", "net.2", "net.4"]
+
+
+def test_a_bound_far_below_a_later_one_is_no_value(monkeypatch):
+    real, bounds = module_of_quantity.effective_information, iter([0.0, 2.0, 1.95] * 10)
+
+    def bound(*args, **kwargs):
+        return real(*args, **kwargs)._replace(I_XZ=next(bounds), I_XZ_stderr=0.1)
+
+    monkeypatch.setattr(module_of_quantity, "effective_information", bound)
+    callback = effective(beta=0.1, on_error="warn")
+    with pytest.warns(UserWarning, match=r"no I\(X;Z\) of layer 'net.0' at step 0 \(NaN\): its bound lies far below"):
+        fit(callback, module=Rectified())
+    assert math.isnan(value(callback, "effective_info/I_XZ/net.0"))
+    assert math.isnan(value(callback, "effective_info_stderr/I_XZ/net.0"))
+    assert value(callback, "effective_info/I_XZ/net.2") == 2.0  # not far above the outputs
+    assert value(callback, "effective_info/I_ZY/net.0") >= 0
+    assert value(callback, "effective_info/crossing") == 2.0

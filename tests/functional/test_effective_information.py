@@ -8,7 +8,7 @@ import torch
 from scipy import integrate, stats
 from torch import nn
 
-from lightning_info.functional.effective_information import effective_information, running_maximum
+from lightning_info.functional.effective_information import LOOSE, crossed, effective_information, running_maximum
 from lightning_info.functional.theory.activation_covariance import diagonal_activation_covariance
 from lightning_info.functional.theory.activation_fisher import gaussian_channel_information, layer_fisher
 from lightning_info.functional.weight_noise import diagonal_noise
@@ -315,6 +315,14 @@ def test_refuses_what_is_given_of_another_shape():
     z = torch.randn(8, 5, 2)
     with pytest.raises(ValueError, match=r"given_below has the shapes \(8, 5, 2\) and \(5, 2\)"):
         effective_information(z, None, (z, z[0]))
+
+
+def test_a_bound_crosses_a_later_one_by_three_errors_of_the_difference():
+    assert crossed([0.0, 5.0, 4.9], [0.0, 0.0, 0.0]) == [True, False, False]
+    assert crossed([4.0, 5.0], [0.3, 0.4]) == [False, False]  # 1 < 3 * 0.5
+    assert crossed([3.4, 5.0], [0.3, 0.4]) == [True, False]
+    assert crossed([5.0 - LOOSE / 2, 5.0], [0.0, 0.0]) == [False, False]
+    assert crossed([1.0, math.nan, 0.5], [0.0, math.nan, 0.0]) == [False, False, False]
 
 
 def test_running_maximum_orders_the_layers():

@@ -546,3 +546,36 @@ def test_integers_are_chosen_as_activation_functions_only_and_are_not_said_to_be
 def test_what_ran_without_activations_is_told_so(named, message):
     with pytest.raises(NoLayers, match=message):
         find(Coded(), named=named)
+
+
+class Skips(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(FEATURES, 5), nn.Linear(5, 5), nn.Linear(5, CLASSES)
+
+    def forward(self, x):
+        h = torch.relu(self.first(x))
+        return self.last(torch.relu(h + self.second(h)))
+
+
+CONVOLUTIONS = nn.Sequential(
+    nn.Unflatten(1, (1, FEATURES, 1)), nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.ReLU(inplace=True),
+    nn.Sequential(nn.Conv2d(4, 4, 1)), nn.Tanh(), nn.Flatten(), nn.Linear(4 * FEATURES, CLASSES),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("net", "expected"),
+    [
+        (mlp(2), ["0", "2", "4"]),
+        (mlp(2, nn.Tanh), ["1", "3", "4"]),  # the input of an invertible function is known by itself
+        (mlp(2, nn.LeakyReLU), ["1", "3", "4"]),
+        (mlp(1, nn.SELU), ["1", "2"]),
+        (Skips(), ["first", "relu:1", "last"]),  # a sum has no name
+        (CONVOLUTIONS, ["2", "4.0", "7"]),  # of positions the mean is taken, before the function
+    ],
+    ids=str,
+)
+def test_the_call_that_an_activation_function_takes_its_input_from(net, expected):
+    found, _ = find_layers(net.eval(), predictor(), (X, Y), None, before=True)
+    assert [layer.label for layer in found] == expected

@@ -17,6 +17,7 @@ from lightning_info.figures.information_plane import PlaneCurve, information_pla
 from lightning_info.functional.distortion import DistortionLevel, quadratic_level, quadratic_power
 from lightning_info.functional.effective_information import (
     EffectiveInformation,
+    crossed,
     effective_information,
     running_maximum,
 )
@@ -131,7 +132,7 @@ class EffectiveInformationOfLayers(Quantity):
             mean_loss(snapshot)  # the targets have to fit the outputs
         names: LayerNames | None = self.layers
         batch = snapshot.to_device(snapshot.groups[0])
-        layers, left_out = find_layers(snapshot.module, snapshot.predictor, batch, names)
+        layers, left_out = find_layers(snapshot.module, snapshot.predictor, batch, names, before=True)
         layers, left_out = self._continuous(layers, left_out)
         self._features = NoisyFeatures(tuple(layers), MOST_UNITS, self.seed)
         narrow = [layer for layer in layers if layer.units <= self.draws]
@@ -303,6 +304,15 @@ class EffectiveInformationOfLayers(Quantity):
             values[f"{family}_stderr/I_ZY/{name}"] = found.I_ZY_stderr
         bounds = [found.I_XZ for found in self._last[family].values()]
         values[f"{family}/crossing"] = running_maximum(bounds)[1] if bounds else math.nan
+        errors = [found.I_XZ_stderr for found in self._last[family].values()]
+        for name, far in zip(self._last[family], crossed(bounds, errors), strict=True):
+            if far:
+                values[f"{family}/I_XZ/{name}"] = values[f"{family}_stderr/I_XZ/{name}"] = math.nan
+                point.warn(
+                    f"no I(X;Z) of layer {name!r} at step {point.step} (NaN): its bound lies far below that of a layer "
+                    f"behind it, so that it says nothing of it (as after a ReLU); {family}/crossing says how far",
+                    f"crossing {name}",
+                )
         return values
 
     def _read_targets(self, snapshot: ModelSnapshot) -> Tensor | None:
