@@ -146,8 +146,15 @@ def first(callback, tag):
     return callback.history[tag][0][1]
 
 
-@pytest.mark.parametrize("forward", FORWARDS)
-@pytest.mark.parametrize("loss", LOSSES)
+PAIRS = [
+    pytest.param(forward, loss, marks=() if (i + j) % len(FORWARDS) == 0 else pytest.mark.slow)
+    for i, forward in enumerate(FORWARDS)
+    for j, loss in enumerate(LOSSES)
+]
+"""Each loss with one of the modules; all of them with all are slow."""
+
+
+@pytest.mark.parametrize(("forward", "loss"), PAIRS)
 def test_the_trace_is_that_of_the_samples_alone(forward, loss):
     fisher, weights = FisherTraceCallback("exact", **options()), WeightInfoCallback(**options())
     module = run(FORWARDS[forward], LOSSES[loss], fisher, weights)
