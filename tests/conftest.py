@@ -27,3 +27,10 @@ def quiet_lightning():
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_mode_stays_behind():
+    """What intercepts torch's functions while something is measured is gone afterwards."""
+    yield
+    assert torch._C._len_torch_function_stack() == 0

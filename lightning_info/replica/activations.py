@@ -161,7 +161,7 @@ class Capture(TorchFunctionMode):
 
     def __init__(self, module: nn.Module | None, see: See, known: Mapping[tuple[str, int], bool] | None = None) -> None:
         super().__init__()
-        self._known = known
+        self._known, self._is_mode = known, False
         self.error: Exception | None = None
         self.unseen: dict[str, str] = {}
         self._module, self._see = module, see
@@ -186,11 +186,12 @@ class Capture(TorchFunctionMode):
                 self._handles.append(part.register_forward_pre_hook(partial(self._begins, name, is_whole)))
                 self._handles.append(part.register_forward_hook(partial(self._ends, name), always_call=True))
         super().__enter__()  # type: ignore[no-untyped-call]
+        self._is_mode = True
         return self
 
     def __exit__(self, *exception: Any) -> None:
         """Unhook them."""
-        if self._known is None:
+        if self._is_mode:
             super().__exit__(*exception)  # type: ignore[no-untyped-call]
         for handle in self._handles:
             handle.remove()

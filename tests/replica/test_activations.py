@@ -695,3 +695,12 @@ def test_nothing_is_kept_of_a_function_without_inverse_or_that_writes_over_its_i
 def test_nothing_is_kept_where_a_mean_over_positions_was_taken():
     net = nn.Sequential(nn.Conv1d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 2))
     assert seen_before(net, torch.randn(N, 2, 6)) == {"1": None, "3": None}
+
+
+@pytest.mark.parametrize("known", [None, {}])
+def test_nothing_stays_behind_where_there_are_no_layers(known):
+    before = torch.overrides._get_current_function_mode_stack()
+    with LayerCapture(nn.Linear(2, 2), [], 4, known) as seen:
+        pass
+    assert torch.overrides._get_current_function_mode_stack() == before
+    assert seen.activations == {}
