@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.error_policy import Refused
 from lightning_info.callbacks.options import CommonOptions
+from lightning_info.callbacks.session import Member
 from lightning_info.figures.stability_paths import LossLandscape
 from lightning_info.quantities.stability.arguments import twin_arguments
 from lightning_info.quantities.stability.twins import TwinStability, harmless
@@ -211,6 +212,10 @@ class StabilityCallback(InfoCallback):
                 return super()._preflight(trainer, pl_module, batch)
         except Unavailable as error:
             raise Refused(f"{type(self).__name__}: {error}") from error
+
+    def _snapshot(self, trainer: Any, pl_module: Any, due: Sequence[Member]) -> ModelSnapshot:
+        with harmless():
+            return super()._snapshot(trainer, pl_module, due)
 
     def _snapshot_of(self, trainer: Any, module: Any, groups: list[Any]) -> ModelSnapshot:
         """A snapshot of a twin."""

@@ -30,6 +30,8 @@ def use_statistics_of(layers: list[_BatchNorm], forward: Callable[[Any], Any], b
         forward: Sends a batch through the replica.
         batches: The batches.
     """
+    if not layers:
+        return
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()

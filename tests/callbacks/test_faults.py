@@ -180,7 +180,7 @@ OTHERS = {
         WEIGHT_STAGES,
         lambda **common: WeightInfoCallback(draws=2, batch_norm="reference", **common),
     ),
-    "effective_info/I_XZ/net.2": (
+    "effective_info/I_XZ/net.1": (
         EFFECTIVE_STAGES,
         lambda **common: EffectiveInfoCallback(beta=0.1, draws=2, **common),
     ),

@@ -26,7 +26,7 @@ def runs(request, tmp_path_factory):
     """Folders of two runs, and the history of a callback that followed the first."""
     folder = tmp_path_factory.mktemp("runs")
     options = {"index": INDEX, "replacement": REPLACEMENT, "every_n_train_steps": 3, "reference": reference()}
-    callback = StabilityCallback(**options, on_error="raise", beta=0.5)
+    callback = StabilityCallback(**options, on_error="raise", beta=0.5, batch_norm="running")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Trainers on a small net
         train(folder / "a", callback, batch_norm=request.param)

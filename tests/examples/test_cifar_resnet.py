@@ -24,8 +24,6 @@ def test_event_file_holds_all_callbacks(tmp_path, capsys):
     events = EventAccumulator(str(tmp_path / "cifar_resnet" / "version_0")).Reload()
     for tag in (
         "fisher/trace",
-        "info_plane/I_XT/head",
-        "info_plane/I_TY/head",
         "weight_info/kl",
         "weight_info/log_det",
         "weight_info/expected_loss",

@@ -217,7 +217,7 @@ def test_layer_unfrozen_during_training_joins_the_history(tmp_path):
 
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_accumulated_batches_count_as_one_step_and_a_point_describes_its_weights(batch_norm):
-    recorder, callback = Recorder(), fisher(every_n_train_steps=1, estimator="exact")
+    recorder, callback = Recorder(), fisher(every_n_train_steps=1, estimator="exact", batch_norm="running")
     run = fit(callback, recorder, model=Classifier(batch_norm=batch_norm), max_epochs=2, accumulate_grad_batches=4)
     assert run.global_step == 6  # batches 4 + 4 + 2 of each epoch
     assert steps(callback) == [0, 1, 2, 3, 4, 5, 6]
@@ -633,7 +633,6 @@ def test_table_is_printed_once_for_all_that_want_it(capsys, summaries):
         curve = dict(callbacks[row[0].startswith("second")].history[row[0]])
         assert row[1] == f"{curve[0]:.4g}"
         assert row[4] == f"{curve[10]:.4g}"
-        assert row[-1] == "3"
 
 
 class Switches(Classifier):

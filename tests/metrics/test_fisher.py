@@ -8,6 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from matplotlib import pyplot
 from models import Classifier, data, loader, trainer
 from oracle import fisher_trace_by_definition
 from torch import nn
@@ -215,6 +216,7 @@ def test_values_over_time_are_plotted_as_torchmetrics_does():
         metric.reset()
         metric.update(module, X)
         values.append(metric.compute())
-    _, axes = metric.plot(values)
+    figure, axes = metric.plot(values)
     drawn = [list(line.get_ydata()) for line in axes.lines]
     assert drawn == [pytest.approx([value[name].item() for value in values]) for name in ("trace", "trace_stderr")]
+    pyplot.close(figure)
