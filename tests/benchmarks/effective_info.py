@@ -88,8 +88,9 @@ class Watched(EffectiveInformationOfLayers):
         return values
 
     def error(self, family):
-        """Mean over layers."""
-        return statistics.mean(v for tag, v in self.values.items() if tag.startswith(f"{family}_stderr/I_XZ/"))
+        """Mean over the layers that have a value."""
+        errors = [v for tag, v in self.values.items() if tag.startswith(f"{family}_stderr/I_XZ/")]
+        return statistics.mean(error for error in errors if not math.isnan(error))
 
     def _count(self, module, args, output):
         self.rows += noisy and len(output)
