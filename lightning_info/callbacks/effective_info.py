@@ -23,8 +23,8 @@ class EffectiveInfoCallback(InfoCallback):
 
     The estimates are **lower bounds**, from Gaussians fitted to some of the draws and evaluated on others, with their
     standard error (:func:`~lightning_info.functional.effective_information`). Layers are taken
-    before their activation function where that is invertible (the same information); of layers with positions the mean
-    over them, as in :class:`~lightning_info.InfoPlaneCallback`. Source: Achille, Paolini & Soatto, Definition 3.1.
+    before their activation function, as the bound behind it is loose; of layers with positions the mean over them, as
+    in :class:`~lightning_info.InfoPlaneCallback`. Source: Achille, Paolini & Soatto, Definition 3.1.
 
     Logged, per measured step s (the weights after s optimiser steps; s = 0 and the end of fit are always measured), in
     nats; of the first distortion (or of ``beta``):
@@ -37,15 +37,17 @@ class EffectiveInfoCallback(InfoCallback):
       distortion, 0 for ``beta``; over draws at the level in use), ``effective_info/loss``: the level, and the mean loss
       of a sample with and without noise.
     - ``effective_info/crossing``: by how much a layer's bound lies below that of a later one, at most. Of layers
-      through which everything passes the true information cannot; so much the bounds are loose.
+      through which everything passes the true information cannot; so much the bounds are loose. A layer more than 0.1
+      nats and three standard errors below a later one is NaN.
     - ``effective_info/overhead``: share of the run's time that this callback took so far.
     - figure ``effective_info/plane``.
 
     Further distortions have ``effective_info_<distortion>/...``. A distortion that no level reaches is NaN, and said.
 
     Args:
-        layers: As for :class:`~lightning_info.InfoPlaneCallback`, with the same choice by default, so that the curves
-            can be laid over each other.
+        layers: As for :class:`~lightning_info.InfoPlaneCallback`. By default the layers from which the activation
+            functions take their input, under the name of the function where that is invertible (the same information),
+            at most eight with the outputs.
         beta: A level to use at all points, instead of distortions.
         distortion: Rise of the expected loss, nats a sample, at which to measure; one or several. The story depends on
             it. The level is searched in 16 passes over the samples (and four for its error), from the last point's
@@ -53,7 +55,7 @@ class EffectiveInfoCallback(InfoCallback):
             predictions, and there is neither I(Z;Y) nor a loss.
         draws: Weights drawn for a half of them; ``2 · draws`` in all.
         noise: What stands for F in ``Σ*``: its ``"diagonal"``; ``"low_rank"``, F itself of as many reference samples as
-            there is memory for their rows (128 of ten classes, up to 100,000 weights); or ``"full"``, that of all
+            there is memory for their rows (142 of ten classes, up to 100,000 weights); or ``"full"``, that of all
             reference samples, up to 2048 weights. The diagonal does not know that errors of weights may cancel.
         num_samples: Reference samples: the first that pass in training, kept on the CPU; with several processes an
             equal number from each, which every process then measures.

@@ -55,8 +55,8 @@ class InfoPlaneCallback(InfoCallback):
     Args:
         layers: Dotted names of modules or functions (``"net.1"``; ``"act:2"`` for the third call of one), or classes of
             modules or their names (``"ReLU"``). None: after the activation functions (without any, after the layers
-            with weights), at most eight evenly over depth; and the outputs (logits), unless bins are used, which tell
-            all samples apart by them.
+            with weights), at most eight evenly over depth. The outputs (logits) are among them only for estimators
+            without bins, as bins tell nearly all samples apart by the outputs.
         estimator: ``"binning"``; ``"mixture"``: noise is added and the information of the Gaussian mixture over the
             samples is estimated by sampling, with bounds; ``"gaussian"``: noise is added and the activations are taken
             for Gaussian (exact for linear networks of Gaussian inputs, for all others an approximation). One or a list.

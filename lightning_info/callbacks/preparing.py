@@ -203,8 +203,9 @@ class Preparing(Resuming):
             said = [f"{title} {rows[title]}" for title in SAID if title in rows]
             if self._normalises and self.batch_norm == "running":
                 said.append(f"BatchNorm {rows['BatchNorm']}")
-            measured, samples = rows["measures"].partition("; ")[0], rows["samples"].partition(" reference samples")[0]
-            text = "; ".join([f"{owner}: {measured}, of {samples} samples", *said, rows["cost"].partition(",")[0]])
+            measured, samples = rows["measures"].partition("; ")[0], rows["samples"].partition(": ")[0]
+            few = samples if " of " in samples else samples.partition(" (")[0]  # fewer than asked for, and why
+            text = "; ".join([f"{owner}: {measured}, of {few}", *said, rows["cost"].partition(",")[0]])
             return textwrap.fill(text, 116, subsequent_indent="  ")
         for title in ("samples", "steps", *SAID, "BatchNorm", "cost"):
             text = rows.get(title, "")

@@ -193,6 +193,7 @@ class Session:
         readers = 1 if processes == 1 else processes * len(members)
         self.store = SampleStore(LARGEST_STORE // readers, max((c.num_samples for c in members), default=0))
         self._charts: dict[str, Chart] = {}  # as written
+        self._guide = ""  # as written
         self._explained: set[tuple[Plugin, str]] = set()
         self._told: dict[str, str] = {}  # what was said -> who said it
         self._joined: list[Member] = []
@@ -273,8 +274,9 @@ class Session:
         """
         if len(self._joined) < len(self.members) or not all(c.is_prepared for c in self.members):
             return []
-        guide = reading_guide([(c.report(), c.guide()) for c in self.members])
-        return [*self._write_charts(trainer), *report_text(trainer, GUIDE, guide, 0)]
+        refusals = self._write_charts(trainer)
+        before, self._guide = self._guide, reading_guide([(c.report(), c.guide()) for c in self.members])
+        return refusals if self._guide == before else refusals + report_text(trainer, GUIDE, self._guide, 0)
 
     def _write_charts(self, trainer: Any) -> list[Exception]:
         charts: dict[str, Chart] = {

@@ -59,8 +59,9 @@ class StabilityCallback(InfoCallback):
         replacement: The sample of the data set in its place; None: drawn by ``seed``.
         beta: Level of the task for ``unique_information``.
         num_twins: How many twins, each with a sample of its own.
-        trust: Names of classes of other callbacks in the Trainer that could change what is trained and do not. Their
-            hooks are not looked at, as those of all others are; a twin that they part between two batches is lost.
+        trust: Names of classes of other callbacks in the Trainer that could change what is trained and do not. The
+            hooks of all others are looked at whenever they are called; of these the weights and optimisers are only
+            compared from one batch to the next.
         num_samples: Reference samples: the first that pass in training, kept on the CPU. Distances in the weights need
             none and do not wait for them. (``max_overhead`` counts the points, not the twin's training.)
         **common: The arguments that all callbacks share, see :class:`~.CommonOptions`.

@@ -30,13 +30,14 @@ class WeightInfoCallback(InfoCallback):
 
     Logged, per measured step s (the weights after s optimiser steps; s = 0 and the end of fit are always measured):
 
-    - ``weight_info/kl``: KL(Q‖P), nats; NaN where the prior's mean is not known. ``weight_info/kl_displacement``: the
-      part ``‖w - w_ref‖² / 2λ²`` of it, mostly the larger one.
+    - ``weight_info/kl_precision``: the part of KL(Q‖P) that says how exactly the task needs the weights, nats.
+      ``weight_info/kl_displacement``: the other part, ``‖w - w_ref‖² / 2λ²``, mostly the larger one.
+      ``weight_info/kl``: both together. The last two are NaN where the prior's mean is not known.
     - ``weight_info/log_det``: log det(N F + (β/λ²) I).
     - ``weight_info/trace``, ``weight_info/top_eigenvalue``, ``weight_info/effective_rank``: of F.
-    - ``_stderr`` behind ``kl``, ``log_det``, ``trace``, ``effective_rank``, ``lambda``, ``predicted_loss`` and
-      ``free_energy``: with ``"lanczos"`` only, over its random probes and the bracket of its rule, see
-      ``docs/errors.md`` (``top_eigenvalue`` is then never too large, and has none); otherwise exact for the samples
+    - ``_stderr`` behind ``kl``, ``kl_precision``, ``log_det``, ``trace``, ``effective_rank``, ``lambda``,
+      ``predicted_loss`` and ``free_energy``: with ``"lanczos"`` only, over its random probes and the bracket of its
+      rule, see ``docs/errors.md`` (``top_eigenvalue`` is then never too large, and has none); otherwise exact for the samples
       that F is of, but for ``"diagonal"`` with more than 32 outputs, which is random and has no error.
     - ``weight_info/beta``, ``weight_info/lambda``: the level and the prior's standard deviation in use.
     - ``weight_info/expected_loss`` (with ``_stderr``, over pairs of draws; with ``"lanczos"`` and that of

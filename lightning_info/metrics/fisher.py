@@ -56,6 +56,7 @@ class FisherTrace(Metric):
             self.fisher.reset()
     """
 
+    plot = Metric._plot  # draws what compute() gives, or a list of that over time
     is_differentiable = False
     higher_is_better = None
     full_state_update = False
@@ -113,18 +114,6 @@ class FisherTrace(Metric):
         self.total += values.sum()
         self.squares += values.square().sum()
         self.count += len(values)
-
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Draw the trace and its standard error.
-
-        Args:
-            val: What ``compute()`` gave, or a list of it over time; None: what it gives now.
-            ax: The matplotlib axes to draw in; None: new ones.
-
-        Returns:
-            The matplotlib figure and its axes.
-        """
-        return self._plot(val, ax)
 
     def compute(self) -> dict[str, Tensor]:
         """The trace over all samples of all processes, and its standard error; NaN without samples."""

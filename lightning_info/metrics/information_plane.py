@@ -49,6 +49,7 @@ class InformationPlane(Metric):
             self.plane.reset()
     """
 
+    plot = Metric._plot  # draws what compute() gives, or a list of that over time
     is_differentiable = False
     higher_is_better = None
     full_state_update = False
@@ -105,18 +106,6 @@ class InformationPlane(Metric):
             self.seen.append(rows)
         if y is not None:
             self.labels.append(y.detach())
-
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Draw the information of the layer with input and label.
-
-        Args:
-            val: What ``compute()`` gave, or a list of it over time; None: what it gives now.
-            ax: The matplotlib axes to draw in; None: new ones.
-
-        Returns:
-            The matplotlib figure and its axes.
-        """
-        return self._plot(val, ax)
 
     def compute(self) -> dict[str, Tensor]:
         """I(X;T) and I(T;Y) over all samples of all processes."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator
+from torch import Generator, nn
 
 
 class RandomStates:
@@ -106,3 +106,14 @@ def exits_are_errors(what: str) -> Iterator[None]:
         raise
     except BaseException as error:
         raise Exited(f"{what} ended with {type(error).__name__}({error})") from error
+
+
+@contextmanager
+def default_dtype_of(module: nn.Module) -> Iterator[None]:
+    """Tensors that the module makes have the precision of its weights, as in Lightning's step."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(next((p.dtype for p in module.parameters() if p.is_floating_point()), before))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -9,8 +9,8 @@ distribution.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, NamedTuple, cast
@@ -29,7 +29,7 @@ from lightning_info.replica.classification_losses import ClassificationLoss
 from lightning_info.replica.distribution_calls import ShownLogProbs, arguments_of, log_prob
 from lightning_info.replica.elementwise_errors import ElementwiseError
 from lightning_info.replica.experiments import experiment
-from lightning_info.replica.isolation import exits_are_errors
+from lightning_info.replica.isolation import default_dtype_of, exits_are_errors
 from lightning_info.replica.kept_state import KeptState
 from lightning_info.replica.likelihood_calls import Call, chosen, prediction_of, product_of
 from lightning_info.replica.likelihood_choice import LikelihoodCall, OutputNodes, outputs_of, run_training_step
@@ -154,7 +154,7 @@ class Predictor:
             stack.enter_context(self.state.passing(module))
             outputs = [] if self._hand_written is None else stack.enter_context(module_calls(module))
             nodes = stack.enter_context(outputs_of(module, names))
-            stack.enter_context(_default_dtype(module))
+            stack.enter_context(default_dtype_of(module))
             watch = stack.enter_context(_Watch(module, self.shared))
             return _Pass(self._called(module, batch, watch), watch, outputs, nodes)
 
@@ -320,17 +320,6 @@ def _storage(tensor: Tensor) -> int | None:
 @cache
 def _warn_once(message: str) -> None:
     warn(message)
-
-
-@contextmanager
-def _default_dtype(module: nn.Module) -> Iterator[None]:
-    """Tensors that the module makes have its own precision, as in Lightning's step."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(next((p.dtype for p in module.parameters() if p.is_floating_point()), before))
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _trained(watch: _Watch, returned: Any, owner: str, automatic: bool) -> tuple[list[Call], list[Tensor]]:

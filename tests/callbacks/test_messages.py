@@ -116,7 +116,7 @@ def test_a_line_says_what_is_measured_and_what_it_costs(monkeypatch):
     (text,) = ours
     line = " ".join(text.split())
     assert line.startswith("FisherTraceCallback: tr F, the trace of the Fisher information (importance estimator, 64 ")
-    assert re.search(r", of 16 samples; about [\d.e-]+ s a point$", line)
+    assert re.search(r", of 16 reference samples; about [\d.e-]+ s a point$", line)
     assert len(text.splitlines()) <= 2
 
 

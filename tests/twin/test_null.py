@@ -179,6 +179,7 @@ IN_CI = {
     "random augmentation, 2 workers",
     "GradientAccumulationScheduler",
     "EarlyStopping",
+    "ReduceLROnPlateau on a validation metric",
 }
 
 

@@ -24,6 +24,7 @@ from lightning_info.functional.effective_information import (
 from lightning_info.functional.standard_error import standard_error
 from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.real import flat
+from lightning_info.quantities.effective_information.ceilings import at_ceilings
 from lightning_info.quantities.effective_information.conditional_gaussian import find_linear_layers, linear_noises
 from lightning_info.quantities.effective_information.cost_forecast import (
     seconds_of_estimates,
@@ -365,23 +366,8 @@ class EffectiveInformationOfLayers(Quantity):
 
     @override
     def closing_text(self, record: Record) -> str:
-        lines = []
-        for family, found in self._last.items():
-            if lost_since(record.curves[f"{family}/beta"]) is not None:
-                continue
-            for what, names in (
-                (
-                    "at their ceiling log N, so that how much more they hold is not seen (more samples show it)",
-                    [name for name, one in found.items() if one.is_saturated],
-                ),
-                (
-                    "at H(Y), which says no more than that the samples are told apart",
-                    [name for name, one in found.items() if one.label_is_ceiling],
-                ),
-            ):
-                if names:
-                    lines.append(f"{family}: {', '.join(names)} at the end {what}.")
-        return "\n".join(lines)
+        known = {k: v for k, v in self._last.items() if lost_since(record.curves[f"{k}/beta"]) is None}
+        return "\n".join(line for family, found in known.items() for line in at_ceilings(family, found))
 
     # ---- state
 

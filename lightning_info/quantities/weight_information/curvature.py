@@ -42,7 +42,6 @@ from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.gradients.real import sizes
 from lightning_info.replica.prediction import Prediction
 from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
-from lightning_info.replica.timing import trial
 
 CurvatureName = Literal["matrix", "gram", "lanczos", "diagonal"]
 
@@ -313,15 +312,6 @@ def choose_curvature(
     size = some if name == "gram" else samples
     rows = snapshot.once("gram engine", lambda: choose_gram_engine(snapshot.module, snapshot.outputs, batch))
     return CurvaturePlan(name, size, each, weights, rows)
-
-
-def seconds_of_step(snapshot: ModelSnapshot) -> tuple[float, float]:
-    """Of a step of Lanczos: a product with F of the samples of a snapshot, and what keeps its vectors orthogonal."""
-    product, few = fisher_products(snapshot), 4
-    vector = torch.ones(product.weights, dtype=torch.float64, device=snapshot.device)
-    rows = vector.expand(few, -1).contiguous()
-    beside = trial(lambda: vector - (rows @ vector) @ rows, snapshot.device)
-    return trial(lambda: product(vector), snapshot.device), 2 * beside * (STEPS / 2 + STEPS) / few
 
 
 def _by_size(weights: int, samples: int, each: int, in_gram: int) -> CurvatureName:

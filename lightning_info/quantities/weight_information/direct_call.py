@@ -11,8 +11,8 @@ products. A convolution with other weights for each draw is slower than one afte
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.real import sizes
 from lightning_info.quantities.weight_information.noisy_loss import moved
+from lightning_info.replica.isolation import default_dtype_of
 from lightning_info.replica.predicted import Prediction
 from lightning_info.replica.snapshot import ModelSnapshot
 
@@ -206,7 +207,7 @@ class DirectCalls:
             noises: ``(K, k)``, added to the weights of the replica.
             body: What to read, the samples of a chunk first.
         """
-        with torch.no_grad(), _precision_of(self.snapshot.module):
+        with torch.no_grad(), default_dtype_of(self.snapshot.module):
             if self.as_one > 1:
                 groups = torch.split(noises, self.as_one)
                 return _joined([_joined([self._as_one(call, some, body) for call in self.calls], 1) for some in groups])
@@ -226,17 +227,6 @@ class DirectCalls:
         }
         found: dict[str, Tensor] = torch.vmap(lambda own: body(call, lambda: call.run(own)))(weights)
         return found
-
-
-@contextmanager
-def _precision_of(module: nn.Module) -> Iterator[None]:
-    """Tensors that a call makes have the precision of the module's weights, as in a whole pass."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(next((p.dtype for p in module.parameters() if p.is_floating_point()), before))
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _joined(parts: list[dict[str, Tensor]], axis: int = 0) -> dict[str, Tensor]:

@@ -30,11 +30,11 @@ from lightning_info.quantities.weight_information.curvature import (
     CurvaturePlan,
     LanczosCurvature,
     choose_curvature,
-    seconds_of_step,
 )
 from lightning_info.quantities.weight_information.descriptions import DESCRIPTIONS
 from lightning_info.quantities.weight_information.errors import information_errors, spectrum_errors
 from lightning_info.quantities.weight_information.initial_weights import InitialWeights, squared_norm
+from lightning_info.quantities.weight_information.lanczos_cost import seconds_of_step
 from lightning_info.quantities.weight_information.noisy_loss import has_loss, mean_loss, noisy_losses
 from lightning_info.quantities.weight_information.rate_distortion import rate_distortion_curve
 from lightning_info.quantities.weight_information.run_plan import run_plan

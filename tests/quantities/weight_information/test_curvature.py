@@ -12,7 +12,8 @@ from torch.func import functional_call, jacrev
 from lightning_info.gradients import NotCovered
 from lightning_info.gradients.fisher_products import FisherProducts
 from lightning_info.quantities.weight_information import curvature as curvature_module
-from lightning_info.quantities.weight_information.curvature import choose_curvature, seconds_of_step
+from lightning_info.quantities.weight_information.curvature import choose_curvature
+from lightning_info.quantities.weight_information.lanczos_cost import seconds_of_step
 from lightning_info.quantities.weight_information.run_plan import run_plan
 from lightning_info.replica.prediction import Predictor
 from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
