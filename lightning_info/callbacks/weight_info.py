@@ -37,8 +37,8 @@ class WeightInfoCallback(InfoCallback):
     - ``weight_info/trace``, ``weight_info/top_eigenvalue``, ``weight_info/effective_rank``: of F.
     - ``_stderr`` behind ``kl``, ``kl_precision``, ``log_det``, ``trace``, ``effective_rank``, ``lambda``,
       ``predicted_loss`` and ``free_energy``: with ``"lanczos"`` only, over its random probes and the bracket of its
-      rule, see ``docs/errors.md`` (``top_eigenvalue`` is then never too large, and has none); otherwise exact for the samples
-      that F is of, but for ``"diagonal"`` with more than 32 outputs, which is random and has no error.
+      rule, see ``docs/errors.md`` (``top_eigenvalue`` is then never too large, and has none); otherwise exact for the
+      samples that F is of, but for ``"diagonal"`` with more than 32 outputs, which is random and has no error.
     - ``weight_info/beta``, ``weight_info/lambda``: the level and the prior's standard deviation in use.
     - ``weight_info/expected_loss`` (with ``_stderr``, over pairs of draws; with ``"lanczos"`` and that of
       drawing the noise): mean loss of a sample under the weight noise, measured, nats.
