@@ -16,7 +16,7 @@ FIGURES = 0.2
 ENOUGH = 8
 """Steps after which their own time tells how long the run will be."""
 AHEAD = 0.5
-"""Part of the budget of a run whose length is known that may be taken before the run has earned it."""
+"""Part of the budget of a run whose length is known that points and figures have in any case, before it is earned."""
 
 
 @dataclass(eq=False)
@@ -85,9 +85,9 @@ class Account:
 class Budget:
     """Seconds for all: the largest of their shares of the run's time.
 
-    The checks before the first step are paid from it; for points and figures at least :data:`FLOOR` is left.
-
-    Of a run whose length is known, a part (:data:`AHEAD`) can be taken in advance: early steps are worth most.
+    The checks before the first step are paid from it. Whatever they take, points and figures have :data:`FLOOR`, and of
+    a run whose length is known a part (:data:`AHEAD`) of the budget, which may be taken before it is earned: early
+    steps are worth most.
 
     Attributes:
         accounts: Of the callbacks that keep to it.
@@ -122,13 +122,21 @@ class Budget:
             elapsed: Seconds of the run so far.
             early: For a point at the start, which is worth most: the floor counts, and what is taken in advance.
         """
-        ahead = AHEAD * self.expected if early and not math.isnan(self.expected) else 0.0
-        return max(FLOOR if early else 0.0, self.limit * max(elapsed, ahead) - self.checked)
+        return max(self._least if early else 0.0, self.limit * elapsed - self.checked)
 
     def whole(self, elapsed: float) -> float:
         """Seconds that all may take in the whole run for points and figures, as far as its length is known."""
-        known = 0.0 if math.isnan(self.expected) else self.expected
-        return max(FLOOR, self.limit * max(elapsed, known) - self.checked)
+        return max(self._least, self.limit * max(elapsed, self._known) - self.checked)
+
+    @property
+    def _known(self) -> float:
+        """Seconds of the whole run; 0 if they are not known."""
+        return 0.0 if math.isnan(self.expected) else self.expected
+
+    @property
+    def _least(self) -> float:
+        """Seconds that points and figures have whatever the checks take."""
+        return max(FLOOR, self.limit * AHEAD * self._known)
 
     def never_affords(self, samples: float) -> bool:
         """Whether passes over so many samples take longer than the budget of a run whose length is known."""

@@ -108,7 +108,7 @@ def within_budget(limit: float, floor: float, expected: float) -> str:
     if limit >= 1:
         return ""
     seconds = "" if math.isnan(expected) else f", now about {max(floor, limit * expected):.2g} s"
-    share = f"{limit:.2g} of the run's time, or {floor:.2g} s and the checks before the first step{seconds}"
+    share = f"{limit:.2g} of the run's time, or {floor:.2g} s beside the checks before the first step{seconds}"
     return f"; as far as they fit into the budget of all callbacks ({share})"
 
 

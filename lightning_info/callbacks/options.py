@@ -42,9 +42,9 @@ ARGUMENTS = """\
         on_error: ``"warn"``: a measurement that fails is one warning and NaN, and a module that cannot be measured is
             one warning, after which the callback is off. ``"raise"``: either ends the run.
         max_overhead: Largest share of the run's time for all callbacks without an interval together (of several, the
-            largest), with the checks before the first step; points and figures may take 3 s in any case. By default
-            0.05, and no limit with an interval. What does not fit is measured with fewer draws or samples, which is
-            said, or left out. 1 is no limit.
+            largest), with the checks before the first step. Points and figures have 3 s, or half of that share,
+            whatever the checks take. By default 0.05, and no limit with an interval. What does not fit is measured with
+            fewer draws or samples, which is said, or left out. 1 is no limit.
         batch_norm: BatchNorm layers that train on batch statistics use those of the ``"reference"`` samples at the
             measured weights (default), or their ``"running"`` statistics, as ``module.eval()`` does. Running ones lag
             behind the weights and are arbitrary at initialisation: the first 100 steps or so of a curve then show their

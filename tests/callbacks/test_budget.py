@@ -119,9 +119,13 @@ def test_a_check_before_the_first_step_is_in_the_budget_and_starves_nobody():
     for account in (dear, other):
         assert budget.affords(account, account.point + account.ending)  # of the 3 s beside the check
         assert not budget.affords(account, 2.4)
-    budget.expected = 1000.0  # of 50 s, in which the check is
-    assert budget.affords(other, 15.0)
+    budget.expected = 1000.0  # of 50 s, half of them in advance
+    assert budget.affords(other, 23.0)
     assert not budget.affords(other, 25.0)
+    assert budget.whole(0.0) == 46.0  # the check is paid from it
+    dear.checked, dear.clock.spent = 40.0, 40.0
+    assert budget.whole(0.0) == budget.seconds(0.0, early=True) == 25.0  # but leaves a half
+    assert budget.seconds(900.0, early=False) == 5.0
     dear.clock.take(50.0)  # points that took longer than expected
     dear.took(50.0)
     assert not budget.affords(other, 1.2)

@@ -311,7 +311,8 @@ class EffectiveInformationOfLayers(Quantity):
                 values[f"{family}/I_XZ/{name}"] = values[f"{family}_stderr/I_XZ/{name}"] = math.nan
                 point.warn(
                     f"no I(X;Z) of layer {name!r} at step {point.step} (NaN): its bound lies far below that of a layer "
-                    f"behind it, so that it says nothing of it (as after a ReLU); {family}/crossing says how far",
+                    f"behind it, so that it says nothing of it (of few draws, or behind a ReLU, a bound is loose); "
+                    f"{family}/crossing says how far",
                     f"crossing {name}",
                 )
         return values
