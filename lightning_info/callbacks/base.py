@@ -29,6 +29,7 @@ from lightning_info.callbacks.resuming import steps_taken
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.callbacks.session import Session
 from lightning_info.callbacks.take_away import TakeAway
+from lightning_info.functional.units import Unit
 from lightning_info.quantities.checks import check_quantity
 from lightning_info.quantities.quantity import Quantity
 from lightning_info.replica.batch_norm import BatchNormStatistics
@@ -100,6 +101,7 @@ class InfoCallback(TakeAway):
         on_error: Literal["warn", "raise"] = "warn",
         max_overhead: float | None = None,
         batch_norm: BatchNormStatistics = "reference",
+        unit: Unit | None = None,
         summary: bool = True,
         verbose: bool = False,
         save_samples: bool = True,
@@ -117,13 +119,14 @@ class InfoCallback(TakeAway):
             on_error=on_error,
             max_overhead=max_overhead,
             batch_norm=batch_norm,
+            unit=unit,
         )
         self.quantity = quantity
         self.num_samples, self.reference, self.adapter = num_samples, reference, adapter
         self.split, self.collate, self.batch_axes = split, collate, batch_axes
         self._declared = DeclaredSamples(owner, split, collate, batch_axes)
         self.seed, self.prefix, self.on_error, self.summary = seed, prefix or None, on_error, summary
-        self.verbose = verbose
+        self.verbose, self.unit = verbose, unit
         self.batch_norm, self.save_samples = batch_norm, save_samples
         self.history = {}
         self._schedule = Schedule(every_n_epochs, every_n_train_steps, max_overhead)

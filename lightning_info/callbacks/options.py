@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from typing_extensions import TypedDict, Unpack
 
 from lightning_info import validation
+from lightning_info.functional.units import Unit
 from lightning_info.replica.batch_norm import BatchNormStatistics
 from lightning_info.replica.declared_samples import Collate, Split
 from lightning_info.replica.prediction import Adapter
@@ -49,6 +50,8 @@ ARGUMENTS = """\
             measured weights (default), or their ``"running"`` statistics, as ``module.eval()`` does. Running ones lag
             behind the weights and are arbitrary at initialisation: the first 100 steps or so of a curve then show their
             warm-up more than the weights.
+        unit: ``"bits"`` or ``"nats"``, of all information that is logged, shown and kept. By default the custom of the
+            field: bits for the information plane, nats for what is measured in weights and under their noise.
         summary: Print the table at the end of fit, and what is to be known of it.
         verbose: Before the first step tell the samples, steps and costs in full, as ``report()`` does, instead of a
             line with what is measured and what is left out.
@@ -73,6 +76,7 @@ class CommonOptions(TypedDict, total=False):
     on_error: Literal["warn", "raise"]
     max_overhead: float | None
     batch_norm: BatchNormStatistics
+    unit: Unit | None
     summary: bool
     verbose: bool
     save_samples: bool
@@ -88,6 +92,8 @@ def check_common_options(owner: str, **common: Unpack[CommonOptions]) -> None:
     validation.integer(owner, "seed", common.get("seed", 0), 0)
     validation.one_of(owner, "on_error", common.get("on_error", "warn"), ("warn", "raise"))
     validation.one_of(owner, "batch_norm", common.get("batch_norm", "reference"), get_args(BatchNormStatistics))
+    if common.get("unit") is not None:
+        validation.one_of(owner, "unit", common["unit"], get_args(Unit))
     share, prefix, adapter = common.get("max_overhead"), common.get("prefix"), common.get("adapter")
     if share is not None:
         validation.positive_number(owner, "max_overhead", share, 0.05)

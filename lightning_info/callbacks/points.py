@@ -11,11 +11,13 @@ from lightning.pytorch.utilities.memory import garbage_collection_cuda
 
 from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.error_policy import ErrorPolicy
+from lightning_info.callbacks.member import Member
 from lightning_info.callbacks.messages import monitored_gap
 from lightning_info.callbacks.monitors import is_tolerant, monitors
 from lightning_info.callbacks.processes import of_rank_zero
 from lightning_info.callbacks.reference_collector import ReferenceCollector
-from lightning_info.callbacks.session import Member, Session, new_snapshot
+from lightning_info.callbacks.session import Session, new_snapshot
+from lightning_info.functional.units import Unit, in_unit
 from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.quantities.checks import InvalidValues, curves_of, values_of
@@ -57,6 +59,7 @@ class Points(Member):
     seed: int
     prefix: str | None
     batch_norm: BatchNormStatistics
+    unit: Unit | None
 
     _error_policy: ErrorPolicy
     _collector: ReferenceCollector
@@ -160,7 +163,8 @@ class Points(Member):
         """Keep and report a point's values; what it took began at ``started`` on the clock."""
         is_gap = not any(map(math.isfinite, values.values()))
         values[f"{self.quantity.name}/overhead"] = self._clock.overhead
-        values = of_rank_zero(trainer, {self.tagged(tag): value for tag, value in values.items()})
+        scaled = {self.tagged(tag): value * self._factor(tag) for tag, value in values.items()}
+        values = of_rank_zero(trainer, scaled)
         for tag, value in values.items():
             self.history.setdefault(tag, []).append((step, value))
         self._known.update(map(self._untagged, values))
@@ -315,7 +319,8 @@ class Points(Member):
         curves = of_rank_zero(trainer, curves)
         self._finished.update(curves)
         by_step: dict[int, dict[str, float]] = {}
-        for tag, curve in curves.items():
+        for tag, native in curves.items():
+            curve = [(step, value * self._factor(tag)) for step, value in native]
             last = max((step for step, _ in curve), default=-1)  # of the points that have values
             curve = [*curve, *((step, math.nan) for step in sorted(self._epochs) if step > last)]
             self.history[self.tagged(tag)] = curve
@@ -352,7 +357,16 @@ class Points(Member):
 
     def record(self) -> Record:
         """What was measured so far, without prefix."""
-        return Record({self._untagged(tag): curve for tag, curve in self.history.items()}, self._epochs)
+        curves = {}
+        for tag, curve in self.history.items():
+            factor = self._factor(self._untagged(tag))
+            curves[self._untagged(tag)] = [(step, value / factor) for step, value in curve]
+        return Record(curves, self._epochs, self.unit)
+
+    def _factor(self, tag: str) -> float:
+        """By which values of the quantity are multiplied to be in the chosen unit."""
+        known = self.quantity.describe(tag)
+        return in_unit(known.unit, self.unit)[1] if known else 1.0
 
     def _is_logged(self, tag: str) -> bool:
         return self.quantity.is_logged(self._untagged(tag))

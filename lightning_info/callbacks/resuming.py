@@ -117,7 +117,12 @@ class Resuming(Points, Callback, ABC):
         adapter = getattr(self.adapter, "__qualname__", type(self.adapter).__qualname__) if self.adapter else None
         if isinstance(self.adapter, LikelihoodCall):
             adapter = repr(self.adapter)
-        settings = {"num_samples": self.num_samples, "adapter": adapter, "batch_norm": self.batch_norm}
+        settings = {
+            "num_samples": self.num_samples,
+            "adapter": adapter,
+            "batch_norm": self.batch_norm,
+            "unit": self.unit,
+        }
         if self._declared.text:
             settings["samples"] = self._declared.text
         return {name: repr(value) for name, value in (settings | dict(self.quantity.settings())).items()}

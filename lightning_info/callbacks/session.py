@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
 
-from lightning_info.callbacks.budget import Account, Budget
+from lightning_info.callbacks.budget import Budget
+from lightning_info.callbacks.member import Member
 from lightning_info.gradients.batches import num_samples, take, tensors, without_samples
-from lightning_info.quantities.quantity import Quantity
 from lightning_info.replica.batch_norm import on_batch_statistics
 from lightning_info.replica.kept_state import KeptState
 from lightning_info.replica.noise import Noise
@@ -22,12 +21,11 @@ from lightning_info.replica.prediction import Adapter, Predictor
 from lightning_info.replica.replicate import replicate
 from lightning_info.replica.sample_axis import Layouts
 from lightning_info.replica.sample_store import LARGEST_STORE, SampleStore
-from lightning_info.replica.snapshot import Audit, ForwardStatistic, ModelSnapshot
+from lightning_info.replica.snapshot import Audit, ModelSnapshot
 from lightning_info.replica.stand_in_trainer import StandInTrainer
-from lightning_info.reporting.closing_table import WIDTH, Row, closing_table, parts_of
+from lightning_info.reporting.closing_table import WIDTH, closing_table
 from lightning_info.reporting.explanations import Plugin, reading_guide, report_explanations, report_text
 from lightning_info.reporting.layout import Chart, write_layout
-from lightning_info.reporting.table import Curve
 
 GUIDE, RESULT = "lightning_info/how_to_read", "lightning_info/result"
 """Of the texts that TensorBoard shows."""
@@ -80,95 +78,6 @@ def new_snapshot(
     return ModelSnapshot(
         replica, predictor, groups, chunk, device, batch_norms, audit=audit, at_once=at_once, known=found
     )
-
-
-class Member(ABC):
-    """What a session asks of a callback."""
-
-    quantity: Quantity
-    num_samples: int
-    prefix: str | None
-    summary: bool
-    account: Account  # what it takes of the run's budget
-
-    @property
-    @abstractmethod
-    def is_prepared(self) -> bool:
-        """The module is checked."""
-
-    @property
-    @abstractmethod
-    def is_ready(self) -> bool:
-        """The reference samples are complete, too."""
-
-    @property
-    @abstractmethod
-    def last_step(self) -> int | None:
-        """Of the last point; None before the first."""
-
-    @property
-    @abstractmethod
-    def sharing_key(self) -> Hashable:
-        """Callbacks in which this agrees can measure on the same replica."""
-
-    @property
-    @abstractmethod
-    def groups(self) -> list[Any]:
-        """The reference samples."""
-
-    @property
-    @abstractmethod
-    def chunk(self) -> int:
-        """Samples that go through a replica at once."""
-
-    @abstractmethod
-    def statistics(self) -> list[ForwardStatistic]:
-        """What its quantity reads from the forward pass; none where it fails to tell."""
-
-    @abstractmethod
-    def is_due(self, trainer: Any, batch_idx: int) -> bool:
-        """Whether a point falls on this batch."""
-
-    @abstractmethod
-    def last_curves(self) -> dict[str, Curve]:
-        """Curves with a value at the last point, by whole tag."""
-
-    @abstractmethod
-    def time_taken(self) -> tuple[str, float]:
-        """What it did, and the share of the run's time that it took."""
-
-    @abstractmethod
-    def closing_lines(self) -> list[str]:
-        """What is printed below the table."""
-
-    @abstractmethod
-    def report(self) -> str:
-        """All that is known of what it measures."""
-
-    def rows(self, curves: Mapping[str, Curve]) -> list[Row]:
-        """Of the table at the end of fit, for those of its tags that have curves."""
-        found = []
-        for tag, error in self.quantity.table:
-            if self.tagged(tag) in curves:
-                group, layer = parts_of(tag)
-                errors = curves.get(self.tagged(error), ()) if error else ()
-                known = self.quantity.describe(tag)
-                found.append(Row(self.tagged(group), layer, curves[self.tagged(tag)], errors, known))
-        return found
-
-    def guide(self) -> dict[str, str]:
-        """What its tags mean, by pattern, of those that it will write."""
-        tags = [*self.quantity.tags, *(tag for _, chart in self.quantity.charts().values() for tag in chart)]
-        known = self.quantity.descriptions
-        return {
-            self.tagged(pattern): description.text
-            for pattern, description in known.items()
-            if any(self.quantity.describe(tag) is description for tag in tags)
-        }
-
-    def tagged(self, tag: str) -> str:
-        """A tag with the callback's prefix."""
-        return f"{self.prefix}/{tag}" if self.prefix else tag
 
 
 class Session:
@@ -263,7 +172,7 @@ class Session:
         """
         new = [tag for tag in tags if (plugin, member.tagged(tag)) not in self._explained]
         self._explained.update((plugin, member.tagged(tag)) for tag in new)
-        found = {member.tagged(tag): member.quantity.describe(tag) for tag in new}
+        found = {member.tagged(tag): member.describe(tag) for tag in new}
         return report_explanations(trainer, {tag: known.text for tag, known in found.items() if known}, plugin)
 
     def write_layout(self, trainer: Any) -> list[Exception]:
@@ -279,11 +188,7 @@ class Session:
         return refusals if self._guide == before else refusals + report_text(trainer, GUIDE, self._guide, 0)
 
     def _write_charts(self, trainer: Any) -> list[Exception]:
-        charts: dict[str, Chart] = {
-            c.tagged(title): (kind, [c.tagged(tag) for tag in tags])
-            for c in self.members
-            for title, (kind, tags) in c.quantity.charts().items()
-        }
+        charts = {title: chart for c in self.members for title, chart in c.charts().items()}
         if charts == self._charts:
             return []
         gone, self._charts = self._charts.keys() - charts.keys(), charts

@@ -12,8 +12,8 @@ from typing_extensions import Unpack
 
 from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.error_policy import Refused
+from lightning_info.callbacks.member import Member
 from lightning_info.callbacks.options import CommonOptions
-from lightning_info.callbacks.session import Member
 from lightning_info.figures.stability_paths import LossLandscape
 from lightning_info.quantities.stability.arguments import twin_arguments
 from lightning_info.quantities.stability.twins import TwinStability, harmless

@@ -73,7 +73,7 @@ class TakeAway(WithoutTrainer):
             return
         rows, result = [], self.result
         for tag, curve in self.history.items():
-            known = self.quantity.describe(self._untagged(tag))
+            known = self.describe(self._untagged(tag))
             points = [{"step": s, "value": _finite(v), "stderr": _finite(result.error(tag, s))} for s, v in curve]
             unit, meaning = (known.unit, known.text) if known else ("", "")
             rows.append({"tag": tag, "unit": unit, "meaning": meaning, "points": points})

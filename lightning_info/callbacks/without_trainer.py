@@ -7,9 +7,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from lightning_info.callbacks.member import Member
 from lightning_info.callbacks.preparing import Preparing
 from lightning_info.callbacks.resuming import steps_taken
-from lightning_info.callbacks.session import Member
 
 
 class WithoutTrainer(Preparing):

@@ -42,6 +42,11 @@ class PlaneCurve:
     points: Sequence[tuple[int, float, float]]
     saturated: bool = False
 
+    def times(self, factor: float) -> PlaneCurve:
+        """The same path in another unit."""
+        points = [(step, x * factor, y * factor) for step, x, y in self.points]
+        return PlaneCurve(self.layer, points, self.saturated)
+
 
 def information_plane(
     curves: Sequence[PlaneCurve],

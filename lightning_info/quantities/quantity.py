@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
+from lightning_info.functional.units import Unit, in_unit
 from lightning_info.quantities.training_setup import TrainingSetup
 from lightning_info.replica.snapshot import ForwardStatistic, ModelSnapshot
 from lightning_info.replica.timing import trial
@@ -75,12 +76,18 @@ class Record:
     """What was measured so far.
 
     Attributes:
-        curves: ``tag -> [(step, value), ...]``, tags without prefix.
+        curves: ``tag -> [(step, value), ...]``, tags without prefix, in the quantity's own units.
         epochs: Epochs passed at the measured steps.
+        unit: In which information is to be shown; None for the quantity's own.
     """
 
     curves: Mapping[str, Curve]
     epochs: Mapping[int, float] = field(default_factory=dict)
+    unit: Unit | None = None
+
+    def shown(self, unit: str) -> tuple[str, float]:
+        """The unit in which values of a unit are to be shown, and the factor for them."""
+        return in_unit(unit, self.unit)
 
     @property
     def last_step(self) -> int:

@@ -346,22 +346,22 @@ class EffectiveInformationOfLayers(Quantity):
         return {f"{family}/plane": partial(self._plane, family, record) for family in self._last}
 
     def _plane(self, family: str, record: Record) -> Figure:
-        curves = []
+        curves, (unit, factor) = [], record.shown(self.unit)
         for layer in self._features.layers:
             x, y = (dict(record.curves.get(f"{family}/{kind}/{layer.label}", ())) for kind in ("I_XZ", "I_ZY"))
             last = self._last[family].get(layer.label)
             points = [(step, x[step], y.get(step, math.nan)) for step in sorted(x)]
-            curves.append(PlaneCurve(layer.label, points, last is not None and last.is_saturated))
+            curves.append(PlaneCurve(layer.label, points, last is not None and last.is_saturated).times(factor))
         distortion = self._targets[family]
         level = f"beta = {self.beta:g}" if distortion is None else f"distortion {distortion:g} nats"
         found = list(self._last[family].values())
         return information_plane(
             curves,
             title=f"Effective information, {level}, {2 * self._draws} draws (lower bounds)",
-            ceiling_x=found[0].ceiling if found else math.inf,
-            ceiling_y=found[0].label_entropy if found else math.inf,
+            ceiling_x=found[0].ceiling * factor if found else math.inf,
+            ceiling_y=found[0].label_entropy * factor if found else math.inf,
             epochs=record.epochs,
-            unit="nats",
+            unit=unit,
             symbol="Z",
         )
 

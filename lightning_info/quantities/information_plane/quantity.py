@@ -267,19 +267,27 @@ class InformationPlane(Quantity):
     def closing_text(self, record: Record) -> str:
         if not self.verdicts:
             return ""
-        falls = {name: judgement.falls for name, judgement in self.verdicts.items()}
-        table = verdict_table(falls, {name: judgement.verdict for name, judgement in self.verdicts.items()})
+        unit, factor = record.shown(self.unit)
+        falls = {
+            name: {kind: fall * factor for kind, fall in judgement.falls.items()}
+            for name, judgement in self.verdicts.items()
+        }
+        table = verdict_table(falls, {name: judgement.verdict for name, judgement in self.verdicts.items()}, unit)
         return (
-            f"\n{table}\nFall of I(X;T) by the range of the bins; {FALL} bits count; -: more than {MOST_CLAMPED:.0%} "
-            f"of the activations lie outside. One run is no evidence."
+            f"\n{table}\nFall of I(X;T) by the range of the bins; {FALL * factor:.3g} {unit} count; -: more than "
+            f"{MOST_CLAMPED:.0%} of the activations lie outside. One run is no evidence."
         )
 
     @override
     def conclusions(self, record: Record) -> Mapping[str, Any]:
+        unit, factor = record.shown(self.unit)
         return {
             name: {
                 "verdict": judgement.verdict,
-                "falls": {kind: fall if math.isfinite(fall) else None for kind, fall in judgement.falls.items()},
+                "falls": {
+                    kind: fall * factor if math.isfinite(fall) else None for kind, fall in judgement.falls.items()
+                },
+                "unit": unit,
             }
             for name, judgement in self.verdicts.items()
         }
@@ -321,16 +329,19 @@ class InformationPlane(Quantity):
         bounded = estimate.has_ceiling and samples > 0
         chance = [record.curves.get(f"{SHUFFLED}/I_TY/{name}", [(0, math.nan)])[-1][1] for name in plane]
         known = estimate is self.estimates[0] and any(map(math.isfinite, chance))
+        unit, factor = record.shown(self.unit)
+        told = [f"{name} {value * factor:.2g}" for name, value in zip(plane, chance, strict=True)]
         return information_plane(
             [
-                PlaneCurve(name, points, bounded and is_saturated((x for _, x, _ in points), samples))
+                PlaneCurve(name, points, bounded and is_saturated((x for _, x, _ in points), samples)).times(factor)
                 for name, points in plane.items()
             ],
             title=f"Information plane: {how}{bins}, {samples} samples",
-            ceiling_x=math.log2(samples) if bounded else math.inf,
-            ceiling_y=math.inf if labels is None else labels.entropy,
+            ceiling_x=math.log2(samples) * factor if bounded else math.inf,
+            ceiling_y=math.inf if labels is None else labels.entropy * factor,
             epochs=record.epochs,
-            caption=f"I(T;Y) at the end with shuffled labels: {', '.join(f'{c:.2g}' for c in chance)}" if known else "",
+            unit=unit,
+            caption=f"I(T;Y) at the end with shuffled labels: {', '.join(told)}" if known else "",
         )
 
     # ---- state
