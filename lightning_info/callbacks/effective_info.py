@@ -49,8 +49,8 @@ class EffectiveInfoCallback(InfoCallback):
             functions take their input, under the name of the function where that is invertible (the same information),
             at most eight with the outputs.
         beta: A level to use at all points, instead of distortions.
-        distortion: Rise of the expected loss, nats a sample, at which to measure; one or several. The story depends on
-            it. The level is searched in 16 passes over the samples (and four for its error), from the last point's
+        distortion: Rise of the expected loss, nats per sample, at which to measure; one or several. The story depends
+            on it. The level is searched in 16 passes over the samples (and four for its error), from the last point's
             on, at first from that of a quadratic loss. Without targets it is that of the mean KL divergence of the
             predictions, and there is neither I(Z;Y) nor a loss.
         draws: Weights drawn for a half of them; ``2 · draws`` in all.

@@ -31,7 +31,7 @@ from lightning_info.replica.sample_pool import bytes_of
 from lightning_info.replica.samples_at_once import samples_at_once
 from lightning_info.replica.snapshot import ModelSnapshot
 
-SAID = ("unmeasured", "not", "mask", "weights", "padding", "left out", "targets", "less")
+SAID = ("unmeasured", "not", "mask", "weights", "padding", "left out", "targets")
 """Rows of the summary that are printed before the first step in any case: what is not measured, or approximated."""
 MOST_HALVINGS = 20
 LEAST_SAMPLES = 64
@@ -205,9 +205,10 @@ class Preparing(Resuming):
                 said.append(f"BatchNorm {rows['BatchNorm']}")
             measured, samples = rows["measures"].partition("; ")[0], rows["samples"].partition(": ")[0]
             few = samples if " of " in samples else samples.partition(" (")[0]  # fewer than asked for, and why
-            text = "; ".join([f"{owner}: {measured}, of {few}", *said, rows["cost"].partition(",")[0]])
+            cost = f"to fit the time budget, {rows['less']}" if "less" in rows else rows["cost"].partition(",")[0]
+            text = "; ".join([f"{owner}: {measured}, of {few}", *said, cost])
             return textwrap.fill(text, 116, subsequent_indent="  ")
-        for title in ("samples", "steps", *SAID, "BatchNorm", "cost"):
+        for title in ("samples", "steps", *SAID, "less", "BatchNorm", "cost"):
             text = rows.get(title, "")
             if text and self._session.first_to_say(owner, f"{title} {text}") == owner:
                 parts.append(text if title == "samples" or text.startswith("about") else f"{title} {text}")
@@ -246,22 +247,22 @@ class Preparing(Resuming):
         if self._resumed:  # as before
             again, self._cheapened = self._cheapened, 0
             for _ in range(again):
-                less[self._cheaper()[0]] = None
+                less[self._cheaper(trainer.world_size)[0]] = None
         for _ in range(MOST_HALVINGS):
             if self._affords(trainer, account.next_point + account.ending):
                 break
-            words, part = self._cheaper()
+            words, part = self._cheaper(trainer.world_size)
             if not words:
                 break
             less[words] = None
             account.point *= part
         self._rows["steps"] += messages.within_budget(budget.limit, FLOOR, budget.expected)
         if less:
-            self._rows["less"] = f"{messages.joined(less)}, so that a point takes about {account.point:.2g} s"
+            self._rows["less"] = f"{messages.joined(less)} (about {account.point:.2g} s a point)"
         if not self._affords(trainer, account.next_point + account.ending):
             self._error_policy.warn_once(messages.no_room(account.point), "budget")
 
-    def _cheaper(self) -> tuple[str, float]:
+    def _cheaper(self, processes: int) -> tuple[str, float]:
         """What is measured less from now on, and what is left of a point's cost."""
         words = ""
         with self._error_policy.guard("measuring less"):
@@ -274,7 +275,7 @@ class Preparing(Resuming):
         if after == before:
             return "", 1.0
         self._samples.shrink(after)
-        return "fewer samples", after / before
+        return f"{after * processes} samples instead of {before * processes}", after / before
 
     def _write_layout(self, trainer: Any) -> None:
         with self._error_policy.guard("writing the chart layout"):

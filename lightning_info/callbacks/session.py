@@ -23,7 +23,7 @@ from lightning_info.replica.sample_axis import Layouts
 from lightning_info.replica.sample_store import LARGEST_STORE, SampleStore
 from lightning_info.replica.snapshot import Audit, ModelSnapshot
 from lightning_info.replica.stand_in_trainer import StandInTrainer
-from lightning_info.reporting.closing_table import WIDTH, closing_table
+from lightning_info.reporting.closing_table import WIDTH, closing_table, within_width
 from lightning_info.reporting.explanations import Plugin, reading_guide, report_explanations, report_text
 from lightning_info.reporting.layout import Chart, write_layout
 
@@ -200,8 +200,8 @@ class Session:
         rows = [row for c in told for row in c.rows(curves)]
         taken = ", ".join("{} {:.1%}".format(*c.time_taken()) for c in told)
         time = textwrap.wrap(f"Time, with checks and figures: {taken}", WIDTH)
-        lines = [closing_table(rows), *time, *(line for c in told for line in c.closing_lines())]
-        return "\n".join(lines).splitlines()
+        said = "\n".join(line for c in told for line in c.closing_lines()).splitlines()
+        return [*closing_table(rows).splitlines(), *time, *(part for line in said for part in within_width(line))]
 
     def close(self, trainer: Any) -> list[Exception]:
         """Print the table for those that want it, and hand it to the loggers that take texts.

@@ -35,8 +35,8 @@ class StabilityCallback(InfoCallback):
     With w the run's weights, w' the twin's, ``δ = w' - w``, N training samples and F the Fisher information at w:
 
     - ``stability/param_distance``: ``‖δ‖``; ``stability/relative_distance``: ``‖δ‖ / ‖w - w_0‖``.
-    - ``stability/fisher_distance``: ``½ δᵀFδ``, nats a sample, over the reference samples.
-    - ``stability/output_kl``: the mean of ``KL(p_w(y|x) ‖ p_w'(y|x))``, nats a sample, which the one before is to
+    - ``stability/fisher_distance``: ``½ δᵀFδ``, nats per sample, over the reference samples.
+    - ``stability/output_kl``: the mean of ``KL(p_w(y|x) ‖ p_w'(y|x))``, nats per sample, which the one before is to
       second order; ``stability/kl_ratio``: it by the one before. Outside 0.8-1.25 the change is not small (ReLU
       networks have kinks), and a warning says so.
     - ``stability/loss_gap``: the twin's loss on the replaced sample minus the run's, nats.

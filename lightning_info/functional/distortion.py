@@ -44,7 +44,7 @@ class DistortionLevel(NamedTuple):
 
     Attributes:
         beta: Where the mean of the rises meets the target, as far as the last step may go.
-        rise: That mean there, nats a sample.
+        rise: That mean there, nats per sample.
         evaluations: How often ``rise`` was called.
         is_reached: Whether it is within 10 % of the target; where it is not, ``beta`` is no answer.
         relative_error: Standard error of the rise at ``beta`` as a share of it, from the scatter of the evaluations;
@@ -79,9 +79,9 @@ def distortion_level(
     factor 50, all but three of them.
 
     Args:
-        rise: Of the expected loss at the level β, nats a sample, with new draws in every call; NaN and what is beyond
+        rise: Of the expected loss at the level β, nats per sample, with new draws in every call; NaN and what is beyond
             20 targets count as so many.
-        target: The rise wanted, nats a sample.
+        target: The rise wanted, nats per sample.
         start: First level, such as the last one found or :func:`quadratic_level`; moved into ``[low, high]``.
         evaluations: Calls of ``rise``; fewer where it stays below the target at ``high``, or above it at ``low``.
         low: Smallest level.
@@ -128,7 +128,7 @@ def quadratic_level(
         diagonal: ``(k,)``, of the curvature H of the summed loss.
         lambda_: Standard deviations of the prior, ``(k,)``.
         samples: N.
-        target: The rise wanted, nats a sample.
+        target: The rise wanted, nats per sample.
         low: Smallest level; returned where the rise is larger there already.
         high: Largest level; returned where the rise is smaller still.
     """

@@ -11,10 +11,10 @@ from lightning_info.reporting.description import Description
 from lightning_info.reporting.table import Curve, lost_since
 
 WIDTH = 79
-TITLE = 27
-"""Characters of a row's title; a longer one has a line of its own."""
+TITLE = 28
+"""Characters of a row's title, and as many more as the first number leaves; a longer one has a line of its own."""
 COLUMNS = ("start", "peak (step)", "end", "± stderr")
-WIDTHS = (10, 18, 10, 10)
+WIDTHS = (10, 18, 10, 8)
 STEADY, FOLD = 0.05, 1.5
 """A change by less than this part of the values is none worth a sentence; a ratio is told from this one on."""
 
@@ -53,18 +53,41 @@ def closing_table(rows: Sequence[Row]) -> str:
     for name, members in groups.items():
         known = members[0].description
         unit = f" [{known.unit}]" if known and known.unit else ""
-        is_alone = len(members) == 1 and not members[0].title
-        if not is_alone:
+        told = _sentences(members)
+        if len(members) == 1 and not members[0].title:
+            cells = _cells(members[0])
+            if _fits(name + unit, cells):
+                lines.append(_line(name + unit, cells))
+            else:
+                lines.append(_line(name, cells))
+                told = f"{unit} {told}".lstrip()
+        else:
             lines.append(f"{name}{unit}")
-        lines += [_line(name if is_alone else f"  {row.title}", _cells(row)) for row in members]
-        told = f"{unit[1:]} {_sentences(members)}" if is_alone and unit else _sentences(members)
+            lines += [_line(f"  {row.title}", _cells(row)) for row in members]
         lines += textwrap.wrap(told, WIDTH, initial_indent="    ", subsequent_indent="    ")
     return "\n".join(lines)
 
 
+def within_width(line: str) -> list[str]:
+    """A line of text in lines of 79 columns; the row of a table, which has two spaces in a row, as it is."""
+    return [line] if "  " in line.strip() or not line else textwrap.wrap(line, WIDTH)
+
+
 def _line(title: str, cells: Sequence[str]) -> str:
-    numbers = " ".join(cell.rjust(width) for cell, width in zip(cells, WIDTHS, strict=True))
-    return f"{title:<{TITLE}}{numbers}".rstrip() if len(title) < TITLE else f"{title}\n{'':<{TITLE}}{numbers}"
+    if not _fits(title, cells):
+        return f"{title}\n{_line('', cells)}"
+    numbers = " " * TITLE + _numbers(cells)
+    return title + numbers[len(title) :].rstrip()
+
+
+def _fits(title: str, cells: Sequence[str]) -> bool:
+    """Whether there is a space between a title and the first number behind it in one line."""
+    numbers = _numbers(cells)
+    return len(title) < TITLE + len(numbers) - len(numbers.lstrip())
+
+
+def _numbers(cells: Sequence[str]) -> str:
+    return " ".join(cell.rjust(width) for cell, width in zip(cells, WIDTHS, strict=True))
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -93,11 +116,12 @@ def _sentences(rows: Sequence[Row]) -> str:
 
 def _sentence(kind: str, rows: Sequence[Row], are_all: bool) -> str:
     known, several = rows[0].description, len(rows) > 1
-    subject = ("All of them" if several else "It") if are_all else " and ".join(row.title for row in rows)
+    subject = ("All" if several else "It") if are_all else " and ".join(row.title for row in rows)
     has = "have" if several else "has"
     if kind in ("rose", "fell"):
         meaning = (known.rises if kind == "rose" else known.falls) if known else ""
-        told = f"{subject} {kind} {_by(rows)}{_peak(rows[0]) if not several else ''}"
+        told = f"{subject} {kind} {_by(rows)}{_peak(rows[0]) if not several else ''}".removeprefix("It ")
+        told = told[0].upper() + told[1:] if subject == "It" else told
         return f"{told}: {meaning}." if meaning else f"{told}."
     if kind == "steady":
         told = f"{subject} {'end' if several else 'ends'} where {'they' if several else 'it'} started"
@@ -132,7 +156,7 @@ def _peak(row: Row) -> str:
     curve = _finite(row.curve)
     step, peak = max(curve, key=lambda point: point[1])
     is_above = peak > max(curve[0][1], curve[-1][1]) + STEADY * abs(peak)
-    return f", with a peak of {peak:.4g} at step {step} between" if is_above else ""
+    return f" after a peak of {peak:.4g} at step {step}" if is_above else ""
 
 
 def _by(rows: Sequence[Row]) -> str:

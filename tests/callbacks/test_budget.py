@@ -222,9 +222,9 @@ def of_step(one, step):
     ("point", "draws", "samples", "said"),
     [
         (50.0, 64, 128, ""),
-        (200.0, 32, 128, "32 draws instead of 64, so that a point takes about 1e+02 s"),
+        (200.0, 32, 128, "32 draws instead of 64 (about 1e+02 s a point)"),
         (400.0, 16, 128, "16 draws instead of 64, so"),
-        (800.0, 16, 64, "16 draws instead of 64, fewer samples, so that a point takes about 1e+02 s"),
+        (800.0, 16, 64, "16 draws instead of 64, 32 samples instead of 64 (about 1e+02 s a point)"),
     ],
 )
 @pytest.mark.usefixtures("generous")

@@ -121,5 +121,10 @@ def test_a_line_says_what_is_measured_and_what_it_costs(monkeypatch):
 
 
 def test_what_was_lessened_in_steps_is_told_once():
-    less = ["64 draws instead of 128", "F of 32 samples instead of 64", "32 draws instead of 64", "fewer samples"]
-    assert messages.joined(less) == "32 draws instead of 128, F of 32 samples instead of 64, fewer samples"
+    less = [
+        "64 draws instead of 128",
+        "F of 32 samples instead of 64",
+        "32 draws instead of 64",
+        "64 samples instead of 128",
+    ]
+    assert messages.joined(less) == "32 draws instead of 128, F of 32 samples instead of 64, 64 samples instead of 128"

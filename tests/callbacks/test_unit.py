@@ -42,7 +42,7 @@ def test_every_information_is_multiplied_and_nothing_else(kind, capsys):
             continue
         known = plain.describe(tag)
         assert known is not None, tag
-        is_information = known.unit in ("bits", "nats", "nats a sample")
+        is_information = known.unit in ("bits", "nats", "nats per sample")
         information += is_information
         by = factor if is_information else 1.0
         assert [s for s, _ in curve] == [s for s, _ in changed.history[tag]]
@@ -88,6 +88,6 @@ def test_a_wrong_unit():
 
 def test_units_that_are_no_information_stay():
     assert in_unit("nats per squared weight change", "bits") == ("nats per squared weight change", 1.0)
-    assert in_unit("nats a sample", "bits") == ("bits a sample", pytest.approx(1 / math.log(2)))
+    assert in_unit("nats per sample", "bits") == ("bits per sample", pytest.approx(1 / math.log(2)))
     assert in_unit("bits", "bits") == ("bits", 1.0)
     assert in_unit("", "bits") == ("", 1.0)

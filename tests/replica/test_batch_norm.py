@@ -17,9 +17,29 @@ def test_statistics_are_the_mean_over_the_batches():
     batches = torch.randn(4, 10, 3).unbind()
     use_statistics_of([layer], layer, batches)
     torch.testing.assert_close(layer.running_mean, torch.stack([b.mean(0) for b in batches]).mean(0))
-    torch.testing.assert_close(layer.running_var, torch.stack([b.var(0) for b in batches]).mean(0))
+    torch.testing.assert_close(layer.running_var, torch.stack([b.var(0, correction=0) for b in batches]).mean(0))
     assert not layer.training
     assert layer.momentum == 0.1
+
+
+@pytest.mark.parametrize("samples", [2, 3, 32])
+def test_activations_of_one_batch_are_those_of_training(samples):
+    """Deep and of few samples, where the least difference of a layer's statistics is blown up by the next ones."""
+    torch.manual_seed(0)
+    parts = [(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU()) for _ in range(12)]
+    net = nn.Sequential(*(layer for part in parts for layer in part)).double()
+    x = torch.randn(samples, 16, dtype=torch.float64)
+    trained = copy.deepcopy(net)(x)
+    use_statistics_of([layer for layer in net if isinstance(layer, nn.BatchNorm1d)], net, [x])
+    net.eval()
+    torch.testing.assert_close(net(x), trained, rtol=1e-6, atol=1e-6)
+
+
+def test_a_pass_that_fails_leaves_no_hook():
+    layer = nn.BatchNorm1d(3).eval()
+    with pytest.raises(ValueError, match="more than 1 value"):
+        use_statistics_of([layer], layer, [torch.randn(1, 3)])
+    assert not layer._forward_pre_hooks
 
 
 def test_frozen_layers_and_layers_without_running_statistics_are_left_alone():

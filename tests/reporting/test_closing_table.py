@@ -21,19 +21,19 @@ def test_start_peak_end_and_error():
     header = closing_table([]).split()
     line, *_ = told(curve, [(0, 0.1), (10, 3.0), (30, 0.45)])
     assert header == ["start", "peak", "(step)", "end", "±", "stderr"]
-    assert line.split() == ["a/trace", "1", "30", "(10)", "4.5", "0.45"]
+    assert line.split() == ["a/trace", "[nats]", "1", "30", "(10)", "4.5", "0.45"]
 
 
 @pytest.mark.parametrize(
     ("curve", "errors", "sentence"),
     [
-        ([(0, 220.0), (9, 5.0)], (), "[nats] It fell 44-fold: it is less."),
-        ([(0, 2.0), (5, 9.0), (9, 6.0)], (), "It rose 3-fold, with a peak of 9 at step 5 between: it is more."),
-        ([(0, -2.0), (9, 1.0)], (), "It rose by 3: it is more."),
-        ([(0, 10.0), (9, 8.0)], (), "It fell by 2: it is less."),
+        ([(0, 220.0), (9, 5.0)], (), "Fell 44-fold: it is less."),
+        ([(0, 2.0), (5, 9.0), (9, 6.0)], (), "Rose 3-fold after a peak of 9 at step 5: it is more."),
+        ([(0, -2.0), (9, 1.0)], (), "Rose by 3: it is more."),
+        ([(0, 10.0), (9, 8.0)], (), "Fell by 2: it is less."),
         ([(0, 10.0), (9, 8.0)], [(9, 1.5)], "It ends where it started."),  # within two errors
         ([(0, 10.0), (9, 9.9)], (), "It ends where it started."),
-        ([(0, 10.0), (4, 30.0), (9, 9.9)], (), "It ends where it started, with a peak of 30 at step 4 between."),
+        ([(0, 10.0), (4, 30.0), (9, 9.9)], (), "It ends where it started after a peak of 30 at step 4."),
         ([(0, 6.4), (4, math.nan), (8, math.inf)], (), "It is lost since step 4 (the last is 6.4, at step 0)"),
         ([(3, 6.4)], (), "It has one point only."),
         ([(3, math.nan)], (), "It has no value at any point; the warnings tell why."),
@@ -46,7 +46,7 @@ def test_a_sentence_says_what_the_curve_did_and_what_that_means(curve, errors, s
 
 def test_a_curve_that_is_lost_has_neither_end_nor_error():
     line, *_ = told([(0, 6.4), (4, math.nan)], [(0, 0.2)])
-    assert line.split() == ["a/trace", "6.4", "6.4", "(0)", "lost", "-"]
+    assert line.split() == ["a/trace", "[nats]", "6.4", "6.4", "(0)", "lost", "-"]
 
 
 def test_layers_share_a_header_and_sentences():
@@ -60,7 +60,7 @@ def test_layers_share_a_header_and_sentences():
     text = " ".join(map(str.strip, lines[5:]))
     assert text == "net.0 fell 1.5-fold: it is less. net.2 and net.4 rose 2- to 4-fold: it is more."
     text = " ".join(map(str.strip, closing_table(rows[1:]).splitlines()[4:]))
-    assert text == "All of them rose 2- to 4-fold: it is more."
+    assert text == "All rose 2- to 4-fold: it is more."
 
 
 def test_nothing_is_wider_than_the_terminal_and_long_names_have_a_line_of_their_own():
@@ -73,7 +73,7 @@ def test_nothing_is_wider_than_the_terminal_and_long_names_have_a_line_of_their_
 
 
 def test_what_is_not_described_is_told_without_meaning():
-    assert told([(0, 1.0), (9, 4.0)], description=None)[1:] == ["    It rose 4-fold."]
+    assert told([(0, 1.0), (9, 4.0)], description=None)[1:] == ["    Rose 4-fold."]
 
 
 def test_the_layer_of_a_tag():

@@ -36,7 +36,7 @@ def find_level(
         loss_rise: Over the samples, in :data:`SHARES` of them.
         noise: ``(seed, β) -> (k,)``.
         seeds: ``PASSES // 2 * SHARES`` of them.
-        target: The rise wanted, nats a sample.
+        target: The rise wanted, nats per sample.
         start: First level to try.
     """
     used: list[int] = []

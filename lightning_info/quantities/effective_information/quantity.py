@@ -166,7 +166,7 @@ class EffectiveInformationOfLayers(Quantity):
             f"at beta = {self.beta:g}"
             if self.beta is not None
             else f"where {'the loss' if self._has_loss else 'the KL divergence of the predictions'} rises by "
-            f"{' and '.join(f'{one:g}' for one in self.distortion)} nats a sample"
+            f"{' and '.join(f'{one:g}' for one in self.distortion)} nats per sample"
         )
         rows = {
             "measures": f"lower bounds of {', '.join(kinds)} in nats under weight noise, {level}; {2 * self._draws} "

@@ -2,15 +2,15 @@
 
 from lightning_info.reporting.description import Description
 
-UNIT = "nats per squared weight change"
+UNIT = "nats/weight²"
 
 DESCRIPTIONS = {
     "fisher/trace": Description(
         "Trace of the Fisher information of the weights, tr F: how strongly the predictions react to small random "
         "changes of the weights",
         UNIT,
-        "predictions depend more on the exact values of single weights",
-        "predictions depend less on single weights; training has found a flatter place",
+        "predictions depend more on the exact values of weights",
+        "predictions depend less on exact weights, in a flatter place",
         "Rescaling the weights changes it, so compare a net with itself over training, not two nets. With BatchNorm on "
         "running statistics its first points show their warm-up.",
     ),
@@ -39,7 +39,7 @@ DESCRIPTIONS = {
     ),
     "fisher/loss_gradient_trace": Description(
         "Mean squared gradient norm of the losses of single samples; no likelihood is known, so it is not tr F",
-        "squared loss per squared weight change",
+        "loss²/weight²",
         "gradients of single samples grow",
         "gradients of single samples shrink",
     ),

@@ -19,7 +19,7 @@ _INPUT = Description(
     "the number of samples",
     "bits",
     "the layer tells more samples apart",
-    "the layer tells fewer samples apart, which is compression only if it holds under every range of the bins",
+    "the layer tells fewer samples apart (compression only if every range agrees)",
     CAUTION,
 )
 _LABEL = Description(

@@ -219,9 +219,9 @@ class InformationPlane(Quantity):
                 width = case.bounds[1] - case.bounds[0]
                 if width > GROWTH * self._first_width.setdefault(case.layer, width):
                     warn(
-                        f"the range of {case.layer!r} has grown more than {GROWTH:g} times since its first point; what "
-                        f"was logged until now was measured in finer bins. At the end of fit info_plane_final/... has "
-                        f"whole curves in the bins of the range over all of training; the figure always has",
+                        f"the range of {case.layer!r} has grown more than {GROWTH:g} times since its first point, so "
+                        f"its earlier values are in finer bins; info_plane_final/..., written at the end of fit, has "
+                        f"one range",
                         "growth",
                     )
 
@@ -247,13 +247,6 @@ class InformationPlane(Quantity):
             if since is not None:  # a fall to the end is not known
                 falls = dict.fromkeys(judgement.falls, math.nan)
                 self.verdicts[name] = CompressionVerdict(falls, f"lost since step {since}")
-        torn = [repr(name) for name, judgement in self.verdicts.items() if judgement.verdict.startswith("depends")]
-        if torn:
-            point.warn(
-                f"whether {', '.join(torn)} compress{'es' if len(torn) == 1 else ''} depends on the range of the bins "
-                f"or the estimator; see the verdicts at the end",
-                "torn",
-            )
         curves: dict[str, Curve] = {}
         for estimate in self.estimates:
             final = self.planes("global", estimate.name) if estimate.bin_range == "global" else {}
@@ -272,10 +265,11 @@ class InformationPlane(Quantity):
             name: {kind: fall * factor for kind, fall in judgement.falls.items()}
             for name, judgement in self.verdicts.items()
         }
-        table = verdict_table(falls, {name: judgement.verdict for name, judgement in self.verdicts.items()}, unit)
+        short = {name: judgement.verdict.partition(":")[0] for name, judgement in self.verdicts.items()}
+        table = verdict_table(falls, short, unit)
         return (
             f"\n{table}\nFall of I(X;T) by the range of the bins; {FALL * factor:.3g} {unit} count; -: more than "
-            f"{MOST_CLAMPED:.0%} of the activations lie outside. One run is no evidence."
+            f"{MOST_CLAMPED:.0%} of the activations lie outside. One run is no evidence: compare seeds."
         )
 
     @override

@@ -9,9 +9,9 @@ DESCRIPTIONS = {
     ),
     "stability*/param_distance": Description(
         "Distance between the weights of the run and of its twin, which trains with one sample replaced",
-        "weights",
-        "the two trainings drift apart: the one sample has moved the weights",
-        "the two trainings come closer again",
+        "",
+        "the one sample has moved the weights further",
+        "the two trainings have come closer again",
         "Weights can differ without any difference in the predictions: see output_kl.",
     ),
     "stability*/relative_distance": Description(
@@ -22,14 +22,14 @@ DESCRIPTIONS = {
     ),
     "stability*/fisher_distance": Description(
         "Half of delta' F delta: the output KL between run and twin to second order",
-        "nats a sample",
+        "nats per sample",
         "predictions of run and twin differ more",
         "predictions of run and twin differ less",
         "An approximation: compare with output_kl.",
     ),
     "stability*/output_kl": Description(
         "Mean KL divergence of the twin's predictions from those of the run, over the reference samples",
-        "nats a sample",
+        "nats per sample",
         "the one sample has changed the predictions more",
         "the one sample has changed the predictions less",
     ),
@@ -45,8 +45,8 @@ DESCRIPTIONS = {
     "stability*/unique_information": Description(
         "Unique information: what the weights know of the replaced sample and of no other",
         "nats",
-        "the weights hold more that only this sample could tell them",
-        "the weights hold less that only this sample could tell them",
+        "the weights hold more of this sample alone",
+        "the weights hold less of this sample alone",
         "It is of one sample, by the quadratic approximation, and depends on beta.",
     ),
 }

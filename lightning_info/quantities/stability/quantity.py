@@ -69,7 +69,7 @@ class Stability(Quantity):
     def __init__(self, beta: float = 1.0, seed: int = 0, count: int = 1) -> None:
         self.beta, self.seed, self.count = beta, seed, count
         self.others: Sequence[Other] = ()
-        names = ("param_distance", "relative_distance", "output_kl", "unique_information")
+        names = ("param_distance", "output_kl", "unique_information")
         self.table = tuple((f"stability/{name}", f"stability_stderr/{name}" if count > 1 else None) for name in names)
         self.reset()
 
@@ -184,7 +184,7 @@ class Stability(Quantity):
         if self._no_products:
             return {}
         tags = [f"stability/{name}" for name in ("output_kl", "fisher_distance")]
-        return {"Output KL and ½ δᵀFδ, nats a sample": ("Multiline", tags)}
+        return {"Output KL and ½ δᵀFδ, nats per sample": ("Multiline", tags)}
 
     def landscape(
         self, snapshot: ModelSnapshot, other: nn.Module, point: Point, seconds: float = 30.0

@@ -88,7 +88,7 @@ def prediction_change(
 
 
 def fisher_distance(snapshot: ModelSnapshot, change: Tensor) -> float:
-    """``½ δᵀ F δ``, nats a sample: F at the weights of the snapshot's replica, over the reference samples.
+    """``½ δᵀ F δ``, nats per sample: F at the weights of the snapshot's replica, over the reference samples.
 
     Args:
         snapshot: With the reference samples.
@@ -102,7 +102,7 @@ def fisher_distance(snapshot: ModelSnapshot, change: Tensor) -> float:
 
 
 def mean_output_kl(snapshot: ModelSnapshot, other: ModelSnapshot) -> float:
-    """``KL(p_w ‖ p_w')``, nats a sample: its mean over the reference samples of the first snapshot.
+    """``KL(p_w ‖ p_w')``, nats per sample: its mean over the reference samples of the first snapshot.
 
     Args:
         snapshot: Its replica has the weights w.
@@ -123,7 +123,7 @@ def mean_output_kl(snapshot: ModelSnapshot, other: ModelSnapshot) -> float:
 
 
 def sample_loss(snapshot: ModelSnapshot, batch: Any) -> float:
-    """Training loss of the samples of a batch at the weights of the snapshot's replica, nats a sample.
+    """Training loss of the samples of a batch at the weights of the snapshot's replica, nats per sample.
 
     Raises:
         NoPrediction: There are no targets.

@@ -21,8 +21,8 @@ DESCRIPTIONS = {
     "weight_info/kl": Description(
         "KL(Q|P), the information in the weights: kl_precision and kl_displacement together",
         "nats",
-        "the weights hold more information, most often because they moved away from the prior's mean",
-        "the weights hold less information",
+        "the weights hold more, most often as they left the prior's mean",
+        "the weights hold less",
         "Look at its two parts: the displacement is often nearly all of it.",
     ),
     "weight_info/log_det": Description(
@@ -34,13 +34,13 @@ DESCRIPTIONS = {
     ),
     "weight_info/trace": Description(
         "Trace of the Fisher information, of the samples that its spectrum is of",
-        "nats per squared weight change",
+        "nats/weight²",
         "predictions depend more on single weights",
         "predictions depend less on single weights",
     ),
     "weight_info/top_eigenvalue": Description(
         "Largest eigenvalue of the Fisher information",
-        "nats per squared weight change",
+        "nats/weight²",
         "predictions are more sensitive along the most sensitive direction",
         "predictions are less sensitive along the most sensitive direction",
     ),

@@ -175,8 +175,8 @@ def judged(case: Case, adapted: bool = False, **arguments: Any) -> dict[str, Any
 
 def compared(case: Case, adapted: bool) -> dict[str, Any]:
     """Traces of F of a few samples, against the oracle's."""
-    fisher = lightning_info.FisherTraceCallback(estimator="exact", num_samples=SAMPLES, **RARELY)
-    weights = lightning_info.WeightInfoCallback(num_samples=SAMPLES, **RARELY)
+    fisher = lightning_info.FisherTraceCallback(estimator="exact", num_samples=SAMPLES, batch_norm="running", **RARELY)
+    weights = lightning_info.WeightInfoCallback(num_samples=SAMPLES, batch_norm="running", **RARELY)
     run, module, seen = trained(case, [fisher, weights], adapted)
     if module is None or (run.predicts is None and INSTEAD not in fisher.history):
         return {}
