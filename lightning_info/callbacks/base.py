@@ -126,7 +126,7 @@ class InfoCallback(TakeAway):
         self.split, self.collate, self.batch_axes = split, collate, batch_axes
         self._declared = DeclaredSamples(owner, split, collate, batch_axes)
         self.seed, self.prefix, self.on_error, self.summary = seed, prefix or None, on_error, summary
-        self.verbose, self.unit = verbose, unit
+        self.verbose, self.unit, self._asked_unit = verbose, unit, unit
         self.batch_norm, self.save_samples = batch_norm, save_samples
         self.history = {}
         self._schedule = Schedule(every_n_epochs, every_n_train_steps, max_overhead)
@@ -179,6 +179,7 @@ class InfoCallback(TakeAway):
                 f"{type(self).__name__}: two callbacks share one {type(self.quantity).__name__}, which keeps what it "
                 f"has measured; give each an instance of its own"
             )
+        self.unit = next(filter(None, (c._asked_unit for c in (self, *ours))), None)  # given once for all
         alike = [c for c in ours if c.family == self.family and c.prefix == self.prefix]
         if len(alike) > 1:
             names = ", ".join(sorted({type(c).__name__ for c in alike}))
@@ -364,7 +365,7 @@ class InfoCallback(TakeAway):
 
     def time_taken(self) -> tuple[str, float]:
         """How many points there are, and which share of the run's time they took."""
-        return f"{self.tagged(self.quantity.name)} {self._points} points", self._clock.overhead
+        return f"{self.tagged(self.quantity.name)} ({self._points})", self._clock.overhead
 
     # ---- small things
 
@@ -381,9 +382,7 @@ class InfoCallback(TakeAway):
         self._noise, self._start = Noise(self.seed), {}
         self._private, self._normalises = self.quantity.moves_weights, True
         self._initial = None
-        self._finished = set()
-        self._epochs = {}
-        self._known = set()
+        self._finished, self._known, self._epochs = set(), set(), {}
         self._resumed = False
         self._saved = None
         self._changes, self._ended = {}, {}

@@ -50,8 +50,9 @@ ARGUMENTS = """\
             measured weights (default), or their ``"running"`` statistics, as ``module.eval()`` does. Running ones lag
             behind the weights and are arbitrary at initialisation: the first 100 steps or so of a curve then show their
             warm-up more than the weights.
-        unit: ``"bits"`` or ``"nats"``, of all information that is logged, shown and kept. By default the custom of the
-            field: bits for the information plane, nats for what is measured in weights and under their noise.
+        unit: ``"bits"`` or ``"nats"``, of all information that is logged, shown and kept, given to one callback for all
+            of a Trainer. By default the custom of the field: bits for the information plane, nats for what is measured
+            in weights and under their noise.
         summary: Print the table at the end of fit, and what is to be known of it.
         verbose: Before the first step tell the samples, steps and costs in full, as ``report()`` does, instead of a
             line with what is measured and what is left out.

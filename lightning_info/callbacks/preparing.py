@@ -153,7 +153,10 @@ class Preparing(Resuming):
             self._measure_and_log(trainer, pl_module, 0, initial=self._initial)
             self._initial = None
         if self._left_out:
-            rank_zero_info(f"{type(self).__name__}: {messages.left_out(self._left_out, len(self._samples))}")
+            told = messages.left_out(self._left_out, len(self._samples))
+            self._error_policy.told.append(told)
+            if self._schedule.budget is None:  # an interval was asked for
+                rank_zero_info(f"{type(self).__name__}: {told}")
 
     def _preflight(self, trainer: Any, pl_module: Any, batch: Any) -> bool:
         """Refuse, before the first step, a module that cannot be measured; say how another one will be.
@@ -205,8 +208,10 @@ class Preparing(Resuming):
                 said.append(f"BatchNorm {rows['BatchNorm']}")
             measured, samples = rows["measures"].partition("; ")[0], rows["samples"].partition(": ")[0]
             few = samples if " of " in samples else samples.partition(" (")[0]  # fewer than asked for, and why
-            cost = f"to fit the time budget, {rows['less']}" if "less" in rows else rows["cost"].partition(",")[0]
-            text = "; ".join([f"{owner}: {measured}, of {few}", *said, cost])
+            few = few.replace("reference samples", "samples")
+            cost = f"in the time budget {rows['less']}" if "less" in rows else rows["cost"].partition(",")[0]
+            late = rows["cost"].partition("; ")[2]
+            text = "; ".join(filter(None, [f"{owner}: {measured}, {few}", *said, cost, late]))
             return textwrap.fill(text, 116, subsequent_indent="  ")
         for title in ("samples", "steps", *SAID, "less", "BatchNorm", "cost"):
             text = rows.get(title, "")
@@ -260,7 +265,7 @@ class Preparing(Resuming):
         if less:
             self._rows["less"] = f"{messages.joined(less)} (about {account.point:.2g} s a point)"
         if not self._affords(trainer, account.next_point + account.ending):
-            self._error_policy.warn_once(messages.no_room(account.point), "budget")
+            self._rows["cost"] += "; no point fits into the time budget of the run so far"
 
     def _cheaper(self, processes: int) -> tuple[str, float]:
         """What is measured less from now on, and what is left of a point's cost."""

@@ -198,8 +198,8 @@ class Session:
         """One table for all, and what each says below it."""
         curves = {tag: curve for c in told for tag, curve in c.last_curves().items()}
         rows = [row for c in told for row in c.rows(curves)]
-        taken = ", ".join("{} {:.1%}".format(*c.time_taken()) for c in told)
-        time = textwrap.wrap(f"Time, with checks and figures: {taken}", WIDTH)
+        taken = ", ".join(f"{what} {share:.1%}" for what, share in (c.time_taken() for c in told))
+        time = textwrap.wrap(f"Share of the run's time (points): {taken}", WIDTH)
         said = "\n".join(line for c in told for line in c.closing_lines()).splitlines()
         return [*closing_table(rows).splitlines(), *time, *(part for line in said for part in within_width(line))]
 

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lightning_info.figures.margins import set_margins
+from lightning_info.figures.notebook_figure import NotebookFigure
 from lightning_info.reporting.table import Curve
 
 MOST_PANELS = 24
@@ -35,7 +36,7 @@ def curve_panels(curves: Mapping[str, Curve], errors: Mapping[str, Mapping[int, 
     shown = list(panels.items())[:MOST_PANELS]
     columns = min(3, max(1, len(shown)))
     rows = max(1, -(-len(shown) // columns))
-    figure = Figure(figsize=(4.2 * columns, 3.0 * rows))
+    figure = NotebookFigure(figsize=(4.2 * columns, 3.0 * rows))
     places = np.atleast_1d(np.array(figure.subplots(rows, columns, squeeze=False))).flatten()
     for axes in places[len(shown) :]:
         axes.set_axis_off()

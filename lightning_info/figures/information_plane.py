@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from lightning_info.figures.margins import lines_height, set_margins, widest
+from lightning_info.figures.notebook_figure import NotebookFigure
 
 Array = NDArray[np.float64]
 
@@ -82,13 +83,14 @@ def information_plane(
             if step in steps:
                 values[:, row, steps.index(step)] = pair
     values[~np.isfinite(values)] = np.nan
-    time, ticks = _epoch_scale([epochs[step] for step in steps])
+    shown = [epochs[step] for step in steps]
+    time, ticks = _epoch_scale(shown, list(epochs.values()) if len(steps) > 1 else shown)
     colours = matplotlib.colormaps[_COLOURS](time)
     i_x, i_y = f"I(X;{symbol}) [{unit}]", f"I({symbol};Y) [{unit}]"
     log_n = "log$_2$ N" if unit == "bits" else "log N"
 
     title, caption = fill(title, 76), fill(caption, 100)
-    figure = Figure(figsize=(6, 4.5))
+    figure = NotebookFigure(figsize=(6, 4.5))
     figure.suptitle(title, fontsize=10)
     axes = figure.add_subplot()
     axes.set_title(caption, fontsize=7, color="0.3", y=1, pad=8)
@@ -192,15 +194,15 @@ def _legend(figure: Figure, handles: Sequence[Line2D], note: str) -> float:
     return lines_height(note + rows * "\n", 7) + 0.05
 
 
-def _epoch_scale(epochs: Sequence[float]) -> tuple[Array, dict[float, str]]:
-    """Places of epochs between 0 and 1, and labelled ticks.
+def _epoch_scale(epochs: Sequence[float], measured: Sequence[float]) -> tuple[Array, dict[float, str]]:
+    """Places of epochs between 0 and 1, and labelled ticks: one scale for all planes of a run.
 
     Half of the scale goes by the logarithm, which spreads the first steps, half by the count of points, which spreads
     the ends of epochs; either alone makes the others one colour.
     """
     if not epochs:
         return np.empty(0), {}
-    knots = np.unique(epochs)
+    knots = np.unique(measured)
     places = np.zeros(len(knots))
     if len(knots) > 1:
         log = np.log1p(knots / knots[knots > 0][0])

@@ -9,6 +9,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from lightning_info.figures.margins import set_margins, widest
+from lightning_info.figures.notebook_figure import NotebookFigure
 from lightning_info.reporting.table import Curve
 
 PICTURE, BAR = 3.0, 4.0
@@ -27,7 +28,7 @@ def layer_heat_map(curves: Mapping[str, Curve], title: str, unit: str) -> Figure
     values = np.array([[dict(curve).get(step, np.nan) for step in steps] for curve in curves.values()])
     labels = list(curves)
     left, right, bottom, top = 0.2 + widest(labels, 8), 1.2, 0.6, 0.4
-    figure = Figure(figsize=(left + PICTURE + right, max(3.4, 1.5 + 0.2 * min(len(curves), 60))))
+    figure = NotebookFigure(figsize=(left + PICTURE + right, max(3.4, 1.5 + 0.2 * min(len(curves), 60))))
     axes = figure.add_subplot()
     shown = values[np.isfinite(values) & (values > 0)]
     norm = LogNorm(max(shown.min(), shown.max() / 1e6), shown.max()) if len(shown) else None

@@ -15,7 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lightning_info.figures.margins import lines_height, set_margins
+from lightning_info.figures.notebook_figure import NotebookFigure
 from lightning_info.functional.rate_distortion import RatePoint, parting
+
+DIFFERS = "#d55e00"
+"""Of Okabe and Ito."""
 
 
 def rate_distortion(curves: Mapping[float, Sequence[RatePoint]], beta: float, caption: str = "") -> Figure:
@@ -30,7 +34,7 @@ def rate_distortion(curves: Mapping[float, Sequence[RatePoint]], beta: float, ca
         beta: The level that is logged, drawn larger.
         caption: Printed below.
     """
-    figure = Figure(figsize=(10, 4.4))
+    figure = NotebookFigure(figsize=(10, 4.4))
     rise, plane = figure.subplots(1, 2)
     for axes in (rise, plane):
         axes.set_title("", y=1)  # else a place is looked for
@@ -57,7 +61,7 @@ def rate_distortion(curves: Mapping[float, Sequence[RatePoint]], beta: float, ca
         Line2D(
             [], [], color="0.3", marker="o", markerfacecolor="white", linestyle="", label="measured, differs from it"
         ),
-        Line2D([], [], color="tab:red", marker="x", linestyle="", label="lowest level that differs"),
+        Line2D([], [], color=DIFFERS, marker="x", linestyle="", label="lowest level that differs"),
         Line2D([], [], color="0.3", marker="o", markersize=8, linestyle="", label=f"β = {beta:g}"),
     ]
     rise.legend(handles=marks, fontsize=7, loc="upper left")
@@ -95,4 +99,4 @@ def _draw(
     lowest = parting(points)
     for at, point in zip(x, points, strict=True):
         if point.beta == lowest:
-            axes.plot(at, point.loss - origin, "x", color="tab:red", markersize=6, zorder=4)
+            axes.plot(at, point.loss - origin, "x", color=DIFFERS, markersize=6, zorder=4)

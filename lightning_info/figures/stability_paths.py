@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_info.figures.margins import lines_height, set_margins
+from lightning_info.figures.notebook_figure import NotebookFigure
 
 LEVELS = 11
 """Contours of the loss, evenly spaced in area."""
@@ -23,7 +24,8 @@ FLAT = 4.0
 """Paths so many times longer than wide are drawn once more with their width stretched."""
 ROUNDING = 1e-6
 """Unless the width is of rounding errors."""
-RUN, TWIN, LOSS, FISHER = "tab:green", "tab:red", "tab:blue", "navy"
+RUN, TWIN, LOSS, FISHER = "#009e73", "#d55e00", "0.55", "#0072b2"
+"""Of Okabe and Ito, told apart by colour-blind people too."""
 
 Array = NDArray[np.float64]
 
@@ -100,7 +102,7 @@ def stability_paths(picture: LossLandscape, *, title: str, caption: str = "") ->
     points = np.concatenate([paths.run.numpy(), paths.twin.numpy()])
     spans = np.ptp(points, axis=0)
     is_flat = ROUNDING < spans[1] / spans[0] < 1 / FLAT
-    figure = Figure(figsize=(11, 5.4) if is_flat else (6.4, 5.8))
+    figure = NotebookFigure(figsize=(11, 5.4) if is_flat else (6.4, 5.8))
     plane = figure.add_subplot(1, 2 if is_flat else 1, 1)
     _contours(plane, picture)
     _ellipses(plane, picture, [shape.factor for shape in picture.ellipses.values()])

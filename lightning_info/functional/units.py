@@ -23,10 +23,10 @@ def in_unit(unit: str, chosen: Unit | None) -> tuple[str, float]:
     """A unit with the chosen one of information in its place, and the factor by which values are multiplied.
 
     Args:
-        unit: Of information (``"bits"``, ``"nats"``, ``"nats per sample"``); any other stays what it is.
+        unit: Of information (``"bits"``, ``"nats"``, ``"nats/sample"``); any other stays what it is.
         chosen: None leaves every unit what it is.
     """
-    first, _, rest = unit.partition(" ")
-    if chosen is None or first not in ("bits", "nats") or rest not in ("", "per sample"):
+    first, slash, rest = unit.partition("/")
+    if chosen is None or first not in ("bits", "nats") or rest not in ("", "sample"):
         return unit, 1.0
-    return " ".join(filter(None, (chosen, rest))), per_nat(chosen) / per_nat("bits" if first == "bits" else "nats")
+    return f"{chosen}{slash}{rest}", per_nat(chosen) / per_nat("bits" if first == "bits" else "nats")

@@ -116,24 +116,31 @@ def _sentences(rows: Sequence[Row]) -> str:
 
 def _sentence(kind: str, rows: Sequence[Row], are_all: bool) -> str:
     known, several = rows[0].description, len(rows) > 1
-    subject = ("All" if several else "It") if are_all else " and ".join(row.title for row in rows)
-    has = "have" if several else "has"
+    if not are_all or several:
+        return _of_layers(kind, rows, are_all)
     if kind in ("rose", "fell"):
         meaning = (known.rises if kind == "rose" else known.falls) if known else ""
-        told = f"{subject} {kind} {_by(rows)}{_peak(rows[0]) if not several else ''}".removeprefix("It ")
-        told = told[0].upper() + told[1:] if subject == "It" else told
+        told = f"{kind.capitalize()} {_by(rows[0])}{_peak(rows[0])}"
         return f"{told}: {meaning}." if meaning else f"{told}."
     if kind == "steady":
-        told = f"{subject} {'end' if several else 'ends'} where {'they' if several else 'it'} started"
-        return f"{told}{_peak(rows[0]) if not several else ''}."
+        return f"It ends where it started{_peak(rows[0])}."
     if kind == "lost":
-        step = min(lost_since(row.curve) or 0 for row in rows)
         last_step, last = _finite(rows[0].curve)[-1]
-        end = "" if several else f" (the last is {last:.4g}, at step {last_step})"
-        return f"{subject} {'are' if several else 'is'} lost since step {step}{end}; the warnings tell why."
-    if kind == "one point":
-        return f"{subject} {has} one point only."
-    return f"{subject} {has} no value at any point; the warnings tell why."
+        since = f"since step {lost_since(rows[0].curve)} (the last is {last:.4g}, at step {last_step})"
+        return f"It is lost {since}; the warnings tell why."
+    return "It has one point only." if kind == "one point" else "It has no value at any point; the warnings tell why."
+
+
+def _of_layers(kind: str, rows: Sequence[Row], are_all: bool) -> str:
+    """The same of several layers; by how much is in their rows."""
+    known = rows[0].description
+    subject = "All" if are_all else ", ".join(row.title for row in rows)
+    if kind in ("rose", "fell"):
+        meaning = (known.rises if kind == "rose" else known.falls) if known else ""
+        return f"{subject} {kind}: {meaning}." if meaning else f"{subject} {kind}."
+    if kind == "lost":
+        return f"{subject} lost since step {min(lost_since(row.curve) or 0 for row in rows)} (see the warnings)."
+    return f"{subject}: {'steady' if kind == 'steady' else f'{kind} only' if kind == 'one point' else kind}."
 
 
 def _kind(row: Row) -> str:
@@ -159,15 +166,12 @@ def _peak(row: Row) -> str:
     return f" after a peak of {peak:.4g} at step {step}" if is_above else ""
 
 
-def _by(rows: Sequence[Row]) -> str:
-    """By how much: ratios where all values are well above zero, else differences; the least and the most of several."""
-    ends = [(_finite(row.curve)[0][1], _finite(row.curve)[-1][1]) for row in rows]
-    if all(min(pair) > 0 and max(pair) >= FOLD * min(pair) for pair in ends):
-        ratios = sorted(max(pair) / min(pair) for pair in ends)
-        told = [f"{ratio:.3g}" for ratio in (ratios[0], ratios[-1])]
-        return f"{told[0]}-fold" if told[0] == told[1] else f"{told[0]}- to {told[1]}-fold"
-    told = [f"{by:.3g}" for by in sorted(abs(end - start) for start, end in ends)]
-    return f"by {told[0]}" if told[0] == told[-1] else f"by {told[0]} to {told[-1]}"
+def _by(row: Row) -> str:
+    """By how much: a ratio where both ends are well above zero, else a difference."""
+    ends = _finite(row.curve)[0][1], _finite(row.curve)[-1][1]
+    if min(ends) > 0 and max(ends) >= FOLD * min(ends):
+        return f"{max(ends) / min(ends):.3g}-fold"
+    return f"by {abs(ends[1] - ends[0]):.3g}"
 
 
 def _finite(curve: Curve) -> Curve:

@@ -81,7 +81,7 @@ def verdict_table(falls: Mapping[str, Mapping[str, float]], verdicts: Mapping[st
         A table of fixed width, layers in the order of ``falls``.
     """
     policies = list(dict.fromkeys(policy for row in falls.values() for policy in row))
-    lines = [(f"fall from peak to end ({unit})", *policies, "verdict")]
+    lines = [(f"fall of I(X;T) by bins ({unit})", *policies, "verdict")]
     for layer, row in falls.items():
         values = [row.get(policy, math.nan) for policy in policies]
         cells = ["-" if math.isnan(value) else f"{value:.2f}" for value in values]

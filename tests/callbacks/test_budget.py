@@ -223,8 +223,8 @@ def of_step(one, step):
     [
         (50.0, 64, 128, ""),
         (200.0, 32, 128, "32 draws instead of 64 (about 1e+02 s a point)"),
-        (400.0, 16, 128, "16 draws instead of 64, so"),
-        (800.0, 16, 64, "16 draws instead of 64, 32 samples instead of 64 (about 1e+02 s a point)"),
+        (400.0, 16, 128, "16 draws instead of 64 (about 1e+02 s a point)"),
+        (800.0, 16, 64, "16 draws instead of 64, 64 samples instead of 128 (about 1e+02 s a point)"),
     ],
 )
 @pytest.mark.usefixtures("generous")

@@ -219,7 +219,7 @@ def test_the_table_and_the_verdicts_are_printed(capsys):
     fit(info_plane(summary=True))
     text = capsys.readouterr().out
     assert "info_plane_final/I_XT [bits]\n  act " in text
-    assert "fall from peak to end (bits)" in text
+    assert "fall of I(X;T) by bins (bits)" in text
     assert "One run is no evidence" in text
 
 
@@ -549,7 +549,7 @@ def test_a_lost_plane_says_so_in_curves_table_verdicts_and_legend(tmp_path, caps
             curve = ours.history[f"{family}/I_XT/{layer}"]
             assert [(step, math.isnan(x)) for step, x in curve] == [(s, s > 4) for s in (0, 2, 4, 6, 8)]
     printed = capsys.readouterr().out
-    assert "All of them are lost since step 6; the warnings tell why." in printed
+    assert "All lost since step 6 (see the warnings)." in printed
     assert printed.count("lost since step 6") == 3  # once, and in the verdicts
     assert all(math.isnan(fall) for judgement in ours.verdicts.values() for fall in judgement.falls.values())
     legend = ours.drawings()["info_plane/plane"]().legends[0]

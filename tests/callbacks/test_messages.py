@@ -115,8 +115,8 @@ def test_a_line_says_what_is_measured_and_what_it_costs(monkeypatch):
     fit(Classifier(), FisherTraceCallback(num_samples=16, every_n_epochs=1, summary=False))
     (text,) = ours
     line = " ".join(text.split())
-    assert line.startswith("FisherTraceCallback: tr F, the trace of the Fisher information (importance estimator, 64 ")
-    assert re.search(r", of 16 reference samples; about [\d.e-]+ s a point$", line)
+    assert line.startswith("FisherTraceCallback: trace of the Fisher information (importance estimator, 64 ")
+    assert re.search(r", 16 samples; about [\d.e-]+ s a point$", line)
     assert len(text.splitlines()) <= 2
 
 

@@ -42,7 +42,7 @@ def test_every_information_is_multiplied_and_nothing_else(kind, capsys):
             continue
         known = plain.describe(tag)
         assert known is not None, tag
-        is_information = known.unit in ("bits", "nats", "nats per sample")
+        is_information = known.unit in ("bits", "nats", "nats/sample")
         information += is_information
         by = factor if is_information else 1.0
         assert [s for s, _ in curve] == [s for s, _ in changed.history[tag]]
@@ -71,6 +71,16 @@ def test_figure_charts_and_verdicts_say_it(tmp_path):
     assert "[nats]" in events.summary_metadata[tag].summary_description
 
 
+def test_a_unit_is_given_once_for_all():
+    first, second = InfoPlaneCallback(**OPTIONS), WeightInfoCallback(unit="bits", **OPTIONS)
+    other = EffectiveInfoCallback(unit="nats", draws=4, **OPTIONS)
+    trainer(first, second, other, max_epochs=1).fit(Classifier(), loader())
+    assert (first.unit, second.unit, other.unit) == ("bits", "bits", "nats")
+    assert second.describe("weight_info/kl").unit == "bits"
+    trainer(first, max_epochs=1).fit(Classifier(), loader())
+    assert first.unit is None
+
+
 def test_another_unit_is_another_curve(tmp_path):
     first = trainer(InfoPlaneCallback(**OPTIONS), max_epochs=1)
     first.fit(Classifier(), loader())
@@ -87,7 +97,7 @@ def test_a_wrong_unit():
 
 
 def test_units_that_are_no_information_stay():
-    assert in_unit("nats per squared weight change", "bits") == ("nats per squared weight change", 1.0)
-    assert in_unit("nats per sample", "bits") == ("bits per sample", pytest.approx(1 / math.log(2)))
+    assert in_unit("nats/weight²", "bits") == ("nats/weight²", 1.0)
+    assert in_unit("nats/sample", "bits") == ("bits/sample", pytest.approx(1 / math.log(2)))
     assert in_unit("bits", "bits") == ("bits", 1.0)
     assert in_unit("", "bits") == ("", 1.0)

@@ -58,9 +58,16 @@ def test_layers_share_a_header_and_sentences():
     assert lines[1] == "plane/I_XT [nats]"
     assert [line.split()[0] for line in lines[2:5]] == ["net.0", "net.2", "net.4"]
     text = " ".join(map(str.strip, lines[5:]))
-    assert text == "net.0 fell 1.5-fold: it is less. net.2 and net.4 rose 2- to 4-fold: it is more."
+    assert text == "net.0 fell: it is less. net.2, net.4 rose: it is more."
     text = " ".join(map(str.strip, closing_table(rows[1:]).splitlines()[4:]))
-    assert text == "All rose 2- to 4-fold: it is more."
+    assert text == "All rose: it is more."
+
+
+def test_layers_without_an_end():
+    curves = {"a": [(0, 1.0)], "b": [(0, 1.0), (4, math.nan)], "c": [(0, math.nan)], "d": [(0, 1.0), (4, 1.0)]}
+    text = closing_table([Row("plane/I_XT", layer, curve, (), KNOWN) for layer, curve in curves.items()])
+    said = " ".join(line.strip() for line in text.splitlines()[6:])
+    assert said == "a: one point only. b lost since step 4 (see the warnings). c: no value. d: steady."
 
 
 def test_nothing_is_wider_than_the_terminal_and_long_names_have_a_line_of_their_own():

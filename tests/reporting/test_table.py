@@ -22,7 +22,7 @@ def test_verdicts_by_layer_and_policy():
     }
     table = verdict_table(falls, {"net.10": "compresses under every range", "net.0": "no compression"})
     header, *rows = table.splitlines()
-    assert header.split("  ")[0] == "fall from peak to end (bits)"
+    assert header.split("  ")[0] == "fall of I(X;T) by bins (bits)"
     assert header.split()[-4:] == ["fixed", "global", "adaptive", "verdict"]
     assert [row.split(maxsplit=4) for row in rows] == [
         ["net.0", "0.00", "0.00", "-", "no compression"],
@@ -38,5 +38,5 @@ def test_verdicts_by_layer_and_policy():
 
 
 def test_tables_of_nothing():
-    assert verdict_table({}, {}).split("  ") == ["fall from peak to end (bits)", "verdict"]
+    assert verdict_table({}, {}).split("  ") == ["fall of I(X;T) by bins (bits)", "verdict"]
     assert curves_table({}) == "step"

@@ -15,11 +15,13 @@ def at_ceilings(family: str, found: Mapping[str, EffectiveInformation]) -> list[
         found: Of the last point, by layer.
     """
     ceilings = {
-        "at their ceiling log N, so that how much more they hold is not seen (more samples show it)": [
+        "log N, the most that can be seen: more samples show more": [
             name for name, one in found.items() if one.is_saturated
         ],
-        "at H(Y), which says no more than that the samples are told apart": [
-            name for name, one in found.items() if one.label_is_ceiling
-        ],
+        "H(Y): all samples are told apart": [name for name, one in found.items() if one.label_is_ceiling],
     }
-    return [f"{family}: {', '.join(names)} at the end {what}." for what, names in ceilings.items() if names]
+    return [
+        f"{family}: {', '.join(names)} {'end' if len(names) > 1 else 'ends'} at {what}."
+        for what, names in ceilings.items()
+        if names
+    ]

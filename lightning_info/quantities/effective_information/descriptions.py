@@ -7,8 +7,8 @@ DESCRIPTIONS = {
         "I(X;Z): lower bound of the information about the input in the layer's activations Z, when the weights carry "
         "the noise that the task tolerates",
         "nats",
-        "the layer tells more samples apart in spite of the noise",
-        "under the noise the layer tells fewer samples apart",
+        "more samples are told apart in spite of the noise",
+        "fewer samples are told apart under the noise",
         "A bound: behind a nonlinearity it can be far below the truth. It depends on the distortion, which the summary "
         "names.",
     ),

@@ -165,11 +165,11 @@ class EffectiveInformationOfLayers(Quantity):
         level = (
             f"at beta = {self.beta:g}"
             if self.beta is not None
-            else f"where {'the loss' if self._has_loss else 'the KL divergence of the predictions'} rises by "
-            f"{' and '.join(f'{one:g}' for one in self.distortion)} nats per sample"
+            else f"{'loss' if self._has_loss else 'KL divergence of the predictions'} up by "
+            f"{' and '.join(f'{one:g}' for one in self.distortion)} nats"
         )
         rows = {
-            "measures": f"lower bounds of {', '.join(kinds)} in nats under weight noise, {level}; {2 * self._draws} "
+            "measures": f"lower bounds of {', '.join(kinds)} in nats, {level}; under weight noise, {2 * self._draws} "
             f"draws; lambda_i = |w_i|",
             "layers": "; ".join(f"{layer.label} ({layer.units} units)" for layer in layers),
             "labels": describe_targets(targets, BINS),
@@ -306,15 +306,17 @@ class EffectiveInformationOfLayers(Quantity):
         bounds = [found.I_XZ for found in self._last[family].values()]
         values[f"{family}/crossing"] = running_maximum(bounds)[1] if bounds else math.nan
         errors = [found.I_XZ_stderr for found in self._last[family].values()]
+        lost = []
         for name, far in zip(self._last[family], crossed(bounds, errors), strict=True):
             if far:
                 values[f"{family}/I_XZ/{name}"] = values[f"{family}_stderr/I_XZ/{name}"] = math.nan
-                point.warn(
-                    f"no I(X;Z) of layer {name!r} at step {point.step} (NaN): its bound lies far below that of a layer "
-                    f"behind it, so that it says nothing of it (of few draws, or behind a ReLU, a bound is loose); "
-                    f"{family}/crossing says how far",
-                    f"crossing {name}",
-                )
+                lost.append(name)
+        if lost:
+            point.warn(
+                f"no I(X;Z) of {', '.join(map(repr, lost))} at step {point.step} (NaN): the bound is far below that of "
+                f"a layer behind, so it is loose (few draws, or behind a ReLU); {family}/crossing says how far",
+                "crossing",
+            )
         return values
 
     def _read_targets(self, snapshot: ModelSnapshot) -> Tensor | None:

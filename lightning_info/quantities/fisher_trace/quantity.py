@@ -129,7 +129,7 @@ class FisherTrace(Quantity):
             engine = f"{self.plan.engine!r}, exact for all trainable weights ({checked}); {self.plan.describe()}"
             engine += skipped
         return {
-            "measures": f"tr F, the trace of the Fisher information ({self.estimator} estimator{draws}{further})",
+            "measures": f"trace of the Fisher information ({self.estimator} estimator{draws}{further})",
             "engine": engine,
         }
 

@@ -18,8 +18,8 @@ _INPUT = Description(
     "I(X;T): information that the layer's binned or noisy activations T keep of the input, at most the logarithm of "
     "the number of samples",
     "bits",
-    "the layer tells more samples apart",
-    "the layer tells fewer samples apart (compression only if every range agrees)",
+    "more samples are told apart",
+    "fewer samples are told apart (compression only if every range agrees)",
     CAUTION,
 )
 _LABEL = Description(

@@ -15,13 +15,11 @@ from typing_extensions import override
 
 from lightning_info import validation
 from lightning_info.figures.information_plane import PlaneCurve, information_plane
-from lightning_info.functional.compression import FALL
 from lightning_info.functional.information_estimators import EstimatorName
 from lightning_info.gradients.batches import num_samples, take
 from lightning_info.quantities.information_plane.arguments import estimates
 from lightning_info.quantities.information_plane.artefacts import (
     ARTEFACTS,
-    MOST_CLAMPED,
     LayerReading,
     PointContext,
     shuffled,
@@ -267,10 +265,7 @@ class InformationPlane(Quantity):
         }
         short = {name: judgement.verdict.partition(":")[0] for name, judgement in self.verdicts.items()}
         table = verdict_table(falls, short, unit)
-        return (
-            f"\n{table}\nFall of I(X;T) by the range of the bins; {FALL * factor:.3g} {unit} count; -: more than "
-            f"{MOST_CLAMPED:.0%} of the activations lie outside. One run is no evidence: compare seeds."
-        )
+        return f"\n{table}\nOne run is no evidence; seeds differ. -: the range does not fit the activations."
 
     @override
     def conclusions(self, record: Record) -> Mapping[str, Any]:

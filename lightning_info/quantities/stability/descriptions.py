@@ -22,14 +22,14 @@ DESCRIPTIONS = {
     ),
     "stability*/fisher_distance": Description(
         "Half of delta' F delta: the output KL between run and twin to second order",
-        "nats per sample",
+        "nats/sample",
         "predictions of run and twin differ more",
         "predictions of run and twin differ less",
         "An approximation: compare with output_kl.",
     ),
     "stability*/output_kl": Description(
         "Mean KL divergence of the twin's predictions from those of the run, over the reference samples",
-        "nats per sample",
+        "nats/sample",
         "the one sample has changed the predictions more",
         "the one sample has changed the predictions less",
     ),

@@ -69,7 +69,7 @@ class Stability(Quantity):
     def __init__(self, beta: float = 1.0, seed: int = 0, count: int = 1) -> None:
         self.beta, self.seed, self.count = beta, seed, count
         self.others: Sequence[Other] = ()
-        names = ("param_distance", "output_kl", "unique_information")
+        names = ("output_kl", "unique_information")
         self.table = tuple((f"stability/{name}", f"stability_stderr/{name}" if count > 1 else None) for name in names)
         self.reset()
 
@@ -100,7 +100,7 @@ class Stability(Quantity):
         if self.count > 1:
             families += ["stability_stderr", *map(family_of, range(self.count))]
         self.tags = tuple(f"{family}/{name}" for family in families for name in names)
-        rows = {"measures": f"{', '.join(names)} (information in nats, beta = {self.beta:g})"}
+        rows = {"measures": f"{', '.join(names)} (nats); beta = {self.beta:g}"}
         if self._no_products:
             rows["left out"] = f"fisher_distance, unique_information: {self._no_products}"
         return rows

@@ -164,7 +164,7 @@ def replaced(twin: Twin) -> str:
     """What the twin trains on instead of what."""
     if twin.is_null:
         return f"nothing (sample {twin.index} by itself: the null test)"
-    return f"sample {twin.index} by sample {twin.replacement}"
+    return f"sample {twin.index} by {twin.replacement}"
 
 
 def since(twin: Twin) -> str:
@@ -172,8 +172,8 @@ def since(twin: Twin) -> str:
     if twin.reason is not None:
         return f", until the twin was lost at step {twin.lost_at}: {twin.reason}"
     if twin.first_difference_step is None:
-        return "; the twin was equal to the run at every step"
-    return f", first at step {twin.first_difference_step}; up to there the twin was equal to the run at every step"
+        return "; the twin was equal at every step"
+    return f" from step {twin.first_difference_step}; until then the twin was equal"
 
 
 def lost(twin: Twin) -> str:

@@ -21,7 +21,7 @@ DESCRIPTIONS = {
     "weight_info/kl": Description(
         "KL(Q|P), the information in the weights: kl_precision and kl_displacement together",
         "nats",
-        "the weights hold more, most often as they left the prior's mean",
+        "the weights hold more or moved away from the prior",
         "the weights hold less",
         "Look at its two parts: the displacement is often nearly all of it.",
     ),
@@ -46,7 +46,7 @@ DESCRIPTIONS = {
     ),
     "weight_info/effective_rank": Description(
         "Number of directions in which the predictions are sensitive: the exponential of the spectrum's entropy",
-        "directions",
+        "",
         "the sensitivity spreads over more directions",
         "the sensitivity gathers in fewer directions",
         "At most the number of samples times outputs that the spectrum is of.",

@@ -66,12 +66,7 @@ class WeightInformation(Quantity):
     descriptions = DESCRIPTIONS
     moves_weights = True
     needs_start = True
-    table: tuple[tuple[str, str], ...] = (
-        ("weight_info/kl_precision", "weight_info/kl_precision_stderr"),
-        ("weight_info/kl", "weight_info/kl_stderr"),
-        ("weight_info/effective_rank", "weight_info/effective_rank_stderr"),
-        ("weight_info/expected_loss", "weight_info/expected_loss_stderr"),
-    )
+    table: tuple[tuple[str, str], ...] = (("weight_info/kl_precision", "weight_info/kl_precision_stderr"),)
 
     least_passes = len(GRID) * FEWEST_DRAWS / 3  # a forward pass is a third of one that goes backward too
 
@@ -303,19 +298,15 @@ class WeightInformation(Quantity):
         if not self.rate_distortion or max(self.rate_distortion) != record.last_step:  # none of the end
             return ""
         curve = self.rate_distortion[max(self.rate_distortion)]
-        first, ends = parting(curve), f"beta = {curve[0].beta:g} to {curve[-1].beta:g}"
-        differs = "The loss under weight noise differs from its quadratic prediction"
+        first, ends = parting(curve), f"{curve[0].beta:g} to {curve[-1].beta:g}"
         if first is None:
-            return f"The loss under weight noise agrees with its quadratic prediction at every level, {ends}."
+            return f"The loss under weight noise is as F predicts at every beta, {ends}."
         if first == curve[0].beta:
             return (
-                f"{differs} at the lowest level, beta = {first:g}, already: in directions of which F sees next to "
-                f"nothing the loss has other curvature, or noise of size lambda is not small."
+                f"The loss under weight noise is at no beta (from {first:g} on) as F predicts: do not interpret the "
+                f"KL. Either the loss is curved where F is almost zero, or lambda is too large."
             )
-        return (
-            f"{differs} from beta = {first:g} on: there beta is not small, and the KL is that of a Gaussian which the "
-            f"loss does not ask for."
-        )
+        return f"From beta = {first:g} on the loss is not as F predicts: ignore the KL there."
 
     # ---- state
 
