@@ -104,6 +104,7 @@ class InfoCallback(TakeAway):
         unit: Unit | None = None,
         summary: bool = True,
         verbose: bool = False,
+        prog_bar: bool = False,
         save_samples: bool = True,
     ) -> None:
         owner = type(self).__name__
@@ -126,7 +127,7 @@ class InfoCallback(TakeAway):
         self.split, self.collate, self.batch_axes = split, collate, batch_axes
         self._declared = DeclaredSamples(owner, split, collate, batch_axes)
         self.seed, self.prefix, self.on_error, self.summary = seed, prefix or None, on_error, summary
-        self.verbose, self.unit, self._asked_unit = verbose, unit, unit
+        self.verbose, self.prog_bar, self.unit, self._asked_unit = verbose, prog_bar, unit, unit
         self.batch_norm, self.save_samples = batch_norm, save_samples
         self.history = {}
         self._schedule = Schedule(every_n_epochs, every_n_train_steps, max_overhead)
@@ -240,6 +241,7 @@ class InfoCallback(TakeAway):
         if self.is_due(trainer, batch_idx):
             with isolated(pl_module.device):
                 self._take(trainer, pl_module, batch_idx)
+            self._show_headline()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure the end, draw the figures, print the table."""
@@ -387,11 +389,9 @@ class InfoCallback(TakeAway):
         self._saved = None
         self._changes, self._ended = {}, {}
         self._left_out: list[int] = []
-        self._step = None
-        self._measured = None
-        self._points = 0
+        self._step = self._measured = None
+        self._points = self._cheapened = 0
         self._drawing = 0.0
-        self._cheapened = 0
         self._rows = {}
         self._forecast = Forecast(math.nan, math.nan, "")
 

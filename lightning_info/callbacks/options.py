@@ -56,6 +56,7 @@ ARGUMENTS = """\
         summary: Print the table at the end of fit, and what is to be known of it.
         verbose: Before the first step tell the samples, steps and costs in full, as ``report()`` does, instead of a
             line with what is measured and what is left out.
+        prog_bar: Show the last value of the headline, the first row of the table at the end, in the progress bar.
         save_samples: Keep the reference samples (up to 64 MiB) in checkpoints, so that a resumed run measures on the
             same ones. False keeps training data out of them: a resumed run then collects samples anew and says so. The
             values before and after are of different samples, and no error bar holds that change.
@@ -80,6 +81,7 @@ class CommonOptions(TypedDict, total=False):
     unit: Unit | None
     summary: bool
     verbose: bool
+    prog_bar: bool
     save_samples: bool
 
 

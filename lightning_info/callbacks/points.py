@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,6 +60,8 @@ class Points(Member):
     prefix: str | None
     batch_norm: BatchNormStatistics
     unit: Unit | None
+    prog_bar: bool
+    log: Callable[..., None]  # of Lightning's callbacks
 
     _error_policy: ErrorPolicy
     _collector: ReferenceCollector
@@ -283,6 +285,12 @@ class Points(Member):
         self._explain(trainer, map(self._untagged, logged), "scalars")
         for refusal in report_scalars(trainer, logged, step, kept):
             self._error_policy.report(refusal, "writing to a logger", step)
+
+    def _show_headline(self) -> None:
+        """Log the first row of the table for the progress bar alone, if that is wanted."""
+        headline = self.tagged(self.quantity.table[0][0]) if self.prog_bar and self.quantity.table else None
+        if headline in self.history:
+            self.log(headline, self.history[headline][-1][1], prog_bar=True, logger=False)
 
     def _explain(self, trainer: Any, tags: Iterable[str], plugin: Plugin) -> None:
         """Tell the loggers what tags without prefix mean."""

@@ -6,7 +6,10 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch import Callback
+from models import Classifier, loader, trainer
 
+from lightning_info import FisherTraceCallback
 from lightning_info.callbacks import progress as module
 from lightning_info.callbacks.progress import progress
 
@@ -51,3 +54,21 @@ def test_an_error_inside_ends_it(capsys):
     with pytest.raises(RuntimeError, match="inside"), progress(trainer, "X", 0, 1.0):
         raise RuntimeError("inside")
     assert capsys.readouterr().out == ""
+
+
+class Seen(Callback):
+    def __init__(self):
+        self.shown = []
+
+    def on_train_batch_end(self, trainer, *args):
+        self.shown.append(trainer.progress_bar_metrics.get("mine/fisher/trace"))
+
+
+@pytest.mark.parametrize("prog_bar", [True, False])
+def test_the_headline_is_in_the_progress_bar_if_that_is_wanted(prog_bar):
+    options = {"num_samples": 8, "every_n_train_steps": 4, "on_error": "raise", "summary": False}
+    callback, seen = FisherTraceCallback(prefix="mine", prog_bar=prog_bar, **options), Seen()
+    trainer(callback, seen, max_epochs=2, limit_train_batches=6).fit(Classifier(), loader())
+    curve = dict(callback.history["mine/fisher/trace"])
+    shown = [pytest.approx(curve[4 * (step // 4)], rel=1e-6) for step in range(12)]  # of the last point so far
+    assert seen.shown == (shown if prog_bar else [None] * 12)
