@@ -2,7 +2,7 @@
 
     python tests/benchmarks/engines.py [network ...]
 
-One thread; all engines interleaved in one process, medians. Memory is the peak of what a call allocates.
+CPU time of one thread; all engines interleaved in one process, medians. Memory is the peak of what a call allocates.
 """
 
 from __future__ import annotations
@@ -146,9 +146,9 @@ def call(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     run()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def peak(run: Callable[[], object]) -> int:
