@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lightning_info.gradients import norms
 from lightning_info.gradients.contract import NotCovered
-from lightning_info.gradients.rules import SquaredGradNorm
 from lightning_info.gradients.taps import Group, Tap, Tied, listed, tied
 
 
@@ -74,7 +73,6 @@ class _Sums:
 
     def __init__(self, groups: list[Group], total: dict[str, Tensor], samples: int) -> None:
         self.groups, self.total, self.samples = groups, total, samples
-        self.extension = SquaredGradNorm()
         self.home = {one: members for members in groups for one in members.taps}
         sharing: dict[str, list[Group]] = defaultdict(list)
         for members in groups:
@@ -99,12 +97,9 @@ class _Sums:
             self._add_cross_term(pair)
 
     def _add(self, members: Group, x: Tensor, g: Tensor) -> None:
-        layer: Any = members.taps[0].operator.module
-        vars(layer).update(input0=x, output=g)
-        self.extension(layer, (), (g,))
-        for slot, name in members.names.items():
-            self.total[name] += getattr(getattr(layer, slot), self.extension.savefield).double()
-        del layer.input0, layer.output
+        operator = members.taps[0].operator
+        for slot, values in operator.layer.norms(members.names, operator.module, x, g).items():
+            self.total[members.names[slot]] += values
 
     def _add_cross_term(self, pair: Tied) -> None:
         """``‖a + b‖² = ‖a‖² + ‖b‖² + 2 <a, b>``, whose squares are there already."""

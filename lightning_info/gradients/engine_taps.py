@@ -1,8 +1,9 @@
-"""Operator taps: run a BackPACK extension on any module, without ``backpack.extend`` and without touching the module.
+"""Operator taps: squared gradient norms of any module, without ``backpack.extend`` and without touching the module.
 
 While the forward pass runs, a ``TorchFunctionMode`` sees every call of a supported operator whose weight or bias *is*
 a parameter of the module. The call becomes a throw-away stand-in layer (``nn.Conv2d`` and so on) that carries the
-call's input; a pre-hook on the output's autograd node hands the stand-in and the output gradient to the extension.
+call's input; a pre-hook on the output's autograd node hands both and the output gradient to the layer type's rules,
+which BackPACK runs as well (:class:`~.SquaredGradNorm`).
 In-place operators and functional calls are harmless, nothing stays behind on the module, and only the graph above the
 inputs is run backward: no weight gradient is ever computed.
 
@@ -25,6 +26,8 @@ from lightning_info.gradients.taps import UNUSED, group, listed, routes_of, tap,
 
 
 class _Taps(Recorder):
+    fuses = True
+
     def tapped(self, call: OperatorCall) -> Tensor:
         output: Tensor = call.func(*call.args, **call.kwargs)
         if output.requires_grad:

@@ -16,21 +16,34 @@ from torch import Tensor
 from lightning_info.gradients.memory import LIMITS
 from lightning_info.gradients.real import as_real
 
+LONGEST = 1 << 16
+"""Numbers of one sum; a longer one in single precision would lose digits."""
+
 
 def squared_norm(gradient: Tensor) -> Tensor:
     """``(N, ...) -> (N,)``, of complex numbers that of their moduli."""
     gradient = as_real(gradient)
     if gradient.dim() == 1:
         return gradient.square()
-    # one long float32 sum would lose digits
-    parts = [torch.linalg.vector_norm(part, dim=1).square() for part in torch.split(gradient.flatten(1), 1 << 16, 1)]
-    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+    flat = gradient if gradient.dim() == 2 else gradient.flatten(1)
+    if flat.shape[1] <= LONGEST:
+        norm: Tensor = torch.linalg.vector_norm(flat, dim=1)
+        return norm.square()
+    parts = torch.split(flat, LONGEST, 1)
+    return torch.stack([torch.linalg.vector_norm(part, dim=1).square() for part in parts]).sum(0)
 
 
 def last_axes(g: Tensor, axes: int) -> Tensor:
     """Weight or bias over the last ``axes`` axes: the axes between them and the sample axis are summed."""
+    return squared_norm(sum_positions(g, axes))
+
+
+def sum_positions(g: Tensor, axes: int) -> Tensor:
+    """Sum over the axes between the sample axis and the last so many."""
     between = tuple(range(1, g.dim() - axes))
-    return squared_norm(g.sum(between) if between else g)
+    if all(g.shape[axis] == 1 for axis in between):
+        return g.reshape(len(g), *g.shape[g.dim() - axes :])
+    return g.sum(between)
 
 
 def channels(g: Tensor) -> Tensor:

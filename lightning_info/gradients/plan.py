@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from lightning_info.gradients import engine_taps as taps
 from lightning_info.gradients import engine_vmap_taps as vmap_taps
 from lightning_info.gradients import func, loop
-from lightning_info.gradients.batches import map_tensors, shuffled, spread, take
+from lightning_info.gradients.batches import map_tensors, shuffled, spread, take, tensors
 from lightning_info.gradients.contract import Engine, Norms, NotCovered, Predict, call, trainable
 from lightning_info.gradients.copies import deep_copy
 from lightning_info.gradients.definition import Definition
@@ -29,6 +30,8 @@ ENGINES: dict[str, Engine] = {
     "func": func.squared_norms,
     "loop": loop.squared_norms,
 }
+_PLANS: WeakKeyDictionary[nn.Module, dict[Hashable, Plan]] = WeakKeyDictionary()
+"""Of :func:`squared_norms`, by module and form."""
 CHECK_SAMPLES = 8
 """On which engines are compared with plain autograd; half of them for modules of more than :data:`LARGE` weights."""
 LARGE = 1 << 20
@@ -144,6 +147,9 @@ def squared_norms(
 ) -> dict[str, Tensor]:
     """Per-sample squared gradient norms ``‖J_nᵀ u_n‖²`` of ``module(inputs)``, summed over the cotangents.
 
+    The engine is compared with plain autograd at the first call for a module, and again when its submodules, their
+    modes, which parameters are trained, or the form of a sample have changed; :func:`choose_engine` always does.
+
     Args:
         module: A module in eval mode that maps inputs to outputs ``(N, ...)``; never changed.
         inputs: Its input, sample axis first.
@@ -157,8 +163,25 @@ def squared_norms(
     Raises:
         NotCovered: No engine is exact for this module.
     """
-    cotangents = [cotangents] if isinstance(cotangents, Tensor) else cotangents
-    return choose_engine(module, call, inputs, engine).squared_norms(module, call, inputs, cotangents)
+    cotangents = [cotangents] if isinstance(cotangents, Tensor) else list(cotangents)
+    plans, form = _PLANS.setdefault(module, {}), _form(module, inputs, engine)
+    if form in plans:
+        try:
+            return plans[form].squared_norms(module, call, inputs, cotangents)
+        except NotCovered:  # the module does something else with these inputs
+            del plans[form]
+    plan = choose_engine(module, call, inputs, engine)
+    if plan.checked > 1:
+        plans[form] = plan
+    return plan.squared_norms(module, call, inputs, cotangents)
+
+
+def _form(module: nn.Module, inputs: Any, engine: EngineName) -> Hashable:
+    """What must not change for a plan to be used again."""
+    parts = tuple((name, type(part), part.training) for name, part in module.named_modules())
+    weights = tuple((name, p.shape, p.dtype, p.device, p.requires_grad) for name, p in module.named_parameters())
+    samples = tuple((leaf.shape[1:], leaf.dtype, leaf.device) for leaf in tensors(inputs))
+    return engine, parts, weights, samples
 
 
 def in_float64(module: nn.Module, predict: Predict, batch: Any) -> tuple[nn.Module, Any, float]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lightning_info.gradients.contract import NotCovered
-from lightning_info.gradients.layers.base import OPENED, Operator, read
+from lightning_info.gradients.layers.base import FUSED, OPENED, Operator, read
 from lightning_info.gradients.taps import Tap
 
 
@@ -40,6 +40,9 @@ class Recorder(TorchFunctionMode):
         parameters: The parameters to tap, by name.
     """
 
+    fuses: ClassVar[bool] = False
+    """Opens functions in their form for all samples at once."""
+
     def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
         super().__init__()
         self.names = {id(p): name for name, p in parameters.items()}
@@ -53,7 +56,8 @@ class Recorder(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        opened = OPENED.get(func)
+        opened = FUSED.get(func) if self.fuses else None
+        opened = OPENED.get(func) if opened is None else opened
         if opened is not None:
             with self:
                 return opened(*args, **kwargs)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from lightning_info.gradients.contract import NotCovered
@@ -41,13 +41,9 @@ class Tap:
 
 
 def tap(operator: Operator, names: dict[str, str], output: Tensor) -> Tap:
-    """Tap a call whose output is at hand; its operator gives the input's data and the weights to the stand-in."""
+    """Tap a call whose output is at hand; of the input its operator keeps the data."""
     x = operator.inputs
     operator.inputs = x.detach().conj()  # the gradient at a complex weight holds the conjugate; others are their own
-    for slot in ("weight", "bias"):
-        source = getattr(operator, slot)
-        stand_in = None if source is None else nn.Parameter(source.detach(), requires_grad=slot in names)
-        operator.module._parameters[slot] = stand_in
     return Tap(operator, names, x._version, get_gradient_edge(_behind_view(output)), is_root=not x.requires_grad)
 
 

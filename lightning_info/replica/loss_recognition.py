@@ -19,6 +19,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 
 from lightning_info.functional.likelihoods import Huber, LikelihoodLike, LikelihoodName, OfParameters, likelihood_named
 from lightning_info.replica.predicted import NoPrediction, Prediction, assembled, unfolded
+from lightning_info.replica.summed_by_rows import summed_by_rows
 
 _EXCLUDED = -1e4
 """Logit in the place of minus infinity, with which a class is excluded: its probability and its gradient are 0."""
@@ -58,9 +59,9 @@ def categorical(arguments: dict[str, Any], samples: int) -> Prediction:
     def loss(z: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
         axes = outputs.dim() - 2  # with the samples, those of the positions
         z, y = (part.flatten(0, axes) if mask is None else part[mask] for part in (z, y))
-        return F.cross_entropy(z, y, reduction="sum", **options)
+        return summed_by_rows(partial(F.cross_entropy, reduction="sum", **options), z, y)
 
-    return assembled(outputs, "categorical", targets, loss, kept)
+    return assembled(outputs, "categorical", targets, loss, kept, by_rows=True)
 
 
 def log_probabilities(arguments: dict[str, Any], samples: int) -> Prediction:

@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from lightning_info.functional import fisher
 from lightning_info.functional.likelihoods import LikelihoodLike, NotRegular, Product, likelihood_named
 from lightning_info.replica.padding import Padding
 from lightning_info.replica.returned_loss import ReturnedLoss
@@ -141,21 +142,24 @@ class Prediction:
         return trained if kept is None else kept & trained
 
     def loss_gradient(self) -> Tensor:
-        """``∂ loss_n / ∂ outputs`` of the training loss, float64 in the layout of the outputs.
+        """``∂ loss_n / ∂ outputs`` of the training loss, in the layout of the outputs.
 
+        It is computed in float64 and stays so, but for many classes, where it has the precision of the outputs.
         Class weights and label smoothing enter, whatever the reduction; what is masked does not. Of a Gaussian it is
         that of ½‖z - y‖².
 
         Raises:
             NoPrediction: There are no targets that it could be taken at.
         """
-        z = self.outputs.detach().double().requires_grad_()
+        z = self.outputs.detach()
+        has_many = not self.unknown and likelihood_named(self.likelihood, "Prediction").has_class_axis
+        z = (z if has_many and z.numel() > fisher.MOST_NUMBERS else z.double()).requires_grad_()
         (gradient,) = torch.autograd.grad(self._summed(z), z)
         return gradient
 
     def summed_loss(self) -> Tensor:
         """The sum of that loss over the samples, float64, differentiable in the parameters; raises as above."""
-        return self._summed(self.outputs.double())
+        return self._summed(self.outputs)
 
     def _summed(self, z: Tensor) -> Tensor:
         return self.summed_of(z, self.mask)
@@ -201,6 +205,8 @@ def assembled(
     targets: Tensor | None,
     loss: Callable[[Tensor, Tensor, Tensor | None], Tensor],
     kept: Callable[[], Tensor | None] = lambda: None,
+    *,
+    by_rows: bool = False,
 ) -> Prediction:
     """From parts in the layout of the outputs.
 
@@ -211,6 +217,7 @@ def assembled(
         loss: Gives the summed loss from float64 outputs, targets and a mask that leaves something out (else None); what
             is left out may be anything, and is not computed with.
         kept: Gives the mask of what the call itself leaves out.
+        by_rows: The loss takes outputs and targets as they are, and brings some rows at a time into float64.
     """
     y = _targets_by_sample(targets, likelihood, len(outputs))
 
@@ -220,7 +227,9 @@ def assembled(
             raise NoPrediction(
                 f"targets of shape {tuple(targets.shape)} do not match outputs of shape {tuple(outputs.shape)}"
             )
-        return loss(z, y.double() if y.is_floating_point() else y, mask)
+        if by_rows:
+            return loss(z, y, mask)
+        return loss(z.double(), y.double() if y.is_floating_point() else y, mask)
 
     return Prediction(outputs, likelihood, y, _loss=None if targets is None else summed, _kept=kept)
 

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/engines.py [network ...]
 
-One thread; all engines interleaved in one process, medians. Memory is the peak of what a call allocates.
+CPU time of one thread; all engines interleaved in one process, medians. Memory is the peak of what a call allocates.
 """
 
 from __future__ import annotations
@@ -82,12 +82,62 @@ class Recurrent(nn.Module):
         return self.head(self.lstm(x)[0][:, -1])
 
 
+class Inverted(nn.Module):
+    """Block of the MobileNets and EfficientNets: wider, depthwise, gates of the channels, narrow again."""
+
+    def __init__(self, inside, wide, out, kernel, stride, gate, act):
+        super().__init__()
+        layers = [nn.Conv2d(inside, wide, 1, bias=False), nn.BatchNorm2d(wide), act()] if wide != inside else []
+        depthwise = nn.Conv2d(wide, wide, kernel, stride, kernel // 2, groups=wide, bias=False)
+        self.first = nn.Sequential(*layers, depthwise, nn.BatchNorm2d(wide), act())
+        parts = (nn.AdaptiveAvgPool2d(1), nn.Conv2d(wide, gate, 1), nn.ReLU(), nn.Conv2d(gate, wide, 1), nn.Sigmoid())
+        self.gates = nn.Sequential(*parts) if gate else None
+        self.last = nn.Sequential(nn.Conv2d(wide, out, 1, bias=False), nn.BatchNorm2d(out))
+        self.adds = stride == 1 and inside == out
+
+    def forward(self, x):
+        y = self.first(x)
+        y = self.last(y if self.gates is None else y * self.gates(y))
+        return x + y if self.adds else y
+
+
+def inverted(stem, blocks, last, act):
+    """``blocks``: width inside, out, kernel, stride, width of the gates, activation function."""
+    layers, width = [nn.Conv2d(3, stem, 3, 2, 1, bias=False), nn.BatchNorm2d(stem), act()], stem
+    for wide, out, *rest in blocks:
+        layers.append(Inverted(width, wide, out, *rest))
+        width = out
+    layers += [nn.Conv2d(width, last, 1, bias=False), nn.BatchNorm2d(last), act(), nn.AdaptiveAvgPool2d(1)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(last, 10))
+
+
+def mobilenet():
+    """The layers of MobileNetV3-small."""
+    r, h = nn.ReLU, nn.Hardswish
+    blocks = [(16, 16, 3, 2, 8, r), (72, 24, 3, 2, 0, r), (88, 24, 3, 1, 0, r), (96, 40, 5, 2, 24, h)]
+    blocks += [(240, 40, 5, 1, 64, h)] * 2 + [(120, 48, 5, 1, 32, h), (144, 48, 5, 1, 40, h)]
+    return inverted(16, [*blocks, (288, 96, 5, 2, 72, h), *[(576, 96, 5, 1, 144, h)] * 2], 576, h)
+
+
+def efficientnet():
+    """The layers of EfficientNet-B0."""
+    blocks, width = [], 32
+    stages = ((1, 16, 3, 1, 1), (6, 24, 3, 2, 2), (6, 40, 5, 2, 2), (6, 80, 3, 2, 3), (6, 112, 5, 1, 3))
+    for ratio, out, kernel, stride, count in (*stages, (6, 192, 5, 2, 4), (6, 320, 3, 1, 1)):
+        for step in (stride, *[1] * (count - 1)):
+            blocks.append((ratio * width, out, kernel, step, width // 4, nn.SiLU))
+            width = out
+    return inverted(32, blocks, 1280, nn.SiLU)
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "MLP 784-512-512-10": (mlp, (256, 784)),
     "All-CNN-C": (all_cnn_c, (16, 3, 32, 32)),
     "ResNet-18": (resnet18, (8, 3, 32, 32)),
     "Transformer encoder": (Encoder, (32, 64, 32)),
     "LSTM 64-128, 32 steps": (Recurrent, (64, 32, 64)),
+    "MobileNetV3-small, 64x64": (mobilenet, (16, 3, 64, 64)),
+    "EfficientNet-B0, 64x64": (efficientnet, (8, 3, 64, 64)),
 }
 
 
@@ -96,9 +146,9 @@ def call(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     run()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def peak(run: Callable[[], object]) -> int:

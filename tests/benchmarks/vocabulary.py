@@ -1,8 +1,9 @@
-"""Cost and memory of one Fisher-trace point of a language model with many words, as ratios to a plain training pass.
+"""Cost and memory of a Fisher-trace point and of a loss of a language model with many words, by a plain training pass.
 
     python tests/benchmarks/vocabulary.py [words]
 
-A decoder of two layers of width 64, sentences of 64 words, batches of 4, 16 reference samples, 4 draws, one thread.
+A decoder of two layers of width 64, sentences of 64 words, batches of 4, 16 reference samples, 4 draws, one thread. The
+loss in float64 and its gradient, as weight information and the empirical trace take them, is of 4 samples.
 Each method in a process of its own; medians of the CPU time of a call, and the highest memory beyond that before.
 """
 
@@ -67,6 +68,9 @@ def measured(name: str, words: int, results: multiprocessing.SimpleQueue) -> Non
         plan = Plan("backpack", 2)  # without the check, whose memory would be in that before
 
         def run() -> object:
+            if name == "loss":
+                prediction = snapshot.predictor(module, pool[:BATCH])
+                return prediction.summed_loss().detach(), prediction.loss_gradient()
             fresh = snapshot.on(snapshot.groups)
             return pool_trace(fresh, plan, "importance", DRAWS, torch.Generator().manual_seed(0))
 
@@ -81,7 +85,7 @@ def measured(name: str, words: int, results: multiprocessing.SimpleQueue) -> Non
 
 def main(words: int) -> None:
     context, found = multiprocessing.get_context("spawn"), {}
-    for name in ("plain", "point"):
+    for name in ("plain", "point", "loss"):
         results = context.SimpleQueue()
         process = context.Process(target=measured, args=(name, words, results))
         process.start()
@@ -89,11 +93,14 @@ def main(words: int) -> None:
         if process.exitcode:
             sys.exit(f"{name} failed")
         found[name] = results.get()
-    (plain, plain_memory), (point, memory) = found["plain"], found["point"]
-    print("| words | plain pass, s | point, plain passes of its draws | plain, MiB | point, times plain memory |")
-    print("|---|---|---|---|---|")
+    (plain, plain_memory), (point, memory), (loss, loss_memory) = (found[name] for name in ("plain", "point", "loss"))
+    print(
+        "| words | plain pass, s | point, plain passes of its draws | plain, MiB | point, times plain memory | ", end=""
+    )
+    print("loss, plain passes | loss, times plain memory |\n|---|---|---|---|---|---|---|")
     ratio = point / plain * BATCH / DRAWS
-    print(f"| {words} | {plain:.2f} | {ratio:.1f} | {plain_memory:.0f} | {memory / plain_memory:.1f} |")
+    print(f"| {words} | {plain:.2f} | {ratio:.1f} | {plain_memory:.0f} | {memory / plain_memory:.1f} | ", end="")
+    print(f"{loss / plain:.1f} | {loss_memory / plain_memory:.1f} |")
 
 
 if __name__ == "__main__":

@@ -148,3 +148,29 @@ def test_sparse_embedding_gradients_are_right():
     found, truth = squared_norms(net, tokens, u), whole_batch(dense, call, tokens, u, range(6))
     for parameter in truth:
         torch.testing.assert_close(found[parameter], truth[parameter], rtol=1e-12, atol=0)
+
+
+def test_a_module_is_checked_once_and_again_where_it_has_changed(monkeypatch):
+    net, x, checks = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), torch.randn(6, 4), []
+    check = plan.choose_engine
+    monkeypatch.setattr(plan, "choose_engine", lambda *args: checks.append(args) or check(*args))
+
+    def times(inputs):
+        squared_norms(net, inputs, torch.randn(len(inputs), 2))
+        return len(checks)
+
+    assert [times(x), times(x), times(torch.randn(3, 4))] == [1, 1, 1]
+    net[0].bias.requires_grad_(False)
+    assert times(x) == 2
+    net.double()
+    assert times(x.double()) == 3
+    net[1] = nn.Softmax(0)
+    with pytest.raises(NotCovered, match="depend on the other samples"):
+        times(x.double())
+
+
+def test_a_single_sample_proves_nothing_for_more():
+    net = nn.Sequential(nn.Linear(4, 3), nn.Softmax(0), nn.Linear(3, 2))
+    squared_norms(net, torch.randn(1, 4), torch.randn(1, 2))
+    with pytest.raises(NotCovered, match="depend on the other samples"):
+        squared_norms(net, torch.randn(6, 4), torch.randn(6, 2))

@@ -7,7 +7,7 @@ by the type of the call's stand-in, each a look-up in a dictionary; nothing outs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,9 @@ Function = Callable[..., Any]
 
 NormRule = Callable[[Any, Tensor, Tensor], Tensor]
 """``(stand-in, x (N, ...), g (N, ...)) -> (N,)``: squared norms of the samples' gradients at one parameter."""
+
+BothNorms = Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""The same of weight and bias at once."""
 
 GradientRule = Callable[[Any, Tensor, Tensor], Rows]
 """``(stand-in, x (N, ...), g (N, C, ...))``: the gradients at one parameter for each of C cotangents."""
@@ -84,12 +87,15 @@ class Layer:
             runs on these as well.
         calls: Torch functions -> a reader of their arguments, which gives None where the call is no such layer.
         squared_norms: Squared norms of the per-sample gradients.
+        both_norms: The same of weight and bias together, where that is cheaper than one after the other.
         gradients: Per-output gradients, from which Gram matrices are made.
         cross_terms: Layer types that may use the same weight, and the inner product of the two gradients.
         extra_axes: By how many axes a position of the output is larger than one of the input.
         takes_complex: The rules are right for complex weights too.
         takes_matrix: The inputs of all samples go through the call as one matrix.
         opened: Functions that hide calls of layers -> what is run in their place, with the same arguments.
+        fused: The same with fewer operations, for engines that take all samples at once and go backward once: not under
+            ``torch.vmap``.
         under_vmap: Functions that ``torch.vmap`` does not take, or takes wrongly -> what is run in their place. It gets
             ``apply(rule, *tensors)``, which calls a rule (:data:`OnAllSamples`), and the arguments.
     """
@@ -98,19 +104,35 @@ class Layer:
     modules: tuple[type[nn.Module], ...] = ()
     calls: Mapping[Function, Callable[..., Operator | None]] = field(default_factory=dict)
     squared_norms: Mapping[str, NormRule] = field(default_factory=dict)
+    both_norms: BothNorms | None = None
     gradients: Mapping[str, GradientRule] = field(default_factory=dict)
     cross_terms: Mapping[Layer, CrossTerm] = field(default_factory=dict)
     extra_axes: int = 0
     takes_complex: bool = False
     takes_matrix: bool = False
     opened: Mapping[Function, Function] = field(default_factory=dict)
+    fused: Mapping[Function, Function] = field(default_factory=dict)
     under_vmap: Mapping[Function, Function] = field(default_factory=dict)
+
+    def norms(self, slots: Collection[str], module: nn.Module, x: Tensor, g: Tensor) -> dict[str, Tensor]:
+        """Squared norms ``(N,)`` of the gradients at some of ``"weight"`` and ``"bias"``.
+
+        Args:
+            slots: At which.
+            module: The stand-in.
+            x: As rules take it.
+            g: The same.
+        """
+        if self.both_norms is not None and len(slots) == 2:
+            return dict(zip(("weight", "bias"), self.both_norms(module, x, g), strict=True))
+        return {slot: self.squared_norms[slot](module, x, g) for slot in slots}
 
 
 LAYERS: dict[type[nn.Module], Layer] = {}
 """By type of the stand-in."""
 READERS: dict[Function, Callable[..., Operator | None]] = {}
 OPENED: dict[Function, Function] = {}
+FUSED: dict[Function, Function] = {}
 UNDER_VMAP: dict[Function, Function] = {}
 
 
@@ -119,6 +141,7 @@ def register(layer: Layer) -> Layer:
     LAYERS.update(dict.fromkeys(layer.modules, layer))
     READERS.update(layer.calls)
     OPENED.update(layer.opened)
+    FUSED.update(layer.fused)
     UNDER_VMAP.update(layer.under_vmap)
     return layer
 

@@ -71,6 +71,14 @@ def _bias_norm(module: Any, x: Tensor, g: Tensor) -> Tensor:
     return last_axes(g, 1)
 
 
+def _both_norms(module: Any, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Of one position the norm of ``g`` is in both."""
+    if g.numel() > len(g) * g.shape[-1]:
+        return _weight_norm(module, x, g), _bias_norm(module, x, g)
+    bias = squared_norm(g)
+    return squared_norm(x) * bias, bias
+
+
 def _weight_gradients(module: Any, x: Tensor, g: Tensor) -> Rows:
     """Slices are the outputs."""
     x, g = x.reshape(len(x), -1, x.shape[-1]), g.reshape(*g.shape[:2], -1, g.shape[-1])
@@ -99,6 +107,7 @@ LINEAR = register(
         modules=(nn.Linear,),
         calls={F.linear: _read_linear},
         squared_norms={"weight": _weight_norm, "bias": _bias_norm},
+        both_norms=_both_norms,
         gradients={"weight": _weight_gradients, "bias": _bias_gradients},
         takes_complex=True,
         takes_matrix=True,

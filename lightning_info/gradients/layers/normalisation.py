@@ -20,6 +20,12 @@ from lightning_info.gradients.layers.base import Layer, Operator, register, stan
 Normalise = Callable[[Any, Tensor], Tensor]
 """``(stand-in, x) -> z``, of the shape of x."""
 
+Sums = Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""``(stand-in, x, g)`` -> sums of ``g z`` and of g over the positions, ``(N, C)``, in one go."""
+
+MANY_POSITIONS = 16
+"""From so many on one go over a channel is cheaper than several over all of them."""
+
 
 def _read_batch_norm(
     input: Tensor,
@@ -64,6 +70,16 @@ def _batch_normalised(module: Any, x: Tensor) -> Tensor:
     return F.batch_norm(x, module.running_mean, module.running_var, eps=module.eps)
 
 
+def _batch_normalised_sums(module: Any, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """PyTorch's own gradients of weight and bias, of a layer in which every sample has channels of its own."""
+    n, channels = x.shape[:2]
+    statistics = module.running_mean.repeat(n), module.running_var.repeat(n)
+    apart = g.reshape(1, n * channels, -1), x.reshape(1, n * channels, -1), None, *statistics, None, None
+    backward: Any = torch.ops.aten.native_batch_norm_backward
+    _, weight, bias = backward(*apart, False, module.eps, [False, True, True])
+    return weight.view(n, channels), bias.view(n, channels)
+
+
 def _group_normalised(module: Any, x: Tensor) -> Tensor:
     return F.group_norm(x, module.num_groups, eps=module.eps)
 
@@ -76,7 +92,7 @@ def _rms_normalised(module: Any, x: Tensor) -> Tensor:
     return F.rms_norm(x, module.normalized_shape, eps=module.eps)
 
 
-def _channel_rules(normalise: Normalise) -> dict[str, Any]:
+def _channel_rules(normalise: Normalise, sums: Sums | None = None) -> dict[str, Any]:
     """Parameters per channel: ``x`` and ``g`` are ``(N, C, *positions)``."""
 
     def weight_norm(module: Any, x: Tensor, g: Tensor) -> Tensor:
@@ -84,6 +100,12 @@ def _channel_rules(normalise: Normalise) -> dict[str, Any]:
 
     def bias_norm(module: Any, x: Tensor, g: Tensor) -> Tensor:
         return norms.channels(g)
+
+    def both_norms(module: Any, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        if sums is None or x[0, 0].numel() < MANY_POSITIONS:
+            return weight_norm(module, x, g), bias_norm(module, x, g)
+        weight, bias = sums(module, x, g)
+        return norms.squared_norm(weight), norms.squared_norm(bias)
 
     def weight_gradients(module: Any, x: Tensor, g: Tensor) -> Rows:
         z = normalise(module, x)
@@ -94,6 +116,7 @@ def _channel_rules(normalise: Normalise) -> dict[str, Any]:
 
     return {
         "squared_norms": {"weight": weight_norm, "bias": bias_norm},
+        "both_norms": both_norms,
         "gradients": {"weight": weight_gradients, "bias": bias_gradients},
     }
 
@@ -125,7 +148,7 @@ register(
         name="batch_norm",
         modules=(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
         calls={F.batch_norm: _read_batch_norm},
-        **_channel_rules(_batch_normalised),
+        **_channel_rules(_batch_normalised, _batch_normalised_sums),
     )
 )
 register(

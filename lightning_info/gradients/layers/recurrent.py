@@ -1,20 +1,23 @@
 """Recurrent layers: ``torch.lstm`` and the like, which are fused, are run as loops over ``F.linear``.
 
 So their rules are those of the linear layer, with the time steps as positions. Values agree with the fused ones to
-rounding. Time is axis 1 inside, so that samples are on axis 0 of every call.
+rounding. Time is axis 1 inside, so that samples are on axis 0 of every call. Where all samples go through at once the
+loop of an LSTM is :mod:`~.lstm_loop`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_info.gradients.contract import NotCovered
-from lightning_info.gradients.layers.base import Layer, register
+from lightning_info.gradients.layers import lstm_loop
+from lightning_info.gradients.layers.base import Layer, Operator, register, stand_in
 
 State = tuple[Tensor, ...]
 """``(h,)``, and for the LSTM ``(h, c)``."""
@@ -43,6 +46,10 @@ def _lstm(x: Tensor, h: Tensor, state: State) -> State:
     return torch.sigmoid(out) * torch.tanh(c), c
 
 
+Direction = Callable[[Tensor, State, Sequence[Any], bool], tuple[Tensor, State]]
+"""``(x (B, T, I), state, weights, backwards)`` -> outputs ``(B, T, H)`` and the last state, of one layer."""
+
+
 def _direction(step: Step, x: Tensor, state: State, weights: Sequence[Any], backwards: bool) -> tuple[Tensor, State]:
     """One direction of one layer: ``x (B, T, I)`` -> outputs ``(B, T, H)`` and the last state."""
     w_input, w_hidden, b_input, b_hidden, w_projection = weights
@@ -56,7 +63,17 @@ def _direction(step: Step, x: Tensor, state: State, weights: Sequence[Any], back
     return torch.stack(outputs[::-1] if backwards else outputs, 1), state
 
 
-def _unrolled(step: Step) -> Callable[..., tuple[Tensor, ...]]:
+def _lstm_direction(x: Tensor, state: State, weights: Sequence[Any], backwards: bool) -> tuple[Tensor, State]:
+    w_input, w_hidden, b_input, b_hidden, w_projection = weights
+    mixed = len({tensor.dtype for tensor in (x, w_hidden, *state)}) > 1 or torch.is_autocast_enabled(x.device.type)
+    if w_projection is not None or mixed or not x.shape[1]:
+        return _direction(_lstm, x, state, weights, backwards)
+    gates = F.linear(x, w_input, b_input)
+    outputs, c = lstm_loop.run(gates.flip(1) if backwards else gates, w_hidden, b_hidden, *state)
+    return outputs.flip(1) if backwards else outputs, (outputs[:, -1], c)
+
+
+def _layers(direction_of: Direction) -> Callable[..., tuple[Tensor, ...]]:
     def layer(
         input: Tensor,
         hx: Any,
@@ -80,7 +97,7 @@ def _unrolled(step: Step) -> Callable[..., tuple[Tensor, ...]]:
                 place = index * directions + direction
                 weights = _weights(params, place, num_layers * directions, has_biases)
                 start = tuple(state[place] for state in states)
-                output, end = _direction(step, x, start, weights, backwards=direction == 1)
+                output, end = direction_of(x, start, weights, direction == 1)
                 outputs.append(output)
                 last.append(end)
             x = torch.cat(outputs, -1)
@@ -89,6 +106,10 @@ def _unrolled(step: Step) -> Callable[..., tuple[Tensor, ...]]:
         return (x if batch_first else x.transpose(0, 1), *(torch.stack(state) for state in zip(*last, strict=True)))
 
     return layer
+
+
+def _unrolled(step: Step) -> Callable[..., tuple[Tensor, ...]]:
+    return _layers(partial(_direction, step))
 
 
 def _weights(params: Sequence[Tensor], place: int, places: int, has_biases: bool) -> list[Tensor | None]:
@@ -111,9 +132,15 @@ def _cell(step: Step) -> Callable[..., Any]:
     return cell
 
 
+def _read_state_share(before: Tensor, weight: Tensor, bias: Tensor | None) -> Operator:
+    return Operator(stand_in(nn.Linear), before, weight, bias, 1, (nn.Linear,))
+
+
 register(
     Layer(
         name="recurrent",
+        calls={lstm_loop.state_share: _read_state_share},
+        fused={torch.lstm: _layers(_lstm_direction)},
         opened={
             torch.lstm: _unrolled(_lstm),
             torch.gru: _unrolled(_gru),

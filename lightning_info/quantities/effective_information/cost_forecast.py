@@ -14,18 +14,21 @@ from lightning_info.gradients.real import sizes
 from lightning_info.quantities.effective_information.conditional_gaussian import linear_noises
 from lightning_info.quantities.effective_information.noise_calibration import PASSES, POWER_PASSES, SHARES
 from lightning_info.quantities.effective_information.noisy_activations import NoisyFeatures, noisy_activations
+from lightning_info.quantities.effective_information.relative_curvature import measure_relative_curvature
+from lightning_info.quantities.weight_information.curvature import CurvaturePlan
 from lightning_info.quantities.weight_information.direct_call import MOST_DRAWS
 from lightning_info.quantities.weight_information.loss_rise import LossRise
 from lightning_info.quantities.weight_information.noisy_loss import has_loss
 from lightning_info.replica.snapshot import ModelSnapshot
-from lightning_info.replica.timing import training_pass, trial
+from lightning_info.replica.timing import LONG, seconds, training_pass, trial
 
 _DRAWS = 3
 """That are tried beside the first where a pass is long; of short ones as many as run as one."""
-_SLOPES = 1.25
-"""What the slopes take besides, of all draws; of the few that are tried they would be most."""
 FEWEST = 16
-"""Draws of which the estimates are tried."""
+"""Draws of which the estimates are tried first."""
+TRIED, MORE = 2, 16
+"""Samples on which F is tried, and where that takes less than :data:`BRIEF` seconds, further ones."""
+BRIEF = 0.5
 QUICK = 0.02
 """Seconds of a pass that is repeated on as many samples as a point has."""
 
@@ -70,10 +73,32 @@ def seconds_of_passes(
     return total * samples / tried
 
 
+def seconds_of_curvature(plan: CurvaturePlan, snapshot: ModelSnapshot, samples: int, prior: Tensor) -> float:
+    """That F takes, of which a part is the same for any number of samples.
+
+    Args:
+        plan: How F is measured.
+        snapshot: With a private replica and a few samples, which stand for more.
+        samples: That a point will be of.
+        prior: See :func:`~.relative_curvature.measure_relative_curvature`.
+    """
+    group, generator = snapshot.groups[0], torch.Generator().manual_seed(0)
+
+    def run(count: int) -> float:
+        some = snapshot.on([take(group, torch.arange(count) % num_samples(group))])
+        return trial(lambda: measure_relative_curvature(plan, some, generator, prior), snapshot.device)
+
+    few = min(TRIED, samples)
+    first = run(few)
+    if first > BRIEF or samples <= MORE:
+        return first * samples / few
+    return first + max(0.0, run(MORE) - first) * (samples - few) / (MORE - few)
+
+
 def seconds_of_estimates(
     widths: Mapping[str, int], linear: Collection[str], z: tuple[int, int], searched: bool
 ) -> float:
-    """That the information of all layers takes once the draws are there, as a quarter of them tell.
+    """That the information of all layers takes once the draws are there; where it is long, as a quarter of them tell.
 
     Args:
         widths: Units of each layer, by label.
@@ -82,18 +107,23 @@ def seconds_of_estimates(
         searched: The level is searched for.
     """
     known: dict[tuple[int, bool], float] = {}
-    z, times = (max(FEWEST, z[0] // 4), z[1]), z[0] / max(FEWEST, z[0] // 4)
+    few = min(z[0], max(FEWEST, z[0] // 4))
     generator, labels = torch.Generator().manual_seed(0), torch.arange(z[1]) % 10
     total = 0.0
     for label, width in widths.items():
         kind = width, label in linear
         if kind not in known:
             mean = torch.randn(1, z[1], width, generator=generator) + 0.5 * torch.randn(*z, width, generator=generator)
-            below: tuple[Tensor, Tensor] | None = (mean, torch.ones_like(mean)) if kind[1] else None
-            known[kind] = _seconds_of_one(mean, labels, below) * (_SLOPES if searched else 1.0)
+
+            def run(draws: int, mean: Tensor = mean, is_linear: bool = kind[1]) -> float:
+                part = mean[:draws]
+                below = (part, torch.ones_like(part)) if is_linear else None
+                return seconds(
+                    lambda: effective_information(part, labels, below, with_slopes=searched), torch.device("cpu")
+                )
+
+            found = run(few)
+            # what a draw takes grows once they are more than the units
+            known[kind] = found * z[0] / few if found > LONG else run(z[0])
         total += known[kind]
-    return total * times
-
-
-def _seconds_of_one(z: Tensor, labels: Tensor, below: tuple[Tensor, Tensor] | None) -> float:
-    return trial(lambda: effective_information(z, labels, below), torch.device("cpu"))
+    return total

@@ -27,6 +27,7 @@ from lightning_info.gradients.real import flat
 from lightning_info.quantities.effective_information.ceilings import at_ceilings
 from lightning_info.quantities.effective_information.conditional_gaussian import find_linear_layers, linear_noises
 from lightning_info.quantities.effective_information.cost_forecast import (
+    seconds_of_curvature,
     seconds_of_estimates,
     seconds_of_passes,
 )
@@ -53,7 +54,6 @@ from lightning_info.quantities.weight_information.run_plan import run_plan
 from lightning_info.replica.activations import Layer
 from lightning_info.replica.layer_selection import LayerNames, find_layers
 from lightning_info.replica.snapshot import ModelSnapshot
-from lightning_info.replica.timing import trial
 from lightning_info.reporting.layout import Chart
 from lightning_info.reporting.table import lost_since
 
@@ -65,8 +65,6 @@ BINS = 30
 """Intervals that continuous targets are cut into, as in InfoPlaneCallback."""
 FEWEST_DRAWS = 8
 """That a half of them is brought down to where a point has to be cheaper."""
-TRIAL_SAMPLES = 2
-"""On which the cost of F is tried, which grows with them."""
 _NOISE = {"diagonal": "the diagonal of F", "low_rank": "F, by its exact factor", "full": "all elements of F"}
 """What the user is told of it."""
 
@@ -190,13 +188,12 @@ class EffectiveInformationOfLayers(Quantity):
     @override
     def cost(self, snapshot: ModelSnapshot, samples: int) -> float:
         assert self._plan is not None
-        plan, few, generator = self._plan, snapshot.first(TRIAL_SAMPLES), torch.Generator().manual_seed(0)
-        prior, draws, searched = _sizes(few), 2 * self._draws, self.beta is None
-        curvature = trial(lambda: measure_relative_curvature(plan, few, generator, prior), snapshot.device)
+        draws, searched = 2 * self._draws, self.beta is None
+        curvature = seconds_of_curvature(self._plan, snapshot, samples, _sizes(snapshot))
         widths = {layer.label: min(layer.units, MOST_UNITS) for layer in self._features.layers}
         passes = seconds_of_passes(snapshot, samples, self._features, self._linear.values(), draws, searched)
         estimates = seconds_of_estimates(widths, self._linear, (draws, samples), searched)
-        return curvature * samples / few.size + len(self._targets) * (passes + estimates)
+        return curvature + len(self._targets) * (passes + estimates)
 
     def cheaper(self) -> str:
         """Measure about half as dear from now on, with a larger error that is told.

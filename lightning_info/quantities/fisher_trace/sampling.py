@@ -20,6 +20,7 @@ from lightning_info.functional.fisher import (
 )
 from lightning_info.gradients import Plan
 from lightning_info.gradients.contract import trainable
+from lightning_info.gradients.norms import squared_norm
 from lightning_info.gradients.plan import coverage
 from lightning_info.gradients.real import as_real
 from lightning_info.replica.activations import Activation, Layer
@@ -169,8 +170,7 @@ def _all_scores(snapshot: ModelSnapshot, estimator: Estimator) -> Tensor:
 def scores_of(prediction: Prediction, estimator: Estimator) -> Tensor:
     """``tr H(z_n)``, or for the empirical Fisher the squared gradient of the loss in the outputs, ``(N,)``."""
     if estimator == "empirical":
-        gradient = prediction.loss_gradient()
-        return gradient.reshape(len(gradient), -1).square().sum(1)
+        return squared_norm(prediction.loss_gradient()).double()
     return output_fisher_trace(prediction.outputs, prediction.likelihood, prediction.mask)
 
 

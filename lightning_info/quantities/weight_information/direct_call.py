@@ -68,7 +68,7 @@ class DirectCall:
         """The summed loss of the samples, float64; NaN without targets."""
         if not self.prediction.has_loss:
             return torch.full((), math.nan, dtype=torch.float64, device=outputs.device)
-        return self.prediction.summed_of(outputs.double(), self.mask)
+        return self.prediction.summed_of(outputs, self.mask)
 
     def run(self, weights: dict[str, Tensor] | None = None) -> Tensor:
         """The outputs, at the weights that the module has or at others, by their names in :attr:`part`."""

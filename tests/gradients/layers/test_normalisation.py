@@ -14,6 +14,7 @@ LAYERS = {
     "batchnorm1d on a sequence": (nn.BatchNorm1d(4), (5, 4, 6)),
     "batchnorm2d": (nn.BatchNorm2d(4, eps=0.1), (5, 4, 3, 2)),
     "batchnorm3d": (nn.BatchNorm3d(4), (5, 4, 3, 2, 2)),
+    "batchnorm2d of many positions": (nn.BatchNorm2d(4, eps=0.1), (5, 4, 5, 4)),
     "layernorm": (nn.LayerNorm(4), (5, 4)),
     "layernorm on a sequence": (nn.LayerNorm(4, eps=0.1), (5, 6, 4)),
     "layernorm over two axes": (nn.LayerNorm((3, 4)), (5, 2, 3, 4)),

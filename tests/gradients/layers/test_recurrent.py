@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from gradients.cases import N, Net, check, head, real
@@ -37,14 +39,21 @@ def start(layer, samples):
     return (h, torch.randn(places, samples, layer.hidden_size)) if isinstance(layer, nn.LSTM) else h
 
 
+class OpenedAtOnce(Opened):
+    """The same in the form for all samples at once."""
+
+    fuses = True
+
+
+@pytest.mark.parametrize("opened", [Opened, OpenedAtOnce])
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("name", LAYERS)
-def test_an_unrolled_layer_is_the_fused_one(name, batch_first):
+def test_an_unrolled_layer_is_the_fused_one(name, batch_first, opened):
     layer = LAYERS[name]().eval()
     layer.batch_first = batch_first
     x = torch.randn(3, 6, 5) if batch_first else torch.randn(6, 3, 5)
     for state in (None, start(layer, 3)):
-        with Opened({}):
+        with opened({}):
             output, last = layer(x, state)
         expected, expected_last = layer(x, state)
         torch.testing.assert_close(output, expected)
@@ -98,6 +107,23 @@ def test_time_may_come_first(kind, steps):
 def test_states_have_gradients(kind):
     net = Net(_from_state, layer=kind(5, 4, batch_first=True), first=nn.Linear(5, 4), head=head(4))
     check(net, real(3, 5), "backpack")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_loop_of_an_lstm_has_the_gradients_of_the_fused_layer(bias):
+    layer = nn.LSTM(5, 4, 2, batch_first=True, bidirectional=True, bias=bias).double()
+    x, (h, c) = torch.randn(3, 6, 5).double().requires_grad_(), start(layer, 3)
+    state = h.double().requires_grad_(), c.double().requires_grad_()
+    leaves, u = [*layer.parameters(), x, *state], [torch.randn(*s).double() for s in ((3, 6, 8), (4, 3, 4), (4, 3, 4))]
+    found = []
+    for opened in (OpenedAtOnce({}), None):
+        with opened or nullcontext():
+            output, last = layer(x, state)
+        loss = sum((a * b).sum() for a, b in zip((output, *last), u, strict=True))
+        found += [torch.autograd.grad(loss, leaves, retain_graph=True) for _ in range(2)]
+    for one, again, truth, _ in zip(*found, strict=True):
+        torch.testing.assert_close(one, truth, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(again, one, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
