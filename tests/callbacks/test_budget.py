@@ -9,11 +9,12 @@ import pytest
 import torch
 from models import Classifier, loader, trainer
 
-from lightning_info import InfoCallback
+from lightning_info import FisherTraceCallback, InfoCallback
 from lightning_info.callbacks import budget as budgets
 from lightning_info.callbacks.budget import AHEAD, FIGURES, FLOOR, Account, Budget
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.quantities import Quantity
+from lightning_info.quantities.fisher_trace.quantity import FisherTrace
 
 
 @dataclass
@@ -310,3 +311,19 @@ def test_what_the_budget_can_never_hold_is_not_looked_at_and_said_once():
     assert "is off" in never.report()
     assert of_step(first, 4)
     assert sum("does not hold two points" in str(w.message) for w in warned) == 1
+
+
+@pytest.mark.usefixtures("generous")
+def test_a_dear_fisher_trace_is_measured_with_fewer_draws_as_if_they_had_been_asked_for(monkeypatch):
+    def first(**options):
+        torch.manual_seed(0)
+        callback = FisherTraceCallback(num_samples=128, summary=False, on_error="raise", **options)
+        trainer(callback, max_epochs=3).fit(Classifier(), loader(256, batch_size=64))
+        return callback, callback.history["fisher/trace"][0], callback.history["fisher/trace_stderr"][0]
+
+    _, *asked = first(draws=16)
+    monkeypatch.setattr(FisherTrace, "cost", lambda self, snapshot, samples: 8.0 * self._draws)  # two of 64 are 1024 s
+    callback, *less = first()
+    assert "16 draws instead of 64" in callback.report()
+    assert callback.draws == 64
+    assert less == asked

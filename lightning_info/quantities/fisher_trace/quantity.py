@@ -41,6 +41,8 @@ Also = Literal["empirical", "exact", "hessian"]
 Engine = EngineName | Literal["cotangent"]
 LAYERS = "fisher_layers/"
 """First part of the tags of modules."""
+FEWEST_DRAWS = 8
+"""That they are brought down to where a point has to be cheaper."""
 
 
 class FisherTrace(Quantity):
@@ -90,6 +92,7 @@ class FisherTrace(Quantity):
     def reset(self) -> None:
         self.plan: Plan | None = None
         self.of_loss = False
+        self._draws = self.draws
         parts = ("trace", "trace_stderr", "trace_low", "trace_high", "coverage")
         further = (f"{name}_trace{tail}" for name in self.also for tail in ("", "_stderr"))
         self.tags = tuple(f"fisher/{name}" for name in (*parts, *further))
@@ -115,7 +118,7 @@ class FisherTrace(Quantity):
         if "hessian" in self.also:
             check_hessian(snapshot)
         self.plan = self._choose(snapshot)
-        draws = "" if self.draws is None or self.estimator == "exact" else f", {self.draws} draws"
+        draws = "" if self._draws is None or self.estimator == "exact" else f", {self._draws} draws"
         further = f"; also {', '.join(self.also)}" if self.also else ""
         if self.plan.engine == COTANGENT:
             engine = f"{COTANGENT!r}: no per-sample gradients (coverage 0), unbiased with a larger error"
@@ -154,7 +157,7 @@ class FisherTrace(Quantity):
     @override
     def cost(self, snapshot: ModelSnapshot, samples: int) -> float:
         if self.of_loss:
-            drawn = samples if self.draws is None else min(self.draws, samples)
+            drawn = samples if self._draws is None else min(self._draws, samples)
             return training_pass(snapshot, take(snapshot.first_chunk(), slice(0, 1))) * (drawn + CHECK_SAMPLES)
         assert self.plan is not None
         plan, module, batch = self.plan, snapshot.module, snapshot.first_chunk()
@@ -162,7 +165,7 @@ class FisherTrace(Quantity):
         many = take(batch, torch.arange(min(samples, max(size, snapshot.at_once))) % size)
         scores = lambda: scores_of(snapshot.predictor(module, many), self.estimator)  # noqa: E731
         forward = trial(scores, snapshot.device) / num_samples(many)
-        drawn = samples if self.draws is None else min(self.draws, samples)
+        drawn = samples if self._draws is None else min(self._draws, samples)
         few = take(batch, slice(0, drawn))
         cotangent = torch.ones_like(outputs[:drawn])
 
@@ -183,6 +186,13 @@ class FisherTrace(Quantity):
                 cost += (samples - drawn) * first + samples * (outputs[0].numel() - 1) * further
         return cost
 
+    @override
+    def cheaper(self) -> str:
+        if self._draws is None or self._draws <= FEWEST_DRAWS or self.estimator == "exact":
+            return ""
+        before, self._draws = self._draws, max(FEWEST_DRAWS, self._draws // 2)
+        return f"{self._draws} draws instead of {before}"
+
     def _choose(self, snapshot: ModelSnapshot, samples: Any = None) -> Plan:
         few = samples
         if few is None:
@@ -200,7 +210,7 @@ class FisherTrace(Quantity):
     @override
     def measure(self, snapshot: ModelSnapshot, point: Point) -> dict[str, float]:
         if self.of_loss:
-            estimate = loss_gradient_trace(snapshot, self.draws, point.generator)
+            estimate = loss_gradient_trace(snapshot, self._draws, point.generator)
             return {TAG: estimate.trace, f"{TAG}_stderr": estimate.stderr}
         if self.plan is None or self.plan.checked < min(2, snapshot.chunk):
             try:
@@ -217,7 +227,7 @@ class FisherTrace(Quantity):
         }
         for name in self.also:
             if name == "hessian":
-                estimate = hessian_trace(snapshot, self.draws, point.generator)
+                estimate = hessian_trace(snapshot, self._draws, point.generator)
             else:
                 estimate = self._trace(snapshot, name, point).estimate
             values[f"fisher/{name}_trace"], values[f"fisher/{name}_trace_stderr"] = estimate
@@ -229,11 +239,11 @@ class FisherTrace(Quantity):
     def _trace(self, snapshot: ModelSnapshot, estimator: Estimator, point: Point) -> PoolTrace:
         assert self.plan is not None
         try:
-            return pool_trace(snapshot, self.plan, estimator, self.draws, point.generator)
+            return pool_trace(snapshot, self.plan, estimator, self._draws, point.generator)
         except NotCovered as error:  # the module changed its structure, or reads these samples in another way
             try:
                 self.plan = self._choose(snapshot, error.samples if isinstance(error, Misattributed) else None)
-                return pool_trace(snapshot, self.plan, estimator, self.draws, point.generator)
+                return pool_trace(snapshot, self.plan, estimator, self._draws, point.generator)
             except NotCovered as again:
                 raise Unavailable(f"no engine gives exact per-sample gradients here: {again}") from again
 
