@@ -1,0 +1,170 @@
+"""Runs out of a data provider of TensorBoard: that of a server, or one of our own over folders of event files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tensorboard.context import RequestContext  # type: ignore[import-untyped]
+from tensorboard.data.provider import RunTagFilter  # type: ignore[import-untyped]
+from tensorboard.plugins.hparams.metadata import (  # type: ignore[import-untyped]
+    SESSION_START_INFO_TAG,
+    parse_session_start_info_plugin_data,
+)
+
+from lightning_info.run_logs.run_log import Picture, RunLog
+from lightning_info.run_logs.run_texts import GUIDE, RESULT
+
+TEXTS = (GUIDE, RESULT)
+"""Tags of the texts that our callbacks write: how it was measured, and the table at the end."""
+EVERYTHING = 1 << 31
+"""Points of a curve if none is left out."""
+
+
+@dataclass(frozen=True)
+class ProvidedRuns:
+    """The runs of an experiment; nothing is read but what the provider gives.
+
+    Attributes:
+        provider: A ``tensorboard.data.provider.DataProvider``.
+        context: Of the request.
+        experiment: Its name for the provider, often empty.
+    """
+
+    provider: Any
+    context: Any
+    experiment: str = ""
+
+    def scalars(self) -> dict[str, dict[str, str]]:
+        """Descriptions of all scalars, ``run -> tag -> text``."""
+        found = self.provider.list_scalars(self.context, experiment_id=self.experiment, plugin_name="scalars")
+        return {run: {tag: series.description for tag, series in tags.items()} for run, tags in found.items()}
+
+    def curves(
+        self, runs: Collection[str] | None, tags: Collection[str] | None, most: int
+    ) -> dict[str, dict[str, list[tuple[int, float]]]]:
+        """Points by run and tag.
+
+        Args:
+            runs: Which; None for all.
+            tags: Which; None for all.
+            most: Points of a curve; of more some are left out.
+        """
+        found = self.provider.read_scalars(
+            self.context,
+            experiment_id=self.experiment,
+            plugin_name="scalars",
+            downsample=most,
+            run_tag_filter=RunTagFilter(runs=runs, tags=tags),
+        )
+        return {
+            run: {tag: [(int(point.step), float(point.value)) for point in points] for tag, points in curves.items()}
+            for run, curves in found.items()
+        }
+
+    def texts(self, runs: Collection[str] | None = None) -> dict[str, dict[str, str]]:
+        """What our callbacks wrote in words: the last text of each of :data:`TEXTS`, by run and tag."""
+        found = self.provider.read_tensors(
+            self.context,
+            experiment_id=self.experiment,
+            plugin_name="text",
+            downsample=EVERYTHING,
+            run_tag_filter=RunTagFilter(runs=runs, tags=TEXTS),
+        )
+        return {
+            run: {tag: _text(points[-1].numpy) for tag, points in texts.items() if points}
+            for run, texts in found.items()
+        }
+
+    def settings(self) -> dict[str, dict[str, object]]:
+        """Hyperparameters by run, of those that have logged some."""
+        listed = self.provider.list_tensors(self.context, experiment_id=self.experiment, plugin_name="hparams")
+        found: dict[str, dict[str, object]] = {}
+        for run, tags in listed.items():
+            series = tags.get(SESSION_START_INFO_TAG)
+            if series is not None:
+                values = parse_session_start_info_plugin_data(series.plugin_content).hparams
+                found[run] = {name: _value(value) for name, value in values.items()}
+        return found
+
+    def picture_tags(self) -> list[str]:
+        """Tags of all figures."""
+        found = self.provider.list_blob_sequences(
+            self.context, experiment_id=self.experiment, plugin_name="images"
+        )
+        return list(dict.fromkeys(tag for tags in found.values() for tag in tags))
+
+    def pictures(
+        self, runs: Collection[str] | None = None, tags: Collection[str] | None = None
+    ) -> dict[str, list[Picture]]:
+        """The last figure of each tag, by run."""
+        found = self.provider.read_blob_sequences(
+            self.context,
+            experiment_id=self.experiment,
+            plugin_name="images",
+            downsample=EVERYTHING,
+            run_tag_filter=RunTagFilter(runs=runs, tags=tags),
+        )
+        pictures: dict[str, list[Picture]] = {}
+        for run, figures in found.items():
+            for tag, points in figures.items():
+                if points and len(points[-1].values) > 2:  # width, height, then the pictures
+                    pictures.setdefault(run, []).append(Picture(tag, points[-1].step, points[-1].values[2].blob_key))
+        return pictures
+
+    def picture(self, key: str) -> bytes:
+        """The file of a picture."""
+        return bytes(self.provider.read_blob(self.context, blob_key=key))
+
+    def logs(self, runs: Collection[str] | None = None, most: int = EVERYTHING) -> list[RunLog]:
+        """Runs with all that they have logged, in the order of their names."""
+        told, curves, texts = self.scalars(), self.curves(runs, None, most), self.texts(runs)
+        settings, pictures = self.settings(), self.pictures(runs)
+        return [
+            RunLog(
+                run,
+                curves[run],
+                {tag: text for tag, text in told.get(run, {}).items() if text},
+                texts.get(run, {}),
+                settings.get(run, {}),
+                pictures.get(run, ()),
+            )
+            for run in sorted(curves)
+        ]
+
+
+def of_folders(folders: Mapping[str, Path]) -> ProvidedRuns:
+    """The runs in event files below some folders; what is broken in a file ends it.
+
+    Args:
+        folders: By the name that the runs in them begin with; of a folder that is a run it is the name.
+    """
+    from tensorboard.backend.event_processing.data_provider import (  # type: ignore[import-untyped]
+        MultiplexerDataProvider,
+    )
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import (  # type: ignore[import-untyped]
+        EventMultiplexer,
+    )
+
+    multiplexer = EventMultiplexer(tensor_size_guidance={"scalars": 0, "text": 0, "images": 0})
+    for name, folder in folders.items():
+        multiplexer.AddRunsFromDirectory(str(folder), name)
+    multiplexer.Reload()
+    return ProvidedRuns(MultiplexerDataProvider(multiplexer, ""), RequestContext())
+
+
+def _text(array: Any) -> str:
+    values: Sequence[Any] = array.ravel().tolist()
+    first = values[0] if values else ""
+    return first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)
+
+
+def _value(value: Any) -> object:
+    kind = value.WhichOneof("kind")
+    found: object = getattr(value, kind) if kind else None
+    if isinstance(found, float) and math.isfinite(found) and found == int(found):
+        return int(found)
+    return found
