@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_info.student import NORMAL, student_factor
 from lightning_info.run_logs.run_log import RunLog
+from lightning_info.student import NORMAL, student_factor
 
 MOST_POINTS = 400
 """Of a curve that is drawn."""
@@ -84,8 +84,8 @@ def grouped(runs: Sequence[RunLog], how: str | None = None) -> list[RunGroup]:
     Args:
         runs: The runs.
         how: A regular expression that is searched in the names: runs of the same match (of its groups, if it has some)
-            belong together; or ``name=`` for runs of one value of a hyperparameter. None: few runs stay alone, of more
-            those of a folder belong together.
+            belong together (``^`` for all); or ``name=`` for runs of one value of a hyperparameter. None: few runs stay
+            alone, of more those of a folder belong together.
 
     Raises:
         ValueError: It is no regular expression.
@@ -208,4 +208,4 @@ def _matched(pattern: re.Pattern[str], name: str) -> str:
     found = pattern.search(name)
     if found is None:
         return "others"
-    return " ".join(part for part in found.groups() if part) or found[0] or "others"
+    return " ".join(part for part in found.groups() if part) or found[0] or "all runs"

@@ -92,9 +92,7 @@ class ProvidedRuns:
 
     def picture_tags(self) -> list[str]:
         """Tags of all figures."""
-        found = self.provider.list_blob_sequences(
-            self.context, experiment_id=self.experiment, plugin_name="images"
-        )
+        found = self.provider.list_blob_sequences(self.context, experiment_id=self.experiment, plugin_name="images")
         return list(dict.fromkeys(tag for tags in found.values() for tag in tags))
 
     def pictures(

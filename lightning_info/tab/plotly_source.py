@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,3 +23,9 @@ def plotly_source() -> str:
         if file.is_file():
             return file.read_text(encoding="utf-8")
     raise ImportError(MISSING)
+
+
+@cache
+def plotly_packed() -> bytes:
+    """The same, packed by gzip."""
+    return gzip.compress(plotly_source().encode(), 6)

@@ -24,7 +24,7 @@ from lightning_info.run_logs.groups import RunGroup
 from lightning_info.run_logs.provided import ProvidedRuns
 from lightning_info.run_logs.run_log import EPOCH, RunLog
 from lightning_info.run_logs.tags import ours
-from lightning_info.tab.plotly_source import plotly_source
+from lightning_info.tab.plotly_source import plotly_packed
 from lightning_info.views.catalogue import VIEWS, plans
 from lightning_info.views.panel import Contents, Plan
 
@@ -198,7 +198,7 @@ def _file(path: Path) -> Callable[[Any], Any]:
 
 
 def _plotly(request: Any) -> Any:
-    return Respond(request, plotly_source(), "text/javascript", expires=24 * 3600)
+    return Respond(request, plotly_packed(), "text/javascript", content_encoding="gzip", expires=3600)
 
 
 def _provided(provider: Any, request: Any) -> ProvidedRuns:

@@ -9,22 +9,24 @@ from functools import partial
 from lightning_info.figures.interactive.ends import EndPoint, ends
 from lightning_info.run_logs.groups import RunGroup, difference, ends_of, mean_end
 from lightning_info.run_logs.tags import uncertainties
-from lightning_info.views.curves import LATER, layer_of
+from lightning_info.views.curves import LATER, layer_of, rank
 from lightning_info.views.panel import Contents, Panel, Plan, Table
 from lightning_info.views.words import Words, words
 
 TITLE = "Comparison"
 READING = (
-    "Diamonds are means over the runs of a group with their 95 % band, dots single runs. The table has each group's end "
-    "and by how much it lies above the first group; a band that leaves out 0 is a difference."
+    "Diamonds are means over the runs of a group with their 95 % band, dots single runs. The table has each group's "
+    "end, and by how much it lies above the first group: a band that leaves out 0 is a difference."
 )
-CAUTION = "With one run in a group there is no error over seeds, and of many differences one in twenty leaves out 0 by chance."
+CAUTION = (
+    "With one run in a group there is no error over seeds. Of many differences one in twenty leaves out 0 by chance."
+)
 
 
 def plans(contents: Contents) -> list[Plan]:
     """A panel for each quantity, and for the user's own losses and accuracies."""
     found = []
-    for quantity, tags in contents.quantities.items():
+    for quantity, tags in sorted(contents.quantities.items(), key=rank):
         if contents.tags[tags[0]].kind not in LATER:
             needed = frozenset([*tags, *(end for tag in tags for end in uncertainties(tag))])
             found.append(Plan(quantity, quantity, needed, partial(panel, quantity, tags)))
@@ -55,9 +57,9 @@ def panel(quantity: str, tags: Sequence[str], groups: Sequence[RunGroup]) -> Pan
             points.append(EndPoint(group.name, layer, mean, half, [v for v, _ in ends_of(group, tag)], names))
             apart = None if group is groups[0] else difference(group, groups[0], tag)
             by = "" if apart is None else told_with(*apart, sign="+")
-            rows.append([layer or quantity, group.name, str(count), told_with(mean, half), by])
-    columns = ["layer" if len(tags) > 1 else "quantity", "group", "runs", f"end ± 95 %{unit}", "above the first group"]
-    said = Words(f"{told.what} Where it ended.".strip(), READING, f"{CAUTION} {told.caution}".strip(), told.unit)
+            rows.append([*([layer] if layer else []), group.name, str(count), told_with(mean, half), by])
+    columns = [*(["layer"] if len(tags) > 1 else []), "group", "runs", f"end ± 95 %{unit}", "above the first group"]
+    said = Words(f"Where it ended. {told.what}".strip(), READING, f"{CAUTION} {told.caution}".strip(), told.unit)
     return Panel(quantity, ends(points, f"{quantity}{unit}"), said, table=Table(columns, rows) if rows else None)
 
 

@@ -22,10 +22,10 @@ LATER = ("overhead", "coverage", "twin_overhead", "beta", "lambda", "temperature
 
 def plans(contents: Contents) -> list[Plan]:
     """A panel for each quantity, what tells of the measurement itself at the end."""
-    below = companions(contents)
-    found = []
-    for quantity, tags in sorted(contents.quantities.items(), key=_rank):
-        needed = frozenset([*tags, *(end for tag in tags for end in uncertainties(tag)), *sum(below.values(), [])])
+    below, found = companions(contents), []
+    own = [tag for tags in below.values() for tag in tags]
+    for quantity, tags in sorted(contents.quantities.items(), key=rank):
+        needed = frozenset([*tags, *(end for tag in tags for end in uncertainties(tag)), *own])
         found.append(Plan(quantity, quantity, needed, partial(panel, quantity, tags, below)))
     return found
 
@@ -93,7 +93,8 @@ def band_note(groups: Sequence[RunGroup], is_any: bool = True) -> str:
     return f"Means over up to {most} runs of a group, with the 95 % band of the mean (Student's t)."
 
 
-def _rank(item: tuple[str, list[str]]) -> tuple[bool, int, bool, str]:
+def rank(item: tuple[str, list[str]]) -> tuple[bool, int, bool, str]:
+    """Place of a quantity and its tags among others: the measurement itself last, families in their order."""
     known = parsed(item[1][0])
     if known is None:
         return False, len(FAMILIES), False, item[0]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from lightning_info.reporting.table import lost_since
 from lightning_info.run_logs.run_log import RunLog
-from lightning_info.run_logs.run_texts import ceilings
+from lightning_info.run_logs.run_texts import ceilings, sections
 from lightning_info.run_logs.tags import Tag, is_uncertainty, ours
 
 FULL, RATIO, NEAR, LARGE = 0.999, (0.67, 1.5), 1.0, 0.3
@@ -62,9 +62,9 @@ def _at_ceiling(run: RunLog, tags: Tags) -> Iterable[str]:
 
 
 def _ranges(run: RunLog, tags: Tags) -> Iterable[str]:
-    if any(tag.family == "info_plane" for tag in tags.values()):
-        if not any(tag.family == "info_plane_final" for tag in tags.values()):
-            yield "info_plane: early points have finer bins than later ones until the run ends, so a fall may be theirs."
+    told = any("so far" in section.rows for section in sections(run) if section.title.startswith("InfoPlane"))
+    if told and not any(tag.family.endswith("_final") for tag in tags.values()):
+        yield "info_plane: until the run ends early points have finer bins than later ones, so a fall may be theirs."
 
 
 def _quadratic(run: RunLog, tags: Tags) -> Iterable[str]:
@@ -82,8 +82,8 @@ def _predicted(run: RunLog, tags: Tags) -> Iterable[str]:
             ends = both[-1] if both else (math.nan, math.nan)
             if abs(ends[0] - ends[1]) > LARGE * abs(ends[1]):
                 yield (
-                    f"{name} ends at {ends[0]:.3g} and the measured loss at {ends[1]:.3g}: the approximation behind the "
-                    f"information in the weights fails at this level of noise."
+                    f"{name} ends at {ends[0]:.3g} and the measured loss at {ends[1]:.3g}: the approximation behind "
+                    f"the information in the weights fails at this level of noise."
                 )
 
 

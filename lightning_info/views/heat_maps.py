@@ -13,8 +13,8 @@ from lightning_info.views.words import Words, words
 
 TITLE = "By module"
 READING = (
-    "Modules from top to bottom in the order of depth, steps to the right; a light field is a large part. The colours go "
-    "by the logarithm; hover over a field for its value."
+    "Modules from top to bottom in the order of depth, steps to the right; a light field is a large part. The colours "
+    "go by the logarithm; hover over a field for its value."
 )
 MISSING = (
     "Runs have the values behind these pictures, to move over and to compare, if the callback was given per_layer=True."

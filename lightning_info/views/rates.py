@@ -17,8 +17,8 @@ TITLE = "Rate-distortion"
 LOSS, PREDICTED = "expected_loss", "predicted_loss"
 INFORMATION = ("kl_precision", "kl")
 READING = (
-    "Each point is one measurement at the logged level of noise, dark at the start and light at the end of training. To "
-    "the left the weights hold less; downwards the noise that this allows costs less. A cross is the loss as the "
+    "Each point is one measurement at the logged level of noise, dark at the start and light at the end of training. "
+    "To the left the weights hold less; downwards the noise that this allows costs less. A cross is the loss as the "
     "quadratic approximation predicts it."
 )
 WHAT = "Loss of a sample under the weight noise that the task allows, against the information that the weights hold."

@@ -56,7 +56,7 @@ def panel(title: str, tags: Sequence[str], groups: Sequence[RunGroup]) -> Panel:
     caution = " ".join(dict.fromkeys(one.caution for one in told if one.caution))
     units = " or ".join(dict.fromkeys(one.unit for one in told if one.unit))
     said = Words(what, told[0].reading, caution, units)
-    axis = f"{tags[0].rpartition('/')[2] if len(tags) == 1 else ''} [{units}]".strip() if units else tags[0]
+    axis = f"{title.lower()} [{units}]" if units else title.lower()
     return Panel(title, banded_curves(lines, axis), said, [note for note in [band_note(groups, bool(lines))] if note])
 
 

@@ -76,8 +76,12 @@ def _found(groups: Sequence[RunGroup]) -> Panel:
 
 def _doubts(groups: Sequence[RunGroup]) -> Panel:
     runs, notes = _runs(groups)
-    rows = [[run.name, sentence] for run in runs for sentence in doubts(run)]
-    table = Table(["run", "what to read with care"], rows) if rows else None
+    said: dict[str, list[str]] = {}
+    for run in runs:
+        for sentence in doubts(run):
+            said.setdefault(sentence, []).append(run.name)
+    rows = [[_named(names, len(runs)), sentence] for sentence, names in said.items()]
+    table = Table(["runs", "what to read with care"], rows) if rows else None
     return Panel("Read with care", words=CARE, notes=notes if rows else [*notes, "Nothing was found."], table=table)
 
 
@@ -87,3 +91,9 @@ def _measured(groups: Sequence[RunGroup]) -> Panel:
     said = Words("What each callback said before the first step: samples, steps, engine, settings and warnings.")
     notes = notes if texts else [*notes, "These runs have no text in their logs (CSV has none)."]
     return Panel("How it was measured", words=said, notes=notes, texts=texts)
+
+
+def _named(names: Sequence[str], of: int) -> str:
+    if len(names) == of > 1:
+        return "all"
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")

@@ -75,7 +75,7 @@ def layout(height: int, **more: Any) -> dict[str, Any]:
         "margin": {"l": 70, "r": 20, "t": 20, "b": 50},
         "hovermode": "closest",
         "hoverlabel": {"namelength": -1},
-        "legend": {"font": {"size": 11}, "itemsizing": "constant", "tracegroupgap": 2},
+        "legend": {"font": {"size": 11}, "tracegroupgap": 2},
         **more,
     }
 

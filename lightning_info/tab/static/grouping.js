@@ -32,7 +32,7 @@ function keyOf(way, pattern, number) {
     return ({name}) => {
       const match = expression.exec(name);
       if (!match) return 'others';
-      return match.slice(1).filter(Boolean).join(' ') || match[0] || 'others';
+      return match.slice(1).filter(Boolean).join(' ') || match[0] || 'all runs';
     };
   }
   if (way.startsWith('=')) return ({settings}) => `${way.slice(1)}=${settings[way.slice(1)] ?? '?'}`;

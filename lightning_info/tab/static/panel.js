@@ -30,9 +30,9 @@ export async function drawPanel(element, panel, pictureAddress = (key) => key) {
     await Plotly.newPlot(plot, {data, layout, frames: frames || [], config: CONFIG});
   }
   if (panel.table) left.append(tableOf(panel.table));
-  for (const [title, text] of panel.texts || []) {
+  for (const [number, [title, text]] of (panel.texts || []).entries()) {
     const details = made('details');
-    details.open = panel.texts.length === 1;
+    details.open = number === 0;
     details.append(made('summary', title), made('pre', text));
     left.append(details);
   }
