@@ -44,14 +44,17 @@ READ = Panel(
 
 
 def page(
-    groups: Sequence[RunGroup], title: str, picture: Callable[[str], bytes], more: Sequence[tuple[str, bytes]] = ()
+    groups: Sequence[RunGroup],
+    title: str,
+    picture: Callable[[str], bytes] | None = None,
+    more: Sequence[tuple[str, bytes]] = (),
 ) -> str:
     """The whole file.
 
     Args:
         groups: Runs, at least one.
         title: Of the report.
-        picture: Gives the file of a picture by its key.
+        picture: Gives the file of a picture by its key; None where the runs have none.
         more: Titles and files of pictures that are in no log.
 
     Raises:
@@ -104,13 +107,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _fill_pictures(views: Sequence[dict[str, Any]], picture: Callable[[str], bytes], room: int) -> None:
+def _fill_pictures(views: Sequence[dict[str, Any]], picture: Callable[[str], bytes] | None, room: int) -> None:
     """Put files in place of their keys, as long as there is room."""
     for view in views:
         for panel in view["panels"]:
             kept, left_out = [], 0
             for title, key in panel["pictures"]:
-                address = key if key.startswith("data:") else _address(picture(key))
+                address = key if picture is None or key.startswith("data:") else _address(picture(key))
                 if len(address) <= room:
                     room -= len(address)
                     kept.append((title, address))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ class ProvidedRuns:
 
     def scalars(self) -> dict[str, dict[str, str]]:
         """Descriptions of all scalars, ``run -> tag -> text``."""
-        found = self.provider.list_scalars(self.context, experiment_id=self.experiment, plugin_name="scalars")
+        found = self._asked("list_scalars", "scalars")
         return {run: {tag: series.description for tag, series in tags.items()} for run, tags in found.items()}
 
     def curves(
@@ -53,13 +55,7 @@ class ProvidedRuns:
             tags: Which; None for all.
             most: Points of a curve; of more some are left out.
         """
-        found = self.provider.read_scalars(
-            self.context,
-            experiment_id=self.experiment,
-            plugin_name="scalars",
-            downsample=most,
-            run_tag_filter=RunTagFilter(runs=runs, tags=tags),
-        )
+        found = self._asked("read_scalars", "scalars", runs, tags, downsample=most)
         return {
             run: {tag: [(int(point.step), float(point.value)) for point in points] for tag, points in curves.items()}
             for run, curves in found.items()
@@ -67,13 +63,7 @@ class ProvidedRuns:
 
     def texts(self, runs: Collection[str] | None = None) -> dict[str, dict[str, str]]:
         """What our callbacks wrote in words: the last text of each of :data:`TEXTS`, by run and tag."""
-        found = self.provider.read_tensors(
-            self.context,
-            experiment_id=self.experiment,
-            plugin_name="text",
-            downsample=EVERYTHING,
-            run_tag_filter=RunTagFilter(runs=runs, tags=TEXTS),
-        )
+        found = self._asked("read_tensors", "text", runs, TEXTS, downsample=EVERYTHING)
         return {
             run: {tag: _text(points[-1].numpy) for tag, points in texts.items() if points}
             for run, texts in found.items()
@@ -81,7 +71,7 @@ class ProvidedRuns:
 
     def settings(self) -> dict[str, dict[str, object]]:
         """Hyperparameters by run, of those that have logged some."""
-        listed = self.provider.list_tensors(self.context, experiment_id=self.experiment, plugin_name="hparams")
+        listed = self._asked("list_tensors", "hparams")
         found: dict[str, dict[str, object]] = {}
         for run, tags in listed.items():
             series = tags.get(SESSION_START_INFO_TAG)
@@ -92,20 +82,14 @@ class ProvidedRuns:
 
     def picture_tags(self) -> list[str]:
         """Tags of all figures."""
-        found = self.provider.list_blob_sequences(self.context, experiment_id=self.experiment, plugin_name="images")
+        found = self._asked("list_blob_sequences", "images")
         return list(dict.fromkeys(tag for tags in found.values() for tag in tags))
 
     def pictures(
         self, runs: Collection[str] | None = None, tags: Collection[str] | None = None
     ) -> dict[str, list[Picture]]:
         """The last figure of each tag, by run."""
-        found = self.provider.read_blob_sequences(
-            self.context,
-            experiment_id=self.experiment,
-            plugin_name="images",
-            downsample=EVERYTHING,
-            run_tag_filter=RunTagFilter(runs=runs, tags=tags),
-        )
+        found = self._asked("read_blob_sequences", "images", runs, tags, downsample=EVERYTHING)
         pictures: dict[str, list[Picture]] = {}
         for run, figures in found.items():
             for tag, points in figures.items():
@@ -132,6 +116,36 @@ class ProvidedRuns:
             )
             for run in sorted(curves)
         ]
+
+    def _asked(
+        self,
+        method: str,
+        plugin: str,
+        runs: Collection[str] | None = None,
+        tags: Collection[str] | None = None,
+        **options: Any,
+    ) -> dict[str, dict[str, Any]]:
+        """What a method of the provider gives, by run and tag.
+
+        TensorBoard's own provider fails at a tag that has a description and no value yet; runs with such a tag are
+        left out, and are there again when it is read the next time.
+        """
+        call = partial(
+            getattr(self.provider, method),
+            self.context,
+            experiment_id=self.experiment,
+            plugin_name=plugin,
+            **options,
+        )
+        with suppress(KeyError):
+            whole: dict[str, dict[str, Any]] = call(run_tag_filter=RunTagFilter(runs=runs, tags=tags))
+            return whole
+        found = {}
+        for run in self.provider.list_runs(self.context, experiment_id=self.experiment):
+            if runs is None or run.run_name in runs:
+                with suppress(KeyError):
+                    found.update(call(run_tag_filter=RunTagFilter(runs=[run.run_name], tags=tags)))
+        return found
 
 
 def of_folders(folders: Mapping[str, Path]) -> ProvidedRuns:

@@ -20,9 +20,9 @@ TITLE = "Planes"
 FINAL, SHUFFLED = "_final", "info_plane_shuffled"
 READING = (
     "Move the slider, or play it, to follow training. To the right: the layer tells more samples apart. Upwards: it "
-    "tells more of the label. Down the layers neither can grow for the exact quantities. The short bars mark what "
-    "shuffled labels give: only what lies above them is of the label."
+    "tells more of the label. Down the layers neither can grow for the exact quantities."
 )
+BASELINE = " The short bars mark what shuffled labels give: only what lies above them is of the label."
 GREY_NOTE = "Grey layers lie within 1 bit of the ceiling at every point: almost every sample has a code of its own."
 
 Array = NDArray[np.float64]
@@ -107,11 +107,18 @@ def panel(
         ceiling_x=(top_x, f"log2 of the samples = {top_x:.4g}"),
         ceiling_y=(top_y, f"log2 of the classes = {top_y:.4g}"),
     )
+    has_baseline = any(np.isfinite(path.baseline).any() for path in paths)
     what = f"Each layer's path over training: {_symbol(x)} to the right, {_symbol(y)} upwards. {said.what}"
     notes = [GREY_NOTE] if any(path.is_grey for path in paths) else []
-    if any(len(group.runs) > 1 for group in groups):
-        notes.append("Crosses: 95 % band of the mean over the runs of a group.")
-    return Panel(_title(prefix, family, y), figure, Words(what, READING, said.caution, said.unit), notes)
+    if any(np.isfinite(path.x_half).any() or np.isfinite(path.y_half).any() for path in paths):
+        several = any(curve.runs > 1 for of in curves.values() for pair in of.values() for curve in pair[:2])
+        notes.append(f"Crosses: 95 % of {'the mean over runs' if several else 'the measurement'}.")
+    return Panel(
+        _title(prefix, family, y),
+        figure,
+        Words(what, READING + (BASELINE if has_baseline else ""), said.caution, said.unit),
+        notes,
+    )
 
 
 def _curves(

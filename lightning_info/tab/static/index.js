@@ -5,6 +5,7 @@ import {drawPanel, made} from './panel.js';
 import {contents, panel, pictureAddress, withPlotly, withStyle} from './server.js';
 
 const RELOAD = 30000;
+let plotly = null; // the promise of it: panels are asked for while it is still loading
 const state = {view: null, way: 'auto', pattern: '', filter: '', search: '', found: {views: [], runs: []}, round: 0};
 
 export async function render() {
@@ -12,7 +13,9 @@ export async function render() {
   const main = made('main');
   document.body.replaceChildren(made('p', 'Reading the runs …', 'wait'));
   try {
-    [state.found] = await Promise.all([contents(), withPlotly()]);
+    plotly = withPlotly();
+    plotly.catch(() => {}); // said in the panels
+    state.found = await contents();
   } catch (error) {
     document.body.replaceChildren(made('p', String(error.message), 'wait'));
     return;
@@ -126,7 +129,7 @@ function show(main) {
 async function load(section) {
   const round = state.round;
   try {
-    const found = await panel(state.view, section.dataset.panel, groups());
+    const [found] = await Promise.all([panel(state.view, section.dataset.panel, groups()), plotly]);
     if (round !== state.round) return;
     await drawPanel(section, found, pictureAddress);
     section.dataset.state = 'drawn';
