@@ -3,8 +3,9 @@
 A name is imported when it is first used: TensorBoard, which only wants the tab, does not wait for torch.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lightning_info.lazy import lazily
 
 if TYPE_CHECKING:
     from lightning_info.callbacks.base import InfoCallback
@@ -49,22 +50,8 @@ _HOMES = {
 }
 
 if not TYPE_CHECKING:
+    __getattr__ = lazily(__name__, _HOMES)
 
-    def __getattr__(name: str) -> Any:
-        """Import a public name, or a room, when it is first asked for."""
-        if name in _HOMES:
-            found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-        elif name.startswith("_"):
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        else:
-            try:
-                return importlib.import_module(f"{__name__}.{name}")
-            except ModuleNotFoundError as error:
-                if error.name != f"{__name__}.{name}":
-                    raise
-                raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-        globals()[name] = found
-        return found
 
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

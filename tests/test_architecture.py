@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lightning_info"
 
 FLOORS = (
-    ("validation", "student"),
+    ("validation", "student", "lazy"),
     ("functional",),
     ("gradients",),
     ("replica", "checkpoints"),

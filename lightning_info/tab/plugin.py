@@ -23,15 +23,17 @@ from werkzeug import wrappers
 from lightning_info.run_logs.groups import RunGroup
 from lightning_info.run_logs.provided import ProvidedRuns
 from lightning_info.run_logs.run_log import EPOCH, RunLog
-from lightning_info.run_logs.tags import ours
+from lightning_info.run_logs.tags import is_uncertainty, ours
 from lightning_info.tab.plotly_source import plotly_packed
 from lightning_info.views.catalogue import VIEWS, plans
 from lightning_info.views.panel import Contents, Plan
 
 STATIC = Path(__file__).with_name("static")
 KINDS = {".js": "text/javascript", ".css": "text/css"}
-MOST_POINTS = 500
-"""Of a curve that is read for a panel."""
+LEAST_POINTS, MOST_POINTS = 100, 10_000
+"""Of a curve that is read for a panel at least, and of a tag in all runs."""
+MANY = 12
+"""Runs from which on their own errors are not read."""
 FRESH = 3.0
 """Seconds for which a list of tags is taken to be right."""
 LARGEST_REQUEST = 1 << 20
@@ -124,13 +126,17 @@ class InfoTab(TBPlugin):  # type: ignore[misc]
     def _read(
         self, provided: ProvidedRuns, plan: Plan, asked: Mapping[str, Sequence[str]], listing: Listing
     ) -> list[RunGroup]:
-        names = {name for members in asked.values() for name in members} & set(listing.runs)
+        names = [name for name in dict.fromkeys(n for of in asked.values() for n in of) if name in set(listing.runs)]
         if not names:
             return []
+        read = names[: plan.most_runs]
         tags = plan.tags & listing.tags
-        curves = provided.curves(names, {*tags, EPOCH}, MOST_POINTS) if tags else {}
-        texts = provided.texts(names) if plan.with_texts else {}
-        pictures = provided.pictures(names, plan.pictures) if plan.pictures else {}
+        if len(read) > MANY:  # the band is then that over runs, and the errors of single runs would be most of the work
+            tags -= listing.uncertainties
+        points = min(plan.points, max(LEAST_POINTS, MOST_POINTS // len(read)))
+        curves = provided.curves(read, {*tags, EPOCH}, points) if tags else {}
+        texts = provided.texts(read) if plan.with_texts else {}
+        pictures = provided.pictures(read, plan.pictures) if plan.pictures else {}
         logs = {
             name: RunLog(
                 name,
@@ -152,6 +158,7 @@ class Listing:
     Attributes:
         runs: Names of those that have tags of ours.
         tags: All scalars of theirs.
+        uncertainties: Those that are errors or ends of bands.
         descriptions: Of tags that have one, by run.
         settings: Hyperparameters by run.
         plans: Panels by view and name.
@@ -167,6 +174,7 @@ class Listing:
         known = {run: ours(tags, named[run]) for run, tags in descriptions.items()}
         self.runs = sorted(run for run, tags in known.items() if tags)
         self.tags = frozenset(tag for run in self.runs for tag in descriptions[run])
+        self.uncertainties = frozenset(t for run in self.runs for t, tag in known[run].items() if is_uncertainty(tag))
         self.descriptions, self.settings = named, settings
         tags = {tag: parts for run in self.runs for tag, parts in known[run].items()}
         users = [tag for run in self.runs for tag in descriptions[run] if tag not in tags]

@@ -12,6 +12,7 @@ from lightning_info.views.panel import Contents, Panel, Plan, shown_pictures
 from lightning_info.views.words import Words, words
 
 TITLE = "By module"
+MOST_STEPS = 200
 READING = (
     "Modules from top to bottom in the order of depth, steps to the right; a light field is a large part. The colours "
     "go by the logarithm; hover over a field for its value."
@@ -26,7 +27,8 @@ def plans(contents: Contents) -> list[Plan]:
     found = []
     for quantity, tags in contents.quantities.items():
         if contents.tags[tags[0]].family.endswith("_layers"):
-            found.append(Plan(quantity, f"{quantity} by module", frozenset(tags), partial(panel, quantity, tags)))
+            make = partial(panel, quantity, tags)
+            found.append(Plan(quantity, f"{quantity} by module", frozenset(tags), make, points=MOST_STEPS))
     pictures = frozenset(tag for tag in contents.pictures if tag.endswith("/layers"))
     if pictures:
         title = "As the runs drew it"

@@ -58,6 +58,8 @@ class Plan:
         make: Makes it of runs that have them.
         pictures: Tags of figures that have to be read for it.
         with_texts: It needs what the callbacks wrote in words.
+        points: Points of a curve that are enough for it.
+        most_runs: It shows the first runs only, so many; None for all.
     """
 
     name: str
@@ -66,6 +68,8 @@ class Plan:
     make: Callable[[Sequence[RunGroup]], Panel]
     pictures: frozenset[str] = frozenset()
     with_texts: bool = False
+    points: int = 500
+    most_runs: int | None = None
 
 
 @dataclass(frozen=True)

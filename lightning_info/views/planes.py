@@ -51,7 +51,11 @@ def plans(contents: Contents) -> list[Plan]:
                 needed = _needed(prefix, source, x, layers) | _needed(prefix, family, y, layers)
                 needed |= {f"{prefix}{SHUFFLED}/{y}/{layer}" for layer in layers}
                 make = partial(panel, prefix, source, family, x, y, layers)
-                found.append(Plan(name, _title(prefix, family, y), frozenset(needed), make, with_texts=True))
+                found.append(
+                    Plan(
+                        name, _title(prefix, family, y), frozenset(needed), make, with_texts=True, points=2 * MOST_STOPS
+                    )
+                )
     pictures = frozenset(tag for tag in contents.pictures if tag.endswith("/plane"))
     if pictures:
         drawn = "Planes as the runs drew them"

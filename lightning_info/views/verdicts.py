@@ -33,9 +33,9 @@ def plans(contents: Contents) -> list[Plan]:
     """What was found, what to read with care, how it was measured."""
     tags = frozenset(contents.tags)
     return [
-        Plan("doubts", "Read with care", tags, _doubts, with_texts=True),
-        Plan("found", "What the runs found", tags, _found, with_texts=True),
-        Plan("measured", "How it was measured", frozenset(), _measured, with_texts=True),
+        Plan("doubts", "Read with care", tags, _doubts, with_texts=True, most_runs=MOST_RUNS),
+        Plan("found", "What the runs found", tags, _found, with_texts=True, most_runs=MOST_RUNS),
+        Plan("measured", "How it was measured", frozenset(), _measured, with_texts=True, most_runs=MOST_RUNS),
     ]
 
 

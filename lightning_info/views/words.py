@@ -65,7 +65,7 @@ def _of(known: Description) -> Words:
 
 @cache
 def _descriptions() -> dict[str, Description]:
-    """Of all quantities; imported only for runs that say nothing themselves, as that takes seconds."""
+    """Of all quantities."""
     from lightning_info.quantities.effective_information.descriptions import DESCRIPTIONS as EFFECTIVE
     from lightning_info.quantities.fisher_trace.descriptions import DESCRIPTIONS as FISHER
     from lightning_info.quantities.information_plane.descriptions import DESCRIPTIONS as PLANE

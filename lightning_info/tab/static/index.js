@@ -5,6 +5,7 @@ import {drawPanel, made} from './panel.js';
 import {contents, panel, pictureAddress, withPlotly, withStyle} from './server.js';
 
 const RELOAD = 30000;
+let queue = Promise.resolve();
 let plotly = null; // the promise of it: panels are asked for while it is still loading
 const state = {view: null, way: 'auto', pattern: '', filter: '', search: '', found: {views: [], runs: []}, round: 0};
 
@@ -112,7 +113,7 @@ function show(main) {
     for (const {isIntersecting, target} of entries) {
       if (isIntersecting) {
         seen.unobserve(target);
-        load(target);
+        queue = queue.then(() => load(target)); // one after the other: the first is there soonest
       }
     }
   }, {rootMargin: '200px'});
@@ -128,6 +129,7 @@ function show(main) {
 
 async function load(section) {
   const round = state.round;
+  if (!section.isConnected) return;
   try {
     const [found] = await Promise.all([panel(state.view, section.dataset.panel, groups()), plotly]);
     if (round !== state.round) return;
