@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from lightning_info.run_logs.groups import RunGroup
@@ -29,17 +30,11 @@ CITE = (
     "N. Tishby, Opening the black box of deep neural networks via information; A. Saxe et al., On the information "
     "bottleneck theory of deep learning."
 )
-READ = Panel(
-    "How to read this report",
-    texts=[
-        (
-            "In short",
-            "Every chart has beside it what it is, how to read it and when not to trust it.\n"
-            "Bands and crosses are 95 %: of the measurement for one run, of the mean for several.\n"
-            "Drag to zoom, double-click to zoom out, click a name in a legend to hide its curve.\n"
-            "The planes have a slider; the camera above a chart saves it as SVG.",
-        )
-    ],
+READ = (
+    "Every chart has beside it what it is, how to read it and when not to trust it.\n"
+    "Bands and crosses are 95 %: of the measurement for one run, of the mean for several.\n"
+    "Drag to zoom, double-click to zoom out, click a name in a legend to hide its curve.\n"
+    "The planes have a slider; the camera above a chart saves it as SVG."
 )
 
 
@@ -61,7 +56,7 @@ def page(
         ImportError: plotly is not installed.
     """
     runs = [run for group in groups for run in group.runs]
-    views: list[dict[str, Any]] = [{"title": "Runs", "panels": [READ.to_json(), _settings(groups).to_json()]}]
+    views: list[dict[str, Any]] = [{"title": "Runs", "panels": [_settings(groups).to_json(), _about().to_json()]}]
     for name, panels in plans(Contents.of(runs)).items():
         made = [plan.make(groups).to_json() for plan in panels.values()]
         views.append({"title": VIEWS[name].TITLE, "panels": made})
@@ -87,13 +82,19 @@ def page(
 
 
 def _settings(groups: Sequence[RunGroup]) -> Panel:
-    """Which runs these are, with their hyperparameters, and by what they were made."""
+    """Which runs these are, with their hyperparameters."""
     runs = [(group, run) for group in groups for run in group.runs]
     names = list(dict.fromkeys(name for _, run in runs for name in run.settings))[:12]
     rows = [[run.name, group.name, *(str(run.settings.get(name, "")) for name in names)] for group, run in runs]
+    return Panel("Runs and settings", table=Table(["run", "group", *names], rows))
+
+
+def _about() -> Panel:
+    """How to read the report, by what it was written, what to cite."""
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    written = f"Written {now} with {', '.join(f'{name} {number}' for name, number in versions().items())}."
-    return Panel("Runs and settings", notes=[written, f"To cite: {CITE}"], table=Table(["run", "group", *names], rows))
+    written = "\n".join([now, *(f"{name} {number}" for name, number in versions().items())])
+    texts = [("How to read it", READ), ("Written with", written), ("To cite", fill(CITE, 100))]
+    return Panel("About this report", texts=texts)
 
 
 def versions() -> dict[str, str]:

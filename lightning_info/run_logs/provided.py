@@ -41,9 +41,16 @@ class ProvidedRuns:
     experiment: str = ""
 
     def scalars(self) -> dict[str, dict[str, str]]:
-        """Descriptions of all scalars, ``run -> tag -> text``."""
+        """Descriptions of all scalars, ``run -> tag -> text``.
+
+        Tags are in the order in which their last points were written, as layers were in that of depth; TensorBoard's
+        faster loader keeps no order.
+        """
         found = self._asked("list_scalars", "scalars")
-        return {run: {tag: series.description for tag, series in tags.items()} for run, tags in found.items()}
+        return {
+            run: {tag: series.description for tag, series in sorted(tags.items(), key=_written)}
+            for run, tags in found.items()
+        }
 
     def curves(
         self, runs: Collection[str] | None, tags: Collection[str] | None, most: int
@@ -108,13 +115,13 @@ class ProvidedRuns:
         return [
             RunLog(
                 run,
-                curves[run],
-                {tag: text for tag, text in told.get(run, {}).items() if text},
+                {tag: curves[run][tag] for tag in told[run] if tag in curves[run]},
+                {tag: text for tag, text in told[run].items() if text},
                 texts.get(run, {}),
                 settings.get(run, {}),
                 pictures.get(run, ()),
             )
-            for run in sorted(curves)
+            for run in sorted(curves.keys() & told.keys())
         ]
 
     def _asked(
@@ -166,6 +173,11 @@ def of_folders(folders: Mapping[str, Path]) -> ProvidedRuns:
         multiplexer.AddRunsFromDirectory(str(folder), name)
     multiplexer.Reload()
     return ProvidedRuns(MultiplexerDataProvider(multiplexer, ""), RequestContext())
+
+
+def _written(item: tuple[str, Any]) -> tuple[float, str]:
+    tag, series = item
+    return series.max_wall_time or 0.0, tag
 
 
 def _text(array: Any) -> str:

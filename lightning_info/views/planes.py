@@ -13,6 +13,7 @@ from lightning_info.figures.interactive.information_plane import MOST_STOPS, Pla
 from lightning_info.run_logs.groups import BandedCurve, RunGroup, banded, thinned
 from lightning_info.run_logs.run_texts import ceilings
 from lightning_info.run_logs.tags import Tag, uncertainties
+from lightning_info.views.curves import rank
 from lightning_info.views.panel import Contents, Panel, Plan, shown_pictures
 from lightning_info.views.words import Words, words
 
@@ -31,7 +32,7 @@ Array = NDArray[np.float64]
 def plans(contents: Contents) -> list[Plan]:
     """A panel for each family with information about the input, and each kind of information about the rest."""
     kinds: dict[tuple[str, str], dict[str, list[Tag]]] = {}
-    for tags in contents.quantities.values():
+    for _, tags in sorted(contents.quantities.items(), key=rank):
         for tag in (contents.tags[name] for name in tags):
             if tag.kind.startswith("I_") and tag.layer and tag.family != SHUFFLED:
                 family = tag.family.removesuffix(FINAL)
@@ -95,7 +96,7 @@ def panel(
             paths.append(PlanePath(name, group.name, at[0][0], at[1][0], at[0][1], at[1][1], baseline, is_grey))
     runs = [run for group in groups for run in group.runs]
     first = f"{prefix}{source}/{x}/{layers[0]}"
-    told = [words(runs, name) for name in (first, f"{prefix}{source}{FINAL}/{x}/{layers[0]}")]
+    told = [words(runs, name) for name in (f"{prefix}{source}{FINAL}/{x}/{layers[0]}", first)]
     said = next((one for one in told if one.what), Words())
     epochs = runs[0].epochs(stops) if runs and stops else None
     labels = [

@@ -112,11 +112,12 @@ def test_seeds_are_a_mean_with_its_band_in_page_and_json(tmp_path):
 
 
 def test_settings_and_versions_are_in_the_page():
-    runs = panels(page(grouped([run_log("a", 1), run_log("b", 2)]), "t"), "Runs")["Runs and settings"]
+    found = panels(page(grouped([run_log("a", 1), run_log("b", 2)]), "t"), "Runs")
+    runs, about = found["Runs and settings"], dict(found["About this report"]["texts"])
     assert runs["table"]["columns"] == ["run", "group", "lr", "seed"]
     assert runs["table"]["rows"] == [["a", "a", "0.1", "1"], ["b", "b", "0.1", "2"]]
-    assert any("torch" in note for note in runs["notes"])
-    assert any("cite" in note for note in runs["notes"])
+    assert "\ntorch " in about["Written with"]
+    assert "Achille" in about["To cite"]
 
 
 def test_pictures_that_do_not_fit_are_left_out_with_a_word(tmp_path, monkeypatch):

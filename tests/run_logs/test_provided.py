@@ -28,6 +28,20 @@ def test_a_run_has_all_that_was_written(tmp_path):
     assert of_folders({"": tmp_path}).picture(picture.key).startswith(b"\x89PNG")
 
 
+def test_layers_are_in_the_order_in_which_they_were_written_whatever_the_order_of_the_provider(tmp_path):
+    layers = ["features.2", "features.10", "head", "classifier"]
+    write_run(tmp_path / "run", curves={f"fisher_layers/{layer}": [(0, 1.0), (1, 2.0)] for layer in layers})
+    provided = of_folders({"": tmp_path})
+    listed = provided.provider.list_scalars
+
+    def scrambled(*args, **options):
+        return {run: dict(sorted(tags.items())) for run, tags in listed(*args, **options).items()}
+
+    provided.provider.list_scalars = scrambled
+    (run,) = provided.logs()
+    assert [tag.partition("/")[2] for tag in run.curves] == layers
+
+
 def test_more_points_than_tensorboard_keeps_are_all_read(tmp_path):
     write_run(tmp_path, curves={"fisher/trace": [(step, float(step)) for step in range(3000)]})
     assert len(read(tmp_path)["."].curves["fisher/trace"]) == 3000

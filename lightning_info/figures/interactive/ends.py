@@ -84,7 +84,9 @@ def ends(points: Sequence[EndPoint], title: str) -> Figure:
             }
         )
     height = 110 + max(24 * len(groups) * len(layers), 60)
-    ticks = {"tickvals": list(range(len(layers))), "ticktext": [short(layer) for layer in layers]}
+    ticks: dict[str, Any] = {"tickvals": list(range(len(layers))), "ticktext": [short(layer) for layer in layers]}
+    if layers == [""]:
+        ticks = {"tickvals": [], "ticks": ""}
     return {
         "data": data,
         "layout": layout(

@@ -172,11 +172,10 @@ def _moving(paths: Sequence[PlanePath], shades: Sequence[str], stop: int) -> lis
 def _range(paths: Sequence[PlanePath], names: Sequence[str], ceiling: float) -> list[float]:
     values = np.concatenate([getattr(path, name) for path in paths for name in names])
     values = values[np.isfinite(values)]
-    low, high = float(values.min(initial=0.0)), float(values.max(initial=0.1))
-    if math.isfinite(ceiling):
-        high = max(high, ceiling)
-    space = 0.06 * (high - low)
-    return [low - space, high + space]
+    high = max(float(values.max(initial=0.1)), ceiling if math.isfinite(ceiling) else 0.1)
+    low = float(values.min(initial=high))
+    space = 0.08 * (high - low) or 0.1
+    return [max(low - 2 * space, min(low, 0.0) - space), high + space]
 
 
 def _ceilings(
@@ -204,8 +203,8 @@ def _slider(stops: Sequence[str], active: int) -> dict[str, Any]:
     return {
         "active": active,
         "steps": steps,
-        "x": 0.2,
-        "len": 0.8,
+        "x": 0.25,
+        "len": 0.75,
         "y": -0.14,
         "pad": {"t": 10},
         "currentvalue": {"prefix": "at ", "xanchor": "right", "font": {"size": 12}},

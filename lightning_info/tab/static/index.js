@@ -104,7 +104,7 @@ function groups() {
 
 function show(main) {
   state.round += 1;
-  for (const plot of main.querySelectorAll('.plot')) Plotly.purge(plot);
+  for (const plot of main.querySelectorAll('.plot.js-plotly-plot')) Plotly.purge(plot);
   main.replaceChildren();
   const view = state.found.views.find(({name}) => name === state.view);
   const wanted = state.search.toLowerCase();
@@ -131,9 +131,9 @@ async function load(section) {
   const round = state.round;
   if (!section.isConnected) return;
   try {
-    const [found] = await Promise.all([panel(state.view, section.dataset.panel, groups()), plotly]);
+    const found = await panel(state.view, section.dataset.panel, groups());
     if (round !== state.round) return;
-    await drawPanel(section, found, pictureAddress);
+    await drawPanel(section, found, pictureAddress, plotly);
     section.dataset.state = 'drawn';
   } catch (error) {
     if (round !== state.round) return;
@@ -156,7 +156,7 @@ async function refresh(main) {
     for (const section of main.querySelectorAll('section[data-state=drawn]')) {
       const plot = section.querySelector('.plot');
       const {top, bottom} = section.getBoundingClientRect();
-      if (!plot || bottom < 0 || top > innerHeight || plot._transitioning) continue;
+      if (!plot || bottom < 0 || top > innerHeight) continue;
       const {figure} = await panel(state.view, section.dataset.panel, groups());
       if (round !== state.round) return;
       if (figure && !figure.frames) await Plotly.react(plot, figure.data, {...figure.layout, uirevision: 'kept'});

@@ -15,20 +15,15 @@ export function made(kind, text = '', className = '') {
   return element;
 }
 
-export async function drawPanel(element, panel, pictureAddress = (key) => key) {
+export async function drawPanel(element, panel, pictureAddress = (key) => key, plotly = null) {
   const body = made('div', '', 'body');
   const left = made('div', '', 'chart');
   element.replaceChildren(made('h3', panel.title), body);
   body.append(left);
   const words = wordsOf(panel);
   if (words.childNodes.length) body.append(words);
-  let plot = null;
-  if (panel.figure) {
-    plot = made('div', '', 'plot');
-    const {data, layout, frames} = panel.figure;
-    left.append(...controlsOf(plot, layout), plot);
-    await Plotly.newPlot(plot, {data, layout, frames: frames || [], config: CONFIG});
-  }
+  const plot = panel.figure ? made('div', '', 'plot') : null;
+  if (plot) left.append(...controlsOf(plot, panel.figure.layout), plot);
   if (panel.table) left.append(tableOf(panel.table));
   for (const [number, [title, text]] of (panel.texts || []).entries()) {
     const details = made('details');
@@ -45,7 +40,13 @@ export async function drawPanel(element, panel, pictureAddress = (key) => key) {
     figure.append(image, made('figcaption', title));
     left.append(figure);
   }
-  return plot;
+  if (plot) {
+    const {data, layout, frames} = panel.figure;
+    plot.style.minHeight = `${layout.height}px`;
+    await plotly; // the words are there before it is
+    if (!plot.isConnected) return;
+    await Plotly.newPlot(plot, {data, layout, frames: frames || [], config: CONFIG});
+  }
 }
 
 function wordsOf(panel) {
