@@ -155,6 +155,15 @@ def test_both_axes_can_be_changed(tab):
     until(lambda: tab.execute_script(last) == 3.9, "epochs on the axis")
 
 
+def test_no_button_sends_a_chart_anywhere(tab):
+    choose(tab, "curves")
+    titles = "return [...document.querySelectorAll('.modebar-btn')].map(e => e.dataset.title)"
+    buttons = until(lambda: tab.execute_script(titles), "button above the chart")
+    assert "Zoom" in buttons
+    assert not [title for title in buttons if any(word in title.lower() for word in ("share", "cloud", "edit"))]
+    assert not tab.execute_script("return document.querySelector('.plot')._context.plotlyServerURL")
+
+
 def test_names_are_shown_letter_by_letter(tab):
     choose(tab, "verdicts")
     until(lambda: len(all_of(tab, "section[data-state]")) >= 2, "panels")

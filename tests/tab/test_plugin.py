@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -199,12 +201,9 @@ def test_tensorboard_does_not_wait_for_torch():
 
 
 def test_it_is_found_by_its_entry_point():
-    from pathlib import Path
-
-    import tomllib
-
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     ((name, target),) = project["entry-points"]["tensorboard_plugins"].items()
     module, _, attribute = target.partition(":")
-    assert getattr(__import__(module, fromlist=[attribute]), attribute) is InfoTab
+    assert getattr(import_module(module), attribute) is InfoTab
     assert name == InfoTab.plugin_name

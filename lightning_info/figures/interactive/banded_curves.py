@@ -25,6 +25,8 @@ from lightning_info.figures.interactive.style import (
 
 _HEIGHT, _BELOW = 380, 120
 """Of the curves and of each panel below, pixels."""
+_GREYS = ("#444444", "#888888", "#bbbbbb")
+"""Of what is below, where layers have the colours."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,11 @@ def banded_curves(lines: Sequence[Line], title: str, below: Sequence[Below] = ()
     for number, panel in enumerate(below, start=2):
         names = _distinct(line.layer for line in panel.lines)
         for line in panel.lines:
-            own = colours(len(groups))[groups.index(line.group)] if line.group in groups and not by_layer else "#555555"
-            dash = DASHES[names.index(line.layer) % len(DASHES)]
+            place, tag = groups.index(line.group) if line.group in groups else 0, names.index(line.layer)
+            if by_layer:  # groups have strokes here too
+                own, dash = _GREYS[tag % len(_GREYS)], DASHES[place % len(DASHES)]
+            else:
+                own, dash = colours(len(groups))[place], DASHES[tag % len(DASHES)]
             name = " · ".join(filter(None, (line.layer, line.group if len(groups) > 1 else "")))
             data += _traces(line, name, own, dash, f"y{number}", legend=False)
     return {"data": data, "layout": _layout(title, below, data)}

@@ -11,6 +11,7 @@ from lightning_info.figures.interactive.style import SEQUENCE, Figure, axis, emp
 from lightning_info.reporting.table import Curve
 
 MOST_MAPS = 4
+_MARGIN = {"l": 70, "r": 20, "t": 34, "b": 50}
 _DEEPEST = 1e6
 """Ratio of the largest to the smallest value that has a colour of its own."""
 
@@ -57,7 +58,7 @@ def layer_heat_map(maps: Mapping[str, Mapping[str, Curve]], unit: str) -> Figure
             place = {"x": 0, "y": top, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
             titles.append({"text": short(name), "showarrow": False, **place})
         top -= share + gap
-    return {"data": data, "layout": layout(height, **axes, annotations=titles, showlegend=False)}
+    return {"data": data, "layout": layout(height, **axes, annotations=titles, showlegend=False, margin=_MARGIN)}
 
 
 def _map(curves: Mapping[str, Curve], end: str, low: float, high: float, unit: str, scale: bool) -> dict[str, Any]:

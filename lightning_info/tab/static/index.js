@@ -109,6 +109,10 @@ function show(main) {
   const view = state.found.views.find(({name}) => name === state.view);
   const wanted = state.search.toLowerCase();
   const panels = view.panels.filter(({title}) => title.toLowerCase().includes(wanted));
+  if (!Object.keys(groups()).length) {
+    main.append(made('p', 'No run has such a name.', 'wait'));
+    return;
+  }
   const seen = new IntersectionObserver((entries) => {
     for (const {isIntersecting, target} of entries) {
       if (isIntersecting) {

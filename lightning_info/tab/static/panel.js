@@ -4,7 +4,8 @@
 const CONFIG = {
   displaylogo: false,
   responsive: true,
-  modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d'],
+  plotlyServerURL: '', // newer versions of plotly offer to upload a chart
+  modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d', 'sendChartToCloud', 'sendDataToCloud'],
   toImageButtonOptions: {format: 'svg'},
 };
 
