@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tensorboard.context import RequestContext  # type: ignore[import-untyped]
 from tensorboard.data.provider import RunTagFilter  # type: ignore[import-untyped]
@@ -26,6 +26,18 @@ EVERYTHING = 1 << 31
 """Points of a curve if none is left out."""
 
 
+class Series(NamedTuple):
+    """A scalar of a run.
+
+    Attributes:
+        description: What it means, as the run says it; empty if it does not.
+        written: When its last point was, in seconds.
+    """
+
+    description: str
+    written: float
+
+
 @dataclass(frozen=True)
 class ProvidedRuns:
     """The runs of an experiment; nothing is read but what the provider gives.
@@ -40,15 +52,18 @@ class ProvidedRuns:
     context: Any
     experiment: str = ""
 
-    def scalars(self) -> dict[str, dict[str, str]]:
-        """Descriptions of all scalars, ``run -> tag -> text``.
+    def scalars(self) -> dict[str, dict[str, Series]]:
+        """What is known of all scalars without reading them, ``run -> tag -> series``.
 
         Tags are in the order in which their last points were written, as layers were in that of depth; TensorBoard's
         faster loader keeps no order.
         """
         found = self._asked("list_scalars", "scalars")
         return {
-            run: {tag: series.description for tag, series in sorted(tags.items(), key=_written)}
+            run: {
+                tag: Series(series.description, series.max_wall_time or 0.0)
+                for tag, series in sorted(tags.items(), key=_written)
+            }
             for run, tags in found.items()
         }
 
@@ -116,7 +131,7 @@ class ProvidedRuns:
             RunLog(
                 run,
                 {tag: curves[run][tag] for tag in told[run] if tag in curves[run]},
-                {tag: text for tag, text in told[run].items() if text},
+                {tag: series.description for tag, series in told[run].items() if series.description},
                 texts.get(run, {}),
                 settings.get(run, {}),
                 pictures.get(run, ()),

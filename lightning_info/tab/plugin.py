@@ -21,9 +21,10 @@ from tensorboard.plugins.base_plugin import FrontendMetadata, TBPlugin  # type: 
 from werkzeug import wrappers
 
 from lightning_info.run_logs.groups import RunGroup
-from lightning_info.run_logs.provided import ProvidedRuns
+from lightning_info.run_logs.provided import ProvidedRuns, Series
 from lightning_info.run_logs.run_log import EPOCH, RunLog
 from lightning_info.run_logs.tags import is_uncertainty, ours
+from lightning_info.tab.cache import CurveCache
 from lightning_info.tab.plotly_source import plotly_packed
 from lightning_info.views.catalogue import VIEWS, plans
 from lightning_info.views.panel import Contents, Plan
@@ -53,6 +54,7 @@ class InfoTab(TBPlugin):  # type: ignore[misc]
         self._provider = context.data_provider
         self._seen = False
         self._lists: dict[str, tuple[float, Listing]] = {}
+        self._cache = CurveCache()
         self._lock = threading.Lock()
 
     def is_active(self) -> bool:
@@ -134,7 +136,7 @@ class InfoTab(TBPlugin):  # type: ignore[misc]
         if len(read) > MANY:  # the band is then that over runs, and the errors of single runs would be most of the work
             tags -= listing.uncertainties
         points = min(plan.points, max(LEAST_POINTS, MOST_POINTS // len(read)))
-        curves = provided.curves(read, {*tags, EPOCH}, points) if tags else {}
+        curves = self._cache.read(provided, listing.written, read, {*tags, EPOCH}, points) if tags else {}
         texts = provided.texts(read) if plan.with_texts else {}
         pictures = provided.pictures(read, plan.pictures) if plan.pictures else {}
         logs = {
@@ -161,23 +163,25 @@ class Listing:
         uncertainties: Those that are errors or ends of bands.
         descriptions: Of tags that have one, by run.
         settings: Hyperparameters by run.
+        written: When the last point of a run's tag was, in seconds.
         plans: Panels by view and name.
     """
 
     def __init__(
         self,
-        descriptions: Mapping[str, Mapping[str, str]],
+        series: Mapping[str, Mapping[str, Series]],
         pictures: Sequence[str],
         settings: Mapping[str, Mapping[str, object]],
     ) -> None:
-        named = {run: {tag: text for tag, text in tags.items() if text} for run, tags in descriptions.items()}
-        known = {run: ours(tags, named[run]) for run, tags in descriptions.items()}
+        named = {run: {tag: s.description for tag, s in tags.items() if s.description} for run, tags in series.items()}
+        known = {run: ours(tags, named[run]) for run, tags in series.items()}
         self.runs = sorted(run for run, tags in known.items() if tags)
-        self.tags = frozenset(tag for run in self.runs for tag in descriptions[run])
+        self.tags = frozenset(tag for run in self.runs for tag in series[run])
         self.uncertainties = frozenset(t for run in self.runs for t, tag in known[run].items() if is_uncertainty(tag))
         self.descriptions, self.settings = named, settings
+        self.written = {(run, tag): s.written for run, tags in series.items() for tag, s in tags.items()}
         tags = {tag: parts for run in self.runs for tag, parts in known[run].items()}
-        users = [tag for run in self.runs for tag in descriptions[run] if tag not in tags]
+        users = [tag for run in self.runs for tag in series[run] if tag not in tags]
         self.plans = plans(Contents(tags, list(dict.fromkeys(users)), pictures))
 
     @classmethod
