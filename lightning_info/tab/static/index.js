@@ -55,8 +55,9 @@ function header(main) {
     way.append(option);
   }
   const pattern = field('pattern', 'for example lr[0-9.]+');
-  pattern.hidden = true;
+  pattern.hidden = state.way !== 'pattern';
   way.name = 'way';
+  way.value = state.way;
   way.addEventListener('change', () => {
     state.way = way.value;
     pattern.hidden = way.value !== 'pattern';
@@ -76,6 +77,7 @@ function field(name, placeholder) {
   input.type = 'search';
   input.name = name;
   input.placeholder = placeholder;
+  input.value = state[name];
   return input;
 }
 
@@ -151,11 +153,13 @@ async function refresh(main) {
   const round = state.round;
   try {
     const found = await contents();
-    const names = ({views, runs}) => JSON.stringify([views, runs]);
-    if (round !== state.round) return;
-    if (names(found) !== names(state.found)) {
-      state.found = found;
-      if (!found.views.some(({name}) => name === state.view)) state.view = found.views[0]?.name;
+    if (round !== state.round || !found.views.length) return;
+    const before = state.found;
+    state.found = found;
+    if (JSON.stringify(found) !== JSON.stringify(before)) {
+      document.querySelector('header').replaceWith(header(main));
+      const shown = ({views}) => JSON.stringify(views.find(({name}) => name === state.view));
+      if (shown(found) !== shown(before) && shown(found)) return show(main);
     }
     for (const section of main.querySelectorAll('section[data-state=drawn]')) {
       const plot = section.querySelector('.plot');
