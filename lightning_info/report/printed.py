@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -86,24 +87,21 @@ def _plane(start: str, group: RunGroup) -> Figure:
     layers = list(
         dict.fromkeys(layer_of(t) for run in group.runs for t in run.curves if t.startswith(f"{start}/I_XT/"))
     )
-    paths, steps = [], set()
+    top = ceilings(group.runs[0], start.rpartition("/")[2])[0]
+    paths: list[PlaneCurve] = []
+    steps: set[int] = set()
     for layer in layers:
         x, y = (banded(group, f"{start}/{kind}/{layer}") for kind in ("I_XT", "I_TY"))
         if x is None:
             continue
         up = np.full(len(x.steps), np.nan) if y is None else np.interp(x.steps, y.steps, y.values)
         steps.update(x.steps)
-        paths.append(PlaneCurve(layer, list(zip(x.steps, x.values.tolist(), up.tolist(), strict=True))))
-    top = ceilings(group.runs[0], start.rpartition("/")[2])
+        is_grey = bool((x.values[np.isfinite(x.values)] > top - 1).all())
+        paths.append(PlaneCurve(layer, list(zip(x.steps, x.values.tolist(), up.tolist(), strict=True)), is_grey))
     order = sorted(steps)
-    epochs = group.runs[0].epochs(order) or [float(step) for step in order]
-    return information_plane(
-        paths,
-        title=f"{start}: {group.name}",
-        ceiling_x=top[0],
-        ceiling_y=top[1],
-        epochs=dict(zip(order, epochs, strict=True)),
-    )
+    epochs = dict(zip(order, group.runs[0].epochs(order) or map(float, order), strict=True))
+    # of the entropy of the labels the logs do not tell
+    return information_plane(paths, title=f"{start}: {group.name}", ceiling_x=top, ceiling_y=math.inf, epochs=epochs)
 
 
 def _safe(name: str) -> str:
