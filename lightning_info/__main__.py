@@ -1,4 +1,7 @@
-"""The command ``python -m lightning_info``: see :mod:`~.offline.command` and :mod:`~.comparison.command`."""
+"""The command ``python -m lightning_info``.
+
+See :mod:`~.offline.command`, :mod:`~.comparison.command` and :mod:`~.report.command`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from lightning_info import __version__
 from lightning_info.command_line import one_line
 from lightning_info.comparison import command as compare
 from lightning_info.offline import command as measure
+from lightning_info.report import command as report
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -39,7 +43,7 @@ def parser() -> ArgumentParser:
     whole = ArgumentParser("python -m lightning_info", description="What a neural network learns, without a Trainer.")
     whole.add_argument("--version", action="version", version=__version__)
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
-    for file in (measure, compare):
+    for file in (measure, compare, report):
         one = commands.add_parser(file.NAME, help=file.SUMMARY, description=file.SUMMARY)
         file.add_arguments(one)
         one.set_defaults(_command=file.run, _parser=one)

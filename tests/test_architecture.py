@@ -14,13 +14,16 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lightning_info"
 
 FLOORS = (
-    ("validation",),
+    ("validation", "student", "lazy"),
     ("functional",),
     ("gradients",),
     ("replica", "checkpoints"),
     ("command_line", "metrics", "reporting", "twin"),
-    ("figures",),
+    ("figures", "run_logs"),
     ("quantities",),
+    ("views",),
+    ("tab",),
+    ("report",),
     ("callbacks", "comparison"),
     ("offline",),
     ("lightning_info", "__main__", "pytorch_lightning"),

@@ -17,6 +17,10 @@ from lightning_info.callbacks.result import MeasureResult
 from lightning_info.callbacks.without_trainer import WithoutTrainer
 from lightning_info.figures.curve_panels import curve_panels
 from lightning_info.reporting.closing_table import closing_table
+from lightning_info.reporting.explanations import reading_guide
+from lightning_info.run_logs.groups import RunGroup
+from lightning_info.run_logs.run_log import EPOCH, RunLog
+from lightning_info.run_logs.run_texts import GUIDE, RESULT
 
 
 class TakeAway(WithoutTrainer):
@@ -61,13 +65,18 @@ class TakeAway(WithoutTrainer):
         """Write what was measured so far to a file.
 
         Args:
-            path: Of a ``.csv`` file, with a row for each value (tag, step, value, stderr); or of a ``.json`` file with
-                every value, its error, unit and meaning, the verdicts, and the report with all warnings.
+            path: Of a ``.csv`` file, with a row for each value (tag, step, value, stderr); of a ``.json`` file with
+                every value, its error, unit and meaning, the verdicts, and the report with all warnings; or of a
+                ``.html`` file with charts to move in, that opens without a network (needs plotly).
 
         Raises:
             ValueError: It ends otherwise.
+            ImportError: plotly is not installed.
         """
         path = Path(path)
+        if path.suffix == ".html":
+            self._write_page(path)
+            return
         if path.suffix != ".json":
             self.result.save(path)
             return
@@ -85,6 +94,19 @@ class TakeAway(WithoutTrainer):
             "warnings": self._error_policy.told,
         }
         path.write_text(json.dumps(whole, indent=1, allow_nan=False), encoding="utf-8")
+
+    def _write_page(self, path: Path) -> None:
+        from lightning_info.report.page import page
+
+        known = {tag: self.quantity.describe(self._untagged(tag)) for tag in self.history}
+        told = {tag: description.text for tag, description in known.items() if description}
+        end = "\n".join(["```", self.closing_table(), *self.closing_lines(), "```"])
+        texts = {GUIDE: reading_guide([(self.report(), self.guide())]), RESULT: end}
+        passed = [(step - 1, epoch - 1) for step, epoch in self.record().epochs.items() if step]
+        name = type(self).__name__
+        run = RunLog(name, {EPOCH: passed, **self.history}, told, texts)
+        more = [(tag, _png(draw())) for tag, draw in self.drawings().items()]
+        path.write_text(page([RunGroup(name, [run])], name, more=more), encoding="utf-8")
 
     def closing_table(self) -> str:
         """The table of the end of fit, of this callback alone."""
@@ -106,14 +128,18 @@ class TakeAway(WithoutTrainer):
         title = f"<b>{html.escape(repr(self))}</b>"
         if not self.history:
             return title
-        file = io.BytesIO()
-        self.plot().savefig(file, format="png")
-        picture = base64.b64encode(file.getvalue()).decode()
+        picture = base64.b64encode(_png(self.plot())).decode()
         text = html.escape("\n".join([self.closing_table(), *self.closing_lines()]))
         return f'{title}<pre>{text}</pre><img src="data:image/png;base64,{picture}">'
 
     def _is_in_table(self, tag: str) -> bool:
         return any(self.tagged(row) == tag for row, _ in self.quantity.table)
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def _finite(value: float) -> float | None:

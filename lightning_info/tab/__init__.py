@@ -1,0 +1,1 @@
+"""A tab in TensorBoard that draws what the callbacks have logged."""
