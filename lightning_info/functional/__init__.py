@@ -65,6 +65,7 @@ from lightning_info.functional.theory.activation_fisher import (
 )
 from lightning_info.functional.theory.gaussian_bottleneck import gaussian_bottleneck
 from lightning_info.functional.theory.one_unit import one_unit_information, one_unit_probabilities
+from lightning_info.functional.usable_information import UsableInformation, usable_information
 from lightning_info.functional.weight_information import (
     OptimalLambda,
     complexity,
@@ -90,6 +91,7 @@ __all__ = [
     "Spectrum",
     "TraceEstimate",
     "Tridiagonal",
+    "UsableInformation",
     "activation_covariance",
     "activation_fisher",
     "bin_codes",
@@ -147,5 +149,6 @@ __all__ = [
     "trace_estimate",
     "unique_information",
     "unit_entropies",
+    "usable_information",
     "weight_information",
 ]
