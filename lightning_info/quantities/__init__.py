@@ -1,6 +1,6 @@
-"""What is measured, without a Trainer: a folder a quantity, and :class:`Quantity` for one of your own.
+"""Quantities, measured without a Trainer: one folder each, and :class:`Quantity` for one of your own.
 
-``docs/quantities.md`` shows how to write one. Nothing else is imported here, as that takes long.
+``docs/quantities.md`` shows how to write one. Nothing else is imported here, as that would take long.
 """
 
 from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record

@@ -66,7 +66,7 @@ def test_without_targets_the_information_about_the_input_is_measured(level):
     found = effective(adapter=lambda module, batch: (module(batch[0]), None, "categorical"), **level)
     fit(found)
     assert not any("I_ZY" in tag or "loss" in tag for tag in found.history)
-    assert "none, so that I_ZY, loss and noisy_loss are left out" in " ".join(found.report().split())
+    assert "none, so I_ZY, loss and noisy_loss are left out" in " ".join(found.report().split())
     layers = [tag for tag in known.history if tag.startswith("effective_info/I_XZ/")]
     assert len(layers) == 2
     for tag in layers:
