@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parser() -> ArgumentParser:
-    """The parser of all commands; ``_command`` of what it gives is the function to call with the rest."""
+    """Return the parser of all commands; ``_command`` of what it gives is the function to call with the rest."""
     whole = ArgumentParser("python -m lightning_info", description="What a neural network learns, without a Trainer.")
     whole.add_argument("--version", action="version", version=__version__)
     commands = whole.add_subparsers(required=True, metavar="COMMAND")

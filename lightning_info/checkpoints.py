@@ -54,7 +54,7 @@ class CheckpointReader:
     weights_only: bool
 
     def checkpoints(self, name: str, given: PathLike | Sequence[PathLike]) -> list[Checkpoint]:
-        """The checkpoints that an argument names, by rising step.
+        """Return the checkpoints that an argument names, by rising step.
 
         Args:
             name: Of the argument.
@@ -120,7 +120,7 @@ class CheckpointReader:
         return dict(self._read(path).get("hyper_parameters", {}))
 
     def made(self, cls: Any, path: Path, **arguments: Any) -> Any:
-        """A LightningModule of a class, made from a checkpoint.
+        """Return a LightningModule of a class, made from a checkpoint.
 
         Args:
             cls: The class.
@@ -206,7 +206,7 @@ class CheckpointReader:
 
 
 def few(items: Any, separator: str = ", ") -> str:
-    """The first five, and how many more."""
+    """Return the first five, and how many more."""
     texts = [str(item) for item in items]
     return separator.join(texts[:5]) + (f"{separator}and {len(texts) - 5} more" if len(texts) > 5 else "")
 
@@ -216,7 +216,7 @@ def _is_state(state: Any) -> bool:
 
 
 def _part_for(own: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a state that a module takes, under its own names."""
+    """Return the entries of a state that a module takes, under its own names."""
     if not own or own.keys() <= state.keys():
         return dict(state)
     first = next(iter(own))

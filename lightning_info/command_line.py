@@ -24,7 +24,7 @@ WORD = re.compile(r"[\w./~-][\w./~ -]*")
 
 
 def imported(option: str, name: str) -> Any:
-    """The object of a name.
+    """Return the object of a name.
 
     Args:
         option: What asks for it, for messages.
@@ -55,7 +55,7 @@ def imported(option: str, name: str) -> Any:
 
 
 def made(option: str, name: str, given: Iterable[str]) -> Any:
-    """What a class or a function of a name gives for arguments; any other object of that name as it is.
+    """Return what a class or a function of a name gives for arguments; any other object of that name as it is.
 
     Raises:
         ValueError: There is none, or it fails.
@@ -64,7 +64,7 @@ def made(option: str, name: str, given: Iterable[str]) -> Any:
 
 
 def call(option: str, name: str, function: Any, given: dict[str, Any]) -> Any:
-    """What a class or a function gives for arguments; any other object as it is.
+    """Return what a class or a function gives for arguments; any other object as it is.
 
     Raises:
         ValueError: It fails, or takes other arguments.
@@ -84,7 +84,7 @@ def call(option: str, name: str, function: Any, given: dict[str, Any]) -> Any:
 
 
 def option_of(option: str) -> str:
-    """The option that has the arguments of what another option names."""
+    """Return the option that has the arguments of what another option names."""
     return {"--module": "--init"}.get(option, f"{option}-init")
 
 
@@ -112,7 +112,7 @@ def arguments(option: str, given: Iterable[str]) -> dict[str, Any]:
 
 
 def constructed(option: str, text: str, classes: dict[str, Any]) -> Any:
-    """An object from a call such as ``Name(key="value")``, without running any other code.
+    """Return an object from a call such as ``Name(key="value")``, without running any other code.
 
     Args:
         option: What asks for it, for messages.
@@ -147,7 +147,7 @@ def constructed(option: str, text: str, classes: dict[str, Any]) -> Any:
 
 
 def tensors(option: str, path: str) -> tuple[Tensor, ...]:
-    """The tensors of a file that ``torch.save((x, y), path)`` wrote.
+    """Return the tensors of a file that ``torch.save((x, y), path)`` wrote.
 
     Raises:
         ValueError: It holds something else.
@@ -165,7 +165,7 @@ def tensors(option: str, path: str) -> tuple[Tensor, ...]:
 
 
 def one_line(error: Exception) -> str:
-    """An error's message without the code that some hold, which is for Python."""
+    """Return an error's message without the code that some hold, which is for Python."""
     if isinstance(error, FileNotFoundError) and error.filename is not None:
         return f"there is no file {error.filename}"
     text = " ".join(str(error).partition("\n\n")[0].split())

@@ -54,7 +54,7 @@ class RunComparison:
     caption: str
 
     def figure(self) -> Figure:
-        """Both paths in the plane of where they start and end, see :func:`~.stability_paths`.
+        """Return both paths in the plane of where they start and end, see :func:`~.stability_paths`.
 
         Raises:
             ValueError: There is none, and why.
@@ -65,7 +65,7 @@ class RunComparison:
         return stability_paths(self.picture, title=f"Two runs from step {first} to step {last}", caption=self.caption)
 
     def table(self) -> str:
-        """A row for each step, a column for each quantity."""
+        """Return a row for each step, a column for each quantity."""
         return curves_table(self.history)
 
     def write(self, folder: PathLike) -> None:
@@ -161,7 +161,7 @@ def compare_runs(
 
 
 def matched(run: Sequence[Checkpoint], twin: Sequence[Checkpoint]) -> dict[int, tuple[Path, Path]]:
-    """The pairs of checkpoints of one optimiser step, by it, rising.
+    """Return the pairs of checkpoints of one optimiser step, by it, rising.
 
     Raises:
         ValueError: There are none.

@@ -8,9 +8,9 @@ The weights are drawn M times from ``N(w, Σ*)``, each draw shared by all N inpu
           I(Z;Y) = \mathbb{E}_i\, \mathbb{E}_{z \sim p(z|x_i)}
           \log \frac{\frac{1}{N_{y_i}} \sum_{j: y_j = y_i} q(z|x_j)^\tau}{\frac1N \sum_j q(z|x_j)^\tau} .
 
-**Cross-fit.** The draws are dealt into four folds; z comes from one, q from the three others. Either quantity is then
-a constant plus the mean log probability that a classifier, made beforehand, gives to the true input or class: a **lower
-bound** in expectation, whatever p is. On the draws that q was made from it would be too large, without limit as d
+**Cross-fit.** The draws are dealt into four folds; z comes from one, q from the three others. Either quantity is then a
+constant plus the mean log probability that a classifier, fixed beforehand, gives to the true input or class: a **lower
+bound** in expectation, whatever p is. On the draws that q was fitted to it would be too large, without limit as d
 grows. The temperature τ in ``[0, 1.5]`` keeps a bad q from going below 0, as τ = 0 says nothing and gives 0. A fold
 takes the τ that does best on some draws of the other folds; as their q saw its draws, the bound is strict but for this
 one number. What is below 0 all the same, by chance, is set to 0.
@@ -59,16 +59,16 @@ LOOSE = 0.1
 """Nats by which bounds of different looseness may cross."""
 _FOLDS = 4
 _DRAWS_OF_A_BLOCK = 8
-"""At least: fewer say little of their scatter."""
+"""Smallest number of draws of a block: fewer say little about their scatter."""
 
 _PAIRS, _FEWEST_INPUTS = 8192, 32
-"""Pairs of inputs that a draw is evaluated at, and inputs at least."""
+"""Number of pairs of inputs at which a draw is evaluated, and smallest number of inputs."""
 
 _PILOTS = 8
-"""Draws of a fold, at least, on which the others choose their temperature."""
+"""Smallest number of draws of a fold on which the others choose their temperature."""
 
 _NEAR_CEILING = 0.05
-"""Nats."""
+"""Distance from the ceiling, in nats, within which a value counts as at the ceiling."""
 
 _WIDER = 1.25
 """Factor of the noise's variance on either side, between which a slope is taken."""
@@ -89,9 +89,9 @@ class EffectiveInformation(NamedTuple):
         ceiling: ``log N``, which I(X;Z) cannot exceed.
         label_entropy: ``H(Y)``, which I(Z;Y) cannot exceed; NaN without classes.
         is_saturated: I(X;Z) is within its error, or 0.05, of the ceiling: how much more the layer holds is not seen.
-        label_is_ceiling: I(Z;Y) is within its error of H(Y), which says no more than that the inputs are told apart.
-        num_constant: Units left out, as they have one value over all draws and inputs.
-        num_noise_free: Units that are constant over draws and differ between inputs.
+        label_is_ceiling: I(Z;Y) is within its error of H(Y), which only says that the inputs are told apart.
+        num_constant: Number of units left out, as they have one value over all draws and inputs.
+        num_noise_free: Number of units that are constant over draws and differ between inputs.
         I_XZ_slope: ``dI(X;Z)/d log s`` where the variance of the noise is s times as large, nats; mostly below 0. NaN
             if it was not asked for.
         I_ZY_slope: The same of I(Z;Y).
@@ -112,10 +112,10 @@ class EffectiveInformation(NamedTuple):
     I_ZY_slope: float = math.nan
 
     def at_level(self, relative_error: float) -> EffectiveInformation:
-        """With the error of the noise's level in the standard errors and in what is judged by them.
+        """Add the error of the noise's level to the standard errors and to what is judged by them.
 
         Args:
-            relative_error: Standard error of the variance of the noise as a share of it; 0 of a level that is given.
+            relative_error: Relative standard error of the variance of the noise; 0 for a given level.
         """
         if relative_error == 0:
             return self
@@ -146,11 +146,11 @@ def effective_information(
         y: Classes ``(N,)``, integer or bool; None if there are none.
         given_below: Mean and variance of z given all noise but that of the layer's own weights, which makes its units
             independent Gaussians; both like z, with the same draws of the other weights. Left out where ``d > M / 2``.
-        with_slopes: Find the slopes in the level of the noise too, by half as many evaluations more.
+        with_slopes: Whether to compute the slopes in the level of the noise too, with half as many evaluations more.
 
     Raises:
-        ValueError: Another shape, fewer than four draws or two inputs, activations that are not finite, a floating
-            ``y`` or one of another length.
+        ValueError: A shape is wrong, there are fewer than four draws or two inputs, activations are not finite, or
+            ``y`` is floating or of another length.
     """
     _check(z)
     if given_below is not None and any(part.shape != z.shape for part in given_below):
@@ -217,9 +217,9 @@ def _is_label(zy: float, h_y: float, error: float) -> bool:
 
 
 def crossed(values: Sequence[float], errors: Sequence[float]) -> list[bool]:
-    """Whether a lower bound of I(X;Z) lies so far below a later one that it says nothing.
+    """Tell whether a lower bound of I(X;Z) lies so far below a later one that it is not informative.
 
-    That is by more than three standard errors of the difference, and by more than :data:`LOOSE`.
+    This means by more than three standard errors of the difference, and by more than :data:`LOOSE`.
 
     Args:
         values: Lower bounds in the order of the layers, the one nearest the output last; one that is NaN crosses none.
@@ -256,13 +256,13 @@ def running_maximum(values: Sequence[float]) -> tuple[list[float], float]:
 
 
 class _Deal(NamedTuple):
-    """Which draws make a fold, and at which inputs each is evaluated.
+    """Assignment of draws to folds, and of inputs to draws.
 
     Attributes:
-        fold: Of each draw, ``(M,)``.
-        block: Of inputs, of each draw, ``(M,)``.
+        fold: Fold of each draw, ``(M,)``.
+        block: Block of inputs of each draw, ``(M,)``.
         inputs: The inputs of each block.
-        weights: Of each draw in the mean over inputs and draws, ``(M,)`` float64.
+        weights: Weight of each draw in the mean over inputs and draws, ``(M,)`` float64.
     """
 
     fold: Tensor
@@ -287,23 +287,23 @@ class _Deal(NamedTuple):
 
     @property
     def is_pilot(self) -> Tensor:
-        """Draws for the temperatures, ``(M,)``: of every fold at least so many, all blocks equally often."""
+        """Mask of the draws for the temperatures, ``(M,)``: enough of every fold, all blocks equally often."""
         blocks = len(self.inputs)
         return torch.arange(len(self.fold), device=self.fold.device) < _FOLDS * blocks * math.ceil(_PILOTS / blocks)
 
     @property
     def is_first(self) -> Tensor:
-        """Draws for the slopes, ``(M,)``: of every fold the first four, or the first at half of the blocks."""
+        """Mask of the draws for the slopes, ``(M,)``: the first four of every fold, or those at half of the blocks."""
         number, blocks = torch.arange(len(self.fold), device=self.fold.device), len(self.inputs)
         chosen = (self.block - self.fold) % 2 == 0 if blocks > 4 else number >= 0
         return chosen & (number < _FOLDS * max(4, blocks))
 
     def inputs_of(self, draws: Tensor) -> list[Tensor]:
-        """At which inputs each of some draws is evaluated."""
+        """Return the inputs at which each of some draws is evaluated."""
         return [self.inputs[block] for block in self.block[draws].tolist()]
 
     def error(self, values: Tensor) -> float:
-        """Of the mean of such values ``(M,)``."""
+        """Return the standard error of the mean of values ``(M,)``, one for each draw."""
         shares = torch.tensor([len(some) for some in self.inputs], dtype=torch.float64)
         return stratified_error(values, self.block, shares / shares.sum())
 

@@ -23,11 +23,11 @@ ESTIMATORS: dict[str, InformationEstimator] = {
 
 
 def estimator_named(name: str, owner: str) -> InformationEstimator:
-    """The estimator of a name.
+    """Return the estimator with a name.
 
     Args:
         name: One of :data:`ESTIMATORS`.
-        owner: Who asks, for the message.
+        owner: Name of the caller, for the message.
 
     Raises:
         ValueError: There is none of that name; the message has all names.

@@ -28,15 +28,15 @@ NORMAL = 1.96
 """Standard errors on either side in an interval of 95 %."""
 
 _SUMMED = 200
-"""Degrees of freedom up to which the distribution function is summed; beyond, the series is off by less than 1e-9."""
+"""Largest degrees of freedom for which the distribution function is summed; beyond, a series is within 1e-9."""
 
 
 @cache
 def student_factor(freedom: int) -> float:
-    """``t_{0.975, ν} / 1.96``: by how much a standard error with ν degrees of freedom has to be larger; no unit.
+    """Return ``t_{0.975, ν} / 1.96``: the factor that enlarges a standard error with ν degrees of freedom.
 
     Args:
-        freedom: ν; of a mean of n draws n - 1.
+        freedom: ν, which is n - 1 for a mean of n draws.
 
     Returns:
         The factor, 1 for ever more of them; infinite for none. The level is that of ±1.96 of a normal distribution,
@@ -65,7 +65,7 @@ def student_factor(freedom: int) -> float:
 
 
 def standard_error(draws: Tensor | Sequence[float]) -> float:
-    """Standard error of the mean of independent draws, such that ±1.96 of it cover 95 %; see the module.
+    """Return the standard error of the mean of independent draws, such that ±1.96 of it cover 95 %; see the module.
 
     Args:
         draws: ``(n,)``, in any unit, which is that of the result.
@@ -85,7 +85,7 @@ def standard_error(draws: Tensor | Sequence[float]) -> float:
 
 
 def stratified_error(draws: Tensor, strata: Tensor, weights: Tensor) -> float:
-    """Standard error of ``Σ_b w_b x̄_b``, the weighted mean of the means of several strata of independent draws.
+    """Return the standard error of ``Σ_b w_b x̄_b``, the weighted mean of the means of strata of independent draws.
 
     ``√(Σ_b w_b² s_b² / n_b)`` with Student's factor of ``n - B`` degrees of freedom; with one stratum
     :func:`standard_error`. Source: Cochran, *Sampling Techniques*, 5.4.
@@ -93,7 +93,7 @@ def stratified_error(draws: Tensor, strata: Tensor, weights: Tensor) -> float:
     Args:
         draws: ``(n,)``, in any unit, which is that of the result.
         strata: Number of the stratum of each, ``(n,)``; every stratum has at least one draw.
-        weights: Of the B strata, ``(B,)``.
+        weights: Weights of the B strata, ``(B,)``.
 
     Returns:
         The error, NaN where a stratum has a single draw and where a draw is not finite.
@@ -109,7 +109,7 @@ def stratified_error(draws: Tensor, strata: Tensor, weights: Tensor) -> float:
 
 
 def jackknife_error(left_out: Tensor | Sequence[float]) -> float:
-    """Standard error of any smooth function of a mean of n draws, from its values without one draw each.
+    """Return the standard error of any smooth function of a mean of n draws, from its values without one draw each.
 
     ``√((n - 1)/n Σ (x_i - x̄)²)``, with Student's factor as in :func:`standard_error`, which it equals where the
     function is linear. Source: Tukey (1958); Efron & Stein (1981), by whom the square is not too small in expectation.

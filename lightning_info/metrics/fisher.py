@@ -116,7 +116,7 @@ class FisherTrace(Metric):
         self.count += len(values)
 
     def compute(self) -> dict[str, Tensor]:
-        """The trace over all samples of all processes, and its standard error; NaN without samples."""
+        """Return the trace over all samples of all processes, and its standard error; NaN without samples."""
         trace = self.total / self.count
         variance = (self.squares / self.count - trace.square()).clamp_min(0) / (self.count - 1)
         freedom = int(self.count) - 1
@@ -149,7 +149,7 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 def _structure(module: nn.Module, inputs: Any) -> Iterator[Any]:
-    """What decides which engine is exact: layers, their switches, what is trained, the form of the inputs."""
+    """Yield what decides which engine is exact: layers, their switches, what is trained, the form of the inputs."""
     for name, layer in module.named_modules(remove_duplicate=False):
         if isinstance(layer, Metric):  # counts its updates
             continue

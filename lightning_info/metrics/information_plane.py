@@ -32,7 +32,7 @@ class InformationPlane(Metric):
         bin_range: ``"fixed"`` is (-1, 1), ``"adaptive"`` is the range of all samples, or ``(low, high)``.
         noise_variance: Of the layer's noise; needed by the estimators without bins.
         seed: Of the mixture's noise; global random numbers are never touched.
-        unit: Of the result.
+        unit: Unit of the result.
         kwargs: Of :class:`torchmetrics.Metric`.
 
     Raises:
@@ -108,7 +108,7 @@ class InformationPlane(Metric):
             self.labels.append(y.detach())
 
     def compute(self) -> dict[str, Tensor]:
-        """I(X;T) and I(T;Y) over all samples of all processes."""
+        """Return I(X;T) and I(T;Y) over all samples of all processes."""
         if not len(self.seen):
             return self._values(math.nan, math.nan)
         self._one_width(self.widths)

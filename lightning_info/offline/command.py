@@ -109,7 +109,7 @@ def _callbacks() -> dict[str, Any]:
 
 
 def _module(name: str, init: Sequence[str], files: Any, weights_only: bool) -> nn.Module:
-    """The module, with the arguments that a checkpoint of Lightning holds, and those that are given."""
+    """Return the module, with the arguments that a checkpoint of Lightning holds, and those that are given."""
     found, given = imported("--module", name), arguments("--module", init)
     if isclass(found) and issubclass(found, LightningModule) and files is not None:
         reader = CheckpointReader(NAME, weights_only)

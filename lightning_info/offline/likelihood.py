@@ -33,7 +33,7 @@ class Predicts:
         """Refuse a batch that the module does not take, or whose targets are not those of the likelihood.
 
         Args:
-            owner: Who asks, for messages.
+            owner: Name of the caller, for messages.
             module: A module in eval mode that may be run.
             batch: The first batch.
 
@@ -74,7 +74,7 @@ class Predicts:
 def adapter_of(
     owner: str, module: nn.Module, likelihood: LikelihoodLike | None, adapter: Adapter | None
 ) -> Adapter | None:
-    """What stands between a module and its callbacks; None where the ``training_step`` tells all.
+    """Return what stands between a module and its callbacks; None where the ``training_step`` tells all.
 
     Raises:
         ValueError: Both are given, or one is missing or none.
@@ -96,7 +96,7 @@ def adapter_of(
 
 
 def described(value: Any) -> str:
-    """A batch or a part of it in a few words: shapes and dtypes of its tensors."""
+    """Return a batch or a part of it in a few words: shapes and dtypes of its tensors."""
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, (tuple, list)) and 0 < len(value) <= 4:
@@ -111,7 +111,7 @@ def _is_pair(batch: Any) -> bool:
 
 
 def _classes_wrong(outputs: Tensor, y: Tensor) -> str:
-    """What is wrong with the targets of logits ``(N, C, *)``; empty if nothing is."""
+    """Return what is wrong with the targets of logits ``(N, C, *)``; empty if nothing is."""
     if outputs.shape == y.shape and y.is_floating_point():  # probabilities of the classes
         return ""
     places = (*outputs.shape[:1], *outputs.shape[2:])
@@ -138,7 +138,7 @@ def _classes_wrong(outputs: Tensor, y: Tensor) -> str:
 
 
 def _values_wrong(outputs: Tensor, y: Tensor, likelihood: LikelihoodLike) -> str:
-    """What is wrong with targets that have the shape of the outputs; empty if nothing is."""
+    """Return what is wrong with targets that have the shape of the outputs; empty if nothing is."""
     if outputs.shape != y.shape:
         fix = "give likelihood='categorical' if y are classes"
         if outputs.numel() == y.numel():

@@ -153,7 +153,7 @@ def _device(given: str | torch.device) -> torch.device:
 
 
 def _fresh(callback: InfoCallback) -> InfoCallback:
-    """A copy with the same options and without what it has measured."""
+    """Return a copy with the same options and without what it has measured."""
     if isinstance(callback, type) and issubclass(callback, InfoCallback):
         raise ValueError(f"{OWNER}: {callback.__name__} is a class; give an instance, {callback.__name__}()")
     if isinstance(callback, (list, tuple)):
@@ -174,7 +174,7 @@ def _fresh(callback: InfoCallback) -> InfoCallback:
 
 
 def _copy(module: nn.Module) -> Any:
-    """A private copy that has what the callbacks ask of a module in training."""
+    """Return a private copy that has what the callbacks ask of a module in training."""
     target = replicate(module, private=True, trainer=getattr(module, "_trainer", None), stand_in=None)
     trains = any(part.training for part in module.modules())
     for part, original in zip(target.modules(), module.modules(), strict=True):

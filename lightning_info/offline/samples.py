@@ -17,7 +17,7 @@ def loader_of(owner: str, data: Any, batch_size: int) -> Any:
     """Batches in the order of the data.
 
     Args:
-        owner: Who asks, for messages.
+        owner: Name of the caller, for messages.
         data: Tensors that share axis 0, a Dataset (collated as a DataLoader does by default; whatever has a length and
             items is one), a DataLoader, or a LightningDataModule, of which the training loader is taken.
         batch_size: Of tensors and of a Dataset.

@@ -69,7 +69,7 @@ def closing_table(rows: Sequence[Row]) -> str:
 
 
 def within_width(line: str) -> list[str]:
-    """A line of text in lines of 79 columns; the row of a table, which has two spaces in a row, as it is."""
+    """Return a line of text in lines of 79 columns; the row of a table, which has two spaces in a row, as it is."""
     return [line] if "  " in line.strip() or not line else textwrap.wrap(line, WIDTH)
 
 
@@ -81,7 +81,7 @@ def _line(title: str, cells: Sequence[str]) -> str:
 
 
 def _fits(title: str, cells: Sequence[str]) -> bool:
-    """Whether there is a space between a title and the first number behind it in one line."""
+    """Tell whether there is a space between a title and the first number behind it in one line."""
     numbers = _numbers(cells)
     return len(title) < TITLE + len(numbers) - len(numbers.lstrip())
 
@@ -107,7 +107,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _sentences(rows: Sequence[Row]) -> str:
-    """What the curves of a group did, and what that means."""
+    """Return what the curves of a group did, and what that means."""
     moves: dict[str, list[Row]] = {}
     for row in rows:
         moves.setdefault(_kind(row), []).append(row)
@@ -132,7 +132,7 @@ def _sentence(kind: str, rows: Sequence[Row], are_all: bool) -> str:
 
 
 def _of_layers(kind: str, rows: Sequence[Row], are_all: bool) -> str:
-    """The same of several layers; by how much is in their rows."""
+    """Return the same of several layers; by how much is in their rows."""
     known = rows[0].description
     subject = "All" if are_all else ", ".join(row.title for row in rows)
     if kind in ("rose", "fell"):
@@ -144,7 +144,7 @@ def _of_layers(kind: str, rows: Sequence[Row], are_all: bool) -> str:
 
 
 def _kind(row: Row) -> str:
-    """Whether the curve rose or fell after its first point, stayed, or is lost."""
+    """Tell whether the curve rose or fell after its first point, stayed, or is lost."""
     curve = _finite(row.curve)
     if not curve:
         return "no value"
@@ -159,7 +159,7 @@ def _kind(row: Row) -> str:
 
 
 def _peak(row: Row) -> str:
-    """The peak, where it is well above both ends."""
+    """Return the peak, where it is well above both ends."""
     curve = _finite(row.curve)
     step, peak = max(curve, key=lambda point: point[1])
     is_above = peak > max(curve[0][1], curve[-1][1]) + STEADY * abs(peak)
@@ -179,7 +179,7 @@ def _finite(curve: Curve) -> Curve:
 
 
 def parts_of(tag: str) -> tuple[str, str]:
-    """The group of a tag without prefix, and the layer that it is of: ``("info_plane/I_XT", "net.0")``."""
+    """Return the group of a tag without prefix, and the layer that it is of: ``("info_plane/I_XT", "net.0")``."""
     family, _, rest = tag.partition("/")
     kind, _, layer = rest.partition("/")
     return f"{family}/{kind}", layer

@@ -37,7 +37,7 @@ class Description:
 
 
 def describe(descriptions: Mapping[str, Description], tag: str) -> Description | None:
-    """The description of a tag, or of what it is an error or the end of a band of.
+    """Return the description of a tag, or of what it is an error or the end of a band of.
 
     Args:
         descriptions: By pattern, in which ``*`` stands for a layer, a module or whatever; the first that fits counts.

@@ -40,13 +40,13 @@ def report_histogram(trainer: Any, tag: str, values: Tensor, step: int) -> list[
 
 
 def _thinned(values: Tensor) -> Tensor:
-    """One value out of each of ``MAX_VALUES`` equal stretches."""
+    """Return one value out of each of ``MAX_VALUES`` equal stretches."""
     return values if len(values) <= MAX_VALUES else values.index_select(0, _places(len(values)).to(values.device))
 
 
 @lru_cache(maxsize=64)
 def _places(count: int) -> Tensor:
-    """Which of so many values are taken."""
+    """Return which of so many values are taken."""
     i = torch.arange(MAX_VALUES, dtype=torch.float64)
     golden = i * 0.6180339887498949 % 1  # the place in a stretch; a fixed one falls into step with the units of a layer
     return ((i + golden) * (count / MAX_VALUES)).long().clamp_(max=count - 1)
@@ -58,7 +58,7 @@ def _to_tensorboard(logger: Any, tag: str, values: NDArray[np.float64], step: in
 
 
 def _edges(low: float, high: float) -> NDArray[np.float64]:
-    """Ends of the bins, ``(BINS + 1,)``: the first just below the smallest value, as a bin lacks its lower end.
+    """Return the edges of the bins, ``(BINS + 1,)``, the first just below the smallest value, as bins exclude it.
 
     The width of halves is finite for all finite values.
     """

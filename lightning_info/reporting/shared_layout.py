@@ -42,7 +42,7 @@ class SharedLayout:
 
     @classmethod
     def of(cls, writer: Any, directory: str, category: str) -> SharedLayout:
-        """The one that stands before a writer already, or a new one."""
+        """Return the one that stands before a writer already, or a new one."""
         standing = getattr(vars(writer).get("close"), "__self__", None)
         return standing if isinstance(standing, cls) else cls(writer, directory, category)
 
@@ -120,7 +120,7 @@ def _merge(layout: Layout, category: Any) -> None:
 
 
 def _last_layout(directory: str) -> Layout:
-    """The last layout in the event files of a directory, in the order in which TensorBoard reads them."""
+    """Return the last layout in the event files of a directory, in the order in which TensorBoard reads them."""
     files = get_filesystem(directory)
     names = [name for name in files.ls(directory, detail=False) if "tfevents" in name.rpartition("/")[2]]
     for name in sorted(names, reverse=True):
@@ -132,7 +132,7 @@ def _last_layout(directory: str) -> Layout:
 
 
 def _records(file: Any) -> Iterator[bytes]:
-    """The records of an event file; one that is cut off, by a power cut say, is the end."""
+    """Yield the records of an event file; one that is cut off, by a power cut say, is the end."""
     while len(head := file.read(12)) == 12:  # length and its checksum
         (length,) = struct.unpack("<Q", head[:8])
         record: bytes = file.read(length)

@@ -19,7 +19,7 @@ def lost_since(curve: Curve) -> int | None:
 
 
 def error_of(history: Mapping[str, Curve], tag: str, step: int) -> float:
-    """Standard error of a tag at a step; NaN if none is known.
+    """Return the standard error of a tag at a step; NaN if none is known.
 
     Args:
         history: ``tag -> [(step, value), ...]``.
@@ -34,13 +34,13 @@ def error_of(history: Mapping[str, Curve], tag: str, step: int) -> float:
 
 
 def is_error(tag: str) -> bool:
-    """Whether a tag is that of an error, or of the end of a band."""
+    """Tell whether a tag is that of an error, or of the end of a band."""
     family, _, rest = tag.partition("/")
     return family.endswith("_stderr") or rest.endswith(("_stderr", "_low", "_high"))
 
 
 def last_values(history: Mapping[str, Curve]) -> str:
-    """A row for each tag: step and value of its last point, and the standard error if one is known.
+    """Return a row for each tag: step and value of its last point, and the standard error if one is known.
 
     Args:
         history: ``tag -> [(step, value), ...]``.
@@ -56,7 +56,7 @@ def last_values(history: Mapping[str, Curve]) -> str:
 
 
 def curves_table(curves: Mapping[str, Curve]) -> str:
-    """A row for each step, a column for each curve; ``-`` where it has no value.
+    """Return a row for each step, a column for each curve; ``-`` where it has no value.
 
     Args:
         curves: ``tag -> [(step, value), ...]``.
@@ -70,7 +70,7 @@ def curves_table(curves: Mapping[str, Curve]) -> str:
 
 
 def verdict_table(falls: Mapping[str, Mapping[str, float]], verdicts: Mapping[str, str], unit: str = "bits") -> str:
-    """Whether layers compress: by how much information fell from its peak to its end, each way of measuring it.
+    """Tell whether layers compress: by how much information fell from its peak to its end, each way of measuring it.
 
     Args:
         falls: ``layer -> range policy -> fall``; NaN and missing ones are shown as ``-``.

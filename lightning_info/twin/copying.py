@@ -21,7 +21,7 @@ LARGE = 1 << 20
 
 
 def copy_module(module: Any, trainer: Any) -> Any:
-    """A LightningModule that trains as the user's will from here on, on weights of its own.
+    """Return a LightningModule that trains as the user's will from here on, on weights of its own.
 
     Args:
         module: The user's module.
@@ -78,14 +78,14 @@ def _renew_identities(twin: Any, copies: dict[int, Any]) -> None:
 
 
 def copy_batch(batch: Any) -> Any:
-    """A batch with tensors of its own; of views only what they show is copied."""
+    """Return a batch with tensors of its own; of views only what they show is copied."""
     leaves = [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)]
     memo = {id(leaf): leaf.detach().clone().requires_grad_(leaf.requires_grad) for leaf in leaves}
     return copy.deepcopy(batch, memo)
 
 
 def tensors_of(batch: Any) -> list[Tensor]:
-    """All of a batch, whatever objects hold them."""
+    """Return all of a batch, whatever objects hold them."""
     leaves: list[Tensor] = []
 
     def collect(leaf: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def tensors_of(batch: Any) -> list[Tensor]:
 
 
 def copy_datamodule(datamodule: Any, instead: dict[int, Any]) -> Any:
-    """A copy of a datamodule, for hooks of the twin that ask for it; its large arrays are shared.
+    """Return a copy of a datamodule, for hooks of the twin that ask for it; its large arrays are shared.
 
     Args:
         datamodule: The user's, or None.
@@ -114,7 +114,7 @@ def copy_datamodule(datamodule: Any, instead: dict[int, Any]) -> Any:
 
 
 def copy_data(value: Any, instead: dict[int, Any]) -> Any:
-    """A copy of what draws samples (a data set, a collate function), with generators and counters of its own.
+    """Return a copy of what draws samples (a data set, a collate function), with generators and counters of its own.
 
     Large arrays are shared, as they are only read.
 

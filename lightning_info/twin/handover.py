@@ -75,7 +75,7 @@ class Handover:
     # ---- the twin's thread
 
     def take(self, place: Place) -> Word:
-        """The next word, which must be of this place.
+        """Return the next word, which must be of this place.
 
         Raises:
             Closed: There will be none.

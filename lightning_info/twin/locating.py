@@ -44,7 +44,7 @@ class Locator:
                 self._samplers.append(weakref.ref(sampler))
 
     def refuse(self, loader: Any) -> str | None:
-        """Why this loader cannot be read; None if it can."""
+        """Say why this loader cannot be read; None if it can."""
         refusal = refuse_loader(loader)
         if refusal is None and self not in getattr(type(_sampler(loader)), "locators", ()):
             kind = type(_sampler(loader)).__name__
@@ -52,7 +52,7 @@ class Locator:
         return refusal
 
     def next_batch(self, trainer: Any) -> list[int]:
-        """Indices of the batch that the Trainer has just fetched; to be called once for each.
+        """Return indices of the batch that the Trainer has just fetched; to be called once for each.
 
         Raises:
             OutOfStep: They are not known.
@@ -122,7 +122,7 @@ def _sampler(loader: Any) -> Any:
 
 
 def _recording(sampler: Any) -> Any:
-    """The class of a sampler, made a recording one if it is not; raises TypeError if it cannot be."""
+    """Return the class of a sampler, made a recording one if it is not; raises TypeError if it cannot be."""
     cls: Any = type(sampler)
     if "locators" in vars(cls):
         return cls

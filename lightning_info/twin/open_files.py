@@ -20,7 +20,7 @@ _LONGEST = 1000  # entries of a container that is looked into
 
 
 def refuse_open_file(module: nn.Module, without: Callable[[str], bool]) -> str | None:
-    """A file that is open for writing and within reach of what a twin runs; None if there is none.
+    """Return a file that is open for writing and within reach of what a twin runs; None if there is none.
 
     Globals, closures and defaults of the module's methods are searched, of the functions that these call, and of
     objects of the user's own classes that these use.
@@ -59,7 +59,7 @@ def _methods(cls: type) -> Iterator[tuple[str, Any]]:
 
 
 def _held(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """What a function, container or object leads to, by name."""
+    """Yield what a function, container or object leads to, by name."""
     if isinstance(value, FunctionType):
         yield from _used(value)
     elif isinstance(value, MethodType):

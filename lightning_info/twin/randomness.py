@@ -20,13 +20,13 @@ class RandomState(NamedTuple):
     device: torch.Tensor | None
 
     def comparable(self) -> tuple[Any, ...]:
-        """The same as what can be compared by ``==``."""
+        """Return the same as what can be compared by ``==``."""
         tensors = [None if state is None else state.cpu().numpy().tobytes() for state in (self.cpu, self.device)]
         return self.python, self.numpy[1].tobytes(), self.numpy[2:], *tensors
 
 
 def random_state(device: torch.device) -> RandomState:
-    """The present states.
+    """Return the present states.
 
     Args:
         device: The accelerator, if any, whose generator counts too.

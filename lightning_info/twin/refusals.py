@@ -57,7 +57,7 @@ def refuse_run(trainer: Any, *others: str | None, trust: Collection[str] = ()) -
 
 
 def refuse_strategy(trainer: Any) -> str | None:
-    """A twin trains in one process, on one device."""
+    """Return a twin trains in one process, on one device."""
     name = type(trainer.strategy).__name__
     if trainer.world_size == 1 and name == "SingleDeviceStrategy":
         return None
@@ -68,7 +68,7 @@ def refuse_strategy(trainer: Any) -> str | None:
 
 
 def refuse_loader(loader: Any) -> str | None:
-    """A sample can be replaced only where the loader asks the data set for it by its index."""
+    """Return a sample can be replaced only where the loader asks the data set for it by its index."""
     if isinstance(loader, (list, tuple, dict)):
         return "several training loaders: a sample can be replaced in one only; give the Trainer a single DataLoader"
     if not all(hasattr(loader, name) for name in ("dataset", "sampler", "batch_sampler", "collate_fn", "num_workers")):
@@ -109,7 +109,7 @@ def _refuse_iterator(module: Any) -> str | None:
 
 
 def refuse_callback(callback: Any, trust: Collection[str] = ()) -> str | None:
-    """A callback of Lightning's that changes the training is refused, and so is one that inherits from it.
+    """Return a callback of Lightning's that changes the training is refused, and so is one that inherits from it.
 
     A class of the user's says that it changes nothing by an attribute ``changes_training = False``, and of others it is
     said by their names.
@@ -137,7 +137,7 @@ def needs_watching(trainer: Any, trust: Collection[str] = ()) -> bool:
 
 
 def is_overridden(name: str, cls: type) -> bool:
-    """Whether a method is the user's, not Lightning's."""
+    """Tell whether a method is the user's, not Lightning's."""
     return _package(_owner(name, cls)) not in PACKAGES
 
 
@@ -155,7 +155,7 @@ def _is_known(callback: Any, hook: str) -> bool:
 
 
 def _is_own(callback: Any, hook: str) -> bool:
-    """Whether a hook is an attribute of this one object."""
+    """Tell whether a hook is an attribute of this one object."""
     found = vars(callback).get(hook)
     return (found.own if isinstance(found, WatchedHook) else found) is not None
 

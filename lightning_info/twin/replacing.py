@@ -29,7 +29,7 @@ APART = 0x1E3779B97F4A7C15
 def choose_samples(
     index: int | None, replacement: int | None, seed: int, size: int, number: int = 0
 ) -> tuple[int, int]:
-    """The sample to replace and the one that replaces it; what is not given is drawn, and is another one.
+    """Return the sample to replace and the one that replaces it; what is not given is drawn, and is another one.
 
     Args:
         index: The one, if given.
@@ -101,13 +101,13 @@ class Replacer:
             ) from error
 
     def alone(self, loader: Any, device: torch.device) -> Any:
-        """A batch of the replaced sample alone, the same one at each call."""
+        """Return a batch of the replaced sample alone, the same one at each call."""
         with isolated(device):
             seed_all(APART + self.seed)
             return self._draw(loader)([self.index])
 
     def __call__(self, loader: Any, batch: Any, indices: Sequence[int], visit: int, device: torch.device) -> Any:
-        """The twin's batch.
+        """Return the twin's batch.
 
         Args:
             loader: The user's training loader.
@@ -149,7 +149,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _splice(batch: Any, single: Any, rows: Sequence[int], size: int) -> Any:
-    """A batch of ``size`` samples with the one sample of another batch in some of its rows."""
+    """Return a batch of ``size`` samples with the one sample of another batch in some of its rows."""
     if isinstance(batch, Tensor):
         return _splice_tensor(batch, single, rows, size)
     objects = objects_of(batch)

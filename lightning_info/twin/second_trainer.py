@@ -33,7 +33,7 @@ TRANSFER = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_ba
 
 
 def is_left_out(hook: str) -> bool:
-    """Whether a twin does not run a method of this name of the user's module."""
+    """Tell whether a twin does not run a method of this name of the user's module."""
     return hook in (*_DONE, *TRANSFER) or any(
         part in hook for part in ("validation", "test_", "predict_", "dataloader")
     )
@@ -119,7 +119,7 @@ class SecondTrainer:
                     twin_group["lr"] = copy.copy(group["lr"])
 
     def transfer(self, batch: Any) -> Any:
-        """What becomes of a collated batch until it is trained on; by the hooks of the copies."""
+        """Return what becomes of a collated batch until it is trained on; by the hooks of the copies."""
         with saves_left_out(), self._guarded():
             return self._transferred(batch)
 
@@ -145,7 +145,7 @@ class SecondTrainer:
             self._thread.join()
 
     def save(self) -> Tensor:
-        """The bytes of the second Trainer's checkpoint."""
+        """Return the bytes of the second Trainer's checkpoint."""
         self.handover.wait()
         with saves_left_out(), self._guarded():  # on_save_checkpoint of the copies
             return saved(self.trainer)
@@ -262,7 +262,7 @@ def _unchanged(batch: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _without_exits(fit: Callable[..., Any]) -> Callable[..., Any]:
-    """An exit of the twin is none of the process, and nothing that a Trainer should shut down for."""
+    """Return an exit of the twin is none of the process, and nothing that a Trainer should shut down for."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         try:

@@ -41,7 +41,7 @@ class TwinState:
     lost_at: int | None = None
 
     def belongs_to(self, index: int | None, replacement: int | None, steps: int) -> bool:
-        """Whether it is the state of a twin with these samples, after so many steps or lost before; None: any."""
+        """Tell whether it is the state of a twin with these samples, after so many steps or lost before; None: any."""
         same = index in (None, self.index) and replacement in (None, self.replacement)
         return same and (self.reason is not None or self.steps == steps)
 
@@ -50,7 +50,7 @@ class TwinState:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def of_twin(self) -> dict[str, Any]:
-        """The checkpoint with which the second Trainer goes on."""
+        """Return the checkpoint with which the second Trainer goes on."""
         # weights_only: whoever loads the user's checkpoint so does not expect code to run
         file = io.BytesIO(self.checkpoint.numpy().tobytes())
         checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
@@ -59,14 +59,14 @@ class TwinState:
 
 
 def loops_of(trainer: Any) -> dict[str, Any]:
-    """The state of the training loops, without that of the loaders, which the twin does not have."""
+    """Return the state of the training loops, without that of the loaders, which the twin does not have."""
     loops: dict[str, Any] = trainer.fit_loop.state_dict()
     loops["state_dict"].pop("combined_loader", None)
     return loops
 
 
 def saved(trainer: Any) -> Tensor:
-    """The bytes of a Trainer's checkpoint, even where ``trainer.save_checkpoint`` is shadowed."""
+    """Return the bytes of a Trainer's checkpoint, even where ``trainer.save_checkpoint`` is shadowed."""
     with _memory_file() as path:
         type(trainer).save_checkpoint(trainer, path, weights_only=False)
         return torch.frombuffer(bytearray(get_filesystem(path).cat_file(path)), dtype=torch.uint8)

@@ -74,7 +74,7 @@ class Twin:
         self._restart()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy does not follow the run that the original follows."""
+        """Return a copy does not follow the run that the original follows."""
         told = ("index", "replacement", "first_difference_step", "reason", "lost_at", "_kept", "_loaded")
         return (
             type(self),
@@ -121,7 +121,7 @@ class Twin:
         return [] if self._second is None else list(self._second.guard.left_out.values())
 
     def weights(self) -> Any:
-        """The twin's LightningModule, after as many batches as the user's; to be read only.
+        """Return the twin's LightningModule, after as many batches as the user's; to be read only.
 
         Raises:
             OutOfStep: There is none; the message is :attr:`reason`.
@@ -280,7 +280,7 @@ class Twin:
     # ---- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """What :meth:`load_state_dict` needs to go on; it holds the bytes of the second Trainer's checkpoint."""
+        """Return what :meth:`load_state_dict` needs to go on; it holds the bytes of the second Trainer's checkpoint."""
         state = self._kept if self._second is None else self._state()
         return {} if state is None else state.as_dict()
 
@@ -289,7 +289,7 @@ class Twin:
         self._kept = self._loaded = TwinState(**state_dict) if state_dict else None
 
     def _state(self) -> TwinState | None:
-        """The present state; if it cannot be had, the one that :meth:`_in_step` keeps of a twin that failed."""
+        """Return the present state; if it cannot be had, the one that :meth:`_in_step` keeps of a twin that failed."""
         trainer, state = self._trainer, None
         with self._in_step(trainer) as second:
             assert second is not None
