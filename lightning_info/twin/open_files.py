@@ -1,4 +1,4 @@
-"""Files that the user's code keeps open: what a twin writes there cannot be told from what the run writes."""
+"""Files that the user's code keeps open, where a twin's writing could not be told from the run's."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from lightning_info.replica.blame import is_library
 
-_MOST = 20_000  # objects to look at
-_LONGEST = 1000  # entries of a container that is looked into
+_MOST = 20_000  # objects to examine
+_LONGEST = 1000  # entries of a container that are examined
 
 
 def refuse_open_file(module: nn.Module, without: Callable[[str], bool]) -> str | None:
@@ -27,7 +27,7 @@ def refuse_open_file(module: nn.Module, without: Callable[[str], bool]) -> str |
 
     Args:
         module: The user's module.
-        without: Whether a method of this name is not run by a twin.
+        without: Tells whether a method of this name is not run by a twin.
     """
     seen: set[int] = set()
     stack: list[tuple[str, str, Any]] = []

@@ -1,4 +1,4 @@
-"""What of a twin travels in a checkpoint of the user's run."""
+"""State of a twin in a checkpoint of the user's run."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from torch import Tensor
 
 @dataclass
 class TwinState:
-    """A twin between two batches.
+    """State of a twin between two batches.
 
     Attributes:
         index: The sample that is replaced.
         replacement: The sample that takes its place.
-        visits: How often it was.
+        visits: Number of times that it was replaced.
         first_difference_step: See :class:`~.Twin`.
-        reason: Why there is no twin any more.
+        reason: Why there is no longer a twin.
         steps: Optimiser steps so far.
-        checkpoint: The bytes of the second Trainer's own checkpoint; none if there is no twin any more.
-        loops: Where the user's loops are: the twin's go on from there.
+        checkpoint: The bytes of the second Trainer's own checkpoint; empty if there is no longer a twin.
+        loops: Position of the user's loops, from which the twin's go on.
         lost_at: See :class:`~.Twin`.
     """
 
@@ -46,12 +46,12 @@ class TwinState:
         return same and (self.reason is not None or self.steps == steps)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain Python values and one tensor, which ``torch.load(weights_only=True)`` takes."""
+        """Return plain Python values and one tensor, which ``torch.load(weights_only=True)`` accepts."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def of_twin(self) -> dict[str, Any]:
         """Return the checkpoint with which the second Trainer goes on."""
-        # weights_only: whoever loads the user's checkpoint so does not expect code to run
+        # weights_only: loading the user's checkpoint in this way must not run code
         file = io.BytesIO(self.checkpoint.numpy().tobytes())
         checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         checkpoint["loops"]["fit_loop"] = self.loops

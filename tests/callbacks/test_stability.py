@@ -328,7 +328,7 @@ def test_one_of_several_twins_that_is_lost_is_nan_and_the_mean_is_of_the_others(
     ("callbacks", "options", "match"),
     [
         ([StochasticWeightAveraging(0.1)], {}, "StochasticWeightAveraging changes what is trained"),
-        ([], {"index": 24}, "index=24 is none of the 24 training samples"),
+        ([], {"index": 24}, "index=24 is not one of the 24 training samples"),
     ],
 )
 def test_what_no_twin_follows_is_refused_before_the_first_step(callbacks, options, match):

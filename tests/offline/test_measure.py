@@ -233,7 +233,7 @@ NET, PAIR = nn.Linear(FEATURES, CLASSES), data(SAMPLES).tensors
         (lambda: categorical(NET, PAIR, FisherTraceCallback(), device="tpu9"), "device='tpu9' cannot be used"),
         (lambda: categorical(NET, PAIR, FisherTraceCallback(), initial=3), "initial is a int; give a module"),
         (lambda: categorical(NET, PAIR, FisherTraceCallback(), initial=nn.Linear(2, 2)), "initial does not fit Linear"),
-        (lambda: measure(NET, PAIR, FisherTraceCallback(), adapter=3), "adapter=3 is no function"),
+        (lambda: measure(NET, PAIR, FisherTraceCallback(), adapter=3), "adapter=3 is not a function"),
         (
             lambda: categorical(NET, (PAIR[0].numpy(), PAIR[1].numpy()), FisherTraceCallback()),
             "torch.as_tensor an array",
