@@ -38,8 +38,8 @@ class Saved(NamedTuple):
 
     Attributes:
         length: ``"full"``, ``"quick"``, or ``"exact"`` if nothing is trained.
-        runs: See :class:`Result`.
-        claims: See :class:`Result`.
+        runs: See ``Result``.
+        claims: See ``Result``.
     """
 
     length: str

@@ -45,7 +45,7 @@ def loss_rows(owner: str, name: str, snapshot: ModelSnapshot, prediction: Predic
         )
     if abs(extra) > 1e-5:
         rows["not"] = (
-            f"{extra:.4g} of the loss of {step}, which is not the likelihood as weighed there (penalties, "
+            f"{extra:.4g} of the loss of {step}, which is beyond the likelihood as weighed there (penalties, "
             f"other functions of it); only the predictive distribution is measured"
         )
     return rows | _mask_rows(owner, step, prediction)

@@ -84,10 +84,10 @@ class CommonOptions(TypedDict, total=False):
 
 
 def check_common_options(owner: str, **common: Unpack[CommonOptions]) -> None:
-    """Refuse shared arguments that make no sense; those that are not given are not looked at.
+    """Refuse invalid shared arguments; those that are not given are not checked.
 
     Raises:
-        ValueError: With the fix.
+        ValueError: An argument is invalid; the message has the fix.
     """
     validation.intervals(owner, common.get("every_n_epochs"), common.get("every_n_train_steps"))
     validation.integer(owner, "seed", common.get("seed", 0), 0)

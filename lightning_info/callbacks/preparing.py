@@ -155,7 +155,7 @@ class Preparing(Resuming):
         if self._left_out:
             told = messages.left_out(self._left_out, len(self._samples))
             self._error_policy.told.append(told)
-            if self._schedule.budget is None:  # an interval was asked for
+            if self._schedule.budget is None:  # an interval was given
                 rank_zero_info(f"{type(self).__name__}: {told}")
 
     def _preflight(self, trainer: Any, pl_module: Any, batch: Any) -> bool:

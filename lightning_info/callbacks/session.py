@@ -152,7 +152,7 @@ class Session:
         self._ended.append(member)
         return len(self._ended) == len(self.members)
 
-    # ---- what is said once for all
+    # ---- what is reported once for all
 
     def first_to_say(self, owner: str, text: str) -> str:
         """Return the class that said this first: the owner, unless another did before."""

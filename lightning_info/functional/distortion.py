@@ -33,7 +33,7 @@ _POWER = 0.8
 """Power of β; for small trained networks it was 0.7 to 0.95, and between 0.5 and 2 the levels still converge."""
 
 _NEARBY, _LONGEST_STEP = math.log(2), math.log(4)
-"""Of log β."""
+"""Width of the neighbourhood, and longest step, in log β."""
 
 _LARGEST = 20
 """Rise by target: one beyond it says that the target is passed, not how far."""

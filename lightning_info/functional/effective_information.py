@@ -1,4 +1,4 @@
-r"""Effective information in the activations: what a layer tells about the input while the weights are noisy.
+r"""Effective information in the activations: what a layer says about the input under weight noise.
 
 The weights are drawn M times from ``N(w, Σ*)``, each draw shared by all N inputs; z is the layer's output. With
 ``q(z|x_i)`` the Gaussian of input i's mean and covariance over draws,
@@ -12,30 +12,30 @@ The weights are drawn M times from ``N(w, Σ*)``, each draw shared by all N inpu
 constant plus the mean log probability that a classifier, fixed beforehand, gives to the true input or class: a **lower
 bound** in expectation, whatever p is. On the draws that q was fitted to it would be too large, without limit as d
 grows. The temperature τ in ``[0, 1.5]`` keeps a bad q from going below 0, as τ = 0 says nothing and gives 0. A fold
-takes the τ that does best on some draws of the other folds; as their q saw its draws, the bound is strict but for this
-one number. What is below 0 all the same, by chance, is set to 0.
+uses the τ that does best on some draws of the other folds; as their q saw its draws, the bound is strict except for
+this one number. Values that are still below 0, by chance, are set to 0.
 
-**Covariance.** Shrunk to its diagonal, see :mod:`~.shrinkage`; the diagonal itself where ``d > M / 2``. Of a layer
-``z = W h + b`` with independent noise of its own weights the Gaussian of z given h is known,
+**Covariance.** The covariance is shrunk to its diagonal, see :mod:`~.shrinkage`; for ``d > M / 2`` it is the diagonal
+itself. For a layer ``z = W h + b`` with independent noise on its weights the Gaussian of z given h is known,
 
 .. math:: \mathbb{E}[z|h] = \bar W h + \bar b, \qquad \mathrm{Var}[z_i|h] = \sum_j \sigma_{ij}^2 h_j^2 + \sigma_i^2 ,
 
-and then only the noise that comes with h has to be learnt from the draws (Rao-Blackwell).
+and then only the noise in h must be estimated from the draws (Rao-Blackwell).
 
-**No noise.** A unit that is constant over draws but not over inputs tells exactly to which group of equal values an
+**No noise.** A unit that is constant over draws but not over inputs says exactly to which group of equal values an
 input belongs. It has no density: the groups' entropy is added, and the mixtures are taken within groups.
 
-**A part of the inputs.** Of many inputs a draw is evaluated at a block only, as draws differ more than inputs: at
-``8192 / N`` of them, at least 32, all blocks in turn. Eight draws at least are evaluated at each.
+**A part of the inputs.** With many inputs a draw is evaluated at a block of them only, as draws differ more than
+inputs: at ``8192 / N`` of them, at least 32, with the blocks in turn. At least eight draws are evaluated at each.
 
-**Error.** Over the M evaluated draws, of each block by itself (:func:`~.standard_error.stratified_error`), so that how
-blocks differ does not count. Where the level of the noise was searched
-for and its variance is known to a share ε of itself (:class:`~.distortion.DistortionLevel`), the information is off by
-``ε dI/d log s`` too, with the noise s times as large: by the delta method, the activations and the Gaussians widened
+**Error.** The error is over the M evaluated draws, separately for each block
+(:func:`~.standard_error.stratified_error`), so differences between blocks do not count. If the level of the noise was
+searched for and its variance has a relative error ε (:class:`~.distortion.DistortionLevel`), the information is also
+off by ``ε dI/d log s``, with the noise s times as large: by the delta method, the activations and the Gaussians widened
 about the means by s at some draws of each fold. :meth:`EffectiveInformation.at_level` adds this in quadrature, as the
-search has draws of its own.
+search has its own draws.
 
-All is of the N inputs, taken for all inputs that there are: nothing exceeds ``log N``.
+Everything refers to the N inputs, taken as all existing inputs: nothing exceeds ``log N``.
 
 Source: Achille, Paolini & Soatto, Definition 3.1.
 """
@@ -78,7 +78,7 @@ class EffectiveInformation(NamedTuple):
     """Effective information of a layer, in nats.
 
     The standard errors are those of the evaluated draws, given the Gaussians and the level of the noise; that of the
-    level is added by :meth:`at_level`. None is of the choice of inputs.
+    level is added by :meth:`at_level`. The choice of inputs is not included.
 
     Attributes:
         I_XZ: Lower bound of I(X;Z).
@@ -93,7 +93,7 @@ class EffectiveInformation(NamedTuple):
         num_constant: Number of units left out, as they have one value over all draws and inputs.
         num_noise_free: Number of units that are constant over draws and differ between inputs.
         I_XZ_slope: ``dI(X;Z)/d log s`` where the variance of the noise is s times as large, nats; mostly below 0. NaN
-            if it was not asked for.
+            if it was not requested.
         I_ZY_slope: The same of I(Z;Y).
     """
 

@@ -1,6 +1,6 @@
 """The estimators of the information plane, by the names that users choose them by.
 
-A new one is a subclass of :class:`~.InformationEstimator` in a file of its own and a line in :data:`ESTIMATORS` (and
+A new one is a subclass of :class:`~.InformationEstimator` in its own file and a line in :data:`ESTIMATORS` (and
 its name in :data:`EstimatorName`, which type checkers and the LightningCLI read).
 """
 

@@ -2,7 +2,7 @@ r"""Spectrum and functions of a positive semi-definite matrix F that is only kno
 
 m steps of Lanczos' method from a start b give orthonormal ``V (k, m)`` and a tridiagonal ``T = Vᵀ F V``.
 
-**Spectrum.** Seen from b, the spectrum is a measure of mass 1, and what T knows of it is a quadrature rule with nodes
+**Spectrum.** Seen from b, the spectrum is a measure of mass 1, and T gives a quadrature rule for it with nodes
 ``θ_i`` and weights ``τ_i`` (squares of the first components of eigenvectors):
 
 .. math:: b^\top f(F)\, b = \|b\|^2 \sum_i \tau_i f(\theta_i) + \text{error} .
@@ -170,7 +170,7 @@ def quadrature(tridiagonal: Tridiagonal, rule: Literal["radau", "gauss"] = "rada
     if rule == "radau" and beta[-1] > 0 and pivot > BREAKDOWN * alpha.max():
         nodes, vectors = _eigh(torch.cat([alpha, (beta[-1].square() / pivot).unsqueeze(0)]), beta)
         nodes[0] = 0
-    else:  # Gauss' rule; or T is the whole, or has its node at 0 already, so that both are the same
+    else:  # Gauss' rule; or T is the whole, or has its node at 0 already, so both are the same
         nodes, vectors = tridiagonal.eigh()
     multiplicities = (weights - len(known)) * vectors[0].square()
     return Spectrum(torch.cat([known, nodes]), weights, torch.cat([torch.ones_like(known), multiplicities]))

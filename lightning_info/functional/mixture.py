@@ -8,8 +8,8 @@ Three estimates from pairwise distances, with ``S(c) = -E_i log 1/N Î£_j exp(-â€
 above over drawn noise (Goldfeld et al., 2019). With classes, ``I(T;Y) = I(X;T) - I(X;T|Y)``, the latter being the same
 sums within each class.
 
-All are of the *empirical* mixture, the N samples taken for all inputs that there are: nothing exceeds ``log N``. Where
-they stand for a population, even the upper bound lies below the population's I(X;T) once that comes near log N.
+All refer to the *empirical* mixture, the N samples taken as all existing inputs: nothing exceeds ``log N``. If they
+represent a population, even the upper bound lies below the population's I(X;T) once that comes near log N.
 """
 
 from __future__ import annotations

@@ -13,11 +13,11 @@ _ROUNDING = 8
 
 
 class NoisyUnits(NamedTuple):
-    """Units with noise, and what is known without.
+    """Units with noise, and what is known from those without.
 
     Attributes:
         points: The noisy units ``(M, N, d')``, float64, centred, with noise of variance 1 at the median of the inputs
-            at which there is any; one unit that tells nothing if there are none.
+            at which there is any; one unit without information if there are none.
         groups: Group of each input by its values in the units without noise, ``(N,)``.
         num_constant: Units with one value over all draws and inputs.
         num_noise_free: Units that differ between inputs only.

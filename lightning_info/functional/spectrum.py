@@ -9,7 +9,7 @@ output Fisher informations (:func:`~.fisher.exact_cotangents`). ``F = AᵀA / N`
 F alone is singular and its log-determinant -inf, so the damping c is always stated. Gradients from *sampled* cotangents
 serve the trace only: their spectrum is biased (effective rank 38 against 83, Gram matrix of a ResNet-18).
 
-Where A has too many rows, a few nodes stand for all eigenvalues, each with a multiplicity that need not be whole
+If A has too many rows, a few nodes represent all eigenvalues, each with a multiplicity that need not be whole
 (:mod:`~.lanczos`); every sum over eigenvalues is then weighted by them.
 
 Source: Achille, Paolini & Soatto, Remark 2.7 and figure 1.
@@ -35,8 +35,8 @@ class Spectrum:
     Attributes:
         eigenvalues: ``(r,)`` float64, the largest first. Of a diagonal matrix: its diagonal.
         weights: k.
-        multiplicities: ``(r,)`` float64, how many eigenvalues each stands for, not necessarily a whole number; k at
-            most in all. None: one each, and r is at most k.
+        multiplicities: ``(r,)`` float64, the number of eigenvalues that each represents, not necessarily whole; their
+            sum is at most k. None: one each, and r is at most k.
 
     Raises:
         ValueError: Eigenvalues that are not finite, or negative by more than :data:`TOLERANCE`; a k that is not

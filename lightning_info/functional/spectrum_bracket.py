@@ -13,8 +13,8 @@ f(λ)                          Gauss-Radau           Gauss                  used
 ``1 / (1 + λ/c)``             never too small       never too large        ½ tr(HΣ*), the optimal λ
 ============================  ====================  =====================  ===========================
 
-The KL is half the sum of ``log(1 + h/c) + 1/(1 + h/c) - 1``, of which the first two terms have ends of their own; the
-sums of these bracket it. Both rules give the trace exactly.
+The KL is half the sum of ``log(1 + h/c) + 1/(1 + h/c) - 1``, whose first two terms have their own ends; the sums of
+these bracket it. Both rules give the trace exactly.
 
 No number of probes narrows the bracket, more steps do. So it is a *systematic* part of the error: of an estimate in it
 half the distance to the farther end, which 1.96 standard errors then reach. The part of the probes is their scatter, by

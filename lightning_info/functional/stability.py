@@ -43,8 +43,8 @@ def unique_information(delta_F_delta: float, beta: float) -> float:
 def shannon_from_stability(entropy: float, jacobian: Tensor, fisher: Tensor, beta: float) -> float:
     """Return the information between weights and data set, from stability (Proposition 2.9, corrected), in nats.
 
-    An approximation for data sets that the weights tell apart: with a large ``∇wᵀF∇w / β`` it tends to the truth from
-    below, with a small one it is far too low, and may be negative.
+    This is an approximation for data sets that the weights tell apart: with a large ``∇wᵀF∇w / β`` it tends to the
+    truth from below, with a small one it is far too low, and may be negative.
 
     Args:
         entropy: ``H(D)``, the differential entropy of the data set's parameters.

@@ -61,7 +61,7 @@ def measure(
         callbacks: Any but :class:`~.StabilityCallback`, which needs a training (see :func:`~.compare_runs`). Copies are
             used, so the same objects can be given again.
         checkpoints: Files of one run, a folder, or patterns such as ``"run/checkpoints/*.ckpt"``: of a Trainer, or
-            plain state dicts whose name tells the step (``step=100.pt``). None: the weights that the module has.
+            plain state dicts whose name gives the step (``step=100.pt``). None: the weights that the module has.
         likelihood: What ``module(x)`` predicts for batches ``(x, y)``: ``"categorical"`` logits ``(N, C, *)`` of
             classes ``(N, *)``, ``"bernoulli"`` logits, ``"gaussian"`` means, ``"laplace"`` or ``"huber"`` locations,
             ``"poisson"`` log-rates; or a distribution of :mod:`~lightning_info.functional.likelihoods`.
@@ -155,7 +155,7 @@ def _device(given: str | torch.device) -> torch.device:
 def _fresh(callback: InfoCallback) -> InfoCallback:
     """Return a copy with the same options and without what it has measured."""
     if isinstance(callback, type) and issubclass(callback, InfoCallback):
-        raise ValueError(f"{OWNER}: {callback.__name__} is a class; give an instance, {callback.__name__}()")
+        raise ValueError(f"{OWNER}: {callback.__name__} is a class; pass an instance, {callback.__name__}()")
     if isinstance(callback, (list, tuple)):
         raise ValueError(f"{OWNER}: callbacks are in a {type(callback).__name__}; give them one by one, or *callbacks")
     if not isinstance(callback, InfoCallback):

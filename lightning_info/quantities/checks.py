@@ -103,7 +103,7 @@ def check_tags(quantity: Quantity, tags: Iterable[object]) -> None:
             if folder in known:
                 raise InvalidValues(
                     f"{kind} gives the tags {folder!r} and {tag!r}; a logger that makes folders of tags cannot keep "
-                    f"both, use '{folder}_all', say, in the place of the first"
+                    f"both, use, for example, '{folder}_all' in place of the first"
                 )
 
 

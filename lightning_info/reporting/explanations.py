@@ -60,7 +60,7 @@ def _explain(logger: Any, texts: Mapping[str, str], plugin: Plugin) -> None:
     )
 
     writer = logger.experiment._get_file_writer()
-    if writer is None:  # of a logger that stands for another and writes nothing
+    if writer is None:  # of a logger that replaces another and writes nothing
         return
     prefix = getattr(logger, "_prefix", "")
     joined = f"{prefix}{logger.LOGGER_JOIN_CHAR}" if prefix and plugin == "scalars" else ""

@@ -67,7 +67,7 @@ def _another(draw: random.Random, size: int, but: set[int | None]) -> int:
 
 
 class Replacer:
-    """Puts one sample in the place of another.
+    """Replaces one sample by another.
 
     Args:
         index: The sample that is replaced.

@@ -379,8 +379,8 @@ def test_senseless_arguments_are_refused(options, match):
 @pytest.mark.parametrize(
     ("noise", "limit", "match"),
     [
-        ("full", "FULL_WEIGHTS", r"done up to 60 and not for 63; choose noise='low_rank', or noise='diagonal'"),
-        ("low_rank", "KEPT", r"with 63 numbers each: .* those of 0 samples, .* choose noise='diagonal'"),
+        ("full", "FULL_WEIGHTS", r"done for up to 60, not for 63; choose noise='low_rank', or noise='diagonal'"),
+        ("low_rank", "KEPT", r"with 63 numbers each: .* memory for 0 samples, .* choose noise='diagonal'"),
     ],
 )
 def test_noise_for_which_the_network_is_too_large_is_refused_before_the_first_step(noise, limit, match, monkeypatch):

@@ -221,7 +221,7 @@ NET, PAIR = nn.Linear(FEATURES, CLASSES), data(SAMPLES).tensors
             "48, 3 samples",
         ),
         (lambda: measure(NET, PAIR, StabilityCallback(), likelihood="categorical"), "compare_runs"),
-        (lambda: measure(NET, PAIR, "fisher", likelihood="categorical"), "none of this package's callbacks"),
+        (lambda: measure(NET, PAIR, "fisher", likelihood="categorical"), "not one of this package's callbacks"),
         (lambda: categorical(NET, PAIR, FisherTraceCallback), r"is a class; pass an instance, FisherTraceCallback\(\)"),
         (lambda: categorical(NET, PAIR, [FisherTraceCallback()]), "callbacks are in a list; give them one by one"),
         (lambda: categorical("net", PAIR, FisherTraceCallback()), "module is 'net'; give an nn.Module"),

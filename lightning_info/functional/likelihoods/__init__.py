@@ -1,6 +1,6 @@
 """The predictive distributions ``p(y | z)`` of outputs z: one file each, and the names by which users choose them.
 
-A new one is a subclass of :class:`Likelihood` in a file of its own and a line in :data:`LIKELIHOODS` (and its name in
+A new one is a subclass of :class:`Likelihood` in its own file and a line in :data:`LIKELIHOODS` (and its name in
 :data:`LikelihoodName`, which the type checker reads), or, if outputs are the parameters of a class of
 ``torch.distributions``, in :data:`FAMILIES`.
 """

@@ -40,7 +40,7 @@ def seconds_of_passes(
 ) -> float:
     """Return the seconds of the passes of a level, in the chunks of a point, repeating the few samples to fill them.
 
-    If a pass over the few is long, it stands for the others.
+    If a pass over the few is long, it represents the others.
 
     Args:
         snapshot: A snapshot with a private replica and a few samples.

@@ -235,7 +235,7 @@ def together(found: Sequence[dict[str, float]]) -> dict[str, float]:
     if len(found) == 1:
         return {f"stability/{name}": value for name, value in found[0].items()}
     if not any(found):
-        raise Unavailable("no twin follows the run any more")
+        raise Unavailable("no twin follows the run any longer")
     names = list(dict.fromkeys(name for one in found for name in one))
     values: dict[str, float] = {}
     for number, one in enumerate(found):
