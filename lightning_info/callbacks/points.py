@@ -79,7 +79,7 @@ class Points(Member):
     _known: set[str]  # tags of the points of this run, without prefix
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy belongs to no run."""
+        """Return the state of a copy, which belongs to no run."""
         return {name: value for name, value in vars(self).items() if name != "_session"}
 
     # ---- replicas

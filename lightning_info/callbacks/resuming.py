@@ -37,7 +37,7 @@ class Resuming(Points, Callback, ABC):
 
     @property
     def _kind(self) -> dict[str, str]:
-        """Return what distinguishes a callback from others of its class."""
+        """Settings that distinguish a callback from others of its class."""
         return {}
 
     # not state_dict and load_state_dict: of two callbacks that override these under one state_key Lightning refuses to

@@ -215,7 +215,7 @@ class _Pairs:
 
 
 def _exp(e: Tensor, power: int) -> None:
-    """``exp(e)``, in place; 0 where its power would underflow, as numbers on the brink of that are slow."""
+    """Compute ``exp(e)`` in place, with 0 where its power would underflow, as numbers close to that are slow."""
     torch.threshold_(e, math.log(torch.finfo(e.dtype).tiny) / power, -math.inf).exp_()
 
 

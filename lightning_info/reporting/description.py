@@ -27,7 +27,7 @@ class Description:
 
     @property
     def text(self) -> str:
-        """Return the whole text, for a chart."""
+        """The whole text, for a chart."""
         parts = [f"{self.what}{f' [{self.unit}]' if self.unit else ''}."]
         if self.rises:
             parts.append(f"A rise: {self.rises}.")

@@ -74,7 +74,7 @@ def saved(trainer: Any) -> Tensor:
 
 @contextmanager
 def to_be_loaded(checkpoint: dict[str, Any]) -> Iterator[str]:
-    """A path in memory, from which a Trainer loads this checkpoint."""
+    """Provide a path in memory from which a Trainer loads this checkpoint."""
     file = io.BytesIO()
     torch.save(checkpoint, file)
     with _memory_file() as path:

@@ -28,7 +28,7 @@ class NoTerms(NoPrediction):
 
 
 def loss_gradient_trace(snapshot: ModelSnapshot, draws: int | None, generator: Generator) -> TraceEstimate:
-    r"""``(1/n) sum_n ‖∇ ℓ_n‖²`` of the training loss ``ℓ_n`` of sample n alone, nats or what the loss is in.
+    r"""Return ``(1/n) sum_n ‖∇ ℓ_n‖²`` for the training loss ``ℓ_n`` of sample n alone, in the unit of the loss.
 
     This is the empirical trace of the loss: labels are those of the data, and no predictive distribution is involved.
 
