@@ -34,7 +34,7 @@ CLASSES = 10
 
 
 def callbacks() -> list[pl.Callback]:
-    """What is measured; each works alone too. The twin of StabilityCallback doubles the training."""
+    """Return the callbacks; each works alone too. The twin of StabilityCallback doubles the training."""
     return [
         FisherTraceCallback(every_n_epochs=1),
         InfoPlaneCallback(every_n_epochs=1),
@@ -99,7 +99,7 @@ class ResNet18(pl.LightningModule):
 
 
 def gratings(number: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Striped images: the class is the direction; colours, phase, period and noise are random."""
+    """Generate striped images: the class is the direction; colours, phase, period and noise are random."""
     draw = lambda *shape: torch.rand(number, *shape, generator=generator)  # noqa: E731
     y = torch.randint(CLASSES, (number,), generator=generator)
     angle = (math.pi * (y + 0.6 * (draw() - 0.5)) / CLASSES)[:, None, None]
@@ -112,7 +112,7 @@ def gratings(number: int, generator: torch.Generator) -> tuple[np.ndarray, np.nd
 
 
 def load(data_root: Path | None, npz: Path | None, train_size: int | None) -> tuple[TensorDataset, TensorDataset]:
-    """Training and test images, ``(N, 3, 32, 32)`` uint8, with labels."""
+    """Return training and test images, ``(N, 3, 32, 32)`` uint8, with labels."""
     if npz is not None:
         with np.load(npz) as arrays:
             parts = [(arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in ("train", "test")]

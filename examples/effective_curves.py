@@ -1,4 +1,4 @@
-"""What ``effective_information.py`` makes of its measurements: claims with computed verdicts, tables, the figure."""
+"""Evaluation of ``effective_information.py``: claims with computed verdicts, tables, the figure."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ CROSSING = 0.1
 
 
 class Run(NamedTuple):
-    """What was measured in one training.
+    """Measurements of one training.
 
     Attributes:
         steps: Optimiser steps taken, ``(T,)``.
-        curves: (level, ``"input"`` or ``"label"``) -> nats, ``(T, layers)``; NaN where a distortion is not reached.
-        crossing: Level -> the most by which a layer's bound lay below that of a later one, nats.
+        curves: Nats ``(T, layers)`` by (level, ``"input"`` or ``"label"``); NaN where a distortion is not reached.
+        crossing: Largest amount by which a layer's bound lay below that of a later one, nats, by level.
     """
 
     steps: Sequence[int]
@@ -43,9 +43,9 @@ class Pair(NamedTuple):
 
     Attributes:
         outputs: Largest difference between their outputs, as a share of the largest output.
-        net: Level -> nats about the input of the layers, ``(layers,)``; ``"fixed"`` are bins from -1 to 1.
-        twin: The same of the other.
-        effective: Largest difference in any effective information, nats; of those that both or one of them have.
+        net: Nats of the layers about the input, ``(layers,)``, by level; ``"fixed"`` are bins from -1 to 1.
+        twin: The same for the other.
+        effective: Largest difference in any effective information that at least one of them has, nats.
     """
 
     outputs: float
@@ -55,7 +55,7 @@ class Pair(NamedTuple):
 
 
 class Way(NamedTuple):
-    """Of a curve: its first value, the step of it, its peak and its end; NaN where there is none."""
+    """Return a curve's first value, its step, its peak and its end; NaN where there is none."""
 
     first: float
     step: int
@@ -71,7 +71,7 @@ class Way(NamedTuple):
 
 
 def judge(runs: Mapping[str, Sequence[Run]], pairs: Sequence[Pair]) -> list[Claim]:
-    """Criteria on the curves of all seeds; the nets share one claim where the paper makes no difference."""
+    """Return criteria on the curves of all seeds; the nets share one claim if the paper makes no difference."""
 
     def falls(act: str, level: str) -> list[float]:
         found = [[Way.of(run.steps, curve) for curve in run.curves[level, "input"].T] for run in runs[act]]
@@ -106,7 +106,7 @@ def judge(runs: Mapping[str, Sequence[Run]], pairs: Sequence[Pair]) -> list[Clai
 
 
 def table(runs: Mapping[str, Sequence[Run]], kind: str) -> str:
-    """Mean and standard deviation over seeds, in nats, as Markdown."""
+    """Return mean and standard deviation over seeds, in nats, as Markdown."""
     rows = ["| net | level | layer | first (step) | peak | end | rise | fall |", "|---|---|---|---|---|---|---|---|"]
     for act, its in runs.items():
         for level in LEVELS:
@@ -125,7 +125,7 @@ def spread(values: np.ndarray) -> str:
 
 
 def draw(runs: Mapping[str, Sequence[Run]], pair: Pair, ceiling: float) -> Figure:
-    """Curves, a row for each net and a column for each kind of noise; below them the pair."""
+    """Draw curves, a row for each net and a column for each kind of noise; below them the pair."""
     figure = Figure(figsize=(12, 10), layout="constrained")
     grid = figure.add_gridspec(3, len(LEVELS))
     for row, (act, its) in enumerate(runs.items()):

@@ -4,13 +4,13 @@
     python examples/effective_information.py --seeds 5    # the study in docs/effective_info.md
 
 A net 64-32-16-10 learns scikit-learn's digits (MNIST with ``--data-root``) by SGD, once with tanh and once with ReLU.
-``InfoPlaneCallback`` bins what its layers give, ``EffectiveInfoCallback`` asks what they tell under weight noise that
-raises the loss by 0.05 and by 0.5 nats a sample; on the same reference samples, at the same steps. The former looks
-behind the activation functions, where bins are usual; the latter before them, which is the same information where they
-are invertible, and behind a ReLU its bounds are loose.
+``InfoPlaneCallback`` bins the outputs of its layers, ``EffectiveInfoCallback`` measures their information under weight
+noise that raises the loss by 0.05 and by 0.5 nats a sample; both use the same reference samples and steps. The former
+measures behind the activation functions, where bins are usual; the latter before them, which is the same information if
+they are invertible, and its bounds behind a ReLU are loose.
 
 Then the remark of Saxe et al. (2018), section 2, on networks that "compute exactly the same input-output map": the ReLU
-net, and a twin in which every hidden unit is multiplied by a factor of its own, and its outgoing weights divided by it.
+net, and a twin in which every hidden unit is multiplied by its own factor, and its outgoing weights divided by it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Net(pl.LightningModule):
 
 
 def load(data_root: Path | None) -> TensorDataset:
-    """Images ``(N, pixels)`` from 0 to 1, shuffled, and their classes."""
+    """Return images ``(N, pixels)`` from 0 to 1, shuffled, and their classes."""
     if data_root is None:
         digits = load_digits()
         x, y = torch.tensor(digits.data).float() / 16, torch.tensor(digits.target)
@@ -88,7 +88,7 @@ def fit(net: Net, data: TensorDataset, steps: int, samples: int, seed: int, logg
     common["max_overhead"] = 1.0  # no point is left out
     binned = InfoPlaneCallback(layers=["net.1", "net.3", "net.4"], bin_range=["global", "fixed"], **common)
     effective = EffectiveInfoCallback(layers="Linear", distortion=[float(level) for level in EFFECTIVE], **common)
-    # one pass through as many batches, so that the ends of epochs are no points
+    # one pass through as many batches, so the ends of epochs are not points
     sampler = RandomSampler(data, num_samples=steps * BATCH, generator=torch.Generator().manual_seed(seed))
     trainer = pl.Trainer(
         max_epochs=1,
@@ -122,7 +122,7 @@ def fit(net: Net, data: TensorDataset, steps: int, samples: int, seed: int, logg
 
 
 def rescaled(net: Net, seed: int) -> Net:
-    """The same function of a ReLU net: each hidden unit times a factor between 1/16 and 16."""
+    """Return a ReLU net with the same function: each hidden unit times a factor between 1/16 and 16."""
     twin, generator = deepcopy(net), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for before, after in pairwise(layer for layer in twin.net if isinstance(layer, nn.Linear)):
@@ -134,7 +134,7 @@ def rescaled(net: Net, seed: int) -> Net:
 
 
 def compare(net: Net, twin: Net, data: TensorDataset, samples: int) -> Pair:
-    """Both nets, measured in a Trainer that takes a step of size 0."""
+    """Measure both nets in a Trainer that takes a step of size 0."""
     found, outputs = [], []
     for one in (deepcopy(net), deepcopy(twin)):
         one.lr = 0.0

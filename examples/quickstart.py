@@ -2,7 +2,7 @@
 
     python examples/quickstart.py
 
-Less than a minute on two cores. Nothing but the callbacks in the Trainer is not plain Lightning.
+Less than a minute on two cores. Apart from the callbacks in the Trainer, everything is plain Lightning.
 """
 
 from __future__ import annotations

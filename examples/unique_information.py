@@ -1,15 +1,15 @@
-"""Which training samples do the weights know most about, and are they those with corrupted labels?
+"""Which training samples do the weights hold most information about, and are they those with corrupted labels?
 
     python examples/unique_information.py
     python examples/unique_information.py --full  # more samples, twins and seeds: half an hour
 
-A net 64-16-10 (tanh) learns scikit-learn's digits, one label in five of which is replaced by a wrong one. One
-``StabilityCallback`` trains 60 twins beside it, each without one training sample drawn at random, and tells the unique
-information of that sample: ``N δᵀFδ / (2 beta)`` nats at beta = 1. In its place stands, in all twins, a second copy of
-the sample with the lowest loss after a training without twins: it has next to nothing to add.
+A net 64-16-10 (tanh) learns scikit-learn's digits, with one label in five replaced by a wrong one. One
+``StabilityCallback`` trains 60 twins beside it, each without one training sample drawn at random, and measures the
+unique information of that sample: ``N δᵀFδ / (2 beta)`` nats at beta = 1. In all twins it is replaced by a second copy
+of the sample with the lowest loss after a training without twins, which adds almost nothing.
 
 Among the drawn samples k are corrupted; precision@k is their share among the k at the top of a ranking. The ranking by
-unique information stands beside two others: by the plain loss, which costs one training, not 61, and by the loss gap
+unique information is compared with two others: by the plain loss, which costs one training, not 61, and by the loss gap
 (the loss of the twin that never saw the sample minus that of the run). All criteria were set before anything was
 measured.
 """
@@ -48,7 +48,7 @@ class Data(NamedTuple):
     Attributes:
         x: ``(N, 64)``, standardised.
         y: Labels, ``(N,)``.
-        corrupted: Which of them are wrong, ``(N,)``.
+        corrupted: Mask of the wrong labels, ``(N,)``.
     """
 
     x: Tensor
@@ -57,14 +57,14 @@ class Data(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Of the drawn samples, ``(M,)`` each.
+    """Results for the drawn samples, ``(M,)`` each.
 
     Attributes:
         index: Their numbers in the training set.
         twin: Numbers of the twins that lack them.
         corrupted: Whether the label is wrong.
-        scores: What they can be ranked by, the highest first.
-        ratio: Measured output KL by ½ δᵀFδ.
+        scores: Scores for ranking them, the highest first.
+        ratio: Measured output KL divided by ½ δᵀFδ.
     """
 
     index: Tensor
@@ -75,13 +75,13 @@ class Found(NamedTuple):
 
 
 def precision(scores: Tensor, corrupted: Tensor) -> float:
-    """Share of corrupted samples among the k that score highest, k being how many there are; NaN if there are none."""
+    """Return the share of corrupted samples among the k highest scores, for k corrupted samples; NaN if k is 0."""
     k = int(corrupted.sum())
     return corrupted[scores.argsort(descending=True)[:k]].double().mean().item() if k else math.nan
 
 
 def verdicts(runs: Sequence[Found]) -> list[Row]:
-    """Does unique information find corrupted labels, and better than the plain loss? One value for each run."""
+    """Judge whether unique information finds corrupted labels, and better than the plain loss; one value per run."""
 
     def row(claim: str, criterion: str, values: list[float], least: float, most: float = math.inf) -> Row:
         return Row(claim, criterion, values, sum(least <= value <= most for value in values))
@@ -132,7 +132,7 @@ class Net(pl.LightningModule):
 
 
 def digits(seed: int, samples: int) -> Data:
-    """Samples drawn by the seed; the first fifth of them gets another label, drawn too."""
+    """Draw samples by the seed; the first fifth of them gets another label, drawn too."""
     bunch, generator = load_digits(), torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(bunch.target), generator=generator)[:samples]
     x, y = torch.tensor(bunch.data).float()[chosen], torch.tensor(bunch.target)[chosen]
@@ -142,7 +142,7 @@ def digits(seed: int, samples: int) -> Data:
 
 
 def train(data: Data, seed: int, epochs: int, logger: Logger | bool, *callbacks: pl.Callback) -> Tensor:
-    """One training, the same for the same seed; gives the loss of each sample at its end, ``(N,)``."""
+    """Train once, identically for the same seed; return the loss of each sample at the end, ``(N,)``."""
     pl.seed_everything(seed, verbose=False)
     module = Net()
     trainer = pl.Trainer(
@@ -161,7 +161,7 @@ def train(data: Data, seed: int, epochs: int, logger: Logger | bool, *callbacks:
 
 
 def measure(data: Data, seed: int, epochs: int, twins: int, logger: Logger) -> Found:
-    """Train once to know the losses, and once more with the twins."""
+    """Train once for the losses, and once more with the twins."""
     loss = train(data, seed, epochs, False)
     stability = StabilityCallback(
         replacement=int(loss.argmin()),
@@ -183,7 +183,7 @@ def measure(data: Data, seed: int, epochs: int, twins: int, logger: Logger) -> F
 
 
 def draw(runs: Sequence[Found], data: Data) -> Figure:
-    """Information against loss, the samples of most information, and how well corrupted ones are found."""
+    """Draw information against loss, the samples with most information, and how well corrupted ones are found."""
     figure = Figure(figsize=(11, 6), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(3, 1.2))
     plane, bars = above.subplots(1, 2)

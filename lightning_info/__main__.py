@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: Its arguments; those of the process by default.
 
     Raises:
-        SystemExit: With code 2 and one line on the standard error where the command cannot do what it is told.
+        SystemExit: The command fails; the code is 2, and standard error has one line.
     """
     given = vars(parser().parse_args(argv))
     command, one = given.pop("_command"), given.pop("_parser")
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parser() -> ArgumentParser:
-    """The parser of all commands; ``_command`` of what it gives is the function to call with the rest."""
+    """Return the parser of all commands; ``_command`` of its result is the function to call with the rest."""
     whole = ArgumentParser("python -m lightning_info", description="What a neural network learns, without a Trainer.")
     whole.add_argument("--version", action="version", version=__version__)
     commands = whole.add_subparsers(required=True, metavar="COMMAND")

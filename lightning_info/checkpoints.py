@@ -23,17 +23,17 @@ from lightning_info.gradients.real import in_double
 PathLike = str | os.PathLike[str]
 
 ENDINGS = ("*.ckpt", "*.pt", "*.pth", "*.bin")
-"""Files of a folder that are taken for checkpoints."""
+"""Endings of the files in a folder that count as checkpoints."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One file.
+    """One checkpoint file.
 
     Attributes:
-        path: Where it is.
-        step: Optimiser steps that its weights have seen.
-        epoch: Its epoch; 0 where the file does not tell.
+        path: Path of the file.
+        step: Optimiser steps of its weights.
+        epoch: Its epoch; 0 if the file does not say.
     """
 
     path: Path
@@ -46,7 +46,7 @@ class CheckpointReader:
     """Reads checkpoints for a function that the user called.
 
     Attributes:
-        owner: Its name, for messages.
+        owner: Name of this function, for messages.
         weights_only: See :func:`torch.load`.
     """
 
@@ -54,14 +54,14 @@ class CheckpointReader:
     weights_only: bool
 
     def checkpoints(self, name: str, given: PathLike | Sequence[PathLike]) -> list[Checkpoint]:
-        """The checkpoints that an argument names, by rising step.
+        """Return the checkpoints that an argument names, by rising step.
 
         Args:
-            name: Of the argument.
+            name: Name of the argument.
             given: A folder, a path, or a pattern such as ``"run/checkpoints/*.ckpt"``; or several of the latter two.
 
         Raises:
-            ValueError: There are none, two of one step, or what is no checkpoint.
+            ValueError: There are none, two of the same step, or files that are not checkpoints.
         """
         found = sorted((self._described(name, path) for path in self._paths(name, given)), key=lambda one: one.step)
         for one, other in itertools.pairwise(found):
@@ -89,7 +89,7 @@ class CheckpointReader:
         Args:
             module: The module.
             state: The state dict.
-            source: What it is called in messages.
+            source: Its name in messages.
 
         Raises:
             ValueError: They do not fit; the message says where they differ.
@@ -116,19 +116,19 @@ class CheckpointReader:
         module.load_state_dict(state)
 
     def hyperparameters(self, path: Path) -> dict[str, Any]:
-        """What Lightning keeps in a checkpoint to make the module anew; empty where it holds nothing of the kind."""
+        """Return what Lightning keeps in a checkpoint to build the module anew; empty if it keeps nothing."""
         return dict(self._read(path).get("hyper_parameters", {}))
 
     def made(self, cls: Any, path: Path, **arguments: Any) -> Any:
-        """A LightningModule of a class, made from a checkpoint.
+        """Build a LightningModule of a class from a checkpoint.
 
         Args:
             cls: The class.
             path: The checkpoint.
-            arguments: Of the class; the others are the hyperparameters that the checkpoint holds.
+            arguments: Arguments of the class; the others are the hyperparameters that the checkpoint holds.
 
         Raises:
-            ValueError: It cannot be made; the message says what to give instead.
+            ValueError: It cannot be built; the message says what to give instead.
         """
         takes = signature(cls.load_from_checkpoint).parameters  # before Lightning 2.6 it knows no weights_only
         options = {"weights_only": self.weights_only} if "weights_only" in takes else {}
@@ -192,21 +192,21 @@ class CheckpointReader:
             content = torch.load(path, map_location="cpu", weights_only=self.weights_only, mmap=True)
         except pickle.UnpicklingError as error:
             raise ValueError(
-                f"{self.owner}: {path} holds more than tensors and plain values, or is no checkpoint. If you trust it, "
-                f"let it run code: weights_only=False (--no-weights-only)"
+                f"{self.owner}: {path} holds more than tensors and plain values, or is not a checkpoint. If you "
+                f"trust it, let it run code: weights_only=False (--no-weights-only)"
             ) from error
         except (RuntimeError, EOFError) as error:
             raise ValueError(f"{self.owner}: {path} cannot be read as a checkpoint ({first_line(error)})") from error
         if not isinstance(content, dict) or not _is_state(content.get("state_dict", content)):
             raise ValueError(
-                f"{self.owner}: {path} has no 'state_dict' and is none; give checkpoints that trainer.save_checkpoint "
-                f"or torch.save(model.state_dict(), path) wrote"
+                f"{self.owner}: {path} has no 'state_dict' and is not one; give checkpoints that "
+                f"trainer.save_checkpoint or torch.save(model.state_dict(), path) wrote"
             )
         return content
 
 
 def few(items: Any, separator: str = ", ") -> str:
-    """The first five, and how many more."""
+    """Join the first five texts, and say how many more there are."""
     texts = [str(item) for item in items]
     return separator.join(texts[:5]) + (f"{separator}and {len(texts) - 5} more" if len(texts) > 5 else "")
 
@@ -216,7 +216,7 @@ def _is_state(state: Any) -> bool:
 
 
 def _part_for(own: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a state that a module takes, under its own names."""
+    """Return the entries of a state that a module takes, under its own names."""
     if not own or own.keys() <= state.keys():
         return dict(state)
     first = next(iter(own))

@@ -20,14 +20,14 @@ from lightning_info.checkpoints import few
 from lightning_info.gradients.contract import first_line
 
 WORD = re.compile(r"[\w./~-][\w./~ -]*")
-"""A value that is a string although it has no quotes, which a shell takes away."""
+"""Pattern of a string value without quotes, which a shell removes."""
 
 
 def imported(option: str, name: str) -> Any:
-    """The object of a name.
+    """Return the object with a name.
 
     Args:
-        option: What asks for it, for messages.
+        option: The option that names it, for messages.
         name: ``package.module:Name`` or ``path/to/file.py:Name``; ``package.module.Name`` too.
 
     Raises:
@@ -55,16 +55,16 @@ def imported(option: str, name: str) -> Any:
 
 
 def made(option: str, name: str, given: Iterable[str]) -> Any:
-    """What a class or a function of a name gives for arguments; any other object of that name as it is.
+    """Call a class or a function, given by name, with arguments; return any other object of that name as it is.
 
     Raises:
-        ValueError: There is none, or it fails.
+        ValueError: There is no such object, or it fails.
     """
     return call(option, name, imported(option, name), arguments(option, given))
 
 
 def call(option: str, name: str, function: Any, given: dict[str, Any]) -> Any:
-    """What a class or a function gives for arguments; any other object as it is.
+    """Call a class or a function with arguments; return any other object as it is.
 
     Raises:
         ValueError: It fails, or takes other arguments.
@@ -84,12 +84,12 @@ def call(option: str, name: str, function: Any, given: dict[str, Any]) -> Any:
 
 
 def option_of(option: str) -> str:
-    """The option that has the arguments of what another option names."""
+    """Return the option for the arguments of the object that another option names."""
     return {"--module": "--init"}.get(option, f"{option}-init")
 
 
 def arguments(option: str, given: Iterable[str]) -> dict[str, Any]:
-    """Arguments in the form ``key=value``, with values that are Python literals or words.
+    """Parse arguments in the form ``key=value``, whose values are Python literals or words.
 
     Raises:
         ValueError: One has another form.
@@ -104,7 +104,7 @@ def arguments(option: str, given: Iterable[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError) as error:
             if not WORD.fullmatch(text):
                 raise ValueError(
-                    f"{option_of(option)} {one}: {text} is no literal; give a number, a word, or for example {key}="
+                    f"{option_of(option)} {one}: {text} is not a literal; give a number, a word, or for example {key}="
                     f"'[64, 64]'"
                 ) from error
             found[key] = text
@@ -112,23 +112,23 @@ def arguments(option: str, given: Iterable[str]) -> dict[str, Any]:
 
 
 def constructed(option: str, text: str, classes: dict[str, Any]) -> Any:
-    """An object from a call such as ``Name(key="value")``, without running any other code.
+    """Build an object from a call such as ``Name(key="value")``, without running any other code.
 
     Args:
-        option: What asks for it, for messages.
+        option: The option that has the call, for messages.
         text: The call; a name alone is a call without arguments.
-        classes: Those that may be called, by name.
+        classes: Classes that may be called, by name.
 
     Raises:
-        ValueError: It is no such call, or the class refuses the arguments.
+        ValueError: It is not such a call, or the class refuses the arguments.
     """
     try:
         node: ast.expr = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError) as error:
-        raise ValueError(f"{option} {text} is no call; give for example {next(iter(classes))}()") from error
+        raise ValueError(f"{option} {text} is not a call; give for example {next(iter(classes))}()") from error
     called = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
     if not isinstance(called.func, ast.Name):
-        raise ValueError(f"{option} {text} is no call of a callback; give for example {next(iter(classes))}()")
+        raise ValueError(f"{option} {text} is not a call of a callback; give for example {next(iter(classes))}()")
     name = called.func.id
     if name not in classes:
         raise ValueError(f"{option} {text}: unknown callback {name!r}; choose one of {', '.join(classes)}")
@@ -147,7 +147,7 @@ def constructed(option: str, text: str, classes: dict[str, Any]) -> Any:
 
 
 def tensors(option: str, path: str) -> tuple[Tensor, ...]:
-    """The tensors of a file that ``torch.save((x, y), path)`` wrote.
+    """Return the tensors of a file that ``torch.save((x, y), path)`` wrote.
 
     Raises:
         ValueError: It holds something else.
@@ -165,7 +165,7 @@ def tensors(option: str, path: str) -> tuple[Tensor, ...]:
 
 
 def one_line(error: Exception) -> str:
-    """An error's message without the code that some hold, which is for Python."""
+    """Return an error's message without the code that some hold, which is for Python."""
     if isinstance(error, FileNotFoundError) and error.filename is not None:
         return f"there is no file {error.filename}"
     text = " ".join(str(error).partition("\n\n")[0].split())

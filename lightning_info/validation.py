@@ -11,7 +11,7 @@ def one_of(owner: str, name: str, value: object, choices: Sequence[str]) -> None
     """Refuse a value that is not among the choices.
 
     Raises:
-        ValueError: With all choices and an example.
+        ValueError: It is refused; the message has all choices and an example.
     """
     if value not in choices:
         raise ValueError(
@@ -24,7 +24,7 @@ def integer(owner: str, name: str, value: object, example: int) -> None:
     """Refuse a value that is not an integer.
 
     Raises:
-        ValueError: With an example.
+        ValueError: It is refused; the message has an example.
     """
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"{owner}: {name} must be an integer, got {value!r}; for example {name}={example}")
@@ -34,7 +34,7 @@ def positive_integer(owner: str, name: str, value: object, example: int) -> None
     """Refuse a value that is not a positive integer.
 
     Raises:
-        ValueError: With an example.
+        ValueError: It is refused; the message has an example.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{owner}: {name} must be a positive integer, got {value!r}; for example {name}={example}")
@@ -44,7 +44,7 @@ def natural_number(owner: str, name: str, value: object, example: int) -> None:
     """Refuse a value that is not an integer from 0 on.
 
     Raises:
-        ValueError: With an example.
+        ValueError: It is refused; the message has an example.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError(f"{owner}: {name} must be an integer from 0 on, got {value!r}; for example {name}={example}")
@@ -54,7 +54,7 @@ def positive_number(owner: str, name: str, value: object, example: float) -> Non
     """Refuse a value that is not a positive, finite number.
 
     Raises:
-        ValueError: With an example.
+        ValueError: It is refused; the message has an example.
     """
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
         raise ValueError(
@@ -66,7 +66,7 @@ def layers(owner: str, value: object) -> None:
     """Refuse what names no layers.
 
     Raises:
-        ValueError: With an example.
+        ValueError: It is refused; the message has an example.
     """
     names = [value] if value is None or isinstance(value, (str, type)) else value
     if not isinstance(names, Sequence) or not all(name is None or isinstance(name, (str, type)) for name in names):
@@ -79,7 +79,7 @@ def path(owner: str, name: str, value: object, example: str) -> None:
     """Refuse a value that loggers which make folders of tags (MLflow) do not take.
 
     Raises:
-        ValueError: With an example.
+        ValueError: It is refused; the message has an example.
     """
     whole = f"{value}/tag"
     if not isinstance(value, str) or whole.startswith(("/", "..")) or posixpath.normpath(whole) != whole:
@@ -93,7 +93,7 @@ def intervals(owner: str, every_n_epochs: object, every_n_train_steps: object) -
     """Refuse two intervals at once, and one that is not a positive integer.
 
     Raises:
-        ValueError: With an example.
+        ValueError: It is refused; the message has an example.
     """
     if every_n_epochs is not None and every_n_train_steps is not None:
         raise ValueError(

@@ -28,9 +28,9 @@ class Curves(NamedTuple):
     Attributes:
         steps: Optimiser steps taken, ``(T,)``.
         log_det: log det(N F + cI), nats, ``(T,)``.
-        logits: Of the points of a square grid over the plane, ``(T, G, G)``.
-        accuracy: On the training points, ``(T,)``.
-        side: Of the square.
+        logits: Logits at the points of a square grid over the plane, ``(T, G, G)``.
+        accuracy: Accuracy on the training points, ``(T,)``.
+        side: Side of the square.
     """
 
     steps: Sequence[int]
@@ -41,7 +41,7 @@ class Curves(NamedTuple):
 
     @property
     def length(self) -> np.ndarray:
-        """Of the decision boundary, the zero level set of the logits, ``(T,)``."""
+        """Length of the decision boundary, the zero level set of the logits, ``(T,)``."""
         ends = np.linspace(0, self.side, self.logits.shape[-1])
         return np.array([zero_level_length(ends, one) for one in self.logits])
 
@@ -69,14 +69,14 @@ class Row(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Reproduced if all values meet the criterion, in part if some do."""
+        """Verdict: reproduced if all values meet the criterion, in part if some do."""
         if not self.holding:
             return NOT
         return REPRODUCED if self.holding == len(self.values) else IN_PART
 
 
 def verdicts(runs: Sequence[Curves]) -> list[Row]:
-    """The paper's claim on growth (a), and on bumps (b, c), criterion by criterion; one value for each run."""
+    """Judge the paper's claims on growth (a) and on bumps (b, c), by criterion; one value for each run."""
 
     def row(claim: str, criterion: str, least: float, values: list[float]) -> Row:
         return Row(claim, criterion, values, sum(value >= least for value in values))
@@ -115,13 +115,13 @@ def verdicts(runs: Sequence[Curves]) -> list[Row]:
 
 
 def summary(rows: Sequence[Row], letter: str) -> str:
-    """Verdict of all criteria of one claim together."""
+    """Return the verdict of all criteria of one claim together."""
     found = {row.verdict for row in rows if row.claim.startswith(f"({letter})")}
     return found.pop() if len(found) == 1 else IN_PART
 
 
 def table(rows: Sequence[Row]) -> str:
-    """``claim | criterion | value | verdict``."""
+    """Return a table ``claim | criterion | value | verdict``."""
     cells = [("claim", "criterion", "value of each seed", "verdict")]
     cells += [(r.claim, r.criterion, " ".join(f"{v:.3g}" for v in r.values), r.verdict) for r in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -130,7 +130,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def bumps(curve: np.ndarray) -> list[Bump]:
-    """Local maxima whose prominence, the height above the higher of the two saddles beside it, is large enough."""
+    """Find local maxima whose prominence, the height above the higher of the two saddles beside it, is large enough."""
     found = []
     for top in range(1, len(curve) - 1):
         if not curve[top - 1] < curve[top] >= curve[top + 1]:
@@ -146,7 +146,7 @@ def bumps(curve: np.ndarray) -> list[Bump]:
 
 
 def contrast(movement: np.ndarray, bump: Bump) -> float:
-    """Mean movement inside a bump over that of as long a time before and after it; NaN where nothing moves."""
+    """Return the mean movement inside a bump over that in equal times before and after it; NaN if nothing moves."""
     width = bump.right - bump.left
     around = np.r_[movement[max(0, bump.left - width) : bump.left], movement[bump.right : bump.right + width]]
     inside = movement[bump.left : bump.right].mean()
@@ -156,24 +156,24 @@ def contrast(movement: np.ndarray, bump: Bump) -> float:
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation; NaN if one of them is constant, or has a NaN."""
+    """Return the rank correlation; NaN if one of them is constant, or has a NaN."""
     if not (np.ptp(a) > 0 and np.ptp(b) > 0):
         return math.nan
     return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Equal values share their mean rank."""
+    """Return ranks; equal values share their mean rank."""
     _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (counts.cumsum() - (counts + 1) / 2)[which]
 
 
 def median(values: Sequence[float]) -> float:
-    """NaN of none."""
+    """Return the median; NaN without values."""
     return float(np.median(values)) if values else math.nan
 
 
 def zero_level_length(ends: np.ndarray, logits: np.ndarray) -> float:
-    """Length of the curve where the logits ``(G, G)`` over the square ``ends x ends`` are zero."""
+    """Return the length of the curve where the logits ``(G, G)`` over the square ``ends x ends`` are zero."""
     lines = contour_generator(ends, ends, logits).lines(0.0)
     return float(sum(np.linalg.norm(np.diff(line, axis=0), axis=1).sum() for line in lines))

@@ -4,7 +4,7 @@
 
 A fully connected network 2-16-16-1 (tanh, 337 weights) learns two spirals by SGD. Its exact Fisher information matrix
 F, from all training points, is measured by ``WeightInfoCallback`` as log det(N F + cI) in nats, with N = 500 points and
-the damping c = beta / lambda_² = 1, so that a direction that does not matter counts 0. The paper says no more than
+the damping c = beta / lambda_² = 1, so a direction that does not matter counts 0. The paper says no more than
 "3-layers fully connected" and "2D points": all else was chosen by how fast the task is learned, before F was looked at.
 The paper's claims are judged by criteria on the curves (``feature_learning.py``).
 """
@@ -34,7 +34,7 @@ SNAPSHOTS = 6
 
 
 def spirals(seed: int, turns: float = 1.5, noise: float = 0.05, size: float = 3.0) -> tuple[Tensor, Tensor]:
-    """Points ``(N, 2)`` on two spirals, and which one, ``(N,)``."""
+    """Return points ``(N, 2)`` on two spirals, and the spiral of each, ``(N,)``."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.arange(POINTS) % 2
     t = torch.rand(POINTS, generator=generator).sqrt()
@@ -44,7 +44,7 @@ def spirals(seed: int, turns: float = 1.5, noise: float = 0.05, size: float = 3.
 
 
 def plane() -> Tensor:
-    """A grid over the square around the data, ``(G * G, 2)``, row by row."""
+    """Return a grid over the square around the data, ``(G * G, 2)``, row by row."""
     ends = torch.linspace(-SIDE / 2, SIDE / 2, GRID)
     return torch.cartesian_prod(ends, ends).flip(1)
 
@@ -91,7 +91,7 @@ class Boundary(pl.Callback):
 
 
 def train(seed: int, steps: int, every: int, logger: TensorBoardLogger) -> Curves:
-    """One run: data, initial weights and batches of a seed."""
+    """Train once, with the data, initial weights and batches of a seed."""
     pl.seed_everything(seed, verbose=False)
     x, y = spirals(seed)
     boundary = Boundary(x, y, every)
@@ -99,7 +99,7 @@ def train(seed: int, steps: int, every: int, logger: TensorBoardLogger) -> Curve
         beta=1.0,
         lambda_=1.0,
         curvature="matrix",
-        draws=2,  # the loss under weight noise is not looked at here
+        draws=2,  # the loss under weight noise is not used here
         every_n_train_steps=every,
         reference=(x, y),
         num_samples=POINTS,
@@ -129,7 +129,7 @@ def train(seed: int, steps: int, every: int, logger: TensorBoardLogger) -> Curve
 
 
 def draw(run: Curves, x: Tensor, y: Tensor) -> Figure:
-    """Log det over training, its bumps, and snapshots of the boundary below."""
+    """Draw log det over training, its bumps, and snapshots of the boundary below."""
     figure = Figure(figsize=(10, 5.4), layout="constrained")
     grid = figure.add_gridspec(2, SNAPSHOTS, height_ratios=(2, 1.3))
     top = figure.add_subplot(grid[0, :], xlabel="optimiser step", ylabel="log det (N F + I) [nats]")
@@ -156,7 +156,7 @@ def draw(run: Curves, x: Tensor, y: Tensor) -> Figure:
 
 
 def snapshots(run: Curves) -> list[int]:
-    """Measured steps spread evenly over the way that the boundary went, so that each shows something new."""
+    """Choose measured steps that are evenly spread over the boundary's movement, so each shows something new."""
     way = np.r_[0, run.movement.cumsum()]
     return [int(np.searchsorted(way, way[-1] * share)) for share in np.linspace(0, 1, SNAPSHOTS)]
 

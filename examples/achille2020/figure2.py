@@ -6,13 +6,13 @@
 
 An All-CNN (Springenberg et al., 2014) is pre-trained on the digits 2 to 9 for 10 epochs, then trained to tell 0 from 1
 by SGD with learning rate 0.01, momentum 0.9, weight decay 0.0005, as in the paper. ``StabilityCallback`` trains its
-twin, in which one sample, drawn at random, is replaced by another; ``FisherTraceCallback`` tells how large F is.
+twin, in which one sample, drawn at random, is replaced by another; ``FisherTraceCallback`` measures how large F is.
 
 What the paper leaves open, set before anything was measured: batches of 32, SGD of the same settings in pre-training,
 10 epochs of the second task, ten outputs throughout, initial weights after He. The net has neither BatchNorm nor
 dropout, and all its 3x3 convolutions are padded, as digits of 8x8 pixels do not survive without. F is the whole Fisher
-information, of which the paper takes the diagonal. Claims (a) to (c) are the paper's, in words and without numbers; all
-numbers are ours, and so are the questions (d) and (e), and that (c) is asked of a net that has learned its task.
+information, while the paper uses its diagonal. Claims (a) to (c) are the paper's, in words and without numbers; all
+numbers are ours, and so are the questions (d) and (e), and the condition in (c) that the net has learned its task.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ class Run(NamedTuple):
         distance: ``‖δ‖``.
         relative: ``‖δ‖ / ‖w - w_0‖``.
         fisher: ``½ δᵀFδ``, nats a sample.
-        output_kl: What that is to second order, nats a sample.
+        output_kl: Output KL, which ``fisher`` equals to second order, nats a sample.
         unique: Unique information, nats.
         loss_gap: The twin's loss on the replaced sample minus the run's, nats.
         trace: tr F.
         weights: k.
-        accuracy: Of the run, on its training samples, at the end.
+        accuracy: Accuracy of the run on its training samples, at the end.
     """
 
     steps: np.ndarray
@@ -73,7 +73,7 @@ class Run(NamedTuple):
 
     @property
     def radius(self) -> np.ndarray:
-        """``√(δᵀFδ)``: where δ ends, the boundary of the ellipse of F^-1 being at 1."""
+        """Radius ``√(δᵀFδ)`` at which δ ends, where the boundary of the ellipse of F^-1 is at 1."""
         return np.sqrt(2 * self.fisher)
 
     @property
@@ -85,7 +85,7 @@ class Run(NamedTuple):
 
 
 def verdicts(runs: Sequence[Run]) -> list[Row]:
-    """The paper's claims (a) to (c), and two questions of ours, criterion by criterion; one value for each run."""
+    """Judge the paper's claims (a) to (c), and two questions of ours, by criterion; one value for each run."""
 
     def row(claim: str, criterion: str, values: list[float], most: float, least: float = -math.inf) -> Row:
         return Row(claim, criterion, values, sum(least <= value <= most for value in values))
@@ -113,7 +113,7 @@ def verdicts(runs: Sequence[Run]) -> list[Row]:
 
 
 class AllCNN(pl.LightningModule):
-    """Nine convolutions, two of them with stride 2, and the mean over what is left of the image."""
+    """Nine convolutions, two of them with stride 2, and the mean over the remaining image."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -144,7 +144,7 @@ class AllCNN(pl.LightningModule):
 
 
 def load(data_root: Path | None, size: int | None) -> tuple[Tensor, Tensor]:
-    """Standardised images ``(N, 1, H, W)`` of float32 and labels ``(N,)``: scikit-learn's digits, or MNIST."""
+    """Return standardised images ``(N, 1, H, W)`` of float32 and labels ``(N,)``: scikit-learn's digits, or MNIST."""
     if data_root is None:
         from sklearn.datasets import load_digits
 
@@ -162,7 +162,7 @@ def load(data_root: Path | None, size: int | None) -> tuple[Tensor, Tensor]:
 
 
 def fit(module: AllCNN, x: Tensor, y: Tensor, epochs: int, logger: Logger | bool, *callbacks: pl.Callback) -> float:
-    """Train, and give the accuracy on what was trained on."""
+    """Train, and return the accuracy on the training samples."""
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator="auto",
@@ -204,7 +204,7 @@ def train(seed: int, x: Tensor, y: Tensor, width: int, epochs: int, every: int, 
 
 
 def draw(runs: Sequence[Run]) -> Figure:
-    """How far run and twin are apart over training; F along δ, and in other directions."""
+    """Draw the distance between run and twin over training, and F along δ and in other directions."""
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     apart, curved = figure.subplots(1, 2)
     for run in runs:

@@ -16,9 +16,9 @@ in what they hold for it. Learning rate and loss were chosen by how fast the tas
 z is the second hidden layer before its tanh, where saturated units keep their noise. Measured at the end: tr F of the
 weights (``FisherTraceCallback``), the effective information I(X;Z) at a fixed beta (the Gaussian channel of proposition
 3.2, corrected), and on test images how z responds to a shift by a pixel and to a rotation. "Effectively invariant" is a
-statement about z under weight noise, so the response is taken in units of that noise. What is wanted of a trained net
-is that z itself stays: so also in units of the spread of z over images, with the norm of dz/dx, and the same of
-tanh(z).
+statement about z under weight noise, so the response is taken in units of that noise. For a trained net, z itself
+should stay the same: so the response is also measured in units of the spread of z over images, with the norm of dz/dx,
+and all of this for tanh(z) too.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ BATCHES, ALL_BATCHES = (8, 32, 128, 512), (8, 16, 32, 64, 128, 256, 512)
 
 
 class Net(pl.LightningModule):
-    """``features`` gives z."""
+    """Net whose ``features`` output z."""
 
     def __init__(self):
         super().__init__()
@@ -75,7 +75,7 @@ class Net(pl.LightningModule):
 
 
 class Until(pl.Callback):
-    """Ends the training at a loss over all training samples, looked at now and then."""
+    """Ends the training at a loss over all training samples, checked now and then."""
 
     def __init__(self, data: TensorDataset, loss: float):
         self.data, self.target, self.loss = data, loss, math.inf
@@ -92,11 +92,11 @@ class Point(NamedTuple):
     """One trained net.
 
     Attributes:
-        batch: Samples in a batch.
-        seed: Of weights and batches.
-        steps: Until the loss was reached.
-        loss: Reached.
-        accuracy: On test images.
+        batch: Number of samples in a batch.
+        seed: Seed of weights and batches.
+        steps: Steps until the loss was reached.
+        loss: The loss reached.
+        accuracy: Accuracy on test images.
         trace: tr F, nats per squared weight change.
         information: I(X;Z) at ``BETA``, nats.
         noisy_shift: Response to shifts by one pixel, standard deviations of the weight noise at ``BETA``.
@@ -104,9 +104,9 @@ class Point(NamedTuple):
         slope: Mean norm of dz/dx, spreads of z (over images) per unit of x.
         shift: Mean norm of the response to shifts, spreads of z.
         rotation: The same to rotations.
-        tanh_slope: As ``slope``, of tanh(z).
-        tanh_shift: As ``shift``.
-        tanh_rotation: As ``rotation``.
+        tanh_slope: The ``slope`` of tanh(z).
+        tanh_shift: The ``shift`` of tanh(z).
+        tanh_rotation: The ``rotation`` of tanh(z).
     """
 
     batch: int

@@ -1,8 +1,8 @@
-"""What a layer z of a small net tells of its input under weight noise, and how it responds to nuisances.
+"""The information of a layer z of a small net about its input under weight noise, and its response to nuisances.
 
-The net is a module of which the part ``features`` gives z; its weights are frozen and of float64. The noise is that of
-definition 3.1 of Achille, Paolini & Soatto, with the diagonal of F and ``lambda_i = |w_i|``, and all is to first order
-in it.
+The net is a module whose part ``features`` outputs z; its weights are frozen and of float64. The noise is that of
+definition 3.1 of Achille, Paolini & Soatto, with the diagonal of F and ``lambda_i = |w_i|``; everything is to first
+order in it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DEGREES = 15.0
 
 
 def fisher_diagonal(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Diagonal of F at the samples ``x``, by parameter: of squared scores the mean over x and the model's labels."""
+    """Return the diagonal of F at samples ``x``, by parameter: the mean of squared scores over x and model labels."""
     params = dict(net.named_parameters())
     log_p = lambda params, x: functional_call(net, params, (x,)).log_softmax(-1)  # noqa: E731
     scores, p = vmap(jacrev(log_p), (None, 0))(params, x), net(x).softmax(1)
@@ -29,10 +29,10 @@ def fisher_diagonal(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def noise_covariance(net: nn.Module, x: Tensor, beta: float) -> Callable[[Tensor], Tensor]:
-    """Jacobian of z in the weights below it ``(..., d, k)`` -> Σ_z, under noise of the level ``beta`` on them.
+    """Return the function from the Jacobian of z in the weights below it ``(..., d, k)`` to Σ_z, at level ``beta``.
 
     Args:
-        net: ``features`` gives z.
+        net: The net, whose ``features`` output z.
         x: The training samples; F is taken from the first 256.
         beta: Level of the task.
     """
@@ -43,16 +43,16 @@ def noise_covariance(net: nn.Module, x: Tensor, beta: float) -> Callable[[Tensor
 
 
 def information(features: nn.Module, x: Tensor, covariance: Callable[[Tensor], Tensor]) -> float:
-    """I(X;Z) in nats; the expectation is over the first 64 samples."""
+    """Return I(X;Z) in nats; the expectation is over the first 64 samples."""
     f = lambda params, x: functional_call(features, params, (x,))  # noqa: E731
     fisher = layer_fisher(f, dict(features.named_parameters()), x[:64], covariance)
     return gaussian_channel_information(fisher, x.T.cov())
 
 
 def noisy_responses(features: nn.Module, x: Tensor, covariance: Callable[[Tensor], Tensor]) -> tuple[float, float]:
-    """Mean change of z under shifts and rotations of the first 128 images, in standard deviations of the weight noise.
+    """Return the mean change of z under shifts and rotations of 128 images, in standard deviations of the weight noise.
 
-    The norm of ``Σ_z^-½ (z(x') - z(x))`` over ``√d``.
+    The change is the norm of ``Σ_z^-½ (z(x') - z(x))`` divided by ``√d``.
     """
     params, x = dict(features.named_parameters()), x[:128]
     jacobians = vmap(jacrev(lambda params, x: functional_call(features, params, (x,))), (None, 0))(params, x)
@@ -62,27 +62,27 @@ def noisy_responses(features: nn.Module, x: Tensor, covariance: Callable[[Tensor
 
 
 def responses(features: nn.Module, x: Tensor) -> tuple[float, float, float]:
-    """Mean norms of dz/dx and of the changes of z under shifts and rotations, in units of the spread of z."""
+    """Return mean norms of dz/dx and of the changes of z under shifts and rotations, in units of the spread of z."""
     spread = features(x).var(0).sum().sqrt()
     slope = vmap(jacrev(features))(x).flatten(1).norm(dim=1).mean()
     return tuple((value / spread).item() for value in (slope, *(c.norm(dim=2).mean() for c in changes(features, x))))
 
 
 def changes(features: nn.Module, x: Tensor) -> list[Tensor]:
-    """Of z under shifts by a pixel ``(4, N, d)``, and under rotations ``(2, N, d)``."""
+    """Return changes of z under shifts by a pixel ``(4, N, d)``, and under rotations ``(2, N, d)``."""
     images = x.view(-1, 8, 8)
     ways = shifted(images), [rotated(images, degrees) for degrees in (-DEGREES, DEGREES)]
     return [torch.stack([features(moved.flatten(1)) for moved in way]) - features(x) for way in ways]
 
 
 def shifted(images: Tensor) -> list[Tensor]:
-    """Images ``(N, H, W)`` shifted by one pixel to each side; what comes in is 0."""
+    """Return images ``(N, H, W)`` shifted by one pixel to each side, filled with 0."""
     padded, (height, width) = F.pad(images, (1, 1, 1, 1)), images.shape[1:]
     return [padded[:, i : i + height, j : j + width] for i, j in ((0, 1), (2, 1), (1, 0), (1, 2))]
 
 
 def rotated(images: Tensor, degrees: float) -> Tensor:
-    """Images ``(N, H, W)`` turned anticlockwise about their middle; what comes in is 0."""
+    """Return images ``(N, H, W)`` rotated anticlockwise about their middle, filled with 0."""
     a = math.radians(degrees)
     turn = torch.tensor([[math.cos(a), -math.sin(a), 0], [math.sin(a), math.cos(a), 0]], dtype=images.dtype)
     grid = F.affine_grid(turn.expand(len(images), 2, 3), [len(images), 1, *images.shape[1:]], align_corners=False)

@@ -4,8 +4,8 @@ python examples/saxe2018/all.py             # all figures, short runs
 python examples/saxe2018/all.py --full      # as long as the paper's: half an hour of one core
 python examples/saxe2018/all.py figure6     # some of them; the rest of the page is what --out has of them
 
-What was interrupted goes on where it was: finished trainings are read back from --out, and one that was cut off goes
-on from its last checkpoint.
+An interrupted run goes on where it was: finished trainings are read back from --out, and an unfinished one continues
+from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ reach from the least seed to the largest.
 
 
 def page(out: Path) -> str:
-    """The results in a folder, in the order of the paper."""
+    """Return the results in a folder, in the order of the paper."""
     names = sorted(FIGURES, key=lambda name: (not name.startswith("figure"), len(name.rstrip("abcd")), name))
     found = {name: told for name in names if (told := load(name, out)) is not None}
     rows = [(told.length, claim) for told in found.values() for claim in told.claims]
@@ -91,7 +91,7 @@ def page(out: Path) -> str:
 
 
 def write(out: Path) -> None:
-    """The page and its pictures from a folder of results."""
+    """Write the page and its pictures from a folder of results."""
     for folder in (PAGE.parent, IMAGES):
         folder.mkdir(parents=True, exist_ok=True)
     PAGE.write_text(page(out))

@@ -14,16 +14,16 @@ class Claim:
     """One thing that a figure says.
 
     Attributes:
-        figure: ``"1A"``, say.
+        figure: The figure, for example ``"1A"``.
         text: The claim.
-        values: What was measured: one number for each seed, or for each layer and seed, or one in all.
+        values: Measured values: one for each seed, or for each layer and seed, or one in all.
         at_least: Smallest value that agrees with the claim.
-        at_most: Largest one.
-        unit: Of the values and the limits.
+        at_most: Largest value that agrees with the claim.
+        unit: Unit of the values and the limits.
         source: ``"paper"``, or ``"here"`` for what the paper does not say.
-        learned: Of each value, whether the networks behind it learned their task; one that did not learn agrees with
-            nothing. For claims that an untrained network meets, such as that it does not compress; None for others.
-        why: What is known of a verdict other than "reproduced", a sentence or two.
+        learned: Whether the networks behind each value learned their task; one that did not learn agrees with nothing.
+            For claims that an untrained network meets, such as that it does not compress; None for others.
+        why: Explanation of a verdict other than "reproduced", a sentence or two.
     """
 
     figure: str
@@ -44,27 +44,27 @@ class Claim:
 
     @property
     def holding(self) -> int:
-        """How many values meet the criterion; NaN does not, nor one of a network that did not learn."""
+        """Number of values that meet the criterion; NaN and values of networks that did not learn do not."""
         learned = [True] * len(self.values) if self.learned is None else self.learned
         return sum(self.at_least <= v <= self.at_most and did for v, did in zip(self.values, learned, strict=True))
 
     @property
     def verdict(self) -> str:
-        """Reproduced if all values meet the criterion and there are any, in part if some do."""
+        """Verdict: reproduced if all values meet the criterion and there are any, in part if some do."""
         if self.holding == 0:
             return NOT
         return REPRODUCED if self.holding == len(self.values) else IN_PART
 
     @property
     def criterion(self) -> str:
-        """In words."""
+        """The criterion in words."""
         ends = [(self.at_least, "≥"), (self.at_most, "≤")]
         said = " and ".join(f"{sign} {end:.4g}" for end, sign in ends if not math.isinf(end))
         return f"{said} {self.unit}".rstrip() + ("" if len(self.values) == 1 else ", each")
 
     @property
     def measured(self) -> str:
-        """The values, of more than eight how many hold and their range; and how many did not learn."""
+        """The values, or how many hold and their range if there are more than eight; and how many did not learn."""
         said = " ".join(f"{value:.3g}" for value in self.values)
         if len(self.values) > 8:
             said = f"{self.holding} of {len(self.values)} hold; {min(self.values):.3g} to {max(self.values):.3g}"
@@ -73,7 +73,7 @@ class Claim:
 
 
 def report(claims: Iterable[Claim]) -> str:
-    """Claims as they are printed."""
+    """Return the claims as they are printed."""
     return "\n".join(
         f"[{claim.figure}] {claim.text}\n     {claim.criterion}: {claim.measured or 'no values'} -> {claim.verdict}"
         for claim in claims
@@ -81,7 +81,7 @@ def report(claims: Iterable[Claim]) -> str:
 
 
 def markdown(claims: Iterable[tuple[str, Claim]]) -> str:
-    """Lengths of runs and their claims as a table."""
+    """Return lengths of runs and their claims as a table."""
     rows = ["| figure | claim | said by | run | criterion | value | verdict |", "|---|---|---|---|---|---|---|"]
     rows += [
         f"| {c.figure} | {c.text} | {c.source} | {length} | {c.criterion} | {c.measured or 'no values'} "
@@ -92,16 +92,16 @@ def markdown(claims: Iterable[tuple[str, Claim]]) -> str:
 
 
 def difference(claim: Claim) -> str:
-    """A verdict other than "reproduced" as an item of a list, with the reason."""
+    """Return a verdict other than "reproduced" as an item of a list, with the reason."""
     why = f" {claim.why}" if claim.why else ""
     return f"- {claim.figure}, {claim.text}: **{claim.verdict}** ({claim.criterion}; {claim.measured}).{why}"
 
 
 def mean(values: Sequence[float]) -> float:
-    """Mean; NaN of none."""
+    """Return the mean; NaN without values."""
     return sum(values) / len(values) if values else math.nan
 
 
 def chosen(values: Sequence[float], learned: Sequence[bool]) -> list[float]:
-    """Those of networks that learned."""
+    """Return the values of networks that learned."""
     return [value for value, did in zip(values, learned, strict=True) if did]

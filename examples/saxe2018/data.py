@@ -36,16 +36,16 @@ NEIGHBOURS = (
     (0, 3, 5, 7, 8),
     (0, 1, 4, 5, 6),
 )
-"""Of each bit: its vertex's five neighbours."""
+"""The five neighbours of each bit's vertex."""
 
 
 def patterns() -> Tensor:
-    """All inputs, ``(4096, 12)``, 0 or 1, in the order of counting."""
+    """Return all inputs, ``(4096, 12)``, 0 or 1, in the order of counting."""
     return (torch.arange(PATTERNS)[:, None] >> torch.arange(BITS - 1, -1, -1) & 1).float()
 
 
 def labels() -> Tensor:
-    """Their classes, ``(4096,)``."""
+    """Return their classes, ``(4096,)``."""
     x = patterns().double()
     near = torch.zeros(BITS, BITS, dtype=torch.float64)
     for vertex, others in enumerate(NEIGHBOURS):
@@ -57,12 +57,12 @@ def labels() -> Tensor:
 
 
 def pairs(x: Tensor, related: Tensor) -> Tensor:
-    """How many pairs of bits that are on are related, ``(N,)``."""
+    """Count the pairs of related bits that are on, ``(N,)``."""
     return ((x @ related) * x).sum(1) / 2
 
 
 def split(seed: int, share: float = 0.8) -> tuple[Tensor, Tensor]:
-    """Numbers of the training and of the test patterns of a seed, shuffled."""
+    """Return the numbers of the training and of the test patterns of a seed, shuffled."""
     order = torch.randperm(PATTERNS, generator=torch.Generator().manual_seed(seed))
     train = int(share * PATTERNS)
     return order[:train], order[train:]
@@ -92,7 +92,7 @@ def teacher(
     noise_variance: float = 1.0,
     relevant: int | None = None,
 ) -> Teacher:
-    """The teacher of a seed: weights N(0, σ_w²), zero beyond the first ``relevant`` inputs."""
+    """Return the teacher of a seed: weights N(0, σ_w²), zero beyond the first ``relevant`` inputs."""
     generator = torch.Generator().manual_seed(seed)
     w = weight_variance**0.5 * torch.randn(1, inputs, generator=generator)
     if relevant is not None:
@@ -126,7 +126,7 @@ class Batches:
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The Trainer says where it is: shuffles do not depend on where it began."""
+        """Set the epoch, as the Trainer does: shuffles do not depend on where it began."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Tensor]:

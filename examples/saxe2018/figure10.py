@@ -3,8 +3,8 @@
 The paper: "No compression is visible". Five hidden layers of 100 units, full-batch descent; step size 0.1, initial
 weights of variance 0.49 / inputs, 300 examples and signal-to-noise ratio 1 are ours.
 
-The noise of the measurement is added to each layer by itself and not passed on: a later layer, whose activations are
-larger, may therefore tell more than an earlier one, as layer 5 does here.
+The noise of the measurement is added to each layer separately and not passed on: a later layer, whose activations are
+larger, may therefore hold more than an earlier one, as layer 5 does here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Figure 1A: the information plane of a tanh network on the 12-bit task, with SGD.
 
 The paper, after Shwartz-Ziv & Tishby: information about the input first rises, then falls: a fitting and a compression
-phase. It falls in the last hidden layer and the output. Nothing is claimed here of layers 3 and 4, whose falls differ
-between seeds from nothing to several bits.
+phase. It falls in the last hidden layer and the output. Nothing is claimed here about layers 3 and 4, whose falls
+differ between seeds from nothing to several bits.
 
 Set-up: ``twelve_bit.py``; batches of 256, 30 bins over (-1, 1). The default trains 1500 of the 8000 epochs, after
 which compression is under way but not over: some seeds do not reach 2 bits yet.

@@ -4,8 +4,8 @@ The paper: "mutual information with the input monotonically increases in all ReL
 phase", the output aside, whose units saturate.
 
 Set-up: ``twelve_bit.py``; batches of 256, 100 bins from the smallest to the largest activation of each layer over
-training (the paper: one range for all layers, which starves some of bins). What the paper says holds of the mean over
-layers and seeds; single layers of single seeds do fall, so that "monotonically" is judged by itself.
+training (the paper: one range for all layers, which starves some of bins). The paper's statement holds for the mean
+over layers and seeds; single layers of single seeds do fall, so "monotonically" is judged separately.
 """
 
 from __future__ import annotations

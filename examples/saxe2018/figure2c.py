@@ -4,7 +4,7 @@ The paper: "Information increases for small w1 and then decreases for large w1 a
 corresponding to the saturation regions", with "approximately 1 bit".
 
 Exact (eq. 3-4), X ~ N(0, 1), 30 bins over (-1, 1), in bits. 30 bins are an even number: one edge lies at 0, and a
-vanishing weight reads 1 bit, the sign, where the paper's curve starts at 0. The published code has 29 bins, which read
+vanishing weight gives 1 bit, the sign, where the paper's curve starts at 0. The published code has 29 bins, which give
 0; both are drawn. Nothing is trained.
 """
 
@@ -25,13 +25,13 @@ claim = partial(Claim, "2C", unit="bits")
 
 
 def sampled(weight: float, bins: int = 30) -> float:
-    """The same by the binning that networks are measured with, from samples."""
+    """Return the same from samples, by the binning that networks are measured with."""
     x = torch.randn(SAMPLES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return binned_information(torch.tanh(weight * x), None, bins, "fixed").I_XT
 
 
 def run(full: bool = False) -> Result:
-    """Closed form: ``full`` changes nothing."""
+    """Compute the closed form; ``full`` changes nothing."""
     weights = torch.logspace(-2, 3, 251, dtype=torch.float64).tolist()
     curves = {bins: [one_unit_information(w, "tanh", bins) for w in weights] for bins in (30, 29)}
     peak = max(range(len(weights)), key=lambda i: curves[30][i])

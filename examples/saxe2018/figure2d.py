@@ -4,7 +4,8 @@ The paper: it "increases without bound. Half of all inputs land in the bin corre
 other half have information that scales with the size of the weights".
 
 Exact (eq. 3-4 with mass 1/2 in the bin of zero), X ~ N(0, 1), bins of one width, 2/30 as in 2C, over (0, 8 w). A range
-that follows the weight instead, with a fixed number of bins, cannot see the growth: drawn, too. Nothing is trained.
+that follows the weight instead, with a fixed number of bins, cannot see the growth; it is drawn too. Nothing is
+trained.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def fixed_width(weight: float) -> float:
 
 
 def run(full: bool = False) -> Result:
-    """Closed form: ``full`` changes nothing."""
+    """Compute the closed form; ``full`` changes nothing."""
     weights = torch.logspace(-1, 2, 121, dtype=torch.float64).tolist()
     fixed = [fixed_width(w) for w in weights]
     adaptive = [one_unit_information(w, "relu", 30, (0.0, 4 * w)) for w in weights]

@@ -11,7 +11,7 @@ inputs matches the number of training samples"). With 300 examples the figure is
 looks like saw teeth of the test error, and overtrain as much.
 
 The third column is ours: the same planes below the information-bottleneck bound, which the paper names and leaves out.
-Drawn are means over the seeds, and the mean of the bounds of their teachers.
+The curves are means over the seeds, and the mean of their teachers' bounds.
 """
 
 from __future__ import annotations

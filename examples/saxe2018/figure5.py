@@ -26,7 +26,7 @@ from twelve_bit import HIDDEN, OUTPUT, learned, learning, runs, sgd, trained
 FULL_BATCH_SEEDS = (100, 101, 102, 103, 104)
 RELU_SEEDS = (210, 211, 212, 213)
 MANY = tuple(range(600, 620))
-"""Seeds that no criterion was set on."""
+"""Seeds that were not used to set any criterion."""
 UNDER_WAY = (
     "Compression is under way: seeds 601, 602, 613 and 616 miss a criterion after 2000 steps with the full batch, and "
     "meet both after 8000; SGD, in figure 1A, meets both after 8000 epochs."
@@ -48,7 +48,7 @@ def steps(run: Run) -> int:
 
 
 def relu_claims(run: Run) -> list[Claim]:
-    """Of the control: hidden layers under the global range, and what the callback says of the adaptive one."""
+    """Return claims on the control: hidden layers under the global range, and the callback's verdict by range."""
     did = learned(run) * len(HIDDEN)
     falls = [fall for layer in HIDDEN for fall in run.falls(layer, "global")]
     adaptive = [max(plane.falls[layer]["adaptive"] for layer in HIDDEN) for plane in run.planes]

@@ -27,7 +27,7 @@ TINY = normal(0.001)
 
 
 def weak_signal() -> list[Claim]:
-    """The same with the signal-to-noise ratio of figure 3, and enough examples to learn from."""
+    """Run the same with the signal-to-noise ratio of figure 3, and enough examples to learn from."""
     students = student(SEEDS, 1000, 60, 0.05, 5, relevant=RELEVANT)
     ignored = subset(students, range(RELEVANT, INPUTS))
     what = "signal-to-noise ratio 1, as in figure 3"

@@ -29,13 +29,13 @@ claim = partial(Claim, "8", unit="of activations")
 
 
 def activations_at(run: Run, step: int) -> list[dict[str, Tensor]]:
-    """Of every network, by layer."""
+    """Return the activations of every network, by layer."""
     networks = run.at(step)
     return [networks.activations(patterns(), number) for number in range(len(networks.seeds))]
 
 
 def histograms(run: Run, layer: str, low: float, high: float, bins: int = 30) -> Tensor:
-    """Density of the first network's activations, ``(steps, bins)``."""
+    """Return the density of the first network's activations, ``(steps, bins)``."""
     found = [run.at(step).activations(patterns())[layer].flatten() for step in run.snapshots]
     return torch.stack([torch.histc(values.clamp(low, high), bins, low, high) / len(values) for values in found])
 

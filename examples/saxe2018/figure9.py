@@ -28,7 +28,7 @@ claim = partial(Claim, "9")
 
 
 def zeros(run: Run, step: int) -> list[float]:
-    """Fraction at zero, for each hidden layer and network."""
+    """Return the fraction at zero, for each hidden layer and network."""
     found = activations_at(run, step)
     return [(activations[layer] == 0).double().mean().item() for layer in HIDDEN for activations in found]
 

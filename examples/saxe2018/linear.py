@@ -1,10 +1,10 @@
 """Sections 3 and 5: linear students of a linear teacher, for which everything is known exactly.
 
 The formulas are the corrected ones (``docs/errata.md``): inputs of covariance I / 100, and noise of variance 1 on the
-hidden layer, for the measurement only. The paper gives neither step size nor initial weights; the figures say theirs.
+hidden layer, for the measurement only. The paper gives neither step size nor initial weights; the figures state theirs.
 
 InfoPlaneCallback measures the same information by covariances. Its reference samples are the 2 D points ± e_i, whose
-covariance is exactly I / D, so that the two must agree to rounding.
+covariance is exactly I / D, so the two must agree to rounding.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from lightning_info.functional.theory.gaussian_bottleneck import gaussian_bottle
 INPUTS = 100
 COVARIANCE = torch.eye(INPUTS, dtype=torch.float64) / INPUTS
 NOISE = 1.0
-"""Variance of the noise that the information is measured with."""
+"""Variance of the noise with which the information is measured."""
 SMALL = normal(0.01)
 LEARNED = 0.15
-"""Of the teacher's signal; a student that never knows so much has not learned."""
+"""Part of the teacher's signal that a student must know at some time to count as having learned."""
 Plane = dict[str, list[tuple[int, float, float]]]
 
 
@@ -44,7 +44,7 @@ class Student(NamedTuple):
         return list(self.run.snapshots)
 
     def maps(self, step: int, layer: int) -> Tensor:
-        """W̄ of the students up to a layer, ``(S, units, D)``."""
+        """Return W̄ of the students up to a layer, ``(S, units, D)``."""
         weights = list(self.run.at(step).weights)[:layer]
         product = weights[0].detach().double()
         for weight in weights[1:]:
@@ -84,7 +84,7 @@ def student(
 
 
 def errors(student: Student) -> dict[str, Tensor]:
-    """Squared error on the examples and, exactly, on fresh ones, ``(steps, S)``."""
+    """Return the squared error on the examples and, exactly, on fresh ones, ``(steps, S)``."""
     depth = len(student.run.networks.weights)
     curves: dict[str, list[list[float]]] = {"train": [], "test": []}
     for step in student.steps:
@@ -96,7 +96,7 @@ def errors(student: Student) -> dict[str, Tensor]:
 
 
 def planes(student: Student, layers: int = 1) -> list[Plane]:
-    """Exact I(X;T) and I(T;Y) of each student's hidden layers, in bits."""
+    """Return exact I(X;T) and I(T;Y) of each student's hidden layers, in bits."""
     found: list[Plane] = [{f"layer{layer}": [] for layer in range(1, layers + 1)} for _ in student.teachers]
     for step in student.steps:
         for layer in range(1, layers + 1):
@@ -107,7 +107,7 @@ def planes(student: Student, layers: int = 1) -> list[Plane]:
 
 
 def subset(student: Student, inputs: range) -> Tensor:
-    """I(T;X_S) of the hidden layer, all other inputs being noise, ``(steps, S)``."""
+    """Return I(T;X_S) of the hidden layer, all other inputs being noise, ``(steps, S)``."""
     return torch.tensor(
         [
             [linear_subset_information(w, COVARIANCE, NOISE, list(inputs)) for w in student.maps(step, 1)]
@@ -117,7 +117,7 @@ def subset(student: Student, inputs: range) -> Tensor:
 
 
 def bounds(student: Student, exact: list[Plane]) -> list[Plane]:
-    """The same planes with the most that any layer with this I(X;T) can tell of Y instead of I(T;Y)."""
+    """Return the same planes with the most that any layer with this I(X;T) can tell about Y instead of I(T;Y)."""
     found: list[Plane] = []
     for plane, told in zip(exact, student.teachers, strict=True):
         found.append({})
@@ -129,13 +129,13 @@ def bounds(student: Student, exact: list[Plane]) -> list[Plane]:
 
 
 def overtraining(student: Student) -> list[float]:
-    """Overtraining: the test error at the end over the smallest one."""
+    """Return overtraining: the test error at the end divided by the smallest one."""
     test = errors(student)["test"]
     return (test[-1] / test.min(0).values).tolist()
 
 
 def gains(student: Student) -> list[float]:
-    """Of every student: the part of the teacher's signal that it knows at best; 0 for one that always says 0."""
+    """Return the largest part of the teacher's signal that every student knows; 0 for one that always says 0."""
     least = errors(student)["test"].min(0).values.tolist()
     nothing = [generalisation_error(0 * t.w, t.w, COVARIANCE, t.noise_variance) for t in student.teachers]
     return [(n - e) / (n - t.noise_variance) for n, e, t in zip(nothing, least, student.teachers, strict=True)]
@@ -146,13 +146,13 @@ def learned(student: Student) -> list[bool]:
 
 
 def learning(panel: str, what: str, student: Student) -> Claim:
-    """That the students learned, which claims such as "no compression" need."""
+    """Return the claim that the students learned, which claims such as "no compression" need."""
     text = f"{what}: the networks learn; part of the teacher's signal that is known at best"
     return Claim(panel, text, gains(student), LEARNED, source="here")
 
 
 def no_compression(panel: str, what: str, student: Student, layers: int = 1, most: float = 0.01) -> list[Claim]:
-    """That the networks learned, the exact falls of I(X;T), and what InfoPlaneCallback says of the same networks."""
+    """Return claims that the networks learned, on the exact falls of I(X;T), and on InfoPlaneCallback's values."""
     exact = planes(student, layers)
     names = list(exact[0])
     falls = [peak_to_end([x for _, x, _ in plane[layer]]) for layer in names for plane in exact]
@@ -183,7 +183,7 @@ def no_compression(panel: str, what: str, student: Student, layers: int = 1, mos
 
 
 def below_bound(panel: str, what: str, student: Student) -> list[Claim]:
-    """That no layer tells more of Y than the information bottleneck allows."""
+    """Return the claim that no layer tells more about Y than the information bottleneck allows."""
     exact = planes(student)
     pairs = [
         [(y, bound) for (*_, y), (*_, bound) in zip(plane["layer1"], most["layer1"], strict=True)]

@@ -1,8 +1,8 @@
 """The networks: those of all seeds as one LightningModule, trained in one run of a Trainer.
 
-The loss is the sum over the networks and Adam and SGD act on each weight alone, so this is the same as to train each
-network by itself, in a fraction of the time. ``forward`` is one network as anybody would write it; that is what
-InfoPlaneCallback looks at.
+The loss is the sum over the networks, and Adam and SGD act on each weight alone, so this is the same as training each
+network separately, in a fraction of the time. ``forward`` is one network as one would usually write it;
+InfoPlaneCallback measures this one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Init = Callable[[int, int, torch.Generator], Tensor]
 
 
 def truncated_normal(units: int, inputs: int, generator: torch.Generator) -> Tensor:
-    """Weights of the authors' networks: a normal cut at 2 σ, σ² = 1 / inputs."""
+    """Draw weights as in the authors' networks: a normal cut at 2 σ, σ² = 1 / inputs."""
     std = inputs**-0.5
     return nn.init.trunc_normal_(torch.empty(units, inputs), 0, std, -2 * std, 2 * std, generator=generator)
 
@@ -37,11 +37,11 @@ class Networks(pl.LightningModule):
     """S networks of one shape.
 
     Args:
-        seeds: Of their initial weights.
-        widths: Of the layers, input first.
-        activation: Of the hidden layers.
+        seeds: Seeds of their initial weights.
+        widths: Widths of the layers, input first.
+        activation: Activation function of the hidden layers.
         task: ``"classes"``: softmax and cross-entropy, Adam; ``"teacher"``: no bias, squared error, plain SGD.
-        init: Of the weights; biases start at 0.
+        init: Initialisation of the weights; biases start at 0.
         lr: Step size.
     """
 
@@ -63,10 +63,10 @@ class Networks(pl.LightningModule):
         self.biases.requires_grad_(task == "classes")
         self.layers = [f"layer{i}" for i in range(1, len(shapes) + 1)]
         for name in self.layers:
-            self.add_module(name, nn.Identity())  # a name for what the callback is to look at
+            self.add_module(name, nn.Identity())  # a name for what the callback measures
 
     def forward(self, x: Tensor, network: int = 0) -> Tensor:
-        """One network's outputs before the softmax, ``(N, outputs)``, for ``x (N, inputs)``."""
+        """Return one network's outputs before the softmax, ``(N, outputs)``, for ``x (N, inputs)``."""
         for i, name in enumerate(self.layers):
             x = F.linear(x, self.weights[i][network], self.biases[i][network, :, 0])
             if i + 1 < len(self.layers):
@@ -75,7 +75,7 @@ class Networks(pl.LightningModule):
         return x
 
     def activations(self, x: Tensor, network: int = 0) -> dict[str, Tensor]:
-        """Of one network's layers, by name, ``(N, units)``; the last are the probabilities of the classes."""
+        """Return the activations ``(N, units)`` of one network, by layer; the last are the class probabilities."""
         seen: dict[str, Tensor] = {}
         hooks = [
             self.get_submodule(name).register_forward_hook(lambda *call, name=name: seen.update({name: call[2]}))
@@ -88,7 +88,7 @@ class Networks(pl.LightningModule):
         return seen
 
     def all_outputs(self, x: Tensor) -> Tensor:
-        """All networks', ``(S, outputs, N)``, for ``x (S, inputs, N)``: samples last, as layers are narrow."""
+        """Return all outputs, ``(S, outputs, N)``, for ``x (S, inputs, N)``: samples last, as layers are narrow."""
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = torch.baddbmm(bias, weight, x) if self.task == "classes" else weight @ x
             if i + 1 < len(self.weights):
@@ -96,7 +96,7 @@ class Networks(pl.LightningModule):
         return x
 
     def losses(self, x: Tensor, y: Tensor) -> Tensor:
-        """Mean loss of each network, ``(S,)``; ``y (S, N)`` classes or ``(S, outputs, N)``."""
+        """Return the mean loss of each network, ``(S,)``; ``y (S, N)`` classes or ``(S, outputs, N)``."""
         outputs = self.all_outputs(x)
         if self.task == "teacher":
             return (outputs - y).square().mean((1, 2))

@@ -13,11 +13,11 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 Path = Sequence[tuple[int, float, float]]
-"""``(step, I(X;T), I(T;Y))``"""
+"""A point ``(step, I(X;T), I(T;Y))``."""
 
 
 def mean_plane(planes: Sequence[Mapping[str, Path]]) -> dict[str, Path]:
-    """The mean of the planes of several networks, point by point."""
+    """Return the mean of the planes of several networks, point by point."""
     return {
         layer: [tuple(np.mean(points, 0)) for points in zip(*(plane[layer] for plane in planes), strict=True)]
         for layer in planes[0]
@@ -25,7 +25,7 @@ def mean_plane(planes: Sequence[Mapping[str, Path]]) -> dict[str, Path]:
 
 
 def draw_plane(figure: Figure, axes: Axes, plane: Mapping[str, Path], epochs: Mapping[int, float], title: str) -> None:
-    """I(T;Y) against I(X;T): a path for each layer, colour = epoch, the layers of one epoch joined."""
+    """Draw I(T;Y) against I(X;T): a path for each layer, colour = epoch, the layers of one epoch joined."""
     last = max(epochs.values())
     scale = ScalarMappable(PowerNorm(0.4, 0, last), matplotlib.colormaps["gnuplot"])
     steps = [int(step) for step, *_ in next(iter(plane.values()))]
@@ -47,14 +47,14 @@ def draw_plane(figure: Figure, axes: Axes, plane: Mapping[str, Path], epochs: Ma
 
 
 def draw_bound(axes: Axes, bound: Path) -> None:
-    """What no layer can be above, in a plane that is drawn."""
+    """Draw the bound that no layer can exceed into a plane."""
     x, y = np.array(sorted(point[1:] for point in bound)).T
     axes.plot(x, y, "--", color="0.3", linewidth=1, label="information-bottleneck bound")
     axes.legend(frameon=False, fontsize=8)
 
 
 def draw_curves(axes: Axes, epochs: Sequence[float], curves: Mapping[str, np.ndarray], title: str, ylabel: str) -> None:
-    """Mean over the networks and the band from the least to the largest, ``(steps, S)``."""
+    """Draw the mean over the networks and the band from the smallest to the largest, ``(steps, S)``."""
     for name, values in curves.items():
         networks = np.asarray(values)
         axes.fill_between(epochs, networks.min(1), networks.max(1), alpha=0.2, linewidth=0)
@@ -66,7 +66,7 @@ def draw_curves(axes: Axes, epochs: Sequence[float], curves: Mapping[str, np.nda
 def draw_histograms(
     axes: Axes, epochs: Sequence[float], density: np.ndarray, ends: tuple[float, float], title: str
 ) -> None:
-    """Density of activations, ``(steps, bins)``: epochs to the right, activations upwards."""
+    """Draw the density of activations, ``(steps, bins)``: epochs to the right, activations upwards."""
     shown = np.asarray(density).T
     edges = np.linspace(*ends, len(shown) + 1)
     right = np.array([*epochs[1:], epochs[-1] * 1.02])

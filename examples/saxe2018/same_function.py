@@ -3,9 +3,10 @@
 The paper: networks "could compute exactly the same input-output map and therefore generalize identically" and differ in
 how robust their inner representation is to noise, which is what bins stand for and training does not have.
 
-A ReLU network trained on the 12-bit task, and the same with the weights and biases of layer 1 divided by 16 and the
-weights of layer 2 multiplied by 16: ReLU lets a positive factor through. The outputs are the same; the binned
-information of layer 1 is not, with bins of the same width. And a linear network in the paper's own form, exactly.
+Compared are a ReLU network trained on the 12-bit task, and the same with the weights and biases of layer 1 divided by
+16 and the weights of layer 2 multiplied by 16: a positive factor passes through ReLU. The outputs are the same; the
+binned information of layer 1 is not, with bins of the same width. A linear network in the paper's own form is computed
+exactly.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every script of a figure does: run, print the comparison, write the figure to disk and to TensorBoard."""
+"""Common part of the figures' scripts: run, print the comparison, write the figure to disk and to TensorBoard."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ RESULTS = Path(__file__).parents[2] / "runs" / "saxe2018"
 
 
 class Result(NamedTuple):
-    """Of one figure.
+    """Result of one figure.
 
     Attributes:
-        claims: With what was measured.
-        figure: Drawn like the paper's.
-        runs: Which seeds, how long.
-        trained: Whether anything was.
+        claims: Claims with the measured values.
+        figure: The figure, drawn like the paper's.
+        runs: Seeds and lengths of the runs.
+        trained: Whether anything was trained.
     """
 
     claims: list[Claim]
@@ -34,12 +34,12 @@ class Result(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What is kept of a result.
+    """The part of a result that is saved.
 
     Attributes:
-        length: ``"full"``, ``"quick"``, or ``"exact"`` where nothing is trained.
-        runs: As of the result.
-        claims: As of the result.
+        length: ``"full"``, ``"quick"``, or ``"exact"`` if nothing is trained.
+        runs: See ``Result``.
+        claims: See ``Result``.
     """
 
     length: str
@@ -56,7 +56,7 @@ def main(doc: str, run: Callable[[bool], Result], name: str) -> None:
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
-    """Of every script."""
+    """Return the argument parser of every script."""
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--full", action="store_true", help="the paper's length and more seeds: up to 10 minutes")
     found.add_argument(
@@ -82,7 +82,7 @@ def save(result: Result, name: str, out: Path, full: bool) -> Path:
 
 
 def load(name: str, out: Path) -> Saved | None:
-    """What :func:`save` wrote, if it did."""
+    """Return what :func:`save` wrote, if it did."""
     path = out / f"{name}.json"
     if not path.exists():
         return None

@@ -1,8 +1,7 @@
 """Training with a Trainer: snapshots of the weights, and an InfoPlaneCallback for each network.
 
-With a folder to keep things in, an interrupted training goes on from its last checkpoint, and a finished one is read
-back. Either is found again by the initial weights, the data and the settings, not by the code: whoever changes that
-deletes the folder.
+With a folder for results, an interrupted training goes on from its last checkpoint, and a finished one is read back.
+Both are found by the initial weights, the data and the settings, not by the code: delete the folder if you change that.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from torch.utils.data import DataLoader
 from lightning_info import InfoPlaneCallback
 
 OUT: Path | None = None
-"""Folder of what the callbacks log (``callbacks``) and of trainings (``trainings``); None keeps nothing."""
+"""Folder of the callbacks' logs (``callbacks``) and of trainings (``trainings``); None keeps nothing."""
 CHECKPOINTS, LAST, FINISHED = 5, "last.ckpt", "finished.pt"
 
 
@@ -59,7 +58,7 @@ class Snapshots(pl.Callback):
 
 
 class Checkpoints(pl.Callback):
-    """Some on the way and none at the end: a finished training has a file of its own."""
+    """Saves some checkpoints on the way and none at the end: a finished training has its own file."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -71,13 +70,13 @@ class Checkpoints(pl.Callback):
 
 
 class Plane(NamedTuple):
-    """What an InfoPlaneCallback found of one network.
+    """Results of an InfoPlaneCallback for one network.
 
     Attributes:
-        history: Tag -> ``[(step, value), ...]``.
-        falls: Layer -> range or estimator -> bits from the peak of I(X;T) to its end.
-        verdicts: Layer -> whether it compresses, in words.
-        curves: Layer -> ``[(step, I(X;T), I(T;Y)), ...]`` under the range of the bins that was asked for; else empty.
+        history: ``tag -> [(step, value), ...]``.
+        falls: Bits from the peak of I(X;T) to its end, by layer and by range or estimator.
+        verdicts: Whether each layer compresses, in words.
+        curves: ``layer -> [(step, I(X;T), I(T;Y)), ...]`` under the requested range of the bins; else empty.
     """
 
     history: dict[str, list[tuple[int, float]]]
@@ -87,13 +86,13 @@ class Plane(NamedTuple):
 
 
 class Run:
-    """What is left of a training.
+    """Results of a training.
 
     Attributes:
-        networks: With the weights of the step that was last asked for.
-        planes: Of each network.
-        snapshots: Of the weights, by step.
-        per_epoch: Steps of a pass through the data.
+        networks: The networks, with the weights of the step that was last requested.
+        planes: Results of the callback for each network.
+        snapshots: Snapshots of the weights, by step.
+        per_epoch: Number of steps of a pass through the data.
     """
 
     def __init__(
@@ -107,12 +106,12 @@ class Run:
         return {step: step / self.per_epoch for step in steps}
 
     def at(self, step: int) -> Networks:
-        """The networks with the weights of a step."""
+        """Return the networks with the weights of a step."""
         self.networks.load_state_dict(self.snapshots[step])
         return self.networks
 
     def falls(self, layer: str, bin_range: str) -> list[float]:
-        """Bits from the peak of I(X;T) to its end, for each network, as the callback judged it."""
+        """Return bits from the peak of I(X;T) to its end, for each network, as the callback judged it."""
         return [plane.falls[layer][bin_range] for plane in self.planes]
 
 
@@ -130,15 +129,15 @@ def train(
     """Train and measure.
 
     Args:
-        name: In TensorBoard.
+        name: Name in TensorBoard.
         networks: S of them.
         x: Inputs ``(S, D, P)``.
         y: Targets.
         epochs: Passes through the data; a multiple of ``points``.
         reference: Samples that are measured, ``(x (N, D), classes (N,))`` or ``(x,)``.
-        batch_size: None for all samples.
-        points: Measurements at the end of equal parts of training, besides those after 0, 1, 2, 4, 8, ... steps. Such a
-            part is an epoch of the Trainer.
+        batch_size: Batch size; None for all samples.
+        points: Number of measurements at the end of equal parts of training, besides those after 0, 1, 2, 4, 8, ...
+            steps. Such a part is an epoch of the Trainer.
         plane: Further arguments of InfoPlaneCallback.
     """
     if epochs % points:
@@ -177,7 +176,7 @@ def train(
 def fit(
     networks: Networks, loader: DataLoader, points: int, callbacks: Sequence[pl.Callback], kept: Path | None
 ) -> dict[int, dict[str, Tensor]]:
-    """Train from the last checkpoint or from the beginning, and give the snapshots."""
+    """Train from the last checkpoint or from the beginning, and return the snapshots."""
     snapshots = Snapshots()
     with quiet():
         trainer = pl.Trainer(
@@ -195,7 +194,7 @@ def fit(
 
 
 def fingerprint(*parts: Any) -> str:
-    """Of what decides how a training goes."""
+    """Return a fingerprint of what determines a training."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.contiguous().numpy().tobytes() if isinstance(part, Tensor) else repr(part).encode())
@@ -203,21 +202,21 @@ def fingerprint(*parts: Any) -> str:
 
 
 def found(callback: InfoPlaneCallback, bin_range: Any) -> Plane:
-    """What is kept of a callback."""
+    """Return what is kept of a callback."""
     falls = {layer: judged.falls for layer, judged in callback.verdicts.items()}
     words = {layer: judged.verdict for layer, judged in callback.verdicts.items()}
     return Plane(callback.history, falls, words, callback.curves(bin_range) if bin_range else {})
 
 
 def one_network(number: int, networks: Networks, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor | None, str]:
-    """What InfoPlaneCallback is told: this network's outputs, the classes if there are any, and what outputs are."""
+    """Return the prediction for InfoPlaneCallback: this network's outputs, the classes if any, and the likelihood."""
     x, *classes = batch
     return networks(x, number), classes[0] if classes else None, "categorical" if classes else "gaussian"
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the advice of the Trainer, and without the warnings of all seeds; verdicts stay in the callback."""
+    """Silence the Trainer's advice and the warnings of all seeds; verdicts stay in the callback."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -20,11 +20,11 @@ HIDDEN = ("layer1", "layer2", "layer3", "layer4", "layer5")
 OUTPUT = "layer6"
 BINS = {"tanh": 30, "relu": 100}
 RANGE = {"tanh": "fixed", "relu": "global"}
-"""Of the paper: (-1, 1) for tanh, and for ReLU up to the largest activation over training."""
+"""Ranges of the paper: (-1, 1) for tanh, and for ReLU up to the largest activation over training."""
 CHANCE = 2118 / PATTERNS
-"""Accuracy of saying 1 of every pattern."""
+"""Accuracy of predicting 1 for every pattern."""
 LEARNED = 0.5
-"""Of the way from chance to no error on the test patterns; a network that is not so far has not learned the task."""
+"""Part of the way from chance to no error on the test patterns that a network must reach to have learned the task."""
 
 
 @cache
@@ -37,7 +37,7 @@ def trained(
     points: int = 50,
     lr: float = 4e-4,
 ) -> Run:
-    """Networks of some seeds; ``batch_size`` None trains with all patterns at once. A second call costs nothing."""
+    """Train networks of some seeds; ``batch_size`` None uses all patterns at once. A second call costs nothing."""
     x, y = patterns(), labels()
     train_sets = [split(seed, share)[0] for seed in seeds]
     how = "full batch" if batch_size is None else f"batch {batch_size}"
@@ -56,19 +56,19 @@ def trained(
 
 
 def sgd(activation: str, full: bool) -> Run:
-    """The networks of figures 1, 7, 8 and 9: batches of 256, 8000 epochs as the authors have, or the first 1500."""
+    """Train the networks of figures 1, 7, 8 and 9: batches of 256, the authors' 8000 epochs, or the first 1500."""
     first = {"tanh": 110, "relu": 120}[activation]
     return trained(activation, tuple(range(first, first + (8 if full else 3))), 8000 if full else 1500, 256)
 
 
 def runs(run: Run) -> str:
-    """In words."""
+    """Describe the runs in words."""
     seeds, epochs = run.networks.seeds, max(run.snapshots) / run.per_epoch
     return f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} from {seeds[0]}, {epochs:g} epochs"
 
 
 def learning_curves(run: Run, share: float = 0.8, last: bool = False) -> dict[str, Tensor]:
-    """Of every network at every snapshot or the last, ``(steps, S)``: train and test loss (nats) and accuracy."""
+    """Return train and test loss (nats) and accuracy of every network at all snapshots or the last, ``(steps, S)``."""
     x, y = patterns(), labels()
     curves: dict[str, list[Tensor]] = {}
     for step in [max(run.snapshots)] if last else run.snapshots:
@@ -84,7 +84,7 @@ def learning_curves(run: Run, share: float = 0.8, last: bool = False) -> dict[st
 
 
 def gains(run: Run, share: float = 0.8) -> list[float]:
-    """Of every network: test accuracy at the end, as a part of the way from chance to 1."""
+    """Return every network's test accuracy at the end, as a part of the way from chance to 1."""
     accuracies = learning_curves(run, share, last=True)["test accuracy"][-1]
     return ((accuracies - CHANCE) / (1 - CHANCE)).tolist()
 
@@ -94,6 +94,6 @@ def learned(run: Run, share: float = 0.8) -> list[bool]:
 
 
 def learning(panel: str, what: str, run: Run, share: float = 0.8, why: str = "") -> Claim:
-    """That the networks learned, which claims such as "no compression" need."""
+    """Return the claim that the networks learned, which claims such as "no compression" need."""
     text = f"{what}: the networks learn; test accuracy, from 0 for chance to 1"
     return Claim(panel, text, gains(run, share), LEARNED, source="here", why=why)

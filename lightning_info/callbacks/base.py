@@ -42,28 +42,27 @@ from lightning_info.reporting.table import Curve, last_values
 
 
 class InfoCallback(TakeAway):
-    """Measures a quantity during training: says when, on which samples, and where the values go.
+    """Measures a quantity during training: decides when, on which samples, and where the values go.
 
-    The callbacks of this package are made of it; for a :class:`~.Quantity` of your own it is used as it is, see
+    The callbacks of this package build on it; use it directly for a :class:`~.Quantity` of your own, see
     ``docs/quantities.md``.
 
     A point at step s describes the weights after s optimiser steps. It is measured in ``on_train_batch_start`` of the
-    first batch of s, on a replica, over the reference samples. Between points nothing runs but a comparison of
-    counters.
+    first batch of s, on a replica, over the reference samples. Between points only a comparison of counters runs.
 
     Attributes:
         history: ``tag -> [(step, value), ...]`` of everything measured, NaN where a point has no value; with several
-            processes that of the first in each of them.
+            processes each of them holds that of the first.
 
     Args:
-        quantity: What is measured; an instance for each callback.
-        num_samples: Reference samples: the first that pass in training.
+        quantity: The quantity to measure; each callback needs its own instance.
+        num_samples: Number of reference samples: the first that training uses.
         **common: The arguments that all callbacks share, see :class:`~.CommonOptions`.
 
     Raises:
-        ValueError: An argument makes no sense.
-        MisconfigurationException: Before the first step: a quantity that gives what cannot be shown; and with
-            ``on_error="raise"`` (else a warning, and the callback is off) what cannot be measured.
+        ValueError: An argument is invalid.
+        MisconfigurationException: Before the first step, if the quantity returns what cannot be shown; and with
+            ``on_error="raise"`` (else a warning, and the callback is off) if something cannot be measured.
 
     Example::
 
@@ -135,10 +134,10 @@ class InfoCallback(TakeAway):
         self._trainer: int | None = None  # identity of the trainer of the last run
         self._restart()
 
-    if not TYPE_CHECKING:  # for which every attribute would exist
+    if not TYPE_CHECKING:  # every attribute would exist for them
 
         def __getattr__(self, name: str) -> Any:
-            """What the quantity has: its arguments, and what it tells."""
+            """Return an attribute of the quantity: its arguments, and what it offers."""
             if name.startswith("_") or "quantity" not in vars(self):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             return getattr(self.quantity, name)
@@ -150,7 +149,7 @@ class InfoCallback(TakeAway):
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Scalars that every measurement gives, without prefix; known from the first batch on."""
+        """Scalars of every measurement, without prefix; known from the first batch on."""
         return self.quantity.tags
 
     @property
@@ -158,7 +157,7 @@ class InfoCallback(TakeAway):
         return {"quantity": self.quantity.name} if type(self) is InfoCallback else {}
 
     def report(self) -> str:
-        """All that is known: what is measured, on which samples, when, who computes what and why; values; warnings."""
+        """Tell what is measured, on which samples, when, by which engine and why, with all values and warnings."""
         if not self._summary:
             return f"{type(self).__name__}: nothing is known before the first batch of fit"
         overhead = self.tagged(f"{self.family}/overhead")
@@ -226,7 +225,7 @@ class InfoCallback(TakeAway):
         try:
             is_idle = self._samples.complete and not self.is_due(trainer, batch_idx)
         except Exception:
-            is_idle = False  # it is told below, by the same error
+            is_idle = False  # reported below, by the same error
         if not is_idle:
             shown = progress(trainer, type(self).__name__, steps_taken(trainer), self.account.point)
             with self._or_off(trainer), self._clock.spending(), self._error_policy.guard("its bookkeeping"), shown:
@@ -280,7 +279,7 @@ class InfoCallback(TakeAway):
 
     @contextmanager
     def _or_off(self, trainer: Any = None) -> Iterator[None]:
-        """What is refused inside switches this callback off, and training goes on; with ``on_error="raise"`` it ends.
+        """Switch this callback off if something is refused inside; training goes on, or ends with ``on_error="raise"``.
 
         Args:
             trainer: The trainer, once training has started.
@@ -307,21 +306,21 @@ class InfoCallback(TakeAway):
 
     @property
     def is_prepared(self) -> bool:
-        """The module is checked."""
+        """Whether the module is checked."""
         return self._prepared
 
     @property
     def is_ready(self) -> bool:
-        """The module is checked and the reference samples are complete."""
+        """Whether the module is checked and the reference samples are complete."""
         return self._prepared and self._samples.complete
 
     @property
     def last_step(self) -> int | None:
-        """Of the last point; None before the first."""
+        """Step of the last point; None before the first."""
         return self._measured
 
     def is_due(self, trainer: Any, batch_idx: int) -> bool:
-        """Whether a point falls on this batch; decided once, by whichever of our callbacks asks first."""
+        """Tell whether a point falls on this batch; decided once, for the first of our callbacks that asks."""
         step = steps_taken(trainer)
         now = (trainer.current_epoch, batch_idx, step)  # with dataloader_iter, the number of the batch comes twice
         if self._decision is None or self._decision[0] != now:
@@ -346,7 +345,7 @@ class InfoCallback(TakeAway):
         return self._affords(trainer, account.next_point + account.ending, self._schedule.is_early(step))
 
     def _take(self, trainer: Any, pl_module: Any, batch_idx: int) -> None:
-        """The point that is due at this batch, if its samples are there."""
+        """Measure the point that is due at this batch, if its samples are there."""
         assert self._step is not None
         if self._samples.complete:
             self._measure_and_log(trainer, pl_module, self._step, self._session.due(trainer, batch_idx))
@@ -358,15 +357,15 @@ class InfoCallback(TakeAway):
             self._left_out.append(self._step)
 
     def last_curves(self) -> dict[str, Curve]:
-        """Curves with a value at the last point, by whole tag."""
+        """Return the curves with a value at the last point, by full tag."""
         return {tag: curve for tag, curve in self.history.items() if curve[-1][0] == self._measured}
 
     def closing_lines(self) -> list[str]:
-        """What is printed below the table at the end of fit."""
+        """Return what is printed below the table at the end of fit."""
         return list(filter(None, [self.quantity.closing_text(self.record())]))
 
     def time_taken(self) -> tuple[str, float]:
-        """How many points there are, and which share of the run's time they took."""
+        """Return how many points there are, and the share of the run's time that they took."""
         return f"{self.tagged(self.quantity.name)} ({self._points})", self._clock.overhead
 
     # ---- small things

@@ -12,11 +12,11 @@ from lightning_info.replica.timing import seconds
 
 
 class Clock:
-    """Seconds of the run, and of those the ones spent on measuring.
+    """Seconds of the run, and those spent on measuring.
 
     Args:
-        elapsed: Seconds of the run before this process took it up.
-        spent: Of those, spent on measuring.
+        elapsed: Seconds of the run before this process resumed it.
+        spent: Seconds of these that were spent on measuring.
     """
 
     def __init__(self, elapsed: float = 0.0, spent: float = 0.0) -> None:
@@ -51,5 +51,5 @@ class Clock:
             self._spent, self._spending_since = self.spent, None
 
     def wait_for(self, device: torch.device) -> None:
-        """Let an accelerator finish what training has queued, which is no part of measuring."""
+        """Let an accelerator finish what training has queued, which is not part of measuring."""
         self._spent -= seconds(lambda: None, device)

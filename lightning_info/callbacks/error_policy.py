@@ -15,11 +15,11 @@ from lightning_info.replica.user_warning import warn
 
 
 class Refused(MisconfigurationException):
-    """What cannot be measured, found before the first step; the message tells what to write.
+    """Something that cannot be measured, found before the first step; the message says what to write.
 
     Args:
-        message: Why, and what to write; lines of code behind an empty line.
-        details: What was seen; in :meth:`~.InfoCallback.report` and where the refusal ends the run.
+        message: The reason and what to write, with lines of code after an empty line.
+        details: What was seen; shown in :meth:`~.InfoCallback.report` and if the refusal ends the run.
 
     Attributes:
         brief: The message alone.
@@ -37,7 +37,7 @@ class WrongArgument(Refused):
 
 
 class NoRoom(Refused):
-    """What the run's time budget can never hold; the callback is off, whatever ``on_error`` says."""
+    """A measurement that can never fit into the run's time budget; the callback is off, whatever ``on_error`` says."""
 
 
 class ErrorPolicy:
@@ -48,7 +48,7 @@ class ErrorPolicy:
         on_error: ``"warn"``, or ``"raise"`` to end the run.
 
     Attributes:
-        told: The warnings, with what is too long for one.
+        told: The warnings given, with details that are too long for a warning.
     """
 
     def __init__(self, owner: str, on_error: Literal["warn", "raise"]) -> None:
@@ -80,7 +80,7 @@ class ErrorPolicy:
             self.report(error, what)
 
     def warn_once(self, message: str, kind: str, details: str = "") -> None:
-        """Warn, unless a warning of this kind was given; details are for the report only."""
+        """Warn, unless a warning of this kind was given; the details go to the report only."""
         if kind not in self._warned:
             self._warned.add(kind)
             self.told.append(f"Warning: {message}\n{details}".rstrip())

@@ -1,4 +1,4 @@
-"""The check of the first samples, past those that the module is not trained on."""
+"""The check of the first samples, skipping those that the module is not trained on."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def findings(
     layouts: Layouts,
     key: Hashable,
 ) -> Findings | None:
-    """What :func:`~.preflight` finds on a few samples of a batch.
+    """Run :func:`~.preflight` on a few samples of a batch.
 
     Args:
-        owner: See there.
-        module: See there.
+        owner: See :func:`~.preflight`.
+        module: See :func:`~.preflight`.
         make_snapshot: Builds a snapshot with a private replica and the given groups.
-        prepare: See there.
+        prepare: See :func:`~.preflight`.
         batch: The samples.
-        layouts: See there.
-        key: See there.
+        layouts: See :func:`~.preflight`.
+        key: See :func:`~.preflight`.
 
     Returns:
-        With the batch in it, without the samples for which ``training_step`` returns None; None if it does for
-        all of them.
+        The findings, with the batch without the samples for which ``training_step`` returns None; None if it does so
+        for all of them.
 
     Raises:
-        Refused: See there.
+        Refused: See :func:`~.preflight`.
     """
     for _ in range(2):
         try:

@@ -1,4 +1,4 @@
-"""``FisherTraceCallback``: the trace of the Fisher information, live, with its standard error."""
+"""``FisherTraceCallback``: the trace of the Fisher information during training, with its standard error."""
 
 from __future__ import annotations
 
@@ -18,57 +18,57 @@ class FisherTraceCallback(InfoCallback):
 
     .. math:: \mathrm{tr}\, F = \mathbb{E}_x\, \mathbb{E}_{y \sim p_w(y|x)} \|\nabla_w \log p_w(y|x)\|^2
 
-    It is the curvature of the loss as the model itself sees it (nats per unit of squared weight change): how
-    sensitively its predictions depend on the weights. Labels come from the **model**, not from the data, so it does
-    not vanish as the training loss does. Source: Achille, Paolini & Soatto, sections 1.2 and 4; ``docs/fisher.md``.
+    It is the curvature of the loss as the model itself sees it (nats per unit of squared weight change): how sensitive
+    its predictions are to the weights. Labels come from the **model**, not from the data, so it does not vanish as the
+    training loss does. Source: Achille, Paolini & Soatto, sections 1.2 and 4; ``docs/fisher.md``.
 
     Nothing in the user's code changes: outputs, targets and likelihood (``cross_entropy``, ``nll_loss``, ``kl_div``,
     ``binary_cross_entropy`` with or without logits, ``mse_loss``, ``gaussian_nll_loss``, ``l1_loss``, ``huber_loss``,
     ``smooth_l1_loss``, ``poisson_nll_loss``; ``log_prob`` of a distribution) are found in the module's
-    ``training_step``. Everything is measured on a replica in eval mode (dropout off, BatchNorm as ``batch_norm``
-    says), so that training is bit-identical to training without the callback.
+    ``training_step``. Everything is measured on a replica in eval mode (dropout off, BatchNorm as ``batch_norm`` says),
+    so training is bit-identical to training without the callback.
 
     Logged, per measured step s (the weights after s optimiser steps; s = 0 and the end of fit are always measured):
 
     - ``fisher/trace``: the trace over the reference samples, a mean per sample.
-    - ``fisher/trace_stderr``, ``fisher/trace_low``, ``fisher/trace_high``: its standard error and 95 % band. They
-      speak of the reference samples (draws and labels), not of samples beyond them.
-    - ``fisher/coverage``: share of the trainable elements whose per-sample gradient norm was computed exactly.
-    - ``fisher/overhead``: share of the run's time that this callback took so far.
-    - ``fisher/empirical_trace``, ``fisher/exact_trace``, ``fisher/hessian_trace`` if asked with ``also``, each with
-      ``_stderr``. The last is the trace of the Hessian of the training loss (at the labels of the data), which F stands
-      in for; it may be negative.
+    - ``fisher/trace_stderr``, ``fisher/trace_low``, ``fisher/trace_high``: its standard error and 95 % band. They cover
+      the draws and labels on the reference samples, not samples beyond them.
+    - ``fisher/coverage``: share of the trainable weights whose per-sample gradient norm was computed exactly.
+    - ``fisher/overhead``: share of the run's time that this callback has taken so far.
+    - ``fisher/empirical_trace``, ``fisher/exact_trace``, ``fisher/hessian_trace`` if requested with ``also``, each with
+      ``_stderr``. The last is the trace of the Hessian of the training loss (at the labels of the data), which F
+      approximates; it may be negative.
     - ``fisher_layers/<module>``: the share of each module's own parameters (``root`` for the LightningModule's);
       always in ``history``, in the loggers with ``per_layer=True``.
-    - ``fisher/loss_gradient_trace`` and ``_stderr``, instead of all of these, where no likelihood is known and the loss
-      is a mean or sum over samples: the mean of ``‖∇ loss‖²`` over samples, which is not the Fisher information.
+    - ``fisher/loss_gradient_trace`` and ``_stderr``, instead of all of these, if no likelihood is known and the loss is
+      a mean or sum over samples: the mean of ``‖∇ loss‖²`` over samples, which is not the Fisher information.
     - figure ``fisher/layers``: heat map of these over training.
 
     Args:
         estimator: How the expectation over labels is taken. ``"importance"`` (default), ``"rademacher"`` and
             ``"sampled"`` are unbiased from one backward pass per draw; ``"sampled"`` is the textbook one, whose error
             explodes (and whose stderr is not to be trusted) once the network is confident. ``"exact"`` sums over all
-            outputs for every reference sample. ``"empirical"`` takes the labels of the data: not the Fisher
-            information, and it vanishes with the training loss.
-        draws: Backward samples out of the reference samples, drawn in proportion to the curvature of the outputs.
-            None, or at least ``num_samples``: every sample once. ``"exact"`` takes all of them in any case.
-        also: Further traces beside the main one.
-        per_layer: Send ``fisher_layers/<module>`` to the loggers too.
-        engine: Who computes per-sample gradients: ``"backpack"`` (BackPACK rules fed by taps), ``"backpack_vmap"`` (the
-            same in a forward pass under ``torch.vmap``), ``"func"`` (``torch.func``), ``"loop"`` (one backward per
+            outputs for every reference sample. ``"empirical"`` uses the labels of the data: it is not the Fisher
+            information, and vanishes with the training loss.
+        draws: Number of samples for backward passes, drawn from the reference samples in proportion to the curvature of
+            the outputs. None, or at least ``num_samples``: every sample once. ``"exact"`` always uses all of them.
+        also: Other traces to log beside the main one.
+        per_layer: Whether ``fisher_layers/<module>`` goes to the loggers too.
+        engine: How per-sample gradients are computed: ``"backpack"`` (BackPACK rules fed by taps), ``"backpack_vmap"``
+            (the same in a forward pass under ``torch.vmap``), ``"func"`` (``torch.func``), ``"loop"`` (one backward per
             sample), or ``"auto"``, the first of them that covers every parameter. Each is exact, and is compared with
-            plain autograd before the first step. ``"cotangent"``, never taken by itself, needs no per-sample
+            plain autograd before the first step. ``"cotangent"``, never chosen automatically, needs no per-sample
             gradients: one plain backward pass for every sixteenth of the draws, unbiased, with a larger error (in
             ``fisher/trace_stderr``) and ``fisher/coverage`` 0.
-        num_samples: Reference samples: the first that pass in training, kept on the CPU; with several processes an
-            equal number from each, which every process then measures.
+        num_samples: Number of reference samples: the first that training uses, kept on the CPU; with several processes
+            an equal number from each, which every process then measures.
         **common: The arguments that all callbacks share, see :class:`~.CommonOptions`.
 
     Raises:
-        ValueError: An argument makes no sense.
+        ValueError: An argument is invalid.
         MisconfigurationException: With ``on_error="raise"``, before the first step (else a warning, and the callback
-            is off): sharded strategy, no likelihood found, adapter that returns something else, module without exact
-            per-sample gradients.
+            is off), for a sharded strategy, no likelihood found, an adapter that returns something else, or a module
+            without exact per-sample gradients.
 
     Example::
 
@@ -94,5 +94,5 @@ class FisherTraceCallback(InfoCallback):
 
     @property
     def plan(self) -> Plan | None:
-        """The engine in use, and why not the ones before it; None before the first batch."""
+        """The engine in use, and why faster ones are not; None before the first batch."""
         return self.quantity.plan

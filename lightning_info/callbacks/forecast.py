@@ -1,4 +1,4 @@
-"""What a point will take, by trials before the first step."""
+"""Forecast of the cost of a point, by trials before the first step."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from lightning_info.replica.snapshot import ModelSnapshot
 from lightning_info.replica.timing import training_pass, trial
 
 FEW, QUICK = 8, 0.02
-"""Samples on which costs are tried where a pass over them takes longer than so many seconds."""
+"""Number of samples for trials of the cost, if a pass over all takes longer than the second number, in seconds."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a point will take.
+    """Forecast of the cost of a point.
 
     Attributes:
-        seconds: Of a point; NaN if a trial failed.
+        seconds: Seconds of a point; NaN if a trial failed.
         plain: Seconds of a plain forward and backward pass over a batch.
-        text: In words.
+        text: The forecast in words.
     """
 
     seconds: float
@@ -32,12 +32,12 @@ class Forecast:
 def forecast(
     snapshot: ModelSnapshot, copying: Callable[[], object], point: Callable[[ModelSnapshot], float]
 ) -> Forecast:
-    """What a measured point will take, in seconds and in plain passes, by trials on the samples of a snapshot.
+    """Forecast the cost of a point, in seconds and in plain passes, by trials on the samples of a snapshot.
 
     Args:
-        snapshot: A snapshot; of its samples a few are tried if a pass over those is not quick.
+        snapshot: A snapshot; only a few of its samples are tried if a pass over those is not quick.
         copying: Makes a replica.
-        point: Gives the seconds that a point takes beyond that, by trials on a snapshot.
+        point: Returns the seconds that a point takes beyond that, by trials on a snapshot.
     """
     size, few = num_samples(snapshot.first_chunk()), snapshot.first(FEW)
     try:

@@ -1,4 +1,4 @@
-"""``InfoPlaneCallback``: the information plane, live, with its artefacts named."""
+"""``InfoPlaneCallback``: the information plane during training, with warnings about its artefacts."""
 
 from __future__ import annotations
 
@@ -20,63 +20,64 @@ class InfoPlaneCallback(InfoCallback):
     r"""Logs the information plane: I(X;T) and I(T;Y) of the layers T, in bits, over training.
 
     A network is deterministic, so the information of its continuous activations about the input is infinite (or that of
-    the input itself); what is measured is what **bins** or **added noise** leave of it, and it moves with them. The
-    callback says so where it matters: it knows the ceilings, warns of the known artefacts, and at the end of fit tells
-    for every layer how far I(X;T) fell from its peak under each choice of the bins' range, and whether the verdict
-    survives the choice. Source: Saxe et al., *On the information bottleneck theory of deep learning* (2018);
+    the input itself). The measured value is what **bins** or **added noise** leave of it, and it depends on them. The
+    callback says so where it matters: it knows the ceilings, warns of the known artefacts, and at the end of fit
+    reports for every layer how far I(X;T) fell from its peak under each choice of the bins' range, and whether the
+    verdict depends on the choice. Source: Saxe et al., *On the information bottleneck theory of deep learning* (2018);
     ``docs/info_plane.md``.
 
-    Nothing in the user's code changes: layers, also activation functions that are no modules, and labels are found in a
-    replica's ``training_step`` in eval mode, so that training is bit-identical to training without the callback. Images
-    and sequences are reduced to one value a channel, their mean over positions; layers with more than 12 units to
-    ``directions`` random orthonormal combinations of them, the same at every point. The labels are the classes;
-    continuous targets are cut into ``bins`` intervals; several labels of a sample are taken together. No likelihood is
-    needed: where the loss is not known, the labels are the integers of the batch, if there is one for each sample.
+    Nothing in the user's code changes: layers (including activation functions that are not modules) and labels are
+    found in a replica's ``training_step`` in eval mode, so training is bit-identical to training without the callback.
+    Images and sequences are reduced to one value per channel, the mean over positions; layers with more than 12 units
+    to ``directions`` random orthonormal combinations of them, the same at every point. The labels are the classes;
+    continuous targets are cut into ``bins`` intervals; several labels of a sample are combined. No likelihood is
+    needed: if the loss is not known, the labels are the integers of the batch, if there is one for each sample.
 
     Layers that give integers or booleans (codes, masks, gates) are measured exactly, whatever the estimator: T is the
-    codes of a sample at all positions together. They are not taken unless named, or activation functions. Complex units
-    count as two, real and imaginary part.
+    codes of a sample at all positions together. They are measured only if named, or if they are activation functions.
+    Complex units count as two, real and imaginary part.
 
     Logged, per measured step s (the weights after s optimiser steps; s = 0 and the end of fit are always measured):
 
-    - ``info_plane/I_XT/<layer>``, ``info_plane/I_TY/<layer>``: by the first estimator and range; without one label a
-      sample, I(X;T) only.
-    - ``info_plane_<name>/...``: further estimators and ranges, ``binning_adaptive`` or ``mixture``, say;
+    - ``info_plane/I_XT/<layer>``, ``info_plane/I_TY/<layer>``: by the first estimator and range; without one label
+      per sample, I(X;T) only.
+    - ``info_plane_<name>/...``: other estimators and ranges, for example ``binning_adaptive`` or ``mixture``;
       ``..._lower`` and ``..._upper`` are Kolchinsky and Tracey's bounds for the mixture, ``..._stderr`` is the standard
       error of the estimate between them.
-    - ``info_plane_final/...``: for the global range, at the end of fit, the whole curve in the bins of the range over
-      all of training; the values above were logged before it was known.
-    - ``info_plane_shuffled/I_TY/<layer>``: what I(T;Y) reads with shuffled labels, if the first estimate is by bins; so
-      much of it comes from the number of samples, not from the layer.
-    - ``info_plane/overhead``: share of the run's time that this callback took so far.
-    - histograms ``activations/<layer>``: of 10,000 activations, at most 64 of a sample.
+    - ``info_plane_final/...``: for the global range, at the end of fit, the whole curve in bins over the range of all
+      of training; the values above were logged before it was known.
+    - ``info_plane_shuffled/I_TY/<layer>``: I(T;Y) with shuffled labels, if the first estimate is by bins: the part that
+      is due to the number of samples, not to the layer.
+    - ``info_plane/overhead``: share of the run's time that this callback has taken so far.
+    - histograms ``activations/<layer>``: 10,000 activations, at most 64 from one sample.
     - figure ``info_plane/plane``: I(T;Y) against I(X;T), colour = epoch, layers of one epoch joined.
 
     Args:
         layers: Dotted names of modules or functions (``"net.1"``; ``"act:2"`` for the third call of one), or classes of
             modules or their names (``"ReLU"``). None: after the activation functions (without any, after the layers
-            with weights), at most eight evenly over depth. The outputs (logits) are among them only for estimators
-            without bins, as bins tell nearly all samples apart by the outputs.
+            with weights), at most eight, evenly spread over depth. The outputs (logits) are included only for
+            estimators without bins, as binned outputs tell nearly all samples apart.
         estimator: ``"binning"``; ``"mixture"``: noise is added and the information of the Gaussian mixture over the
-            samples is estimated by sampling, with bounds; ``"gaussian"``: noise is added and the activations are taken
-            for Gaussian (exact for linear networks of Gaussian inputs, for all others an approximation). One or a list.
-        bins: Intervals that a unit's range is cut into. (The paper's "30 bins" are 29 intervals.)
-        bin_range: What they cover: ``"global"``, each layer's smallest to largest activation over training;
+            samples is estimated by sampling, with bounds; ``"gaussian"``: noise is added and the activations are
+            treated as Gaussian (exact for linear networks of Gaussian inputs, otherwise an approximation). One or a
+            list.
+        bins: Number of intervals that a unit's range is cut into. (The paper's "30 bins" are 29 intervals.)
+        bin_range: The range that they cover: ``"global"``, each layer's smallest to largest activation over training;
             ``"fixed"``, (-1, 1); ``"adaptive"``, each layer's range at each point, which makes growing activations look
             like compression; or ``(low, high)``. One or a list.
         noise: Standard deviation of the noise in units of the layer's own at the measured weights.
         noise_variance: Variance of the noise instead, for all layers and points (the paper's form).
-        directions: Random combinations that a layer with more than 12 units is reduced to. 1024 samples resolve no more
-            than two or three: of a trained ResNet, ten read log2 N in the deep layers, and shuffled labels read as much
-            as the true ones (``docs/info_plane.md``).
-        num_samples: Reference samples: the first that pass in training. They set the ceiling, log2 of their number.
+        directions: Number of random combinations to which a layer with more than 12 units is reduced. 1024 samples
+            resolve no more than two or three: with ten, the deep layers of a trained ResNet give log2 N, and shuffled
+            labels give as much as the true ones (``docs/info_plane.md``).
+        num_samples: Number of reference samples: the first that training uses. They set the ceiling, log2 of it.
         **common: The arguments that all callbacks share, see :class:`~.CommonOptions`.
 
     Raises:
-        ValueError: An argument makes no sense.
-        MisconfigurationException: Before the first step: ``layers`` that are not there or do not run; and with
-            ``on_error="raise"`` (else a warning, and the callback is off) sharded strategy, samples that are mixed, no
-            outputs found.
+        ValueError: An argument is invalid.
+        MisconfigurationException: Before the first step, if ``layers`` do not exist or do not run; and with
+            ``on_error="raise"`` (else a warning, and the callback is off) for a sharded strategy, samples that are
+            mixed, or no outputs found.
 
     Example::
 
@@ -107,11 +108,11 @@ class InfoPlaneCallback(InfoCallback):
 
     @property
     def verdicts(self) -> Mapping[str, CompressionVerdict]:
-        """Layer -> how far I(X;T) fell under each range or estimator, known at the end of fit, and in words."""
+        """For each layer, how far I(X;T) fell under each range or estimator, also in words; known at the end of fit."""
         return self.quantity.verdicts
 
     def curves(self, bin_range: BinRange) -> Plane:
-        """The curves by binning under any range, computed anew from the activations that were kept.
+        """Compute the curves by binning under any range anew, from the activations that were kept.
 
         Args:
             bin_range: See the class; ``"global"`` is the range over all points so far.

@@ -1,4 +1,4 @@
-"""What the callbacks of one Trainer know of one another, and what they show of their quantities."""
+"""What the callbacks of one Trainer know about one another, and what they show of their quantities."""
 
 from __future__ import annotations
 
@@ -18,71 +18,71 @@ from lightning_info.reporting.table import Curve
 
 
 class Member(ABC):
-    """What a session asks of a callback."""
+    """Interface of a callback to the session."""
 
     quantity: Quantity
     num_samples: int
     prefix: str | None
     unit: Unit | None
     summary: bool
-    account: Account  # what it takes of the run's budget
+    account: Account  # its share of the run's budget
 
     @property
     @abstractmethod
     def is_prepared(self) -> bool:
-        """The module is checked."""
+        """Whether the module is checked."""
 
     @property
     @abstractmethod
     def is_ready(self) -> bool:
-        """The reference samples are complete, too."""
+        """Whether the reference samples are complete too."""
 
     @property
     @abstractmethod
     def last_step(self) -> int | None:
-        """Of the last point; None before the first."""
+        """Step of the last point; None before the first."""
 
     @property
     @abstractmethod
     def sharing_key(self) -> Hashable:
-        """Callbacks in which this agrees can measure on the same replica."""
+        """Key of replicas: callbacks with the same key can measure on the same replica."""
 
     @property
     @abstractmethod
     def groups(self) -> list[Any]:
-        """The reference samples."""
+        """Reference samples."""
 
     @property
     @abstractmethod
     def chunk(self) -> int:
-        """Samples that go through a replica at once."""
+        """Number of samples that go through a replica at once."""
 
     @abstractmethod
     def statistics(self) -> list[ForwardStatistic]:
-        """What its quantity reads from the forward pass; none where it fails to tell."""
+        """Return what its quantity reads from the forward pass; nothing if the quantity fails to say."""
 
     @abstractmethod
     def is_due(self, trainer: Any, batch_idx: int) -> bool:
-        """Whether a point falls on this batch."""
+        """Tell whether a point falls on this batch."""
 
     @abstractmethod
     def last_curves(self) -> dict[str, Curve]:
-        """Curves with a value at the last point, by whole tag."""
+        """Return the curves with a value at the last point, by full tag."""
 
     @abstractmethod
     def time_taken(self) -> tuple[str, float]:
-        """What it did, and the share of the run's time that it took."""
+        """Return what it did, and the share of the run's time that it took."""
 
     @abstractmethod
     def closing_lines(self) -> list[str]:
-        """What is printed below the table."""
+        """Return what is printed below the table."""
 
     @abstractmethod
     def report(self) -> str:
-        """All that is known of what it measures."""
+        """Tell all that is known about what it measures."""
 
     def rows(self, curves: Mapping[str, Curve]) -> list[Row]:
-        """Of the table at the end of fit, for those of its tags that have curves."""
+        """Return rows of the table at the end of fit, for those of its tags that have curves."""
         found = []
         for tag, error in self.quantity.table:
             if self.tagged(tag) in curves:
@@ -93,7 +93,7 @@ class Member(ABC):
         return found
 
     def guide(self) -> dict[str, str]:
-        """What its tags mean, by pattern, of those that it will write."""
+        """Return the meanings of the tags that it will write, by pattern."""
         tags = [*self.quantity.tags, *(tag for _, chart in self.quantity.charts().values() for tag in chart)]
         known = self.quantity.descriptions
         return {
@@ -103,7 +103,7 @@ class Member(ABC):
         }
 
     def describe(self, tag: str) -> Description | None:
-        """What a tag without prefix means, in the chosen unit; None if that is not known."""
+        """Return the meaning of a tag without prefix, in the chosen unit; None if it is not known."""
         known = self.quantity.describe(tag)
         return known and self._in_unit(known)
 
@@ -111,7 +111,7 @@ class Member(ABC):
         return replace(description, unit=in_unit(description.unit, self.unit)[0])
 
     def charts(self) -> dict[str, Chart]:
-        """Its charts by title, tags and titles with the prefix, the unit in the title the chosen one."""
+        """Return its charts by title; tags and titles have the prefix, and titles the chosen unit."""
         own = f"[{self.quantity.unit}]"
         shown = f"[{in_unit(self.quantity.unit, self.unit)[0]}]"
         return {
@@ -120,5 +120,5 @@ class Member(ABC):
         }
 
     def tagged(self, tag: str) -> str:
-        """A tag with the callback's prefix."""
+        """Return a tag with the callback's prefix."""
         return f"{self.prefix}/{tag}" if self.prefix else tag

@@ -21,45 +21,46 @@ MARK = "        **common: The arguments that all callbacks share, see :class:`~.
 
 ARGUMENTS = """\
         every_n_epochs: Measure at s = 0 and after epochs n, 2n, ... (before the first step of the next epoch, so
-            that ``EarlyStopping`` sees it one epoch later).
+            ``EarlyStopping`` sees it one epoch later).
         every_n_train_steps: Measure at optimiser steps 0, n, 2n, ... Without an interval: 0, 1, 2, 4, 8, ..., and the
             end of every epoch, as far as ``max_overhead`` allows.
-        reference: Reference samples to use instead of the first that pass in training, the first ``num_samples`` of
-            them: a Dataset (collated as a DataLoader does by default), or tensors such as ``(x, y)``; they must look
+        reference: Reference samples to use instead of the first that training uses; the first ``num_samples`` of them
+            count: a Dataset (collated as a DataLoader does by default), or tensors such as ``(x, y)``; they must look
             like the batches that ``training_step`` gets.
         adapter: ``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)`` with ``"categorical"``
             (logits), ``"bernoulli"`` (logits), ``"gaussian"`` (means), ``"laplace"``, ``"huber"`` (locations) or
-            ``"poisson"`` (log-rates), where the ``training_step`` hides them.
-        split: ``batch -> [sample, ...]``, for batches that fall into samples along no axis (graphs, flat tensors with
-            offsets, a class of your own); needs ``collate``. Batches of PyTorch Geometric, packed sequences, and flat
-            tensors beside an index of their samples need neither.
-        collate: ``[sample, ...] -> batch``, such as the ``collate_fn`` of the loader: joins what ``split`` gives, and
+            ``"poisson"`` (log-rates), if the ``training_step`` does not show them.
+        split: ``batch -> [sample, ...]``, for batches whose samples do not lie along an axis (graphs, flat tensors with
+            offsets, your own class); needs ``collate``. Batches of PyTorch Geometric, packed sequences, and flat
+            tensors with an index of their samples need neither.
+        collate: ``[sample, ...] -> batch``, such as the ``collate_fn`` of the loader: joins what ``split`` returns, and
             the items of a Dataset given as ``reference``.
-        batch_axes: Name or position of a tensor in the batch -> the axis of its samples, None if it belongs to all
-            of them: ``{"x": 1, "table": None}``, ``{0: 1}``, ``{"inputs.0": 1}``. Tensors that are not named carry
-            samples where axis 0 is as long. Without it the axes are found by experiment.
-        seed: Of all random numbers of the measurements; training's own are never touched.
-        prefix: Put in front of every tag, ``prefix/...``.
-        on_error: ``"warn"``: a measurement that fails is one warning and NaN, and a module that cannot be measured is
-            one warning, after which the callback is off. ``"raise"``: either ends the run.
-        max_overhead: Largest share of the run's time for all callbacks without an interval together (of several, the
-            largest), with the checks before the first step. Points and figures have 3 s, or half of that share,
-            whatever the checks take. By default 0.05, and no limit with an interval. What does not fit is measured with
-            fewer draws or samples, which is said, or left out. 1 is no limit.
-        batch_norm: BatchNorm layers that train on batch statistics use those of the ``"reference"`` samples at the
-            measured weights (default), or their ``"running"`` statistics, as ``module.eval()`` does. Running ones lag
+        batch_axes: Maps the name or position of a tensor in the batch to the axis of its samples, or None if it belongs
+            to all of them: ``{"x": 1, "table": None}``, ``{0: 1}``, ``{"inputs.0": 1}``. Other tensors carry samples if
+            their axis 0 has the same length. Without ``batch_axes`` the axes are found by experiment.
+        seed: Seed of all random numbers of the measurements; training's own are never touched.
+        prefix: Text in front of every tag, ``prefix/...``.
+        on_error: ``"warn"``: a measurement that fails gives one warning and NaN, and a module that cannot be measured
+            gives one warning, after which the callback is off. ``"raise"``: either ends the run.
+        max_overhead: Largest share of the run's time for all callbacks without an interval together (the largest
+            of their values), including the checks before the first step. Points and figures have 3 s, or half of that
+            share, whatever the checks take. The default is 0.05, and no limit with an interval. Points that do not fit
+            are measured with fewer draws or samples, which is reported, or left out. 1 is no limit.
+        batch_norm: Statistics of BatchNorm layers that train on batch statistics: those of the ``"reference"`` samples
+            at the measured weights (default), or the ``"running"`` ones, as with ``module.eval()``. Running ones lag
             behind the weights and are arbitrary at initialisation: the first 100 steps or so of a curve then show their
             warm-up more than the weights.
-        unit: ``"bits"`` or ``"nats"``, of all information that is logged, shown and kept, given to one callback for all
-            of a Trainer. By default the custom of the field: bits for the information plane, nats for what is measured
-            in weights and under their noise.
-        summary: Print the table at the end of fit, and what is to be known of it.
-        verbose: Before the first step tell the samples, steps and costs in full, as ``report()`` does, instead of a
-            line with what is measured and what is left out.
-        prog_bar: Show the last value of the headline, the first row of the table at the end, in the progress bar.
-        save_samples: Keep the reference samples (up to 64 MiB) in checkpoints, so that a resumed run measures on the
-            same ones. False keeps training data out of them: a resumed run then collects samples anew and says so. The
-            values before and after are of different samples, and no error bar holds that change.
+        unit: Unit of all information that is logged, shown and kept, ``"bits"`` or ``"nats"``; set on one callback it
+            applies to all of a Trainer. The default is the custom of the field: bits for the information plane, nats
+            for what is measured in weights and under their noise.
+        summary: Whether to print the table at the end of fit, with notes on it.
+        verbose: Whether to print the samples, steps and costs in full before the first step, as ``report()`` does,
+            instead of one line with what is measured and what is left out.
+        prog_bar: Whether to show the last value of the headline, the first row of the table at the end, in the progress
+            bar.
+        save_samples: Whether to keep the reference samples (up to 64 MiB) in checkpoints; a resumed run then measures
+            on the same ones. False keeps training data out of them: a resumed run then collects samples anew and says
+            so. The values before and after come from different samples, and no error bar includes that change.
 """
 
 
@@ -86,10 +87,10 @@ class CommonOptions(TypedDict, total=False):
 
 
 def check_common_options(owner: str, **common: Unpack[CommonOptions]) -> None:
-    """Refuse shared arguments that make no sense; those that are not given are not looked at.
+    """Refuse invalid shared arguments; those that are not given are not checked.
 
     Raises:
-        ValueError: With the fix.
+        ValueError: An argument is invalid; the message has the fix.
     """
     validation.intervals(owner, common.get("every_n_epochs"), common.get("every_n_train_steps"))
     validation.integer(owner, "seed", common.get("seed", 0), 0)

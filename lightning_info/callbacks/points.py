@@ -1,4 +1,4 @@
-"""One point: on which replica it is measured, what becomes of faults, and where its values go."""
+"""One point: on which replica it is measured, how faults are handled, and where its values go."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from lightning_info.reporting.scalars import report_scalars
 from lightning_info.reporting.table import Curve
 
 FIGURE_SHARE = 0.02
-"""Figures are dear: at points 4, 8, 16, ... within this share of the run's time, and at the end of fit."""
+"""Figures are expensive: drawn at points 4, 8, 16, ... within this share of the run's time, and at the end of fit."""
 MOST_BATCHES = 8
-"""Batches that are looked at where the samples' order may be the cause of a failure."""
+"""Number of batches that are checked if the samples' order may be the cause of a failure."""
 
 
 class Points(Member):
-    """Measures points of a quantity and reports them; ``base`` says when.
+    """Measures points of a quantity and reports them; ``base`` decides when.
 
     Attributes:
-        quantity: What is measured.
+        quantity: The quantity that is measured.
         history: ``tag -> [(step, value), ...]`` of everything measured.
     """
 
@@ -67,21 +67,21 @@ class Points(Member):
     _collector: ReferenceCollector
     _clock: Clock
     _session: Session  # of the run; what the callbacks of the trainer share
-    _chunk: int  # samples that go through a replica at once
-    _at_once: int  # where nothing goes backward
-    _noise: Noise  # what passes over replicas draw
-    _start: dict[str, Any]  # of what they keep on the module, by name
+    _chunk: int  # number of samples that go through a replica at once
+    _at_once: int  # the same for passes without a backward pass
+    _noise: Noise  # noise that passes over replicas draw
+    _start: dict[str, Any]  # state that they keep on the module, by name
     _private: bool  # replicas must not share the weights, as the module writes to them when it runs
-    _normalises: bool  # layers of BatchNorm train on batch statistics
+    _normalises: bool  # BatchNorm layers train on batch statistics
     _measured: int | None  # step of the last point
     _points: int  # how many there are
     _drawing: float  # seconds spent on figures
-    _epochs: dict[int, float]  # passed at the measured steps
+    _epochs: dict[int, float]  # epochs passed at the measured steps
     _finished: set[str]  # tags of the quantity's ``finish``, without prefix
     _known: set[str]  # tags of the points of this run, without prefix
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy belongs to no run."""
+        """Return the state of a copy, which belongs to no run."""
         return {name: value for name, value in vars(self).items() if name != "_session"}
 
     # ---- replicas
@@ -111,7 +111,7 @@ class Points(Member):
 
     @property
     def sharing_key(self) -> tuple[Any, ...]:
-        """Callbacks in which this agrees can measure on the same replica."""
+        """Key of replicas: callbacks with the same key can measure on the same replica."""
         statistics = (self.batch_norm, len(self._samples) if self.batch_norm == "reference" else 0)
         return (
             self.adapter,
@@ -122,12 +122,12 @@ class Points(Member):
 
     @property
     def groups(self) -> list[Any]:
-        """The reference samples, batches on the CPU."""
+        """Reference samples, as batches on the CPU."""
         return self._samples.groups
 
     @property
     def chunk(self) -> int:
-        """Samples that go through a replica at once."""
+        """Number of samples that go through a replica at once."""
         return self._chunk
 
     def _snapshot(self, trainer: Any, pl_module: Any, due: Sequence[Member]) -> ModelSnapshot:
@@ -140,7 +140,7 @@ class Points(Member):
         return self._session.snapshot(self, due, make)
 
     def statistics(self) -> list[ForwardStatistic]:
-        """What the quantity reads from the forward pass; a fault in it is none of the others' affair."""
+        """Return what the quantity reads from the forward pass; a fault in it does not affect the others."""
         with self._error_policy.guard("listing its statistics"):
             return list(dict.fromkeys(self.quantity.statistics()))  # they must be hashable
         return []
@@ -158,11 +158,11 @@ class Points(Member):
         self._clock.wait_for(pl_module.device)
         started = self._clock.elapsed
         values = self._values(trainer, pl_module, step, due, initial)
-        lost = sorted(self._known - values.keys())  # its parameters are frozen now, say
+        lost = sorted(self._known - values.keys())  # for example, its parameters are frozen now
         self._keep_and_report(trainer, step, dict.fromkeys(lost, math.nan) | values, started)
 
     def _keep_and_report(self, trainer: Any, step: int, values: dict[str, float], started: float) -> None:
-        """Keep and report a point's values; what it took began at ``started`` on the clock."""
+        """Keep and report a point's values; its measurement began at ``started`` on the clock."""
         is_gap = not any(map(math.isfinite, values.values()))
         values[f"{self.quantity.name}/overhead"] = self._clock.overhead
         scaled = {self.tagged(tag): value * self._factor(tag) for tag, value in values.items()}
@@ -174,7 +174,7 @@ class Points(Member):
         self._points += 1
         self._epochs[step] = _epoch(trainer, step)
         self._report_values(trainer, values, step)
-        if trainer.is_global_zero and not is_gap:  # what is kept for them is of the last point that had values
+        if trainer.is_global_zero and not is_gap:  # they keep the values of the last point that had any
             histograms = self.quantity.histograms()
             self._explain(trainer, histograms, "histograms")
             for tag, shown in histograms.items():
@@ -188,7 +188,7 @@ class Points(Member):
     def _values(
         self, trainer: Any, pl_module: Any, step: int, due: Sequence[Member], initial: ModelSnapshot | None
     ) -> dict[str, float]:
-        """The point's values, in chunks as small as memory needs; NaN if it has none."""
+        """Measure the point's values, in chunks as small as memory needs; NaN if it has none."""
         while True:
             point = self._point_at(trainer, step)
             snapshot = initial
@@ -227,7 +227,7 @@ class Points(Member):
                 if isinstance(error, DrawsNoise):
                     continue
                 if isinstance(error, WritesParameters) and not self._private:
-                    self._private = True  # it did not when it was looked at before the first step
+                    self._private = True  # it did not in the check before the first step
                     continue
                 if snapshot is not None and not is_out_of_memory(error) and self._must_keep_order(snapshot):
                     if initial is not None:
@@ -236,7 +236,7 @@ class Points(Member):
                 if not is_out_of_memory(error) or self._chunk == 1:
                     if isinstance(error, NoPrediction) and self._error_policy.on_error == "warn":
                         self._error_policy.warn_once(
-                            f"no value at step {step} (NaN): {error}. If training goes on with another loss now, tell "
+                            f"no value at step {step} (NaN): {error}. If training uses another loss now, say "
                             f"what the module predicts: {type(self).__name__}(adapter=...)",
                             kind="no prediction",
                         )
@@ -253,7 +253,7 @@ class Points(Member):
         return dict.fromkeys((*self.quantity.tags, *known), math.nan)
 
     def _must_keep_order(self, snapshot: ModelSnapshot) -> bool:
-        """Whether a measurement failed because the samples' order was changed; from now on it is not."""
+        """Tell whether a measurement failed because the samples' order was changed; from now on it is kept."""
         samples = self._samples
         if samples.layout is None or samples.layout.ordered or not samples.complete:
             return False
@@ -264,7 +264,7 @@ class Points(Member):
         return True
 
     def _leave_out_skipped(self, snapshot: ModelSnapshot) -> bool:
-        """Take the samples out of the pool for which ``training_step`` returns None; False if it is none, or all."""
+        """Remove the samples for which ``training_step`` returns None from the pool; False if it is none, or all."""
         groups = [g for group in self._samples.groups if (g := without_skipped(snapshot, group)) is not None]
         before, after = len(self._samples), sum(map(num_samples, groups))
         if after in (0, before):
@@ -299,7 +299,7 @@ class Points(Member):
                 self._error_policy.report(refusal, "writing to a logger")
 
     def _kept_for_monitors(self, trainer: Any, values: Mapping[str, float], step: int) -> set[str]:
-        """Tags of which ``callback_metrics`` keeps what it has, if anything, as a NaN would end or change the run."""
+        """Return tags whose value in ``callback_metrics`` is kept, if any, as a NaN would end or change the run."""
         kept = set()
         for tag, who in monitors(trainer).items():
             if math.isfinite(values.get(tag, 0.0)):
@@ -313,7 +313,7 @@ class Points(Member):
         return kept
 
     def _report_end(self, trainer: Any) -> None:
-        """What is known only at the end of fit."""
+        """Report what is known only at the end of fit."""
         assert self._measured is not None
         self._write_end(trainer)
         if self._affords(trainer, self.account.figures):
@@ -338,11 +338,11 @@ class Points(Member):
             self._report_values(trainer, by_step[step], step)
 
     def _affords(self, trainer: Any, seconds: float, early: bool = True) -> bool:
-        """Whether the run's budget has so many seconds left for this callback; decided by the first process."""
+        """Tell whether the run's budget has so many seconds left for this callback; decided by the first process."""
         return of_rank_zero(trainer, self._session.budget.affords(self.account, seconds, early))
 
     def _draw(self, trainer: Any, step: int, most: float = math.inf) -> None:
-        """Draw the figures, unless with them all of the run's would have taken more seconds than that."""
+        """Draw the figures, unless the run's figures would then have taken more than ``most`` seconds."""
         if not trainer.is_global_zero or self._drawing + self.account.figures > most:
             return
         started = self._clock.elapsed
@@ -364,7 +364,7 @@ class Points(Member):
         return Point(step, generator, setup, samples, self._error_policy.warn_once)
 
     def record(self) -> Record:
-        """What was measured so far, without prefix."""
+        """Record of what was measured so far, without prefix."""
         curves = {}
         for tag, curve in self.history.items():
             factor = self._factor(self._untagged(tag))
@@ -372,7 +372,7 @@ class Points(Member):
         return Record(curves, self._epochs, self.unit)
 
     def _factor(self, tag: str) -> float:
-        """By which values of the quantity are multiplied to be in the chosen unit."""
+        """Return the factor that converts values of the quantity to the chosen unit."""
         known = self.quantity.describe(tag)
         return in_unit(known.unit, self.unit)[1] if known else 1.0
 
@@ -388,7 +388,7 @@ class Points(Member):
 
 
 def _epoch(trainer: Any, step: int) -> float:
-    """Epochs passed after so many steps; whole ones where their length is not known."""
+    """Return the epochs passed after so many steps; whole ones if their length is not known."""
     batches = trainer.num_training_batches
     if not batches or not math.isfinite(batches):
         return float(trainer.current_epoch if step else 0)

@@ -1,4 +1,4 @@
-"""The check before the first step: what cannot be measured is refused with the fix, what can is described."""
+"""The check before the first step: refuses what cannot be measured, with the fix, and describes what can."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STATISTICS = {
     "those of the reference samples instead",
     "reference": "statistics of the reference samples at the measured weights",
 }
-"""What is said about BatchNorm."""
+"""Summary texts about BatchNorm, by option."""
 
 T = TypeVar("T")
 
@@ -47,27 +47,27 @@ _SHARDED = ("FSDP", "DeepSpeed", "ModelParallel", "XLAFSDP")
 
 
 def refuse_sharding(owner: str, strategy: str) -> None:
-    """Refuse a strategy, by the name of its class, that leaves no process with whole parameters.
+    """Refuse a strategy, given the name of its class, that leaves no process with whole parameters.
 
     Raises:
-        Refused: With what to do instead.
+        Refused: The strategy is sharded; the message says what to do instead.
     """
     if strategy.startswith(_SHARDED):
         raise Refused(
-            f"{owner}: {strategy} shards the parameters, so that no process can compute a sample's gradient; train "
+            f"{owner}: {strategy} shards the parameters, so no process can compute a sample's gradient; train "
             f"with strategy='ddp' or remove the callback"
         )
 
 
 @dataclass
 class Findings:
-    """What the check found.
+    """Results of the check.
 
     Attributes:
-        snapshot: With a private replica and a few samples.
-        rows: Of the summary, title and text.
-        writes: The module writes to its parameters when it runs, so that a replica must not share them.
-        whole: The batch that was looked at, with the places of its samples.
+        snapshot: A snapshot with a private replica and a few samples.
+        rows: Rows of the summary, title and text.
+        writes: Whether the module writes to its parameters when it runs; a replica must then not share them.
+        whole: The batch that was checked, with the places of its samples.
     """
 
     snapshot: ModelSnapshot
@@ -84,18 +84,18 @@ def preflight(
     layouts: Layouts,
     key: Hashable,
 ) -> Findings:
-    """Find the samples in a batch, and look at a few of them through a replica as a measurement will.
+    """Find the samples in a batch, and try a few of them on a replica as a measurement will.
 
     Args:
         owner: Name of the callback's class.
         module: The user's module.
         make_snapshot: Builds a snapshot with a private replica and a batch as its only group.
-        prepare: The callback's own check; gives rows of the summary that say how it will measure.
-        layouts: What is known of the places of samples.
-        key: By which it is known.
+        prepare: The callback's own check; returns rows of the summary that say how it will measure.
+        layouts: Known places of samples.
+        key: Key of these places.
 
     Raises:
-        Refused: The module cannot be measured; the message tells what to write.
+        Refused: The module cannot be measured; the message says what to write.
         Skipped: The ``training_step`` returns None for these samples.
     """
     name = type(module).__name__
@@ -120,8 +120,8 @@ def preflight(
         reason, details = _no_samples(owner, snapshot, name, error)
         if isinstance(error, NoPrediction) and not trainable(module):
             reason = (
-                f"none of the weights of {name} is trained (requires_grad is False for all of them), and it is trained "
-                f"weights that are measured; set requires_grad for some of them before fit"
+                f"none of the weights of {name} is trained (requires_grad is False for all of them), and only trained "
+                f"weights are measured; set requires_grad for some of them before fit"
             )
         raise Refused(f"{owner}: {reason}", details) from error
     except NotCopyable as error:
@@ -132,8 +132,8 @@ def preflight(
         raise Refused(f"{owner}: {error}") from error
     except NotCovered as error:
         raise Refused(
-            f"{owner}: the gradients of single samples of {name} cannot be had exactly, without which nothing is "
-            f"measured; give an adapter that predicts every sample by itself, {owner}(adapter=...), as in the "
+            f"{owner}: the gradients of single samples of {name} cannot be computed exactly, so nothing is "
+            f"measured; pass an adapter that predicts every sample by itself, {owner}(adapter=...), as in the "
             f"documentation. No engine gives exact per-sample gradients: {' '.join(str(error).split())}"
         ) from error
     weights = sum(sizes(trainable(module).values()))
@@ -146,7 +146,7 @@ def preflight(
 
 
 def _no_samples(owner: str, snapshot: ModelSnapshot, name: str, error: NoPrediction | SamplesMixed) -> tuple[str, str]:
-    """Why there is no prediction for each sample and what to write, and what was seen."""
+    """Say why there is no prediction for each sample, what to write, and what was seen."""
     source, lines = snapshot.predictor.source(name), ADAPTER_LINES.format(callback=owner)
     graph = "" if isinstance(error, NoLikelihood) or not snapshot.groups else one_graph(snapshot.groups[0])
     if graph:
@@ -155,10 +155,10 @@ def _no_samples(owner: str, snapshot: ModelSnapshot, name: str, error: NoPredict
         return f"{error}. Tell it what the module predicts:\n\n{lines}", ""
     drawn = ""
     if snapshot.predictor.noise.by_others:
-        drawn = " It draws from numpy or random, which give noise by a sample's place: draw it with torch."
+        drawn = " It draws from numpy or random, whose noise depends on a sample's place: draw it with torch."
     reason = (
-        f"what {source} predicts for a sample must not depend on the others of its batch, and {error.fault}; give an "
-        f"adapter, or say where the samples are by split=, batch_axes= or reference= (report() has more). An adapter "
+        f"what {source} predicts for a sample must not depend on the others of its batch, and {error.fault}; pass an "
+        f"adapter, or say where the samples are with split=, batch_axes= or reference= (report() has more). An adapter "
         f"predicts every sample by itself, from tensors whose first axis counts the samples:\n\n{lines}"
     )
     return reason, (
@@ -170,7 +170,7 @@ def _no_samples(owner: str, snapshot: ModelSnapshot, name: str, error: NoPredict
 
 
 def summary_text(owner: str, rows: Mapping[str, str]) -> str:
-    """The rows under one another."""
+    """Return the rows, one below the other."""
     width = max(map(len, rows))
     lines = [
         textwrap.fill(text, 110, initial_indent=f"  {title:<{width}}  ", subsequent_indent=" " * (width + 4))
@@ -189,13 +189,13 @@ def _refuse_freed_graph(prediction: Prediction, module: str) -> None:
         if "second time" not in str(error):
             raise
         raise NoPrediction(
-            f"{module}.training_step differentiates its own graph and frees it; self.manual_backward(loss) or "
-            f"loss.backward() would be fine"
+            f"{module}.training_step differentiates its own graph and frees it; use self.manual_backward(loss) or "
+            f"loss.backward() instead"
         ) from error
 
 
 def _with_samples(snapshot: ModelSnapshot, module: nn.Module, layouts: Layouts, key: Hashable) -> Batch:
-    """The batch of a snapshot with the places of its samples, found by experiment unless they are known."""
+    """Return the batch of a snapshot with the places of its samples, found by experiment unless they are known."""
     (batch,) = snapshot.groups
     known = layouts.get(key)
     if known is None:
@@ -218,7 +218,7 @@ def _find_samples(snapshot: ModelSnapshot, batch: Any, module: nn.Module) -> Lay
             base = None if prediction.writes else prediction  # which the next pass may see
             try:
                 return sample_layout(snapshot.module, snapshot.predictor, whole, base, isinstance(batch, Batch))
-            except SamplesMixed:  # it may be two passes over the same samples that differ, which is then said
+            except SamplesMixed:  # two passes over the same samples may differ, which is then reported
                 _guarded(snapshot, name, partial(_repeated, snapshot, whole, prediction, module))
                 raise
         except Exception as error:
@@ -233,7 +233,7 @@ def _writes(prediction: Prediction, snapshot: ModelSnapshot, module: nn.Module) 
 
 
 def _repeated(snapshot: ModelSnapshot, batch: Any, first: Prediction, module: nn.Module) -> tuple[Prediction, str]:
-    """The prediction in another pass, and what state it depends on."""
+    """Return the prediction in another pass, and the state that it depends on."""
     return repeated(snapshot.predictor, snapshot.module, batch, first, _writes(first, snapshot, module))
 
 

@@ -1,4 +1,4 @@
-"""The first batch, and the reference samples: what is looked at before a callback measures."""
+"""The first batch and the reference samples: the checks before a callback measures."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from lightning_info.replica.samples_at_once import samples_at_once
 from lightning_info.replica.snapshot import ModelSnapshot
 
 SAID = ("unmeasured", "not", "mask", "weights", "padding", "left out", "targets")
-"""Rows of the summary that are printed before the first step in any case: what is not measured, or approximated."""
+"""Rows of the summary that are always printed before the first step: what is not measured, or approximated."""
 MOST_HALVINGS = 20
 LEAST_SAMPLES = 64
-"""Reference samples below which the run's budget does not go."""
+"""Smallest number of reference samples to which the run's budget may reduce them."""
 MOST_SKIPPED = 10
-"""Batches for which ``training_step`` returns None that are waited out before there is one to look at."""
+"""Largest number of batches for which ``training_step`` returns None that are skipped before one can be checked."""
 
 
 class Preparing(Resuming):
@@ -52,7 +52,7 @@ class Preparing(Resuming):
     _summary: str
     _prepared: bool  # the check before the first step is done
     _skipped: int  # batches before it for which training_step returned None
-    _rows: dict[str, str]  # of the summary
+    _rows: dict[str, str]  # rows of the summary
     _forecast: Forecast  # of a point
     _cheapened: int  # how often the quantity was asked to measure less
     _initial: ModelSnapshot | None  # the module at s = 0, until the reference samples are complete
@@ -70,10 +70,10 @@ class Preparing(Resuming):
             self._close_samples(trainer, pl_module)
 
     def _begin(self, trainer: Any, pl_module: Any, batch: Any) -> bool:
-        """The first batch: see what there is to measure, and refuse what cannot be measured.
+        """See in the first batch what there is to measure, and refuse what cannot be measured.
 
         Returns:
-            False if ``training_step`` returns None for it in some process, so that the next one is to be looked at.
+            False if ``training_step`` returns None for it in some process; the next batch is then checked.
         """
         refusal, seen = None, True
         if self.account.limit is not None and not self._offline and not trainer.fast_dev_run:
@@ -94,7 +94,7 @@ class Preparing(Resuming):
             raise refusal or Refused(f"{type(self).__name__}: refused by another process")
         if in_any_process(trainer, not seen):
             self._skipped += 1
-            if self._skipped == MOST_SKIPPED:  # steps may have been taken: no reason to end the run
+            if self._skipped == MOST_SKIPPED:  # steps may have been taken, so the run is not ended
                 self._initial, reason = None, messages.skipped(self._skipped)
                 if self.on_error == "raise":
                     raise Refused(f"{type(self).__name__}: {reason}")
@@ -123,14 +123,14 @@ class Preparing(Resuming):
         return True
 
     def _laid(self, batch: Any) -> Any:
-        """A batch with what the user says about its samples."""
+        """Return a batch with what the user says about its samples."""
         try:
             return self._declared.laid(batch)
         except DoesNotFit as error:
             raise WrongArgument(f"{type(self).__name__}: {error}") from error
 
     def _look(self, trainer: Any, pl_module: Any, batch: Any) -> bool:
-        """False if ``training_step`` returns None for the samples."""
+        """Check a batch; False if ``training_step`` returns None for the samples."""
         if self._samples.complete:
             try:
                 if self._preflight(trainer, pl_module, take(self._samples.groups[0], slice(0, self._chunk))):
@@ -155,11 +155,11 @@ class Preparing(Resuming):
         if self._left_out:
             told = messages.left_out(self._left_out, len(self._samples))
             self._error_policy.told.append(told)
-            if self._schedule.budget is None:  # an interval was asked for
+            if self._schedule.budget is None:  # an interval was given
                 rank_zero_info(f"{type(self).__name__}: {told}")
 
     def _preflight(self, trainer: Any, pl_module: Any, batch: Any) -> bool:
-        """Refuse, before the first step, a module that cannot be measured; say how another one will be.
+        """Refuse a module that cannot be measured, before the first step; otherwise say how it will be measured.
 
         Returns:
             False if ``training_step`` returns None for all of the samples.
@@ -200,7 +200,7 @@ class Preparing(Resuming):
         return True
 
     def _brief(self, rows: Mapping[str, str]) -> str:
-        """What is printed of the summary: in a verbose form what differs from what other callbacks have said."""
+        """Return the printed part of the summary; in its verbose form, what differs from other callbacks' summaries."""
         owner, parts = self.tagged(type(self).__name__), []
         if not self.verbose:
             said = [f"{title} {rows[title]}" for title in SAID if title in rows]
@@ -221,7 +221,7 @@ class Preparing(Resuming):
         return textwrap.fill(text, 116, subsequent_indent="  ")
 
     def _expect(self, trainer: Any, batch: Any) -> int:
-        """Reference samples there are, or will be if all are like those of a batch and the data set has as many."""
+        """Return the number of reference samples, expected if not complete: all like a batch's, from enough data."""
         if self._samples.complete:
             return len(self._samples)
         each = bytes_of(batch) // max(1, num_samples(batch))
@@ -229,7 +229,7 @@ class Preparing(Resuming):
         return min(self.num_samples, self._collector.expected * int(trainer.world_size))
 
     def _samples_row(self, size: int, batch: Any) -> str:
-        """How many reference samples like those of a batch there are, and what they take."""
+        """Say how many reference samples like those of a batch there are, and the memory that they take."""
         memory = bytes_of(batch) * size // max(1, num_samples(batch))
         saved = self.save_samples and memory <= LARGEST_STATE
         told = ("" if saved else ", not in checkpoints") if memory >= 1 << 20 else None
@@ -240,7 +240,7 @@ class Preparing(Resuming):
         return f"{size} of {self.num_samples} reference samples{took}, as those of all callbacks may take {limit} MiB"
 
     def _fit_to_budget(self, trainer: Any) -> None:
-        """Measure with fewer draws and samples where the first and the last point would not fit; say so."""
+        """Measure with fewer draws and samples if the first and the last point would not fit, and say so."""
         account, budget, step = self.account, self._session.budget, steps_taken(trainer)
         account.point, account.checked = self._forecast.seconds, account.clock.spent - account.before
         if account.limit is None or self._offline:
@@ -268,7 +268,7 @@ class Preparing(Resuming):
             self._rows["cost"] += "; no point fits into the time budget of the run so far"
 
     def _cheaper(self, processes: int) -> tuple[str, float]:
-        """What is measured less from now on, and what is left of a point's cost."""
+        """Return what is reduced from now on, and the remaining share of a point's cost."""
         words = ""
         with self._error_policy.guard("measuring less"):
             words = self.quantity.cheaper()

@@ -1,4 +1,4 @@
-"""A bar that shows while a measurement lasts, as training stands still meanwhile."""
+"""A progress bar for a long measurement, during which training stands still."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from typing import Any
 from tqdm import tqdm
 
 PATIENCE = 2.0
-"""Seconds after which a measurement is shown."""
+"""Seconds after which a measurement shows a bar."""
 
 
 @contextmanager
 def progress(trainer: Any, owner: str, step: int, expected: float) -> Iterator[None]:
     """Show a bar if what happens inside takes more than :data:`PATIENCE`.
 
-    It is drawn where the Trainer has a progress bar, by a thread of its own which only looks at the clock: how far a
-    measurement is, is a matter of what it was expected to take.
+    It is drawn if the Trainer has a progress bar, by its own thread, which only looks at the clock: progress is
+    relative to the expected time.
 
     Args:
         trainer: The trainer.
         owner: Name of the callback's class.
         step: Optimiser steps taken.
-        expected: Seconds; NaN if not known.
+        expected: Expected seconds; NaN if not known.
     """
     bar = trainer.progress_bar_callback
     if bar is None or not getattr(bar, "is_enabled", True) or not trainer.is_global_zero:

@@ -1,4 +1,4 @@
-"""Where the reference samples come from: what the user gives, a checkpoint, or the first that pass in training."""
+"""Source of the reference samples: the user, a checkpoint, or the first that training uses."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from lightning_info.replica.uncut import why_not_cut
 
 
 class ReferenceCollector:
-    """Fills the reference samples; in several processes alike.
+    """Collects the reference samples, in the same way in every process.
 
     Args:
-        size: How many.
-        reference: What the user gives, or None.
+        size: Number of samples wanted.
+        reference: Samples given by the user, or None.
         faults: The error policy.
         declared: What the user says about the samples of a batch.
 
     Attributes:
         samples: The reference samples.
-        chunk: Samples of one training batch, the largest seen.
+        chunk: Samples of the largest training batch seen.
         origin: Where they come from, in words.
-        same: They are those of the checkpoint.
+        same: Whether they are those of the checkpoint.
         expected: How many there will be if there is memory for them, as the summary says.
     """
 
@@ -56,7 +56,7 @@ class ReferenceCollector:
         self.expected = size
 
     def start(self, trainer: Any, batch: Any, saved: list[dict[str, Any]] | None, store: SampleStore) -> None:
-        """Look at the first batch; take what need not be waited for.
+        """Look at the first batch, and take the samples that are available at once.
 
         Args:
             trainer: The trainer.
@@ -86,7 +86,7 @@ class ReferenceCollector:
                     self.origin, self.same = "those of the checkpoint", True
 
     def start_anew(self) -> None:
-        """Samples of a checkpoint do not do: collect others."""
+        """Collect new samples, as those of the checkpoint do not fit this run."""
         self.samples.reopen()
         self.origin, self.same = "the first that pass in training", False
 
@@ -107,7 +107,7 @@ class ReferenceCollector:
             ) from error
 
     def agree(self, trainer: Any) -> None:
-        """Unless all processes have their samples at once, all collect them."""
+        """Have all processes collect samples, unless all have theirs already."""
         if not in_all_processes(trainer, self.samples.complete):
             self.samples.reopen()
 
@@ -121,7 +121,7 @@ class ReferenceCollector:
         return in_all_processes(trainer, self.samples.full or last_of_epoch or bool(trainer.fast_dev_run))
 
     def lay(self, layout: Layout) -> None:
-        """Say where the samples are."""
+        """Set where the samples of a batch are."""
         self.samples.lay(layout)
 
     def _keep(self, batch: Any, of: tuple[int, int]) -> None:

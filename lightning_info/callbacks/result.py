@@ -1,4 +1,4 @@
-"""What :func:`~.measure` found: values with their errors, as numbers, tables and figures."""
+"""The result of :func:`~.measure`: values with their errors, as numbers, tables and figures."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ SUFFIXES = (".csv", ".json")
 """Kinds of files that :meth:`MeasureResult.save` writes."""
 
 MOST_COLUMNS = 12
-"""Of a table."""
+"""Largest number of columns of a table."""
 
 NO_VALUE = "no values; the warnings tell why"
-"""What stands for the table of a result without any."""
+"""Text in place of the table if there are no values."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class MeasureResult:
 
     Attributes:
         history: ``tag -> [(step, value), ...]``, with the tags of the callbacks; NaN where a point has no
-            value. Tags without a value at any point are absent: the temperature of an optimiser, say.
+            value. Tags without a value at any point, such as the temperature of an optimiser, are absent.
         drawings: The callbacks' own figures, by tag; each is drawn when it is called.
-        report: How it was measured: what the callbacks say before the first step.
+        report: How it was measured, as the callbacks say before the first step.
     """
 
     history: Mapping[str, Curve]
@@ -43,17 +43,17 @@ class MeasureResult:
     report: str = field(default="", repr=False)
 
     def __getitem__(self, tag: str) -> float:
-        """The last value of a tag, for example ``result["fisher/trace"]``.
+        """Return the last value of a tag, for example ``result["fisher/trace"]``.
 
         Raises:
-            KeyError: There is no such tag; the message has those that there are.
+            KeyError: There is no such tag; the message lists the tags.
         """
         if tag not in self.history:
             raise KeyError(f"no tag {tag!r}; there are {', '.join(self.history) or NO_VALUE}")
         return self.history[tag][-1][1]
 
     def __add__(self, other: MeasureResult) -> MeasureResult:
-        """Both together, a curve over the steps of both: what a loop adds up; figures are those of the later one."""
+        """Join two results into curves over the steps of both, as in a loop; figures are those of the later one."""
         joined = {tag: dict(curve) for tag, curve in self.history.items()}
         for tag, curve in other.history.items():
             joined.setdefault(tag, {}).update(curve)
@@ -61,7 +61,7 @@ class MeasureResult:
         return MeasureResult(history, {**self.drawings, **other.drawings}, other.report or self.report)
 
     def __repr__(self) -> str:
-        """One row a step; with a single step one row a tag, with its standard error."""
+        """Return a table with one row per step, or for a single step one row per tag, with its standard error."""
         steps = {step for curve in self.history.values() for step, _ in curve}
         if len(steps) > 1:
             return self.table()
@@ -76,7 +76,7 @@ class MeasureResult:
         return "\n".join(rows)
 
     def table(self) -> str:
-        """A row for each step, a column for each tag but the errors; of many tags those that are of no single layer."""
+        """Return a row for each step and a column for each tag but errors; with many tags, none of single layers."""
         tags = self._values()
         shown = tags if len(tags) <= MOST_COLUMNS else ([tag for tag in tags if not _is_of_layer(tag)] or tags)
         shown = shown[:MOST_COLUMNS]
@@ -85,11 +85,11 @@ class MeasureResult:
         return curves_table({tag: self.history[tag] for tag in shown}) + more
 
     def error(self, tag: str, step: int) -> float:
-        """Standard error of a tag at a step; NaN if none is known."""
+        """Return the standard error of a tag at a step; NaN if none is known."""
         return error_of(self.history, tag, step)
 
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame`` with the columns tag, step, value, stderr (NaN where none is known).
+        """Return a ``pandas.DataFrame`` with the columns tag, step, value, stderr (NaN where none is known).
 
         Raises:
             ImportError: pandas is not installed.
@@ -102,11 +102,11 @@ class MeasureResult:
         """Write a row for each value, with the columns tag, step, value, stderr.
 
         Args:
-            path: Of a ``.csv`` file, with ``nan`` where no standard error is known; or of a ``.json`` file, a list of
-                objects with ``null`` there.
+            path: Path of a ``.csv`` file, with ``nan`` where no standard error is known; or of a ``.json`` file, a list
+                of objects with ``null`` there.
 
         Raises:
-            ValueError: It ends otherwise.
+            ValueError: The path has another ending.
         """
         path = Path(path)
         if path.suffix not in SUFFIXES:
@@ -119,7 +119,7 @@ class MeasureResult:
             json.dump([dict(zip(COLUMNS, row, strict=True)) for row in finite], file, indent=1)
 
     def plot(self) -> Figure:
-        """A panel for each quantity, layers together in one, with bands of 1.96 standard errors."""
+        """Draw a panel for each quantity, with all layers in one, and bands of 1.96 standard errors."""
         errors = {tag: {step: self.error(tag, step) for step, _ in self.history[tag]} for tag in self._values()}
         return curve_panels({tag: self.history[tag] for tag in self._values()}, errors)
 
@@ -139,7 +139,7 @@ class MeasureResult:
         return [(tag, step, v, self.error(tag, step)) for tag in self._values() for step, v in self.history[tag]]
 
     def _values(self) -> list[str]:
-        """Tags but those of errors and of the ends of bands."""
+        """Return all tags except those of errors and ends of bands."""
         return [tag for tag in self.history if not is_error(tag)]
 
 

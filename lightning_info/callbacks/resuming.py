@@ -1,4 +1,4 @@
-"""What a callback keeps in a checkpoint, and how a run goes on from it."""
+"""State of a callback in a checkpoint, and how a run goes on from it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from lightning_info.replica.likelihood_choice import LikelihoodCall
 
 
 class Resuming(Points, Callback, ABC):
-    """Goes on with the curves of a checkpoint, or starts them anew where a setting decides what their values mean."""
+    """Continues the curves of a checkpoint, or starts them anew if a setting has changed what their values mean."""
 
     num_samples: int
     save_samples: bool
 
-    _off: str  # why nothing is measured in this run; empty if it is
+    _off: str  # why nothing is measured in this run; empty if something is
 
     _step: int | None  # of the last decision
     _resumed: bool  # a state was taken up, and no batch seen yet
-    _changes: dict[str, tuple[str, str]]  # settings that are others than in that state: then and now
-    _ended: dict[str, list[tuple[int, float]]]  # the curves of that state if such settings are
+    _changes: dict[str, tuple[str, str]]  # settings that differ from that state: then and now
+    _ended: dict[str, list[tuple[int, float]]]  # the curves of that state if such settings differ
     _declared: DeclaredSamples
     _saved: list[dict[str, Any]] | None  # the reference samples of that state
 
@@ -37,7 +37,7 @@ class Resuming(Points, Callback, ABC):
 
     @property
     def _kind(self) -> dict[str, str]:
-        """What tells a callback from others of its class."""
+        """Settings that distinguish a callback from others of its class."""
         return {}
 
     # not state_dict and load_state_dict: of two callbacks that override these under one state_key Lightning refuses to
@@ -77,7 +77,7 @@ class Resuming(Points, Callback, ABC):
         return {}
 
     def _take_up(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`_state` gave; with other settings the curves start anew."""
+        """Go on from what :meth:`_state` returned; with other settings the curves start anew."""
         self._restart()
         with self._error_policy.guard("taking up the state of the checkpoint"):
             history = {tag: [(int(s), float(v)) for s, v in curve] for tag, curve in state["history"].items()}
@@ -110,10 +110,10 @@ class Resuming(Points, Callback, ABC):
 
     @abstractmethod
     def _restart(self) -> None:
-        """Be as at the start of a run."""
+        """Return to the state at the start of a run."""
 
     def _settings(self) -> dict[str, str]:
-        """The arguments without which values cannot be compared, in Python's notation."""
+        """Return the arguments that must agree for values to be comparable, in Python's notation."""
         adapter = getattr(self.adapter, "__qualname__", type(self.adapter).__qualname__) if self.adapter else None
         if isinstance(self.adapter, LikelihoodCall):
             adapter = repr(self.adapter)
@@ -128,7 +128,7 @@ class Resuming(Points, Callback, ABC):
         return {name: repr(value) for name, value in (settings | dict(self.quantity.settings())).items()}
 
     def _end_curves(self, trainer: Any) -> None:
-        """The curves of a checkpoint with other settings end here."""
+        """End the curves of a checkpoint with other settings."""
         step = steps_taken(trainer)
         self._error_policy.warn_once(messages.starts_anew(self._changes, step), "settings")
         self._report_values(trainer, dict.fromkeys(self._ended, math.nan), step)
@@ -136,5 +136,5 @@ class Resuming(Points, Callback, ABC):
 
 
 def steps_taken(trainer: Any) -> int:
-    """Batches after which the optimisers stepped; two optimisers count once, accumulated batches do not."""
+    """Count the batches after which the optimisers stepped: two optimisers count once, accumulated batches do not."""
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)

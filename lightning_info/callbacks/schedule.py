@@ -12,12 +12,12 @@ class Schedule:
     """Decides which optimiser steps are measured.
 
     Args:
-        every_n_epochs: Initialisation, then after epochs n, 2n, ...
-        every_n_train_steps: Optimiser steps 0, n, 2n, ...
-        max_overhead: Largest share of the run's time that measurements may take, see :class:`~.Budget`. By default 0.05
-            without an interval, and no limit with one.
+        every_n_epochs: Interval n in epochs: measure at initialisation, then after epochs n, 2n, ...
+        every_n_train_steps: Interval n in optimiser steps: measure at steps 0, n, 2n, ...
+        max_overhead: Largest share of the run's time that measurements may take, see :class:`~.Budget`. The default is
+            0.05 without an interval, and no limit with one.
 
-    Without an interval: steps 0, 1, 2, 4, 8, ... and the end of every epoch.
+    Without an interval, steps 0, 1, 2, 4, 8, ... and the end of every epoch are measured.
     """
 
     every_n_epochs: int | None = None
@@ -40,7 +40,7 @@ class Schedule:
         return self.max_overhead if explicit or self.max_overhead is not None else DEFAULT_OVERHEAD
 
     def falls_on(self, step: int, epochs: int | None) -> bool:
-        """Whether a point falls on this step, the time apart.
+        """Tell whether a point falls on this step, regardless of the time budget.
 
         Args:
             step: Optimiser steps taken.
@@ -56,5 +56,5 @@ class Schedule:
 
     @staticmethod
     def is_early(step: int) -> bool:
-        """Whether it is one of 0, 1, 2, 4, 8, ..., which are worth most."""
+        """Tell whether a step is one of 0, 1, 2, 4, 8, ..., which are worth most."""
         return step & (step - 1) == 0

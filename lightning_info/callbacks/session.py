@@ -1,4 +1,4 @@
-"""What the callbacks of one Trainer share: who is due, replicas and their pass, the chart layout, the table."""
+"""What the callbacks of one Trainer share: the schedule, replicas and their pass, the chart layout, the table."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from lightning_info.reporting.explanations import Plugin, reading_guide, report_
 from lightning_info.reporting.layout import Chart, write_layout
 
 GUIDE, RESULT = "lightning_info/how_to_read", "lightning_info/result"
-"""Of the texts that TensorBoard shows."""
+"""Tags of the texts that TensorBoard shows."""
 GOLDEN = (5**0.5 - 1) / 2
-"""Its multiples spread evenly, so that other samples are looked at from point to point."""
+"""Golden ratio; its multiples spread evenly, so other samples are checked from point to point."""
 
 
 def new_snapshot(
@@ -47,7 +47,7 @@ def new_snapshot(
     start: dict[str, Any] | None = None,
     known: dict[Hashable, Any] | None = None,
 ) -> ModelSnapshot:
-    """A snapshot with a replica of its own.
+    """Build a snapshot with its own replica.
 
     Args:
         trainer: The trainer.
@@ -57,8 +57,8 @@ def new_snapshot(
         chunk: See :class:`~.ModelSnapshot`.
         private: See :func:`~.replicate`.
         at_once: See :class:`~.ModelSnapshot`.
-        needs_likelihood: Without, a module whose loss is not known gives outputs only, if there is no adapter.
-        noise: What passes over the replica draw.
+        needs_likelihood: If False, a module whose loss is not known gives outputs only, unless there is an adapter.
+        noise: Noise that passes over the replica draw.
         start: See :class:`~.KeptState`.
         known: See :class:`~.ModelSnapshot`.
     """
@@ -81,14 +81,14 @@ def new_snapshot(
 
 
 class Session:
-    """One run of one Trainer: the snapshots of the present step, and what is said once for all callbacks.
+    """One run of one Trainer: the snapshots of the current step, and what is reported once for all callbacks.
 
     Attributes:
         members: The callbacks, in the order of the Trainer.
-        budget: What those without an interval may take of the run's time.
-        layouts: Where the samples of a batch are, by what must agree for two callbacks to find the same.
-        known: What else was found before the first step, by the same; see :meth:`~.ModelSnapshot.once`.
-        store: The reference samples of all of them.
+        budget: The part of the run's time that those without an interval may take.
+        layouts: Where the samples of a batch are, by a key that agrees if two callbacks find the same.
+        known: What else was found before the first step, by the same key; see :meth:`~.ModelSnapshot.once`.
+        store: The reference samples of all callbacks.
     """
 
     _of_trainers: ClassVar[WeakKeyDictionary[Any, Session]] = WeakKeyDictionary()
@@ -98,15 +98,15 @@ class Session:
         self.layouts: Layouts = {}
         self.known: defaultdict[Hashable, dict[Hashable, Any]] = defaultdict(dict)
         self.budget = Budget()
-        # every process gets the samples of all, and then nothing of them is shared
+        # every process gets the samples of all, and then none of them are shared
         readers = 1 if processes == 1 else processes * len(members)
         self.store = SampleStore(LARGEST_STORE // readers, max((c.num_samples for c in members), default=0))
         self._charts: dict[str, Chart] = {}  # as written
         self._guide = ""  # as written
         self._explained: set[tuple[Plugin, str]] = set()
-        self._told: dict[str, str] = {}  # what was said -> who said it
+        self._told: dict[str, str] = {}  # text -> the callback that printed it first
         self._joined: list[Member] = []
-        self._through: list[Member] = []  # with the present batch
+        self._through: list[Member] = []  # callbacks that are done with the current batch
         self._ended: list[Member] = []
         self._snapshots: list[tuple[Hashable, ModelSnapshot]] = []
         self._initial: dict[Hashable, ModelSnapshot] = {}
@@ -114,7 +114,7 @@ class Session:
 
     @classmethod
     def join(cls, trainer: Any, member: Member) -> Session:
-        """The session of the run that starts; the first callback that joins opens it."""
+        """Return the session of the run that starts; the first callback that joins opens it."""
         session = cls._of_trainers.get(trainer)
         if session is None or member in session._joined:
             session = cls([c for c in trainer.callbacks if isinstance(c, Member)], trainer.world_size)
@@ -125,22 +125,22 @@ class Session:
 
     @property
     def is_new(self) -> bool:
-        """Only one callback has joined: what is said once for all is said now."""
+        """Whether only one callback has joined, which then says what is said once for all."""
         return len(self._joined) == 1
 
     def drop(self, member: Member) -> None:
-        """A callback takes no part any more."""
+        """Remove a callback that no longer takes part."""
         self.members = [c for c in self.members if c is not member]
         member.account.is_open = False
         if len(self._through) >= len(self.members):
             self.clear()
 
     def due(self, trainer: Any, batch_idx: int) -> list[Member]:
-        """The callbacks that measure at this batch."""
+        """Return the callbacks that measure at this batch."""
         return [c for c in self.members if c.is_ready and c.is_due(trainer, batch_idx)]
 
     def leave_batch(self, member: Member) -> None:
-        """A callback is through with the batch; once all are, nothing is kept, and training goes on."""
+        """Note that a callback is done with the batch; once all are, nothing is kept and training goes on."""
         self._through.append(member)
         if len(self._through) >= len(self.members):
             self._through.clear()
@@ -148,14 +148,14 @@ class Session:
                 self.clear()
 
     def ends(self, member: Member) -> bool:
-        """A callback has ended; True for the last one."""
+        """Note that a callback has ended; True for the last one."""
         self._ended.append(member)
         return len(self._ended) == len(self.members)
 
-    # ---- what is said once for all
+    # ---- what is reported once for all
 
     def first_to_say(self, owner: str, text: str) -> str:
-        """Who said this first, by class; it is the owner unless somebody did before."""
+        """Return the class that said this first: the owner, unless another did before."""
         return self._told.setdefault(text.replace(owner, ""), owner)
 
     def explain(self, trainer: Any, member: Member, tags: Iterable[str], plugin: Plugin) -> list[Exception]:
@@ -163,12 +163,12 @@ class Session:
 
         Args:
             trainer: The trainer.
-            member: Whose tags they are.
-            tags: Without prefix.
+            member: The callback that the tags belong to.
+            tags: The tags, without prefix.
             plugin: Where they are shown.
 
         Returns:
-            What loggers raised.
+            Exceptions raised by loggers.
         """
         new = [tag for tag in tags if (plugin, member.tagged(tag)) not in self._explained]
         self._explained.update((plugin, member.tagged(tag)) for tag in new)
@@ -176,10 +176,10 @@ class Session:
         return report_explanations(trainer, {tag: known.text for tag, known in found.items() if known}, plugin)
 
     def write_layout(self, trainer: Any) -> list[Exception]:
-        """Lay the charts out once every callback knows its own.
+        """Write the chart layout once every callback knows its own charts.
 
         Returns:
-            What loggers raised.
+            Exceptions raised by loggers.
         """
         if len(self._joined) < len(self.members) or not all(c.is_prepared for c in self.members):
             return []
@@ -195,7 +195,7 @@ class Session:
         return write_layout(trainer, charts, gone)
 
     def closing_lines(self, told: Sequence[Member]) -> list[str]:
-        """One table for all, and what each says below it."""
+        """Return one table for all, and what each callback says below it."""
         curves = {tag: curve for c in told for tag, curve in c.last_curves().items()}
         rows = [row for c in told for row in c.rows(curves)]
         taken = ", ".join(f"{what} {share:.1%}" for what, share in (c.time_taken() for c in told))
@@ -204,15 +204,15 @@ class Session:
         return [*closing_table(rows).splitlines(), *time, *(part for line in said for part in within_width(line))]
 
     def close(self, trainer: Any) -> list[Exception]:
-        """Print the table for those that want it, and hand it to the loggers that take texts.
+        """Print the table for those that want it, and pass it to the loggers that accept texts.
 
         Returns:
-            What loggers raised.
+            Exceptions raised by loggers.
         """
         prepared = [c for c in self.members if c.is_prepared]
         if any(c.summary for c in prepared):
             for line in ["", *self.closing_lines([c for c in prepared if c.summary])]:
-                print(line)  # one by one: rich in Jupyter fails at a text of several lines
+                print(line)  # line by line: rich in Jupyter fails on a text of several lines
         if not prepared:
             return []
         step = max((c.last_step or 0 for c in prepared), default=0)
@@ -222,7 +222,7 @@ class Session:
     # ---- snapshots of the present step
 
     def initial(self, key: Hashable, make: Callable[[], ModelSnapshot]) -> ModelSnapshot:
-        """One without samples whose replica keeps the weights of this step; one replica for all with this key."""
+        """Return a snapshot without samples that keeps the weights of this step, shared by all with this key."""
         if key not in self._initial:
             self._initial[key] = make()
         return self._initial[key].on([])
@@ -230,12 +230,12 @@ class Session:
     def snapshot(
         self, member: Member, due: Sequence[Member], make: Callable[[list[Any]], ModelSnapshot]
     ) -> ModelSnapshot:
-        """A snapshot for a callback; the first of those that can share one has it made, for all that are due.
+        """Return a snapshot for a callback; the first of those that can share one makes it, for all that are due.
 
         Args:
             member: The callback.
-            due: All that measure at this step.
-            make: Makes one with the given samples.
+            due: All callbacks that measure at this step.
+            make: Makes a snapshot with the given samples.
         """
         key, own = member.sharing_key, member.groups
         found = self._find(key, own, member.chunk)
@@ -251,14 +251,14 @@ class Session:
         return self._find(key, own, member.chunk) or snapshot
 
     def _find(self, key: Hashable, groups: list[Any], chunk: int) -> ModelSnapshot | None:
-        """A kept snapshot whose samples begin with these; the other reads from its pass."""
+        """Return a kept snapshot whose samples begin with these; this one then reads from its pass."""
         for other, snapshot in self._snapshots:
             if other == key and snapshot.chunk <= chunk and self._begins_with(snapshot.groups, groups):
                 return snapshot.beginning(groups)
         return None
 
     def _begins_with(self, pool: list[Any], groups: list[Any]) -> bool:
-        """Whether a pool begins with these samples, by their content, which is compared once."""
+        """Tell whether a pool begins with these samples, by their content, which is compared once."""
         if pool is groups:
             return True
         known = (id(pool), id(groups))
@@ -267,12 +267,12 @@ class Session:
         return self._begins[known]
 
     def discard(self, snapshot: ModelSnapshot) -> None:
-        """Do not offer a snapshot, or the one it reads from, any more: something failed in it, maybe in its samples."""
+        """Stop offering a snapshot, and the one it reads from, as something failed in it, perhaps in its samples."""
         self._begins.clear()
         self._snapshots = [kept for kept in self._snapshots if kept[1].module is not snapshot.module]
 
     def clear(self) -> None:
-        """Let go of everything that belongs to the present batch."""
+        """Release everything that belongs to the current batch."""
         self._through.clear()
         self._snapshots.clear()
         self._initial.clear()

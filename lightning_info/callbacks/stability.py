@@ -21,56 +21,57 @@ from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 from lightning_info.twin import NotSupported, Twin
 
 FIGURE_SECONDS, FIGURE_SHARE = 3.0, 0.05
-"""What the losses in the figure may take, in seconds or as a share of the run's time."""
+"""Time that the losses in the figure may take, in seconds or as a share of the run's time."""
 
 
 class StabilityCallback(InfoCallback):
     r"""Logs how much one training sample changes what is learned: a twin trains in lockstep with it replaced.
 
-    The twin is a second real Trainer, in a thread of its own: the same initial weights, batches, random numbers,
-    optimiser, scheduler, precision; but wherever the sample ``index`` appears, the twin gets the sample
-    ``replacement``. The user's run is bit-identical to one without, and takes about twice the time and the memory of
-    one more model with its optimiser.
+    The twin is a second real Trainer in its own thread, with the same initial weights, batches, random numbers,
+    optimiser, scheduler and precision; but wherever the sample ``index`` appears, the twin gets the sample
+    ``replacement``. The user's run is bit-identical to one without the callback; it takes about twice the time, and the
+    memory of one more model with its optimiser.
 
     With w the run's weights, w' the twin's, ``δ = w' - w``, N training samples and F the Fisher information at w:
 
     - ``stability/param_distance``: ``‖δ‖``; ``stability/relative_distance``: ``‖δ‖ / ‖w - w_0‖``.
     - ``stability/fisher_distance``: ``½ δᵀFδ``, nats per sample, over the reference samples.
-    - ``stability/output_kl``: the mean of ``KL(p_w(y|x) ‖ p_w'(y|x))``, nats per sample, which the one before is to
-      second order; ``stability/kl_ratio``: it by the one before. Outside 0.8-1.25 the change is not small (ReLU
-      networks have kinks), and a warning says so.
+    - ``stability/output_kl``: the mean of ``KL(p_w(y|x) ‖ p_w'(y|x))``, nats per sample, which equals the previous one
+      to second order; ``stability/kl_ratio``: ``output_kl`` divided by ``fisher_distance``. Outside 0.8-1.25 the change
+      is not small (ReLU networks have kinks), and a warning says so.
     - ``stability/loss_gap``: the twin's loss on the replaced sample minus the run's, nats.
-    - ``stability/unique_information``: ``N δᵀFδ / (2 beta)``, nats: what the weights know of this sample only.
+    - ``stability/unique_information``: ``N δᵀFδ / (2 beta)``, nats: information that the weights hold about this sample
+      only.
     - ``stability/overhead``, ``stability/twin_overhead``: share of the run's time that the points, and the twin's
-      training, took so far.
+      training, have taken so far.
     - figure ``stability/paths``, at the end: both paths in the plane of where they start and end.
 
-    Until the replaced sample appears first, the twin must be equal to the run, bit by bit, which is checked at every
-    step. That certifies the twin up to there; from there on what could part them for another reason is refused before
-    the first step, or found when it happens. A twin that is lost is NaN, with the reason. ``replacement == index``
+    Until the replaced sample first appears, the twin must equal the run bit by bit, which is checked at every step.
+    This certifies the twin up to that step; anything else that could make them differ later is refused before the first
+    step, or detected when it happens. The values of a lost twin are NaN, with the reason. ``replacement == index``
     replaces nothing and certifies a whole run: every distance is exactly 0.
 
-    With ``num_twins`` of several samples, ``stability/...`` is the mean over the twins, ``stability_stderr/...`` its
-    standard error, and ``stability_twin1/...``, ``stability_twin2/...`` are theirs. Source: Achille, Paolini & Soatto,
-    section 2.3 and figure 2.
+    With several twins (``num_twins``), ``stability/...`` is the mean over the twins, ``stability_stderr/...`` its
+    standard error, and ``stability_twin1/...``, ``stability_twin2/...`` are the values of each. Source: Achille,
+    Paolini & Soatto, section 2.3 and figure 2.
 
     Args:
-        index: The sample to replace, as the training data set numbers it; None: drawn by ``seed``.
-        replacement: The sample of the data set in its place; None: drawn by ``seed``.
+        index: Index of the sample to replace in the training data set; None: drawn by ``seed``.
+        replacement: Index of the sample that takes its place; None: drawn by ``seed``.
         beta: Level of the task for ``unique_information``.
-        num_twins: How many twins, each with a sample of its own.
-        trust: Names of classes of other callbacks in the Trainer that could change what is trained and do not. The
-            hooks of all others are looked at whenever they are called; of these the weights and optimisers are only
+        num_twins: Number of twins, each with its own replaced sample.
+        trust: Names of classes of other callbacks in the Trainer that could change what is trained but do not. The
+            hooks of all other callbacks are checked at every call; for these, the weights and optimisers are only
             compared from one batch to the next.
-        num_samples: Reference samples: the first that pass in training, kept on the CPU. Distances in the weights need
-            none and do not wait for them. (``max_overhead`` counts the points, not the twin's training.)
+        num_samples: Number of reference samples: the first that training uses, kept on the CPU. Distances in the
+            weights need none and do not wait for them. (``max_overhead`` counts the points, not the twin's training.)
         **common: The arguments that all callbacks share, see :class:`~.CommonOptions`.
 
     Raises:
-        ValueError: An argument makes no sense.
+        ValueError: An argument is invalid.
         MisconfigurationException: With ``on_error="raise"``, before the first step (else a warning, and the callback
-            is off): what no twin can follow (several processes, callbacks of Lightning's that edit weights, data
-            without indices), with every reason; no likelihood found; a sample that is not there.
+            is off), for what no twin can follow (several processes, Lightning's callbacks that edit weights, data
+            without indices), with every reason; no likelihood found; or a sample that does not exist.
 
     Example::
 
@@ -101,13 +102,13 @@ class StabilityCallback(InfoCallback):
 
     @property
     def twins(self) -> Sequence[Twin]:
-        """The twins, each with the sample that it lacks, and why it was lost if it was."""
+        """The twins, each with the sample that it lacks, and the reason if it was lost."""
         return self.quantity.twins
 
     # ---- the twins' life
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Refuse what no twin can follow; have the training loader tell which samples it gives."""
+        """Refuse what no twin can follow; make the training loader report which samples it gives."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self._each(None, lambda twin: twin.install(trainer))
@@ -121,20 +122,20 @@ class StabilityCallback(InfoCallback):
             self._each(trainer, lambda twin: twin.start(trainer, pl_module))
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """The twins start the epoch too."""
+        """Start the epoch of the twins too."""
         self._each(trainer, lambda twin: twin.epoch_start(trainer))
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """The twins have the weights of this step; measure if a point is due."""
+        """Measure if a point is due, as the twins have the weights of this step."""
         self._each(trainer, lambda twin: twin.batch_start(trainer, pl_module, batch))
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """The twins train on the batch."""
+        """Train the twins on the batch."""
         self._each(trainer, lambda twin: twin.batch_end(trainer))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """The twins end the epoch too."""
+        """End the epoch of the twins too."""
         self._each(trainer, lambda twin: twin.epoch_end(trainer))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -158,7 +159,7 @@ class StabilityCallback(InfoCallback):
         self.quantity.let_go()
 
     def _each(self, trainer: Any, act: Callable[[Twin], None]) -> None:
-        """Have every twin do its part; without one that trains it is nothing. The time counts as the twins'."""
+        """Have every twin that still trains do its part. The time counts as the twins'."""
         if self._off:
             return
         started = time.perf_counter()
@@ -173,7 +174,7 @@ class StabilityCallback(InfoCallback):
                 self.quantity.seconds += time.perf_counter() - started
         for call in (call for twin in self.twins for call in twin.left_out):
             self._error_policy.warn_once(
-                f"the twin does not save what the module saves while it trains, so that the files hold the run's: "
+                f"the twin does not save what the module saves while it trains, so the files hold the run's: "
                 f"{call} is left out, and so is all that the twin would save, print or log",
                 "left out",
             )
@@ -181,7 +182,7 @@ class StabilityCallback(InfoCallback):
     # ---- points
 
     def _take(self, trainer: Any, pl_module: Any, batch_idx: int) -> None:
-        """Distances in the weights do not wait for the reference samples."""
+        """Measure a point; distances in the weights do not wait for the reference samples."""
         if self._samples.complete:
             super()._take(trainer, pl_module, batch_idx)
             return
@@ -201,7 +202,7 @@ class StabilityCallback(InfoCallback):
         super()._keep_and_report(trainer, step, values, started)
 
     def _falls_due(self, trainer: Any, step: int, epochs: int | None) -> bool:
-        """The first step at which no twin is left is a point too, so that no curve ends in an earlier value."""
+        """Tell whether a point is due; the first step without a twin is one too, so curves end there in NaN."""
         is_due = super()._falls_due(trainer, step, epochs)
         if not trainer.fast_dev_run and all(twin.reason is not None for twin in self.twins):
             is_due, self._loss_is_shown = is_due or not self._loss_is_shown, True
@@ -219,14 +220,14 @@ class StabilityCallback(InfoCallback):
             return super()._snapshot(trainer, pl_module, due)
 
     def _snapshot_of(self, trainer: Any, module: Any, groups: list[Any]) -> ModelSnapshot:
-        """A snapshot of a twin."""
+        """Build a snapshot of a twin."""
         snapshot = self._new_snapshot(trainer, module, groups)
         if self.batch_norm == "reference":
             snapshot.use_reference_statistics()
         return snapshot
 
     def _landscape(self, trainer: Any) -> LossLandscape | None:
-        """What the figure shows; None where the paths have no end."""
+        """Compute what the figure shows; None if the paths have no end."""
         twin = self.twins[0]
         if twin.reason is not None or self.quantity.trajectory.last_step != self._step:
             return None
@@ -241,7 +242,7 @@ class StabilityCallback(InfoCallback):
                     most = min(most, self._session.budget.left(self.account, early=True))
                 point = self._point_at(trainer, self._step)
                 return self.quantity.landscape(snapshot, twin.weights(), point, most)
-        except (ValueError, Unavailable) as error:  # no weight has moved, say
+        except (ValueError, Unavailable) as error:  # for example, no weight has moved
             self._error_policy.warn_once(f"no figure of the paths: {error}", "figure")
             return None
 

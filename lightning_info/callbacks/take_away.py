@@ -1,4 +1,4 @@
-"""What one takes along when training has ended: numbers, figures and verdicts, with or without a logger."""
+"""Results to keep after training: numbers, figures and verdicts, with or without a logger."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from lightning_info.run_logs.run_texts import GUIDE, RESULT
 
 
 class TakeAway(WithoutTrainer):
-    """Gives what it has measured as tables, figures and files."""
+    """Returns what it has measured as tables, figures and files."""
 
     @property
     def result(self) -> MeasureResult:
-        """All that was measured so far, as :func:`~lightning_info.measure` would give it; several can be added."""
+        """All that was measured so far, as :func:`~lightning_info.measure` would return it; results can be added."""
         return MeasureResult(self.history, self.drawings(), self.report())
 
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame`` with the columns tag, step, value, stderr (NaN where none is known).
+        """Return a ``pandas.DataFrame`` with the columns tag, step, value, stderr (NaN where none is known).
 
         Raises:
             ImportError: pandas is not installed.
@@ -40,15 +40,15 @@ class TakeAway(WithoutTrainer):
         return self.result.to_pandas()
 
     def plot(self, tag: str | None = None) -> Figure:
-        """A figure of what was measured so far; a notebook shows it as it is.
+        """Draw a figure of what was measured so far; a notebook shows it directly.
 
         Args:
-            tag: A scalar, drawn with its 95 % band, all layers together if it has no layer (``"info_plane/I_XT"``); or
-                one of the callback's figures (``"info_plane/plane"``). By default the first of its figures, or all
-                scalars where there is none yet.
+            tag: A scalar, drawn with its 95 % band, all layers together if it names no layer (``"info_plane/I_XT"``);
+                or one of the callback's figures (``"info_plane/plane"``). By default the first of its figures, or all
+                scalars if there is none yet.
 
         Raises:
-            KeyError: There is no such tag; the message has those that there are.
+            KeyError: There is no such tag; the message lists the tags.
         """
         drawings, result = self.drawings(), self.result
         if tag is None:
@@ -109,11 +109,11 @@ class TakeAway(WithoutTrainer):
         path.write_text(page([RunGroup(name, [run])], name, more=more), encoding="utf-8")
 
     def closing_table(self) -> str:
-        """The table of the end of fit, of this callback alone."""
+        """Return the table printed at the end of fit, for this callback alone."""
         return closing_table(self.rows(self.history))
 
     def __repr__(self) -> str:
-        """The class and what was measured last."""
+        """Return the class and what was measured last."""
         shown = [(tag, curve[-1]) for tag, curve in self.history.items() if self._is_in_table(tag) and curve]
         if not shown:
             return f"{type(self).__name__}: nothing measured yet"
@@ -124,7 +124,7 @@ class TakeAway(WithoutTrainer):
         return f"{type(self).__name__}: {tag} = {value:.4g}{known} at step {step}{more}"
 
     def _repr_html_(self) -> str:
-        """The table and the first figure, for notebooks."""
+        """Return the table and the first figure, for notebooks."""
         title = f"<b>{html.escape(repr(self))}</b>"
         if not self.history:
             return title

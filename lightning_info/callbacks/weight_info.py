@@ -1,4 +1,4 @@
-"""``WeightInfoCallback``: how many nats the weights hold, and at what precision."""
+"""``WeightInfoCallback``: how much information the weights hold, and at what precision."""
 
 from __future__ import annotations
 
@@ -26,52 +26,53 @@ class WeightInfoCallback(InfoCallback):
 
     One value at one β says little. What matters is the **rate-distortion curve**: for levels around ``beta`` the KL
     against the expected loss under the weight noise, measured by drawing weights, beside its quadratic prediction.
-    Where the two part, β is not small, and the report at the end of fit says from where on.
+    Where the two differ, β is not small, and the report at the end of fit says from which level on.
 
     Logged, per measured step s (the weights after s optimiser steps; s = 0 and the end of fit are always measured):
 
-    - ``weight_info/kl_precision``: the part of KL(Q‖P) that says how exactly the task needs the weights, nats.
-      ``weight_info/kl_displacement``: the other part, ``‖w - w_ref‖² / 2λ²``, mostly the larger one.
-      ``weight_info/kl``: both together. The last two are NaN where the prior's mean is not known.
+    - ``weight_info/kl_precision``: the part of KL(Q‖P) that says how precisely the task needs the weights, nats.
+      ``weight_info/kl_displacement``: the other part, ``‖w - w_ref‖² / 2λ²``, usually the larger one.
+      ``weight_info/kl``: both together. The last two are NaN if the prior's mean is not known.
     - ``weight_info/log_det``: log det(N F + (β/λ²) I).
-    - ``weight_info/trace``, ``weight_info/top_eigenvalue``, ``weight_info/effective_rank``: of F.
-    - ``_stderr`` behind ``kl``, ``kl_precision``, ``log_det``, ``trace``, ``effective_rank``, ``lambda``,
-      ``predicted_loss`` and ``free_energy``: with ``"lanczos"`` only, over its random probes and the bracket of its
-      rule, see ``docs/errors.md`` (``top_eigenvalue`` is then never too large, and has none); otherwise exact for the
-      samples that F is of, but for ``"diagonal"`` with more than 32 outputs, which is random and has no error.
+    - ``weight_info/trace``, ``weight_info/top_eigenvalue``, ``weight_info/effective_rank``: properties of F.
+    - ``_stderr`` of ``kl``, ``kl_precision``, ``log_det``, ``trace``, ``effective_rank``, ``lambda``,
+      ``predicted_loss`` and ``free_energy``: with ``"lanczos"`` only, from its random probes and the bracket of its
+      rule, see ``docs/errors.md`` (``top_eigenvalue`` is then never too large, and has no error); otherwise the values
+      are exact for the samples of F, except ``"diagonal"`` with more than 32 outputs, which is random and has no known
+      error.
     - ``weight_info/beta``, ``weight_info/lambda``: the level and the prior's standard deviation in use.
-    - ``weight_info/expected_loss`` (with ``_stderr``, over pairs of draws; with ``"lanczos"`` and that of
-      drawing the noise): mean loss of a sample under the weight noise, measured, nats.
+    - ``weight_info/expected_loss`` (with ``_stderr``, over pairs of draws; with ``"lanczos"`` also that of drawing the
+      noise): mean loss of a sample under the weight noise, measured, nats.
     - ``weight_info/predicted_loss``: the same to second order; ``weight_info/loss``: without noise.
     - ``weight_info/complexity`` (with ``_stderr``, of both terms): ``C_β = N E_Q[loss] + β KL`` (eq. 2), nats.
     - ``weight_info/temperature``, ``weight_info/free_energy``: ``T = η / (2 B (1 - μ))`` of the optimiser, for gradient
-      noise of unit variance (with Adam it says how η changes and no more), and ``loss + T/2 log det(F + I)``.
-    - ``weight_info/overhead``: share of the run's time that this callback took so far.
+      noise of unit variance (with Adam it only follows η), and ``loss + T/2 log det(F + I)``.
+    - ``weight_info/overhead``: share of the run's time that this callback has taken so far.
     - figure ``weight_info/rate_distortion``; histogram ``weight_info/log10_eigenvalues`` of F.
 
-    With an adapter that gives no targets the losses, ``complexity``, ``free_energy`` and the figure are left out.
+    With an adapter that returns no targets the losses, ``complexity``, ``free_energy`` and the figure are left out.
 
     Args:
         beta: Level of the task, for the summed loss.
-        prior: Its mean: the weights at the start of training (``"init"``), or 0 (``"zero"``, as in the paper).
-        lambda_: Its standard deviation: ``"init_std"``, that of the weights at the start, one number; ``"optimal"``,
-            the one that minimises the Lagrangian at each point; or a number.
+        prior: Mean of the prior: the weights at the start of training (``"init"``), or 0 (``"zero"``, as in the paper).
+        lambda_: Standard deviation of the prior: ``"init_std"``, that of the weights at the start, one number;
+            ``"optimal"``, the one that minimises the Lagrangian at each point; or a number.
         curvature: How F is measured: ``"matrix"`` (k x k, for few weights), ``"gram"`` (the Gram matrix of the exact
             gradients of each output of each sample), ``"lanczos"`` (products with F, random probes), or ``"auto"``: by
-            size, in this order. ``"diagonal"`` puts the diagonal of F in its place, in everything that is logged;
-            ``"auto"`` takes it where nothing else fits, and for modules without second derivatives that are too large
-            for ``"matrix"``.
-        max_rows: Size of the Gram matrix at most: fewer samples are taken where there are more gradients. By default
-            1280, and less for more than three million weights.
-        draws: Weights drawn for each level, in opposite pairs; the same normal numbers for all levels.
-        num_samples: Reference samples: the first that pass in training, kept on the CPU; with several processes an
-            equal number from each, which every process then measures.
+            size, in this order. ``"diagonal"`` replaces F by its diagonal in everything that is logged;
+            ``"auto"`` uses it if nothing else fits, and for modules without second derivatives that are too large for
+            ``"matrix"``.
+        max_rows: Largest size of the Gram matrix: with more gradients, fewer samples are used. The default is 1280, and
+            less for more than three million weights.
+        draws: Number of weight draws for each level, in opposite pairs; all levels use the same normal numbers.
+        num_samples: Number of reference samples: the first that training uses, kept on the CPU; with several processes
+            an equal number from each, which every process then measures.
         **common: The arguments that all callbacks share, see :class:`~.CommonOptions`.
 
     Raises:
-        ValueError: An argument makes no sense.
+        ValueError: An argument is invalid.
         MisconfigurationException: With ``on_error="raise"``, before the first step (else a warning, and the callback
-            is off): sharded strategy, no likelihood found, module without exact per-sample gradients,
+            is off), for a sharded strategy, no likelihood found, a module without exact per-sample gradients, or
             weights that are all equal at the start with ``"init_std"``.
 
     Example::

@@ -1,4 +1,4 @@
-"""What ``lightning_info.measure`` calls in the place of the Trainer's hooks."""
+"""The methods that ``lightning_info.measure`` calls in place of the Trainer's hooks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_info.callbacks.resuming import steps_taken
 
 
 class WithoutTrainer(Preparing):
-    """Is measured by whoever calls, when it calls."""
+    """A callback that measures when its caller says so."""
 
     _offline = False
 
@@ -23,9 +23,9 @@ class WithoutTrainer(Preparing):
         self._restart()
 
     def take_samples(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Keep reference samples of a batch until they are complete; check the module at the first one.
+        """Keep reference samples of a batch until they are complete; check the module on the first one.
 
-        What fails here is raised whatever ``on_error`` says, as nothing can be measured without it.
+        Failures here are raised whatever ``on_error`` says, as nothing can be measured without these steps.
         """
         if self.is_ready:
             return
@@ -34,24 +34,24 @@ class WithoutTrainer(Preparing):
         self._error_policy.on_error = self.on_error
 
     def take_point(self, trainer: Any, pl_module: Any, due: Sequence[Member]) -> None:
-        """Measure at the present step, whatever the schedule says.
+        """Measure at the current step, whatever the schedule says.
 
         Args:
-            trainer: What stands for one.
+            trainer: A stand-in for the Trainer.
             pl_module: The module.
-            due: All callbacks that are measured at this step; they share a replica and a pass.
+            due: All callbacks that measure at this step; they share a replica and a pass.
         """
         self._step = steps_taken(trainer)
         self._measure_and_log(trainer, pl_module, self._step, due)
 
     def let_go(self) -> None:
-        """Keep nothing of the present step."""
+        """Release everything of the current step."""
         self._session.clear()
 
     def look_back(self, trainer: Any) -> None:
-        """Add to the history what is known only when the last point is."""
+        """Add to the history what is known only after the last point."""
         self._write_end(trainer)
 
     def drawings(self) -> dict[str, Callable[[], Figure]]:
-        """The figures of what was measured, by tag; each is drawn when it is called."""
+        """Return the figures of what was measured, by tag; each is drawn when it is called."""
         return {self.tagged(tag): draw for tag, draw in self.quantity.figures(self.record()).items()}

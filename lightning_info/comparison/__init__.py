@@ -1,4 +1,4 @@
-"""How far two finished runs went apart, from their checkpoints."""
+"""Distance between two finished runs, from their checkpoints."""
 
 from lightning_info.comparison.runs import RunComparison, compare_runs
 

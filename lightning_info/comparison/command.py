@@ -20,7 +20,7 @@ SUMMARY = "How far two runs went apart that differ in one training sample, from 
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Tell a parser the arguments of the command."""
+    """Add the arguments of the command to a parser."""
     add = parser.add_argument
     add("--module", required=True, metavar="PACKAGE:CLASS", help="the LightningModule, made from the last checkpoint")
     add("--run", required=True, nargs="+", metavar="CKPT", help="checkpoints of the run, or their folder")
@@ -46,7 +46,7 @@ def run(*, out: Path | None, **given: Any) -> None:
         given: Arguments of :func:`~.compare_runs`, objects and samples by name and file.
 
     Raises:
-        ValueError: One of them makes no sense.
+        ValueError: An argument is invalid.
         OSError: A file cannot be read or written.
     """
     for name in ("module", "adapter"):

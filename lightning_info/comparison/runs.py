@@ -1,4 +1,4 @@
-"""What :class:`~.StabilityCallback` measures, from the checkpoints of two ordinary runs."""
+"""The measurements of :class:`~.StabilityCallback`, from the checkpoints of two ordinary runs."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ OWNER = "compare_runs"
 
 @dataclass(frozen=True)
 class RunComparison:
-    """What :func:`compare_runs` found.
+    """Result of :func:`compare_runs`.
 
     Attributes:
         history: ``tag -> [(global_step, value), ...]``, with the tags of :class:`~.StabilityCallback`.
-        picture: What the figure shows; None if there is none.
-        reason: Why there is none.
-        caption: Of the figure.
+        picture: Content of the figure; None if there is none.
+        reason: Why there is no figure.
+        caption: Caption of the figure.
     """
 
     history: Mapping[str, Curve]
@@ -54,10 +54,10 @@ class RunComparison:
     caption: str
 
     def figure(self) -> Figure:
-        """Both paths in the plane of where they start and end, see :func:`~.stability_paths`.
+        """Draw both paths in the plane of where they start and end, see :func:`~.stability_paths`.
 
         Raises:
-            ValueError: There is none, and why.
+            ValueError: There is no figure; the message says why.
         """
         if self.picture is None:
             raise ValueError(f"{OWNER}: no figure, as {self.reason}")
@@ -65,7 +65,7 @@ class RunComparison:
         return stability_paths(self.picture, title=f"Two runs from step {first} to step {last}", caption=self.caption)
 
     def table(self) -> str:
-        """A row for each step, a column for each quantity."""
+        """Return a row for each step, a column for each quantity."""
         return curves_table(self.history)
 
     def write(self, folder: PathLike) -> None:
@@ -96,11 +96,11 @@ def compare_runs(
     weights_only: bool = True,
     seed: int = 0,
 ) -> RunComparison:
-    """Compare two runs that differ in their data only, at every step of which there is a checkpoint of both.
+    """Compare two runs that differ only in their data, at every step at which both have a checkpoint.
 
     For runs that :class:`~.StabilityCallback` cannot follow with a twin (several processes, sharded, very large): train
-    twice with the same seed, the second time with one sample replaced. Of a checkpoint only ``"state_dict"`` and
-    ``"global_step"`` are read; neither file nor module is changed. Quantities and tags are those of the callback.
+    twice with the same seed, the second time with one sample replaced. Only ``"state_dict"`` and ``"global_step"`` of a
+    checkpoint are read; neither file nor module is changed. Quantities and tags are those of the callback.
 
     Args:
         module: A LightningModule of the right architecture, whose weights do not matter; or its class, which is then
@@ -109,20 +109,20 @@ def compare_runs(
         twin: Checkpoints of the other run.
         reference: Samples to measure on, the first ``num_samples`` of them: a Dataset, or tensors such as ``(x, y)``;
             they must look like the batches that ``training_step`` gets.
-        replaced: The replaced sample, in the same form, for ``stability/loss_gap``; of several the mean.
+        replaced: The replaced sample, in the same form, for ``stability/loss_gap``; several are averaged.
         training_samples: N of the summed loss, for ``stability/unique_information``; None: as many as there are
             reference samples, with a warning.
         beta: Level of the task.
-        num_samples: Reference samples at most.
-        batch_size: Samples that go through the module at once.
-        adapter: ``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)``, where the
-            ``training_step`` hides them.
-        device: Where to measure.
+        num_samples: Largest number of reference samples.
+        batch_size: Number of samples that go through the module at once.
+        adapter: ``(module, batch) -> (outputs, targets)`` or ``(outputs, targets, likelihood)``, if the
+            ``training_step`` does not show them.
+        device: Device to measure on.
         weights_only: See :func:`torch.load`; False runs code that a checkpoint holds.
-        seed: Of what is drawn for the figure.
+        seed: Seed of the random draws for the figure.
 
     Raises:
-        ValueError: Nothing to compare, or an argument makes no sense; the message tells what to type.
+        ValueError: There is nothing to compare, or an argument is invalid; the message says what to type.
 
     Example::
 
@@ -161,7 +161,7 @@ def compare_runs(
 
 
 def matched(run: Sequence[Checkpoint], twin: Sequence[Checkpoint]) -> dict[int, tuple[Path, Path]]:
-    """The pairs of checkpoints of one optimiser step, by it, rising.
+    """Return the pairs of checkpoints of the same optimiser step, in rising order.
 
     Raises:
         ValueError: There are none.
@@ -195,19 +195,19 @@ def _snapshot(
 
 def _training_samples(given: int | None, measured: int) -> int:
     if given is None:
-        _warn(f"training_samples is not given; N = {measured}, the reference samples, stands for it")
+        _warn(f"training_samples is not given; N = {measured}, the number of reference samples, is used")
         return measured
     validation.positive_integer(OWNER, "training_samples", given, 50_000)
     return given
 
 
 def _look_at(quantity: Stability, here: ModelSnapshot, there: ModelSnapshot, point: Point) -> None:
-    """Say once what the comparison cannot have."""
+    """Warn once about what the comparison cannot measure."""
     try:
         rows = quantity.prepare(here, point)
     except (NoPrediction, AttributeError) as error:
         raise ValueError(
-            f"{OWNER}: {error}; tell what is predicted, for example adapter=lambda module, batch: (module(batch[0]), "
+            f"{OWNER}: {error}; say what is predicted, for example adapter=lambda module, batch: (module(batch[0]), "
             f'batch[1], "categorical") (or "bernoulli", "gaussian")'
         ) from error
     if point.step > 0:
@@ -216,13 +216,15 @@ def _look_at(quantity: Stability, here: ModelSnapshot, there: ModelSnapshot, poi
             f"Save the start too: torch.save({{'state_dict': model.state_dict(), 'global_step': 0}}, 'start.ckpt')"
         )
     elif not torch.equal(flat_weights(here.module), flat_weights(there.module)):
-        _warn("the runs start from different weights, so that distances tell of more than the data; seed both alike")
+        _warn(
+            "the runs start from different weights, so distances reflect more than the data; use the same seed for both"
+        )
     if "left out" in rows:
         _warn(f"no {rows['left out']}")
 
 
 def _values(quantity: Stability, here: ModelSnapshot, point: Point) -> Mapping[str, float]:
-    """By tag; of a point without finite outputs those of the weights."""
+    """Return the values by tag; without finite outputs, those of the weights."""
     try:
         return quantity.measure(here, point)
     except Unavailable as error:
@@ -231,7 +233,7 @@ def _values(quantity: Stability, here: ModelSnapshot, point: Point) -> Mapping[s
 
 
 _UNKNOWN = ("stability/relative_distance", "stability/loss_gap")
-"""Left out where nothing is known of them: without a checkpoint of the start, without the replaced sample."""
+"""Tags that are left out if unknown: without a checkpoint of the start, without the replaced sample."""
 
 
 def _has_values(curve: Curve) -> bool:
@@ -241,7 +243,7 @@ def _has_values(curve: Curve) -> bool:
 def _landscape(
     quantity: Stability, here: ModelSnapshot, there: ModelSnapshot, point: Point
 ) -> tuple[LossLandscape | None, str]:
-    """At the weights of the last step; or why there is none."""
+    """Return the picture at the weights of the last step, or why there is none."""
     try:
         return quantity.landscape(here, there.module, point), ""
     except (ValueError, Unavailable) as error:
@@ -249,7 +251,7 @@ def _landscape(
 
 
 def _once(told: set[str], message: str, kind: str) -> None:
-    if kind not in told | {"start"}:  # of the start it was said before
+    if kind not in told | {"start"}:  # a warning about the start was given before
         told.add(kind)
         _warn(message)
 

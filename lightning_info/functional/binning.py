@@ -5,11 +5,11 @@ A deterministic network gives one activation per input, so the binned layer ``T 
 .. math:: I(X;T) = H(T), \qquad I(T;Y) = H(T) + H(Y) - H(T, Y)
 
 over the N equally likely samples, *if no input is there twice*. Every sample's bins are packed into one integer, its
-code (:func:`bin_codes`), of which :func:`~.code_information.code_information` tells the rest.
+code (:func:`bin_codes`), from which :func:`~.code_information.code_information` computes the rest.
 
-Both numbers end at a ceiling: ``I(X;T) <= log N``, and where every code is unique ``I(T;Y) = H(Y)`` whatever the layer
-knows. :attr:`~.CodeInformation.unique` and :func:`~.shuffled_information` tell. Integers are binned without rounding,
-and need no bins where they are codes (:func:`~.codes.exact_codes`).
+Both numbers have a ceiling: ``I(X;T) <= log N``, and if every code is unique ``I(T;Y) = H(Y)`` whatever the layer
+knows. :attr:`~.CodeInformation.unique` and :func:`~.shuffled_information` show this. Integers are binned without
+rounding, and need no bins if they are codes (:func:`~.codes.exact_codes`).
 
 Source: Saxe et al. (2018), section 2; ``bins`` counts intervals (the authors' "30 bins" are 30 edges).
 """
@@ -34,15 +34,15 @@ _PRODUCT_BITS = 53
 """Integers up to this size are exact in float64."""
 
 _CHUNK = 2**19
-"""Activations that are binned at a time on the CPU: what its caches hold."""
+"""Number of activations that are binned at a time on the CPU, to fit into its caches."""
 
 _FAR, _LIFT = 2.0**900, 2.0**512
-"""Values whose range is wider than the one, or narrower than its inverse, are brought nearer to 1 by the other, which
-is exact: the width of the bins, or its inverse, would have lost digits."""
+"""If the range of values is wider than the first, or narrower than its inverse, they are scaled by the second, which is
+exact: the width of the bins, or its inverse, would otherwise lose digits."""
 
 
 class Information(NamedTuple):
-    """A point of the information plane: I(X;T) and I(T;Y), in the unit that was asked for."""
+    """A point of the information plane: I(X;T) and I(T;Y), in the requested unit."""
 
     I_XT: float
     I_TY: float
@@ -51,27 +51,27 @@ class Information(NamedTuple):
 def binned_information(
     t: Tensor, y: Tensor | None, bins: int = 30, bin_range: BinRange = "adaptive", *, unit: Unit = "bits"
 ) -> Information:
-    """I(X;T) and I(T;Y) of a layer by binning.
+    """Return I(X;T) and I(T;Y) of a layer by binning.
 
     Args:
         t: Activations ``(N, d)`` of N distinct inputs, or ``(N,)`` for a single unit.
         y: Classes ``(N,)``, integer or bool; None if there are none.
         bins: Number of intervals a unit is cut into.
-        bin_range: What the intervals cover: ``"fixed"`` is (-1, 1), ``"adaptive"`` is the range of ``t``, or
+        bin_range: Range that the intervals cover: ``"fixed"`` is (-1, 1), ``"adaptive"`` is the range of ``t``, or
             ``(low, high)``. Values outside fall into the outermost bins.
-        unit: Of the result.
+        unit: Unit of the result.
 
     Returns:
         ``(I_XT, I_TY)``; I_TY is NaN without ``y``.
 
     Raises:
-        ValueError: Shapes, activations that are not finite, floating ``y``, bins below 1, an empty range.
+        ValueError: Invalid shapes, activations that are not finite, floating ``y``, bins below 1, an empty range.
     """
     return Information(*code_information(bin_codes(t, bins, bin_range), y, unit=unit)[:2])
 
 
 def bin_codes(t: Tensor, bins: int = 30, bin_range: BinRange = "adaptive") -> Tensor:
-    """One integer per sample that tells which bin each of its units is in.
+    """Return one integer per sample that encodes the bin of each of its units.
 
     The code is the number whose digits are the bins of the units, as long as it fits into 62 bits (12 units of 30
     bins). Otherwise it is a 64-bit hash of them: two of N samples in different bins get the same code with a
@@ -102,7 +102,7 @@ def subset_information(
     conditional: bool = False,
     unit: Unit = "bits",
 ) -> float:
-    """Information of a binned layer with some of its discrete inputs, X_S; X_R are the rest.
+    """Return the information of a binned layer with some of its discrete inputs, X_S; X_R are the rest.
 
     Either ``I(T; X_S)``, the rest being noise, or ``I(T; X_S | X_R)``. The two readings of "information with a subset"
     differ a lot; the chain rule ties them: ``I(T;X) = I(T;X_R) + I(T;X_S|X_R)``. Source: Saxe et al. (2018), section 5.
@@ -114,7 +114,7 @@ def subset_information(
         bins: See :func:`binned_information`.
         bin_range: See :func:`binned_information`.
         conditional: The second reading.
-        unit: Of the result.
+        unit: Unit of the result.
 
     Raises:
         ValueError: See :func:`binned_information`; ``x`` is not ``(N, D)``.
@@ -130,13 +130,13 @@ def subset_information(
 
 
 def unit_entropies(t: Tensor, bins: int = 30, bin_range: BinRange = "adaptive", *, unit: Unit = "bits") -> Tensor:
-    """Entropy of every unit's bin.
+    """Return the entropy of every unit's bin.
 
     Args:
         t: See :func:`binned_information`.
         bins: See :func:`binned_information`.
         bin_range: See :func:`binned_information`.
-        unit: Of the result.
+        unit: Unit of the result.
 
     Returns:
         ``(d,)``, float64, on the device of ``t``.
@@ -155,7 +155,7 @@ def unit_entropies(t: Tensor, bins: int = 30, bin_range: BinRange = "adaptive", 
 
 
 def bin_targets(y: Tensor, bins: int = 30) -> Tensor:
-    """Classes of targets that are none yet: regression targets, or several labels per sample.
+    """Turn targets into classes: regression targets, or several labels per sample.
 
     Args:
         y: Floating ``(N,)`` or ``(N, k)``: each column is cut into ``bins`` equal intervals over its own range, and
@@ -166,7 +166,7 @@ def bin_targets(y: Tensor, bins: int = 30) -> Tensor:
         ``(N,)``, int64, from 0 upwards without gaps.
 
     Raises:
-        ValueError: Shapes, targets that are not finite, bins below 1.
+        ValueError: Invalid shapes, targets that are not finite, bins below 1.
     """
     rows = as_rows(y)
     if not y.is_floating_point():
@@ -180,7 +180,7 @@ def bin_targets(y: Tensor, bins: int = 30) -> Tensor:
 
 
 def as_rows(values: Tensor) -> Tensor:
-    """Values ``(N, d)`` of ``(N, d)`` or ``(N,)``, without their graph.
+    """Return values ``(N, d)`` or ``(N,)`` as ``(N, d)``, without their graph.
 
     Raises:
         ValueError: Other shapes, empty ones, complex values.
@@ -199,7 +199,7 @@ def as_rows(values: Tensor) -> Tensor:
 
 
 def _indices(rows: Tensor, bins: int, bin_range: BinRange) -> Iterator[Tensor]:
-    """The bins as whole numbers ``(n, d)``, float64, some samples at a time."""
+    """Yield the bins as whole numbers ``(n, d)``, float64, some samples at a time."""
     low, high = _ends(rows, bins, bin_range)
     n, d = rows.shape
     samples = max(1, _CHUNK // d) if rows.device.type == "cpu" else n
@@ -217,7 +217,7 @@ def _indices(rows: Tensor, bins: int, bin_range: BinRange) -> Iterator[Tensor]:
 
 
 def _ends(rows: Tensor, bins: int, bin_range: BinRange) -> tuple[float, float]:
-    """Lower end of the first bin and upper end of the last."""
+    """Return the lower end of the first bin and upper end of the last."""
     if bins < 1:
         raise ValueError(f"bins={bins}: expected the number of intervals, at least 1, for example bins=30")
     if rows.is_floating_point():

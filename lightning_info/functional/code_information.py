@@ -22,7 +22,7 @@ from lightning_info.functional.units import Unit, per_nat
 Integers = NDArray[np.int64]
 
 EXACT_BITS = 62
-"""Mixed-radix codes up to this size, hashes beyond."""
+"""Largest size in bits of mixed-radix codes; beyond it hashes are used."""
 
 
 class CodeInformation(NamedTuple):
@@ -41,18 +41,18 @@ class ShuffledInformation(NamedTuple):
 
 
 def code_information(codes: Tensor, y: Tensor | None = None, *, unit: Unit = "bits") -> CodeInformation:
-    """I(X;T) = H(T) and I(T;Y) of codes.
+    """Return I(X;T) = H(T) and I(T;Y) of codes.
 
     Args:
         codes: ``(N,)``, int64, as from :func:`~.bin_codes`; any integers that are equal where T is.
         y: Classes ``(N,)``, integer or bool; None if there are none.
-        unit: Of the result.
+        unit: Unit of the result.
 
     Returns:
         The two and the share of unique codes; I_TY is NaN without ``y``.
 
     Raises:
-        ValueError: Shapes, floating ``y``.
+        ValueError: Invalid shapes, floating ``y``.
     """
     scale, n = per_nat(unit), len(codes)
     if codes.dim() != 1 or n == 0 or codes.is_floating_point():
@@ -91,21 +91,21 @@ def shuffled_information(
     unit: Unit = "bits",
     estimate: Callable[[Tensor, Tensor], CodeInformation | LayerInformation] = code_information,
 ) -> ShuffledInformation:
-    """What I(T;Y) reads where there is nothing to know: the same codes with permuted labels.
+    """Return I(T;Y) where there is nothing to know: for the same codes with permuted labels.
 
     Args:
         codes: ``(N,)``, int64, as from :func:`~.bin_codes`.
         y: Classes ``(N,)``, integer or bool.
-        repeats: Permutations.
+        repeats: Number of permutations.
         generator: Source of the permutations; the global generator of the CPU if None.
-        unit: Of the result.
-        estimate: Of the information of codes and labels, in bits.
+        unit: Unit of the result.
+        estimate: Estimator of the information of codes and labels, in bits.
 
     Returns:
         Mean and standard deviation; the latter is NaN for a single permutation.
 
     Raises:
-        ValueError: Shapes, floating ``y``, repeats below 1.
+        ValueError: Invalid shapes, floating ``y``, repeats below 1.
     """
     if repeats < 1:
         raise ValueError(f"repeats={repeats}: expected at least 1, for example repeats=10")
@@ -120,10 +120,10 @@ def shuffled_information(
 
 
 def class_labels(y: Tensor, n: int) -> Integers:
-    """Classes as labels ``(N,)`` from 0 to below 4 N.
+    """Return classes as labels ``(N,)`` from 0 to below 4 N.
 
     Raises:
-        ValueError: Shapes, floating ``y``.
+        ValueError: Invalid shapes, floating ``y``.
     """
     if y.shape != (n,):
         raise ValueError(
@@ -137,7 +137,7 @@ def class_labels(y: Tensor, n: int) -> Integers:
 
 
 def _run_lengths(keys: Integers) -> Integers:
-    """How many runs of equal keys there are of each length, from 0 to the longest."""
+    """Return how many runs of equal keys there are of each length, from 0 to the longest."""
     new = np.ones(len(keys) + 1, dtype=np.bool_)
     np.not_equal(keys[1:], keys[:-1], out=new[1:-1])
     starts = np.flatnonzero(new)
@@ -145,7 +145,7 @@ def _run_lengths(keys: Integers) -> Integers:
 
 
 def _n_log_n(lengths: Integers) -> float:
-    """Sum of n log n over runs."""
+    """Return the sum of n log n over runs."""
     n = np.flatnonzero(lengths)
     return float((lengths[n] * n) @ np.log(n))
 

@@ -16,7 +16,7 @@ _LOW, _HIGH = -(1 << 63), (1 << 63) - 1
 
 
 def exact_codes(t: Tensor) -> Tensor:
-    """One integer per sample that is equal where all units are: the layer itself, if its units are integers.
+    """Return one integer per sample, equal if all units are equal: the layer itself, if its units are integers.
 
     Args:
         t: Integers or booleans ``(N, d)`` or ``(N,)``.
@@ -25,7 +25,7 @@ def exact_codes(t: Tensor) -> Tensor:
         ``(N,)``, int64, from 0 upwards without gaps, on the device of ``t``.
 
     Raises:
-        ValueError: Shapes, values that are no integers.
+        ValueError: A shape is wrong, or values are not integers.
     """
     if t.is_floating_point() or t.is_complex() or t.dim() not in (1, 2) or 0 in t.shape:
         raise ValueError(
@@ -45,31 +45,31 @@ def row_hashes(rows: Tensor) -> Tensor:
 
 
 def hashed(keys: Tensor) -> Tensor:
-    """Hashes of int64 rows ``(N, d) -> (N,)``, which are overwritten."""
+    """Return hashes of int64 rows ``(N, d) -> (N,)``, which are overwritten."""
     keys += _GOLDEN * torch.arange(1, keys.shape[1] + 1, device=keys.device)
     return _mix(keys).sum(1)
 
 
 def _mix(keys: Tensor) -> Tensor:
-    """The finalizer of SplitMix64, in place; int64 wraps, and the masks make its shifts logical ones."""
+    """Apply the finalizer of SplitMix64 in place; int64 wraps, and the masks make its shifts logical."""
     keys.bitwise_xor_((keys >> 30) & (1 << 34) - 1).mul_(_MIX_1)
     keys.bitwise_xor_((keys >> 27) & (1 << 37) - 1).mul_(_MIX_2)
     return keys.bitwise_xor_((keys >> 31) & (1 << 33) - 1)
 
 
 def as_int64(t: Tensor) -> Tensor:
-    """Integers or booleans as int64, in their order; of uint64 less ``2⁶³``."""
+    """Convert integers or booleans to int64, keeping their order; ``2⁶³`` is subtracted from uint64."""
     return t.view(torch.int64) ^ _LOW if t.dtype == torch.uint64 else t.long()
 
 
 def smallest_and_largest(t: Tensor) -> tuple[int, int]:
-    """Of integers or booleans, as Python's integers."""
+    """Return the smallest and largest of integers or booleans, as Python's integers."""
     low, high = torch.aminmax(as_int64(t))
     return int(low) + _offset(t), int(high) + _offset(t)
 
 
 def integer_bins(t: Tensor, bins: int, low: float, high: float) -> Tensor:
-    """Bins of integers as if they had all digits: the k-th is ``low + k w <= t < low + (k + 1) w``.
+    """Return bins of integers as if they had all digits: the k-th is ``low + k w <= t < low + (k + 1) w``.
 
     Args:
         t: Integers or booleans of any shape.
@@ -88,7 +88,7 @@ def integer_bins(t: Tensor, bins: int, low: float, high: float) -> Tensor:
 
 @lru_cache
 def _edges(bins: int, low: float, high: float) -> tuple[int, ...]:
-    """The smallest integer of every bin but the first."""
+    """Return the smallest integer of every bin but the first."""
     first, last = Fraction(low), Fraction(high)
     whole = first.denominator * last.denominator
     start, width = first.numerator * last.denominator, (last - first) * whole

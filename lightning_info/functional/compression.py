@@ -10,7 +10,7 @@ FALL = 0.5
 
 
 def peak_to_end(curve: Sequence[float]) -> float:
-    """How far a curve ends below its largest value, in its unit; NaN for a curve without values.
+    """Return how far a curve ends below its largest value, in its unit; NaN for a curve without values.
 
     Args:
         curve: Values over training; NaN where there is none. The last value that there is counts as the end.
@@ -20,11 +20,11 @@ def peak_to_end(curve: Sequence[float]) -> float:
 
 
 def compression_verdict(falls: Mapping[str, float], saturated: Mapping[str, bool], least: float = FALL) -> str:
-    """What several range policies (or estimators) say of one layer, and whether they agree.
+    """Return what several range policies (or estimators) say about one layer, and whether they agree.
 
     Args:
-        falls: Policy -> peak-to-end fall in bits; NaN where the policy does not apply.
-        saturated: Policy -> whether the curve stays within a bit of its ceiling, so that no fall could be seen.
+        falls: Peak-to-end fall in bits by policy; NaN where the policy does not apply.
+        saturated: Whether the curve stays within a bit of its ceiling, so no fall could be seen, by policy.
         least: Smallest fall that counts, bits.
 
     Returns:

@@ -1,7 +1,7 @@
 r"""The noise level at which the loss rises by a given amount, the *distortion*.
 
-The expected loss under weight noise of the level β is known through few draws at a time, so that its rise is a noisy
-number. For small β it rises as a power of it, so the rises at levels ``β_j`` say what it is at any level nearby:
+The expected loss under weight noise of the level β is estimated with a few draws at a time, so its rise is a noisy
+number. For small β it grows as a power of β, so the rises at levels ``β_j`` predict it at any level nearby:
 
 .. math:: \bar r(\beta) = \sum_j w_j\, r_j\, (\beta / \beta_j)^{0.8} \Big/ \sum_j w_j, \qquad
           w_j = \exp\bigl(-\tfrac12 (\ln(\beta / \beta_j) / \ln 2)^2\bigr) .
@@ -30,10 +30,10 @@ from lightning_info.functional.standard_error import student_factor
 _TOLERANCE = math.log(1.1)
 
 _POWER = 0.8
-"""Of small trained networks it was 0.7 to 0.95; between 0.5 and 2 the levels converge all the same."""
+"""Power of β; for small trained networks it was 0.7 to 0.95, and between 0.5 and 2 the levels still converge."""
 
 _NEARBY, _LONGEST_STEP = math.log(2), math.log(4)
-"""Of log β."""
+"""Width of the neighbourhood, and longest step, in log β."""
 
 _LARGEST = 20
 """Rise by target: one beyond it says that the target is passed, not how far."""
@@ -43,13 +43,13 @@ class DistortionLevel(NamedTuple):
     """Noise level found by :func:`distortion_level`.
 
     Attributes:
-        beta: Where the mean of the rises meets the target, as far as the last step may go.
-        rise: That mean there, nats per sample.
-        evaluations: How often ``rise`` was called.
-        is_reached: Whether it is within 10 % of the target; where it is not, ``beta`` is no answer.
+        beta: Level at which the mean of the rises meets the target, as far as the last step may go.
+        rise: The mean of the rises at this level, nats per sample.
+        evaluations: Number of calls of ``rise``.
+        is_reached: Whether it is within 10 % of the target; if not, ``beta`` is not the answer.
         relative_error: Standard error of the rise at ``beta`` as a share of it, from the scatter of the evaluations;
             NaN for a single one.
-        power: Of β by which the rise grows there; of few draws on either side where it was measured.
+        power: Power of β with which the rise grows at this level; if measured, from a few draws on either side.
     """
 
     beta: float
@@ -79,8 +79,8 @@ def distortion_level(
     factor 50, all but three of them.
 
     Args:
-        rise: Of the expected loss at the level β, nats per sample, with new draws in every call; NaN and what is beyond
-            20 targets count as so many.
+        rise: Rise of the expected loss at the level β, nats per sample, with new draws in every call; NaN and values
+            above 20 targets count as 20 targets.
         target: The rise wanted, nats per sample.
         start: First level, such as the last one found or :func:`quadratic_level`; moved into ``[low, high]``.
         evaluations: Calls of ``rise``; fewer where it stays below the target at ``high``, or above it at ``low``.
@@ -95,11 +95,11 @@ def distortion_level(
         ValueError: A target, a level or a number of evaluations that is not positive, or ``low >= high``.
     """
     if not (0 < target < math.inf):
-        raise ValueError(f"distortion_level: target={target}; it has to be positive and finite, for example 0.05")
+        raise ValueError(f"distortion_level: target={target}; it must be positive and finite, for example 0.05")
     if not (0 < low < high < math.inf):
         raise ValueError(f"distortion_level: low={low}, high={high}; expected 0 < low < high")
     if not (0 < start < math.inf):
-        raise ValueError(f"distortion_level: start={start}; it has to be positive and finite")
+        raise ValueError(f"distortion_level: start={start}; it must be positive and finite")
     if evaluations < 1:
         raise ValueError(f"distortion_level: evaluations={evaluations}; expected at least 1")
     bounds = math.log(low), math.log(high)
@@ -143,7 +143,7 @@ def quadratic_level(
 
 
 def quadratic_power(diagonal: Tensor, lambda_: Tensor, beta: float) -> float:
-    """``d log(rise) / d log β`` of :func:`quadratic_level`'s loss: by which power of β the variance of the noise grows.
+    """Return ``d log(rise) / d log β`` of :func:`quadratic_level`'s loss: the power of β in the noise's variance.
 
     1 for small β; less where directions have the noise of their prior, which no level widens. Weights count by what
     their noise does to the loss. The true rise has another power, as the loss is not quadratic.
@@ -163,7 +163,7 @@ def quadratic_power(diagonal: Tensor, lambda_: Tensor, beta: float) -> float:
 
 
 def _meeting(known: list[tuple[float, float]], target: float, bounds: tuple[float, float]) -> float:
-    """Where the mean of the rises meets the target, as log β; at most a step from the last level."""
+    """Return log β at which the mean of the rises meets the target, at most a step from the last level."""
     last = known[-1][0]
     low, high = max(bounds[0], last - _LONGEST_STEP), min(bounds[1], last + _LONGEST_STEP)
     if _mean_at(high, known) < target:
@@ -182,7 +182,7 @@ def _mean_at(log_beta: float, known: list[tuple[float, float]]) -> float:
 
 
 def _relative_error(log_beta: float, known: list[tuple[float, float]]) -> float:
-    """Standard error of the mean of the rises at a level, as a share of it."""
+    """Return the standard error of the mean of the rises at a level, as a share of it."""
     brought, mean = _brought_to(log_beta, known), _mean_at(log_beta, known)
     total = sum(weight for weight, _ in brought)
     n = total**2 / sum(weight**2 for weight, _ in brought)
@@ -193,7 +193,7 @@ def _relative_error(log_beta: float, known: list[tuple[float, float]]) -> float:
 
 
 def _brought_to(log_beta: float, known: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of each evaluation, its weight at a level, and its rise by the power of β that takes it there."""
+    """Return, for each evaluation, its weight at a level and its rise scaled to this level by the power of β."""
     return [
         (math.exp(-0.5 * ((log_beta - other) / _NEARBY) ** 2), rise * math.exp(_POWER * (log_beta - other)))
         for other, rise in known

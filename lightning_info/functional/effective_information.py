@@ -1,4 +1,4 @@
-r"""Effective information in the activations: what a layer tells about the input while the weights are noisy.
+r"""Effective information in the activations: what a layer says about the input under weight noise.
 
 The weights are drawn M times from ``N(w, Σ*)``, each draw shared by all N inputs; z is the layer's output. With
 ``q(z|x_i)`` the Gaussian of input i's mean and covariance over draws,
@@ -8,34 +8,34 @@ The weights are drawn M times from ``N(w, Σ*)``, each draw shared by all N inpu
           I(Z;Y) = \mathbb{E}_i\, \mathbb{E}_{z \sim p(z|x_i)}
           \log \frac{\frac{1}{N_{y_i}} \sum_{j: y_j = y_i} q(z|x_j)^\tau}{\frac1N \sum_j q(z|x_j)^\tau} .
 
-**Cross-fit.** The draws are dealt into four folds; z comes from one, q from the three others. Either quantity is then
-a constant plus the mean log probability that a classifier, made beforehand, gives to the true input or class: a **lower
-bound** in expectation, whatever p is. On the draws that q was made from it would be too large, without limit as d
+**Cross-fit.** The draws are dealt into four folds; z comes from one, q from the three others. Either quantity is then a
+constant plus the mean log probability that a classifier, fixed beforehand, gives to the true input or class: a **lower
+bound** in expectation, whatever p is. On the draws that q was fitted to it would be too large, without limit as d
 grows. The temperature τ in ``[0, 1.5]`` keeps a bad q from going below 0, as τ = 0 says nothing and gives 0. A fold
-takes the τ that does best on some draws of the other folds; as their q saw its draws, the bound is strict but for this
-one number. What is below 0 all the same, by chance, is set to 0.
+uses the τ that does best on some draws of the other folds; as their q saw its draws, the bound is strict except for
+this one number. Values that are still below 0, by chance, are set to 0.
 
-**Covariance.** Shrunk to its diagonal, see :mod:`~.shrinkage`; the diagonal itself where ``d > M / 2``. Of a layer
-``z = W h + b`` with independent noise of its own weights the Gaussian of z given h is known,
+**Covariance.** The covariance is shrunk to its diagonal, see :mod:`~.shrinkage`; for ``d > M / 2`` it is the diagonal
+itself. For a layer ``z = W h + b`` with independent noise on its weights the Gaussian of z given h is known,
 
 .. math:: \mathbb{E}[z|h] = \bar W h + \bar b, \qquad \mathrm{Var}[z_i|h] = \sum_j \sigma_{ij}^2 h_j^2 + \sigma_i^2 ,
 
-and then only the noise that comes with h has to be learnt from the draws (Rao-Blackwell).
+and then only the noise in h must be estimated from the draws (Rao-Blackwell).
 
-**No noise.** A unit that is constant over draws but not over inputs tells exactly to which group of equal values an
+**No noise.** A unit that is constant over draws but not over inputs says exactly to which group of equal values an
 input belongs. It has no density: the groups' entropy is added, and the mixtures are taken within groups.
 
-**A part of the inputs.** Of many inputs a draw is evaluated at a block only, as draws differ more than inputs: at
-``8192 / N`` of them, at least 32, all blocks in turn. Eight draws at least are evaluated at each.
+**A part of the inputs.** With many inputs a draw is evaluated at a block of them only, as draws differ more than
+inputs: at ``8192 / N`` of them, at least 32, with the blocks in turn. At least eight draws are evaluated at each.
 
-**Error.** Over the M evaluated draws, of each block by itself (:func:`~.standard_error.stratified_error`), so that how
-blocks differ does not count. Where the level of the noise was searched
-for and its variance is known to a share ε of itself (:class:`~.distortion.DistortionLevel`), the information is off by
-``ε dI/d log s`` too, with the noise s times as large: by the delta method, the activations and the Gaussians widened
+**Error.** The error is over the M evaluated draws, separately for each block
+(:func:`~.standard_error.stratified_error`), so differences between blocks do not count. If the level of the noise was
+searched for and its variance has a relative error ε (:class:`~.distortion.DistortionLevel`), the information is also
+off by ``ε dI/d log s``, with the noise s times as large: by the delta method, the activations and the Gaussians widened
 about the means by s at some draws of each fold. :meth:`EffectiveInformation.at_level` adds this in quadrature, as the
-search has draws of its own.
+search has its own draws.
 
-All is of the N inputs, taken for all inputs that there are: nothing exceeds ``log N``.
+Everything refers to the N inputs, taken as all existing inputs: nothing exceeds ``log N``.
 
 Source: Achille, Paolini & Soatto, Definition 3.1.
 """
@@ -59,16 +59,16 @@ LOOSE = 0.1
 """Nats by which bounds of different looseness may cross."""
 _FOLDS = 4
 _DRAWS_OF_A_BLOCK = 8
-"""At least: fewer say little of their scatter."""
+"""Smallest number of draws of a block: fewer say little about their scatter."""
 
 _PAIRS, _FEWEST_INPUTS = 8192, 32
-"""Pairs of inputs that a draw is evaluated at, and inputs at least."""
+"""Number of pairs of inputs at which a draw is evaluated, and smallest number of inputs."""
 
 _PILOTS = 8
-"""Draws of a fold, at least, on which the others choose their temperature."""
+"""Smallest number of draws of a fold on which the others choose their temperature."""
 
 _NEAR_CEILING = 0.05
-"""Nats."""
+"""Distance from the ceiling, in nats, within which a value counts as at the ceiling."""
 
 _WIDER = 1.25
 """Factor of the noise's variance on either side, between which a slope is taken."""
@@ -78,7 +78,7 @@ class EffectiveInformation(NamedTuple):
     """Effective information of a layer, in nats.
 
     The standard errors are those of the evaluated draws, given the Gaussians and the level of the noise; that of the
-    level is added by :meth:`at_level`. None is of the choice of inputs.
+    level is added by :meth:`at_level`. The choice of inputs is not included.
 
     Attributes:
         I_XZ: Lower bound of I(X;Z).
@@ -89,11 +89,11 @@ class EffectiveInformation(NamedTuple):
         ceiling: ``log N``, which I(X;Z) cannot exceed.
         label_entropy: ``H(Y)``, which I(Z;Y) cannot exceed; NaN without classes.
         is_saturated: I(X;Z) is within its error, or 0.05, of the ceiling: how much more the layer holds is not seen.
-        label_is_ceiling: I(Z;Y) is within its error of H(Y), which says no more than that the inputs are told apart.
-        num_constant: Units left out, as they have one value over all draws and inputs.
-        num_noise_free: Units that are constant over draws and differ between inputs.
+        label_is_ceiling: I(Z;Y) is within its error of H(Y), which only says that the inputs are told apart.
+        num_constant: Number of units left out, as they have one value over all draws and inputs.
+        num_noise_free: Number of units that are constant over draws and differ between inputs.
         I_XZ_slope: ``dI(X;Z)/d log s`` where the variance of the noise is s times as large, nats; mostly below 0. NaN
-            if it was not asked for.
+            if it was not requested.
         I_ZY_slope: The same of I(Z;Y).
     """
 
@@ -112,10 +112,10 @@ class EffectiveInformation(NamedTuple):
     I_ZY_slope: float = math.nan
 
     def at_level(self, relative_error: float) -> EffectiveInformation:
-        """With the error of the noise's level in the standard errors and in what is judged by them.
+        """Add the error of the noise's level to the standard errors and to what is judged by them.
 
         Args:
-            relative_error: Standard error of the variance of the noise as a share of it; 0 of a level that is given.
+            relative_error: Relative standard error of the variance of the noise; 0 for a given level.
         """
         if relative_error == 0:
             return self
@@ -146,11 +146,11 @@ def effective_information(
         y: Classes ``(N,)``, integer or bool; None if there are none.
         given_below: Mean and variance of z given all noise but that of the layer's own weights, which makes its units
             independent Gaussians; both like z, with the same draws of the other weights. Left out where ``d > M / 2``.
-        with_slopes: Find the slopes in the level of the noise too, by half as many evaluations more.
+        with_slopes: Whether to compute the slopes in the level of the noise too, with half as many evaluations more.
 
     Raises:
-        ValueError: Another shape, fewer than four draws or two inputs, activations that are not finite, a floating
-            ``y`` or one of another length.
+        ValueError: A shape is wrong, there are fewer than four draws or two inputs, activations are not finite, or
+            ``y`` is floating or of another length.
     """
     _check(z)
     if given_below is not None and any(part.shape != z.shape for part in given_below):
@@ -217,9 +217,9 @@ def _is_label(zy: float, h_y: float, error: float) -> bool:
 
 
 def crossed(values: Sequence[float], errors: Sequence[float]) -> list[bool]:
-    """Whether a lower bound of I(X;Z) lies so far below a later one that it says nothing.
+    """Tell whether a lower bound of I(X;Z) lies so far below a later one that it is not informative.
 
-    That is by more than three standard errors of the difference, and by more than :data:`LOOSE`.
+    This means by more than three standard errors of the difference, and by more than :data:`LOOSE`.
 
     Args:
         values: Lower bounds in the order of the layers, the one nearest the output last; one that is NaN crosses none.
@@ -256,13 +256,13 @@ def running_maximum(values: Sequence[float]) -> tuple[list[float], float]:
 
 
 class _Deal(NamedTuple):
-    """Which draws make a fold, and at which inputs each is evaluated.
+    """Assignment of draws to folds, and of inputs to draws.
 
     Attributes:
-        fold: Of each draw, ``(M,)``.
-        block: Of inputs, of each draw, ``(M,)``.
+        fold: Fold of each draw, ``(M,)``.
+        block: Block of inputs of each draw, ``(M,)``.
         inputs: The inputs of each block.
-        weights: Of each draw in the mean over inputs and draws, ``(M,)`` float64.
+        weights: Weight of each draw in the mean over inputs and draws, ``(M,)`` float64.
     """
 
     fold: Tensor
@@ -287,23 +287,23 @@ class _Deal(NamedTuple):
 
     @property
     def is_pilot(self) -> Tensor:
-        """Draws for the temperatures, ``(M,)``: of every fold at least so many, all blocks equally often."""
+        """Mask of the draws for the temperatures, ``(M,)``: enough of every fold, all blocks equally often."""
         blocks = len(self.inputs)
         return torch.arange(len(self.fold), device=self.fold.device) < _FOLDS * blocks * math.ceil(_PILOTS / blocks)
 
     @property
     def is_first(self) -> Tensor:
-        """Draws for the slopes, ``(M,)``: of every fold the first four, or the first at half of the blocks."""
+        """Mask of the draws for the slopes, ``(M,)``: the first four of every fold, or those at half of the blocks."""
         number, blocks = torch.arange(len(self.fold), device=self.fold.device), len(self.inputs)
         chosen = (self.block - self.fold) % 2 == 0 if blocks > 4 else number >= 0
         return chosen & (number < _FOLDS * max(4, blocks))
 
     def inputs_of(self, draws: Tensor) -> list[Tensor]:
-        """At which inputs each of some draws is evaluated."""
+        """Return the inputs at which each of some draws is evaluated."""
         return [self.inputs[block] for block in self.block[draws].tolist()]
 
     def error(self, values: Tensor) -> float:
-        """Of the mean of such values ``(M,)``."""
+        """Return the standard error of the mean of values ``(M,)``, one for each draw."""
         shares = torch.tensor([len(some) for some in self.inputs], dtype=torch.float64)
         return stratified_error(values, self.block, shares / shares.sum())
 

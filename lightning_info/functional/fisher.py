@@ -30,7 +30,7 @@ from lightning_info.functional.standard_error import standard_error
 from lightning_info.validation import one_of
 
 MOST_NUMBERS = 1 << 19
-"""Of logits that are in float64 at once (4 MiB), where classes are many."""
+"""Largest number of logits in float64 at once (4 MiB), if there are many classes."""
 
 
 class TraceEstimate(NamedTuple):
@@ -51,7 +51,7 @@ class TraceEstimate(NamedTuple):
 
 
 def output_fisher_trace(outputs: Tensor, likelihood: LikelihoodLike, mask: Tensor | None = None) -> Tensor:
-    """Trace of the output Fisher information, ``tr H(z_n)``, of each sample.
+    """Return the trace of the output Fisher information, ``tr H(z_n)``, of each sample.
 
     Args:
         outputs: Logits or means, see the module's layout.
@@ -80,7 +80,7 @@ def fisher_cotangent(
     mask: Tensor | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
-    """Draw one ``u`` per sample with ``E[u uᵀ] = H(z)``, so that ``‖Jᵀu‖²`` estimates ``tr JᵀHJ`` without bias.
+    """Draw one ``u`` per sample with ``E[u uᵀ] = H(z)``, so ``‖Jᵀu‖²`` estimates ``tr JᵀHJ`` without bias.
 
     - ``"importance"``: a label ``c ~ q``, ``q_c ∝ p_c ‖e_c - p‖²``, reweighted to ``u = sqrt(p_c/q_c) (e_c - p)``.
       Every draw has ``‖u‖² = tr H``, so a confident network costs no variance.
@@ -94,10 +94,10 @@ def fisher_cotangent(
     Args:
         outputs: Logits or means, see the module's layout.
         likelihood: The predictive distribution.
-        estimator: Which ``u``.
+        estimator: The kind of ``u``.
         generator: Source of all draws; the global generator of the CPU if None.
         mask: Optional boolean ``(N, *positions)``; positions that are False get ``u = 0``.
-        dtype: Of what is returned; it is computed in float64.
+        dtype: Dtype of the result, which is computed in float64.
 
     Returns:
         Tensor of the shape of ``outputs``, on their device.
@@ -115,7 +115,7 @@ def fisher_cotangent(
 
 
 def exact_cotangents(outputs: Tensor, likelihood: LikelihoodLike, mask: Tensor | None = None) -> Iterator[Tensor]:
-    """All columns of a square root of ``H(z)``: the sum of ``‖Jᵀu‖²`` over them is ``tr JᵀHJ`` without error.
+    """Yield all columns of a square root of ``H(z)``: the sum of ``‖Jᵀu‖²`` over them is ``tr JᵀHJ`` without error.
 
     Args:
         outputs: Logits or means, see the module's layout.
@@ -136,7 +136,7 @@ def exact_cotangents(outputs: Tensor, likelihood: LikelihoodLike, mask: Tensor |
 def output_fisher_product(
     outputs: Tensor, likelihood: LikelihoodLike, tangent: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """``H(z_n) t_n`` of each sample, and never H.
+    """Return ``H(z_n) t_n`` of each sample, without forming H.
 
     Args:
         outputs: Logits or means, see the module's layout.
@@ -156,7 +156,7 @@ def output_fisher_product(
 
 
 def sampling_probabilities(scores: Tensor, admixture: float = 0.1) -> Tensor:
-    """Probabilities for drawing samples of a pool, proportional to a score, mixed with the uniform distribution.
+    """Return probabilities for drawing samples of a pool, proportional to a score, mixed with the uniform distribution.
 
     On a confident network one per cent of the samples hold a fifth of the trace; drawing in proportion to
     ``tr H(z_n)`` keeps the error small, the uniform part keeps it bounded where the score is misleading.
@@ -189,7 +189,7 @@ def draw_samples(probabilities: Tensor, draws: int, *, generator: Generator | No
 
     Args:
         probabilities: ``(P,)``, as from :func:`sampling_probabilities`.
-        draws: How many.
+        draws: Number of draws.
         generator: Source of the draws; the global generator of the CPU if None.
 
     Returns:
@@ -199,7 +199,7 @@ def draw_samples(probabilities: Tensor, draws: int, *, generator: Generator | No
 
 
 def trace_estimate(values: Tensor, probabilities: Tensor | None = None, pool: int | None = None) -> TraceEstimate:
-    """Mean over a pool and its standard error, from per-sample values drawn with known probabilities.
+    """Return the mean over a pool and its standard error, from per-sample values drawn with known probabilities.
 
     With draws ``n = 1..D`` of probability ``π_n`` from a pool of P samples, ``d_n = t_n / (P π_n)``, the trace is
     ``mean(d)`` and its standard error ``sd(d) / sqrt(D)``, by Student's factor larger (:mod:`~.standard_error`).
@@ -234,7 +234,7 @@ def fisher_trace(
     *,
     generator: Generator | None = None,
 ) -> TraceEstimate:
-    """Trace of the Fisher information over a batch, every sample taken once.
+    """Estimate the trace of the Fisher information over a batch, every sample taken once.
 
     Args:
         outputs: Logits or means ``(N, ...)``, see the module's layout.
@@ -258,7 +258,7 @@ def fisher_trace(
 
 
 def _by_rows(distribution: Likelihood, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """A function of float64 tensors with the classes on their last axis, some rows at a time where they are many."""
+    """Apply a function to float64 tensors with classes on the last axis, some rows at a time if there are many."""
     shape = tensors[0].shape
     if not distribution.has_class_axis or tensors[0].numel() <= MOST_NUMBERS or len(shape) < 2:
         return function(*(tensor.double() for tensor in tensors))

@@ -1,4 +1,4 @@
-"""What an estimator of I(X;T) and I(T;Y) is, and what it says of one layer."""
+"""The interface of estimators of I(X;T) and I(T;Y), and their values for one layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 
 class LayerInformation(NamedTuple):
-    """Of one layer, in bits.
+    """Estimates for one layer, in bits.
 
     Attributes:
         I_XT: I(X;T).
@@ -29,7 +29,7 @@ class LayerInformation(NamedTuple):
     stderr: tuple[float, float] | None = None
 
     def with_I_TY_of(self, few: LayerInformation) -> LayerInformation:
-        """With all that some of the samples, those with labels, say of I(T;Y)."""
+        """Replace I(T;Y) by that of the samples with labels."""
         return self._replace(
             I_TY=few.I_TY,
             low=_joined(self.low, few.low),
@@ -46,7 +46,7 @@ class InformationEstimator(ABC):
     """An estimator of I(X;T) and I(T;Y); users name it as :data:`~.information_estimators.ESTIMATORS` does.
 
     Attributes:
-        has_bins: It is given the bins of the samples; otherwise activations, and the variance of noise on them.
+        has_bins: Whether it takes the bins of the samples; otherwise activations, and the variance of noise on them.
         has_ceiling: Whether the logarithm of the number of samples bounds it.
         has_bounds: Whether it gives ``low``, ``high`` and ``stderr``.
     """
@@ -65,6 +65,6 @@ class InformationEstimator(ABC):
             t: Activations ``(N, d)``; with ``has_bins`` codes ``(N,)``, int64, equal where all units are in the same
                 bins.
             y: Classes ``(N,)``; None if there are none.
-            noise_variance: Of the noise on every unit; without meaning for bins.
-            generator: Source of what is drawn; the global generator of the CPU if None.
+            noise_variance: Variance of the noise on every unit; not used for bins.
+            generator: Source of the draws; the global generator of the CPU if None.
         """

@@ -1,6 +1,6 @@
 """The estimators of the information plane, by the names that users choose them by.
 
-A new one is a subclass of :class:`~.InformationEstimator` in a file of its own and a line in :data:`ESTIMATORS` (and
+A new one is a subclass of :class:`~.InformationEstimator` in its own file and a line in :data:`ESTIMATORS` (and
 its name in :data:`EstimatorName`, which type checkers and the LightningCLI read).
 """
 
@@ -23,11 +23,11 @@ ESTIMATORS: dict[str, InformationEstimator] = {
 
 
 def estimator_named(name: str, owner: str) -> InformationEstimator:
-    """The estimator of a name.
+    """Return the estimator with a name.
 
     Args:
         name: One of :data:`ESTIMATORS`.
-        owner: Who asks, for the message.
+        owner: Name of the caller, for the message.
 
     Raises:
         ValueError: There is none of that name; the message has all names.

@@ -1,12 +1,13 @@
-r"""Which input a draw of a layer is of: mean log probabilities of classifiers made of Gaussians, at many temperatures.
+r"""Which input a draw of a layer belongs to: mean log probabilities of Gaussian classifiers at many temperatures.
 
-In a point z of input i the Gaussians q of all inputs say
+At a point z of input i the Gaussians q of all inputs give
 
 .. math:: \log N + \log \frac{q(z|x_i)^\tau}{\sum_j q(z|x_j)^\tau}, \qquad
           \log \frac{N}{N_{y_i}} + \log \frac{\sum_{j: y_j = y_i} q(z|x_j)^\tau}{\sum_j q(z|x_j)^\tau} .
 
-**Precision.** The log densities are differences of large terms. Where they are many they are made in single precision
-if at some points of every fold the result is that of double precision, to 1e-3 of a nat; the exponentials need no more.
+**Precision.** The log densities are differences of large terms. If there are many, they are computed in single
+precision if at some points of every fold the result agrees with double precision to 1e-3 of a nat; the exponentials
+need no more.
 """
 
 from __future__ import annotations
@@ -21,32 +22,32 @@ from torch import Tensor
 from lightning_info.functional.packed_gaussians import PackedGaussians
 
 TEMPERATURES = 16
-"""0, 0.1, ..., 1.5."""
+"""Number of temperatures: 0, 0.1, ..., 1.5."""
 
 _SMALL = 1e6
-"""Multiply-adds of all draws at all inputs up to which all is in double precision."""
+"""Largest number of multiply-adds, of all draws at all inputs, for which everything is in double precision."""
 
 _CHECKED, _SINGLE_ERROR = 32, 1e-3
 """Points of a fold at which single precision is compared with double, and nats by which it may differ."""
 
 _WORKSPACE = 2**17
-"""Pairs of a point and a Gaussian at once."""
+"""Number of pairs of a point and a Gaussian at once."""
 
 _LOWEST = -60.0
-"""Logarithm of the least term: smaller ones are no normal numbers in single precision, and count nothing either."""
+"""Logarithm of the smallest term: smaller ones are not normal numbers in single precision, and are negligible."""
 
 _LEAST = ((1, 1e-12), (4, 3e-3))
-"""From which temperature on (in tenths) which terms are left out."""
+"""Temperature (in tenths) from which on terms below a limit are left out, and that limit."""
 
 
 class Classifiers:
-    """Of each fold, which tell from a draw's activations which input they are of; see the module.
+    """Classifiers, one per fold, that tell from a draw's activations which input it belongs to; see the module.
 
     Args:
-        gaussians: Of each fold and input.
-        points: ``(M, N, d)`` float64.
-        groups: Of the inputs, ``(N,)``: between them a draw is told apart without error.
-        labels: ``(N,)``; None without classes.
+        gaussians: Gaussians of each fold and input.
+        points: Points ``(M, N, d)`` float64.
+        groups: Group of each input, ``(N,)``: a draw's group is known without error.
+        labels: Class of each input, ``(N,)``; None without classes.
     """
 
     def __init__(self, gaussians: PackedGaussians, points: Tensor, groups: Tensor, labels: Tensor | None) -> None:
@@ -68,12 +69,12 @@ class Classifiers:
     def by_draw(
         self, fold: int, draws: Tensor, inputs: Sequence[Tensor], wider: float = 1.0, temperature: int | None = None
     ) -> Tensor:
-        """Means over inputs of some draws, ``(draws, 2, temperatures)`` float64.
+        """Return the means over inputs of some draws, ``(draws, 2, temperatures)`` float64.
 
         Args:
-            fold: Of the Gaussians.
-            draws: Their numbers.
-            inputs: At which each of them is evaluated.
+            fold: Fold of the Gaussians.
+            draws: Indices of the draws.
+            inputs: Inputs at which each of them is evaluated.
             wider: Factor of the covariances, and of those of the noise.
             temperature: The only one, in tenths; None: all of them.
         """
@@ -96,7 +97,7 @@ class Classifiers:
         wider: float = 1.0,
         temperature: int | None = None,
     ) -> Tensor:
-        """Of points ``(R, d)`` of the inputs ``(R,)``, ``(2, R, temperatures)`` float64."""
+        """Return ``(2, R, temperatures)`` float64 for points ``(R, d)`` of the inputs ``(R,)``."""
         if wider != 1:
             mean = self._gaussians.mean[fold, own]
             z = mean + wider**0.5 * (z - mean)
@@ -110,7 +111,7 @@ class Classifiers:
         return found
 
     def _is_single_enough(self) -> bool:
-        """Whether at some points of every fold the result is that of double precision, to 1e-3 of a nat."""
+        """Tell whether the result agrees with double precision at some points of every fold, to 1e-3 of a nat."""
         n, folds = self._points.shape[1], len(self._gaussians.mean)
         own = torch.linspace(0, n - 1, min(n, _CHECKED), dtype=torch.float64, device=self._points.device).long()
         for k in range(folds):
@@ -121,12 +122,12 @@ class Classifiers:
 
 
 class _Members(NamedTuple):
-    """The inputs of one kind with each input.
+    """The inputs that share a kind with each input.
 
     Attributes:
-        kind: ``(N,)``.
+        kind: Kind of each input, ``(N,)``.
         table: Inputs of each kind, ``(kinds, largest)``.
-        is_there: Where the table holds one.
+        is_there: Mask of the entries of the table that hold an input.
     """
 
     kind: Tensor
@@ -143,13 +144,13 @@ class _Members(NamedTuple):
         return cls(kind, order[table.clamp_max(len(kind) - 1)], is_there)
 
     def of_rows(self, ratio: Tensor, own: Tensor) -> Tensor:
-        """Of rows ``(R, N)`` of inputs the columns of their kind, ``-inf`` where there are fewer."""
+        """Return the columns of their kind for rows ``(R, N)`` of inputs, ``-inf`` where there are fewer."""
         kind = self.kind[own]
         return ratio.gather(1, self.table[kind]).masked_fill_(~self.is_there[kind], -math.inf)
 
 
 def _log_sums(ratio: Tensor, temperature: int | None) -> Tensor:
-    """``log Σ_j exp(τ ratio_rj)`` of each row, ``(R, temperatures)`` float64; of all, one exponential and its powers.
+    """Return ``log Σ_j exp(τ ratio_rj)`` of each row, ``(R, temperatures)`` float64, by powers of one exponential.
 
     A term below 1e-12 of the largest at τ = 0.1, or 1e-10 at the other, is left out: its powers stay normal numbers.
     """

@@ -1,8 +1,8 @@
-r"""Spectrum and functions of a positive semi-definite matrix F of which only products ``F v`` are at hand.
+r"""Spectrum and functions of a positive semi-definite matrix F that is only known by products ``F v``.
 
 m steps of Lanczos' method from a start b give orthonormal ``V (k, m)`` and a tridiagonal ``T = Vᵀ F V``.
 
-**Spectrum.** Seen from b, the spectrum is a measure of mass 1, and what T knows of it is a quadrature rule with nodes
+**Spectrum.** Seen from b, the spectrum is a measure of mass 1, and T gives a quadrature rule for it with nodes
 ``θ_i`` and weights ``τ_i`` (squares of the first components of eigenvectors):
 
 .. math:: b^\top f(F)\, b = \|b\|^2 \sum_i \tau_i f(\theta_i) + \text{error} .
@@ -42,7 +42,7 @@ from lightning_info.functional.spectrum import Spectrum
 from lightning_info.validation import one_of
 
 BREAKDOWN = 1e-13
-"""A remainder of this share of the largest eigenvalue is rounding: the vectors found span all that b reaches."""
+"""Share of the largest eigenvalue below which a remainder is rounding: the vectors found span all that b reaches."""
 
 
 class Eigenpairs(NamedTuple):
@@ -52,14 +52,14 @@ class Eigenpairs(NamedTuple):
     vectors: Tensor
 
     def largest(self, count: int) -> Eigenpairs:
-        """Those with the largest eigenvalues, as many as that at most."""
+        """Return those with the largest eigenvalues, at most ``count``."""
         order = self.values.argsort(descending=True)[:count]
         return Eigenpairs(self.values[order], self.vectors[order.to(self.vectors.device)])
 
 
 @dataclass(frozen=True)
 class Tridiagonal:
-    """What m steps of Lanczos' method found, orthogonal to what was known.
+    """Result of m steps of Lanczos' method, orthogonal to what was known.
 
     Attributes:
         alpha: ``(m,)`` float64 on the CPU, the diagonal of T.
@@ -68,7 +68,7 @@ class Tridiagonal:
         basis: ``(m, k)`` float64, the rows orthonormal: Vᵀ.
         norm: ``‖b‖``, without b's components along the known eigenvectors.
         known: These eigenvectors, with their eigenvalues; j of them.
-        components: ``(j,)``, of b along them.
+        components: Components of b along them, ``(j,)``.
     """
 
     alpha: Tensor
@@ -79,7 +79,7 @@ class Tridiagonal:
     components: Tensor
 
     def first(self, steps: int) -> Tridiagonal:
-        """What that many steps would have found."""
+        """Return what ``steps`` steps would have found."""
         shorter = self.alpha[:steps], self.beta[:steps], self.basis[:steps]
         return Tridiagonal(*shorter, self.norm, self.known, self.components)
 
@@ -96,8 +96,8 @@ def lanczos(
     Args:
         product: ``(k,) -> (k,)``, multiplies with a symmetric positive semi-definite matrix; called ``steps`` times.
         start: b, ``(k,)``.
-        steps: m; what is left of the k dimensions at most.
-        known: Eigenpairs of the matrix, which are not looked for.
+        steps: m, at most the remaining dimensions of k.
+        known: Eigenpairs of the matrix that are known already.
 
     Raises:
         ValueError: A start of length 0 (or with nothing but known eigenvectors), fewer than one step, or a product
@@ -132,11 +132,12 @@ def lanczos(
 
 
 def converged(tridiagonal: Tridiagonal, tolerance: float = 1e-3) -> Eigenpairs:
-    """The eigenpairs that are known after a run: those before it, and its Ritz pairs that have converged.
+    """Return the eigenpairs that are known after a run: those before it, and its Ritz pairs that have converged.
 
     Args:
-        tridiagonal: Of the run.
-        tolerance: Largest ``‖F u - θ u‖ / θ``. The error of θ is of its square, that of u is in proportion to it.
+        tridiagonal: Result of the run.
+        tolerance: Largest ``‖F u - θ u‖ / θ``. The error of θ is of the order of its square, that of u proportional to
+            it.
     """
     values, vectors = tridiagonal.eigh()
     found = tridiagonal.beta[-1] * vectors[-1].abs() <= tolerance * values
@@ -146,7 +147,7 @@ def converged(tridiagonal: Tridiagonal, tolerance: float = 1e-3) -> Eigenpairs:
 
 
 def quadrature(tridiagonal: Tridiagonal, rule: Literal["radau", "gauss"] = "radau") -> Spectrum:
-    """The spectrum as the start sees it, by the Gauss-Radau rule with a node at 0, or by Gauss' rule.
+    """Return the spectrum as the start sees it, by the Gauss-Radau rule with a node at 0, or by Gauss' rule.
 
     Sums over its eigenvalues estimate those over all k of them if the start was drawn from random signs or from a
     normal distribution, whose run serves :func:`~.weight_noise.lanczos_noise` too. The known eigenvalues
@@ -154,8 +155,8 @@ def quadrature(tridiagonal: Tridiagonal, rule: Literal["radau", "gauss"] = "rada
     rule (:mod:`~.spectrum_bracket`).
 
     Args:
-        tridiagonal: Of the run.
-        rule: Which one.
+        tridiagonal: Result of the run.
+        rule: The quadrature rule.
 
     Raises:
         ValueError: An eigenvalue is negative beyond rounding; no such rule.
@@ -169,20 +170,20 @@ def quadrature(tridiagonal: Tridiagonal, rule: Literal["radau", "gauss"] = "rada
     if rule == "radau" and beta[-1] > 0 and pivot > BREAKDOWN * alpha.max():
         nodes, vectors = _eigh(torch.cat([alpha, (beta[-1].square() / pivot).unsqueeze(0)]), beta)
         nodes[0] = 0
-    else:  # Gauss' rule; or T is the whole, or has its node at 0 already, so that both are the same
+    else:  # Gauss' rule; or T is the whole, or has its node at 0 already, so both are the same
         nodes, vectors = tridiagonal.eigh()
     multiplicities = (weights - len(known)) * vectors[0].square()
     return Spectrum(torch.cat([known, nodes]), weights, torch.cat([torch.ones_like(known), multiplicities]))
 
 
 def runs(product: Callable[[Tensor], Tensor], starts: Iterable[Tensor], steps: int) -> Iterator[Tridiagonal]:
-    """One run for each start but the first, beside the eigenvectors that the runs before it found.
+    """Yield one run for each start but the first, deflated by the eigenvectors that the earlier runs found.
 
     The first run only finds eigenvectors. With normal starts z, every further one gives an estimate of the spectrum
     (:func:`quadrature`) and a draw of weight noise at any level (:func:`~.weight_noise.lanczos_noise`).
 
     Args:
-        product: As for :func:`lanczos`; called ``steps`` times for each start.
+        product: Product as for :func:`lanczos`; called ``steps`` times for each start.
         starts: b, ``(k,)`` each.
         steps: m. Up to m eigenvectors, those with the largest eigenvalues, are kept beside a run's basis: ``16 m k``
             bytes.
@@ -210,12 +211,12 @@ def spectra(
     Signs, as their variance is at most that of a normal start, and 0 for any diagonal matrix.
 
     Args:
-        product: As for :func:`lanczos`; called ``steps · (probes + 1)`` times.
+        product: Product as for :func:`lanczos`; called ``steps · (probes + 1)`` times.
         weights: k.
         steps: m, of each run.
-        probes: How many estimates.
+        probes: Number of estimates.
         generator: Source of the signs; the global generator of the CPU if None.
-        device: Where the vectors are kept.
+        device: Device of the vectors.
     """
     source = torch.device("cpu") if generator is None else generator.device
     bits = (torch.randint(0, 2, (weights,), generator=generator, device=source) for _ in range(probes + 1))
@@ -224,12 +225,12 @@ def spectra(
 
 
 def function_times(tridiagonal: Tridiagonal, f: Callable[[Tensor], Tensor]) -> Tensor:
-    """``f(F) b``, ``(k,)`` float64, as ``‖b‖ V f(T) e_1`` beside ``U f(Θ) Uᵀb`` of the known eigenvectors U.
+    """Return ``f(F) b``, ``(k,)`` float64, as ``‖b‖ V f(T) e_1`` beside ``U f(Θ) Uᵀb`` of the known eigenvectors U.
 
-    The difference from that of :meth:`Tridiagonal.first` tells how far it has converged.
+    The difference from that of :meth:`Tridiagonal.first` shows how far it has converged.
 
     Args:
-        tridiagonal: Of a run from b.
+        tridiagonal: Result of a run from b.
         f: Elementwise; takes Ritz values, which may be negative by rounding.
     """
     basis, known = tridiagonal.basis, tridiagonal.known
@@ -245,7 +246,7 @@ def _eigh(diagonal: Tensor, beside: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _without(vector: Tensor, *rows: Tensor) -> Tensor:
-    """The part of a vector orthogonal to rows that are orthonormal; the second pass removes what rounding leaves."""
+    """Return the part of a vector orthogonal to orthonormal rows; the second pass removes what rounding leaves."""
     for some in (*rows, *rows):
         vector = vector - (some @ vector) @ some
     return vector

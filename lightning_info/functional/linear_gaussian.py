@@ -35,7 +35,7 @@ def linear_information(
     *,
     unit: Unit = "bits",
 ) -> Information:
-    """I(X;T) and I(T;Y) of a linear layer, its teacher's output being Y.
+    """Return I(X;T) and I(T;Y) of a linear layer, its teacher's output being Y.
 
     Args:
         w: W, ``(H, D)``.
@@ -43,13 +43,13 @@ def linear_information(
         noise_variance: σ².
         teacher: W_o, ``(O, D)``; None if there is none.
         teacher_noise_variance: σ_o².
-        unit: Of the result.
+        unit: Unit of the result.
 
     Returns:
         ``(I_XT, I_TY)``; I_TY is NaN without a teacher.
 
     Raises:
-        ValueError: Shapes, a noise variance that is not positive, a negative one of the teacher.
+        ValueError: Invalid shapes, a noise variance that is not positive, a negative one of the teacher.
     """
     w, cov = as_map("w", w, input_cov), input_cov.double()
     scale, whole = per_nat(unit) / 2, _log_det(w @ cov @ w.T, noise_variance)
@@ -72,7 +72,7 @@ def linear_subset_information(
     conditional: bool = False,
     unit: Unit = "bits",
 ) -> float:
-    """Information of a linear layer with some of its inputs, X_S; X_R are the rest.
+    """Return the information of a linear layer with some of its inputs, X_S; X_R are the rest.
 
     Either ``I(T; X_S)``, the rest being noise, or ``I(T; X_S | X_R)``; ``I(T;X) = I(T;X_R) + I(T;X_S|X_R)``.
     Source: Saxe et al. (2018), section 5, which defines neither.
@@ -83,10 +83,10 @@ def linear_subset_information(
         noise_variance: σ².
         subset: The inputs, as indices or as a boolean mask ``(D,)``.
         conditional: The second reading.
-        unit: Of the result.
+        unit: Unit of the result.
 
     Raises:
-        ValueError: Shapes, a noise variance that is not positive.
+        ValueError: Invalid shapes, a noise variance that is not positive.
     """
     w, cov = as_map("w", w, input_cov), input_cov.double()
     known = torch.zeros(len(cov), dtype=torch.bool, device=cov.device)
@@ -101,7 +101,7 @@ def linear_subset_information(
 def generalisation_error(
     w_total: Tensor, teacher: Tensor, input_cov: Tensor, teacher_noise_variance: float = 0.0
 ) -> float:
-    """Expected squared error ``E ‖Y - W_tot X‖²`` on fresh samples of the teacher, summed over its outputs.
+    """Return the expected squared error ``E ‖Y - W_tot X‖²`` on fresh samples of the teacher, summed over its outputs.
 
     Args:
         w_total: W_tot, the whole student, ``(O, D)``.
@@ -110,7 +110,7 @@ def generalisation_error(
         teacher_noise_variance: σ_o².
 
     Raises:
-        ValueError: Shapes.
+        ValueError: A shape is wrong.
     """
     w, w_o = as_map("w_total", w_total, input_cov), as_map("teacher", teacher, input_cov)
     if w.shape != w_o.shape:
@@ -122,25 +122,25 @@ def generalisation_error(
 
 
 def gaussian_information(t: Tensor, y: Tensor | None, noise_variance: float, *, unit: Unit = "bits") -> Information:
-    """I(X;T) and I(T;Y) of a noisy layer ``T = t + N(0, σ² I)``, from covariances alone.
+    """Return I(X;T) and I(T;Y) of a noisy layer ``T = t + N(0, σ² I)``, from covariances alone.
 
-    ``I(X;T) = ½ log det(I + Cov(t) / σ²)``: an upper bound, as of all distributions with one covariance the Gaussian
-    has the largest entropy, and exact if ``t`` is Gaussian. ``I(T;Y)`` takes every class, too, for a Gaussian (total
-    minus class-conditional log-determinants) or, with continuous ``y``, ``t`` and ``y`` for jointly Gaussian: an
-    approximation that is no bound. Covariances are those of the N samples; with N below ten times the units (or the
+    ``I(X;T) = ½ log det(I + Cov(t) / σ²)``: an upper bound, as the Gaussian has the largest entropy of all
+    distributions with one covariance, and exact if ``t`` is Gaussian. ``I(T;Y)`` also treats every class as a Gaussian
+    (total minus class-conditional log-determinants) or, with continuous ``y``, ``t`` and ``y`` as jointly Gaussian: an
+    approximation that is not a bound. Covariances are those of the N samples; with N below ten times the units (or the
     outputs of ``y``) they make both numbers too large.
 
     Args:
         t: Activations ``(N, d)`` or ``(N,)``.
         y: Classes ``(N,)``, integer or bool; continuous targets ``(N, k)`` or ``(N,)``, floating; or None.
         noise_variance: σ².
-        unit: Of the result.
+        unit: Unit of the result.
 
     Returns:
         ``(I_XT, I_TY)``; I_TY is NaN without ``y``, and at most H(Y) for classes.
 
     Raises:
-        ValueError: Shapes, values that are not finite, a noise variance that is not positive.
+        ValueError: Invalid shapes, values that are not finite, a noise variance that is not positive.
     """
     rows, scale = _finite("t", t), per_nat(unit)
     whole = _half_log_det(rows, noise_variance)
@@ -172,10 +172,10 @@ class GaussianEstimator(InformationEstimator):
 
 
 def as_map(name: str, w: Tensor, input_cov: Tensor) -> Tensor:
-    """A linear map of the inputs in float64, checked.
+    """Return a linear map of the inputs in float64, checked.
 
     Args:
-        name: What the caller's argument is called.
+        name: Name of the caller's argument.
         w: ``(units, D)``.
         input_cov: ``(D, D)``, covariance of the inputs.
 
@@ -198,13 +198,13 @@ def _finite(name: str, values: Tensor) -> Tensor:
 
 
 def _conditioned(cov: Tensor, with_known: Tensor, known_cov: Tensor) -> Tensor:
-    """Covariance given jointly Gaussian knowns, from their covariance with the rest and among themselves."""
+    """Return the covariance given jointly Gaussian knowns, from their covariance with the rest and among themselves."""
     inverse: Tensor = torch.linalg.pinv(known_cov, hermitian=True)
     return cov - with_known @ inverse @ with_known.T
 
 
 def _residual(rows: Tensor, targets: Tensor) -> Tensor:
-    """What a linear regression on the targets leaves."""
+    """Return the residuals of a linear regression on the targets."""
     y = targets - targets.mean(0)
     y /= torch.linalg.vector_norm(y, dim=0).clamp_min(torch.finfo(y.dtype).tiny)
     slope: Tensor = torch.linalg.pinv(y.T @ y, hermitian=True) @ (y.T @ rows)
@@ -212,13 +212,13 @@ def _residual(rows: Tensor, targets: Tensor) -> Tensor:
 
 
 def _half_log_det(rows: Tensor, noise_variance: float) -> float:
-    """``½ log det(I + Cov / σ²)`` of samples, by the smaller of the covariance and the Gram matrix."""
+    """Return ``½ log det(I + Cov / σ²)`` of samples, by the smaller of the covariance and the Gram matrix."""
     x = (rows - rows.mean(0)) / len(rows) ** 0.5
     return _log_det(x.T @ x if len(x) >= x.shape[1] else x @ x.T, noise_variance) / 2
 
 
 def _log_det(cov: Tensor, noise_variance: float) -> float:
-    """``log det(I + cov / σ²)``."""
+    """Return ``log det(I + cov / σ²)``."""
     if not noise_variance > 0:
         raise ValueError(
             f"noise_variance={noise_variance}: expected a positive number; without noise I(X;T) is infinite"

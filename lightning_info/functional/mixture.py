@@ -8,8 +8,8 @@ Three estimates from pairwise distances, with ``S(c) = -E_i log 1/N Σ_j exp(-�
 above over drawn noise (Goldfeld et al., 2019). With classes, ``I(T;Y) = I(X;T) - I(X;T|Y)``, the latter being the same
 sums within each class.
 
-All are of the *empirical* mixture, the N samples taken for all inputs that there are: nothing exceeds ``log N``. Where
-they stand for a population, even the upper bound lies below the population's I(X;T) once that comes near log N.
+All refer to the *empirical* mixture, the N samples taken as all existing inputs: nothing exceeds ``log N``. If they
+represent a population, even the upper bound lies below the population's I(X;T) once that comes near log N.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from lightning_info.functional.standard_error import student_factor
 from lightning_info.functional.units import Unit, per_nat
 
 _TILE, _GPU_TILE = 512, 4096
-"""Samples on each side of a tile of the matrix of pairs."""
+"""Number of samples on each side of a tile of the matrix of pairs."""
 
 _MOST_ROUNDING = 0.03
 """Rounding of float32 times the largest ``‖t‖² / σ²`` up to which it serves: results are then off by at most 1e-3."""
 
 
 class MixtureInformation(NamedTuple):
-    """Estimates of I(X;T) and I(T;Y) of a noisy layer, in the unit that was asked for.
+    """Estimates of I(X;T) and I(T;Y) of a noisy layer, in the requested unit.
 
     Attributes:
         I_XT: Sampling estimate, moved to the nearer bound where it lies beyond; NaN without draws.
@@ -70,7 +70,7 @@ def mixture_information(
     generator: Generator | None = None,
     unit: Unit = "bits",
 ) -> MixtureInformation:
-    """I(X;T) and I(T;Y) of a noisy layer: Kolchinsky-Tracey bounds and the sampling estimate.
+    """Return I(X;T) and I(T;Y) of a noisy layer: Kolchinsky-Tracey bounds and the sampling estimate.
 
     The time is that of half an ``N x d`` by ``d x N`` matrix product for the bounds and of a whole one for each draw;
     the memory that of two copies of ``t``.
@@ -79,13 +79,13 @@ def mixture_information(
         t: Activations ``(N, d)`` or ``(N,)``.
         y: Classes ``(N,)``, integer or bool; None if there are none, then all of I(T;Y) is NaN.
         noise_variance: σ².
-        draws: Noise drawn for each sample; 0 for the bounds alone.
+        draws: Number of noise draws for each sample; 0 for the bounds alone.
         generator: Source of the noise; the global generator of the CPU if None.
-        unit: Of the result.
+        unit: Unit of the result.
 
     Raises:
-        ValueError: Shapes, floating ``y``, activations that are not finite, a noise variance that is not positive,
-            negative draws.
+        ValueError: Invalid shapes, floating ``y``, activations that are not finite, a noise variance that is not
+            positive, negative draws.
     """
     rows, scale = as_rows(t), per_nat(unit)
     if not noise_variance > 0:
@@ -138,7 +138,7 @@ class _Pairs:
     Args:
         rows: Activations ``(N, d)``, ordered by class.
         noise_variance: σ².
-        edges: Where each class begins, and N; empty without classes.
+        edges: Start of each class, and N; empty without classes.
     """
 
     def __init__(self, rows: Tensor, noise_variance: float, edges: list[int]) -> None:
@@ -162,13 +162,13 @@ class _Pairs:
             self._log_sizes[1] = sizes.repeat_interleave(sizes.long()).log()
 
     def bounds(self) -> Tensor:
-        """Of each sample: lower and upper bound, each of I(X;T) and I(X;T|Y), nats, ``(2, 2, N)``."""
+        """Return lower and upper bounds of I(X;T) and I(X;T|Y) for each sample, nats, ``(2, 2, N)``."""
         sums = torch.zeros(2, *self._log_sizes.shape, dtype=torch.float64, device=self._points.device)
         for number, j in enumerate(self._blocks):
             for i in [j, *self._blocks[:number]]:
                 e = self._points[i] @ self._points[j].T
                 if i == j:
-                    # the norms come from the same product, so that equal samples are at the distance 0 exactly
+                    # the norms come from the same product, so equal samples are at the distance 0 exactly
                     self._halves[j] = e.diagonal() / 2
                 e.sub_(self._halves[i, None]).sub_(self._halves[j])
                 _exp(e, 4)
@@ -177,7 +177,7 @@ class _Pairs:
         return self._log_sizes - sums.log()
 
     def sample(self, generator: Generator | None) -> Tensor:
-        """Of each sample: estimate from one draw of I(X;T) and I(X;T|Y), nats, ``(2, N)``; after :meth:`bounds`."""
+        """Estimate I(X;T) and I(X;T|Y) for each sample from one draw, nats, ``(2, N)``; after :meth:`bounds`."""
         sums = torch.zeros_like(self._log_sizes)
         device = torch.device("cpu") if generator is None else generator.device
         for number, i in enumerate(self._blocks):
@@ -203,7 +203,7 @@ class _Pairs:
                 sums[row, b] += part.sum(0)
 
     def _same_class(self, i: slice, j: slice) -> Iterator[tuple[slice, slice]]:
-        """Where the samples of two blocks are of one class."""
+        """Yield where the samples of two blocks are of one class."""
         for c in range(max(0, bisect_right(self._edges, max(i.start, j.start)) - 1), len(self._edges) - 1):
             low, high = self._edges[c], self._edges[c + 1]
             if low >= min(i.stop, j.stop):
@@ -215,14 +215,15 @@ class _Pairs:
 
 
 def _exp(e: Tensor, power: int) -> None:
-    """``exp(e)``, in place; 0 where its power would underflow, as numbers on the brink of that are slow."""
+    """Compute ``exp(e)`` in place, with 0 where its power would underflow, as numbers close to that are slow."""
     torch.threshold_(e, math.log(torch.finfo(e.dtype).tiny) / power, -math.inf).exp_()
 
 
 def _mean(draws: Sequence[Tensor]) -> tuple[float, float]:
-    """Mean over draws and samples, and its standard error, with Student's factor (:mod:`~.standard_error`).
+    """Return the mean over draws and samples, and its standard error, with Student's factor (:mod:`~.standard_error`).
 
-    Of one draw the scatter of the samples, whose own differences make it an upper bound; of several, within samples.
+    With one draw the error is the scatter of the samples, whose own differences make it an upper bound; with several,
+    the scatter within samples.
     """
     if not draws:
         return math.nan, math.nan

@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 _ROUNDING = 8
-"""Units in the last place by which a unit without noise may differ between draws."""
+"""Number of units in the last place by which a unit without noise may differ between draws."""
 
 
 class NoisyUnits(NamedTuple):
-    """Units with noise, and what is known without.
+    """Units with noise, and what is known from those without.
 
     Attributes:
         points: The noisy units ``(M, N, d')``, float64, centred, with noise of variance 1 at the median of the inputs
-            at which there is any; one unit that tells nothing if there are none.
+            at which there is any; one unit without information if there are none.
         groups: Group of each input by its values in the units without noise, ``(N,)``.
         num_constant: Units with one value over all draws and inputs.
         num_noise_free: Units that differ between inputs only.
-        units: Which are noisy, ``(d,)``.
-        centre: What was taken off them, ``(d',)``.
-        scale: What they were divided by; None if there are none.
+        units: Mask of the noisy units, ``(d,)``.
+        centre: The centre that was subtracted from them, ``(d',)``.
+        scale: The scale that they were divided by; None if there are none.
     """
 
     points: Tensor
@@ -35,14 +35,14 @@ class NoisyUnits(NamedTuple):
     scale: Tensor | None
 
     def brought(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and variances ``(M, N, d)`` of Gaussians of the units, as those of the points."""
+        """Return means and variances ``(M, N, d)`` of Gaussians of the units, as those of the points."""
         assert self.scale is not None
         points = _chosen(mean, self.units).sub_(self.centre).div_(self.scale)
         return points, _chosen(variance, self.units).div_(self.scale.square())
 
 
 def separate(z: Tensor) -> NoisyUnits:
-    """Take the units without noise apart."""
+    """Separate the units without noise."""
     eps = torch.finfo(torch.promote_types(z.dtype, torch.float32)).eps
     low, high = z.amin(0), z.amax(0)
     tolerance = _ROUNDING * eps * torch.maximum(high.amax(0).abs(), low.amin(0).abs())
@@ -68,7 +68,7 @@ def separate(z: Tensor) -> NoisyUnits:
 
 
 def _chosen(values: Tensor, units: Tensor) -> Tensor:
-    """A copy of some units in float64."""
+    """Return a copy of some units in float64."""
     if units.all():
         return values.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
     return values[:, :, units].double()

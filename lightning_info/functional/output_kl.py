@@ -18,23 +18,25 @@ def output_kl(
     mask: Tensor | None = None,
     variances: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    r"""``KL(p(y | x_n) ‖ q(y | x_n))`` of each sample, in nats; independent positions of a sample are summed.
+    r"""Return ``KL(p(y | x_n) ‖ q(y | x_n))`` of each sample, in nats; independent positions of a sample are summed.
 
     Args:
-        outputs: Of p: logits ``(N, *positions, C)`` of classes, Bernoulli logits ``(N, *)``, Gaussian means ``(N, *)``.
-        others: Of q, of the same shape.
+        outputs: Outputs of p: logits ``(N, *positions, C)``, Bernoulli logits ``(N, *)``, or Gaussian means ``(N, *)``.
+        others: Outputs of q, of the same shape.
         likelihood: The predictive distribution.
-        mask: Optional boolean ``(N, *positions)``; positions that are False count nothing.
-        variances: Of Gaussian means, of p and q, both ``(N, *)``; None: all are 1.
+        mask: Optional boolean ``(N, *positions)``; positions that are False count zero.
+        variances: Variances of the Gaussians of p and q, both ``(N, *)``; None if all are 1.
 
     Returns:
-        ``(N,)`` float64, not negative but for rounding.
+        ``(N,)`` float64, not negative except for rounding.
 
     Raises:
-        ValueError: Shapes that differ; there is no likelihood of that name.
+        ValueError: The shapes differ, or there is no likelihood of that name.
     """
     if outputs.shape != others.shape:
-        raise ValueError(f"output_kl: outputs of shapes {tuple(outputs.shape)} and {tuple(others.shape)}; one is meant")
+        raise ValueError(
+            f"output_kl: outputs must have the same shape, got {tuple(outputs.shape)} and {tuple(others.shape)}"
+        )
     of_both = None if variances is None else (variances[0].detach().double(), variances[1].detach().double())
     distribution = likelihood_named(likelihood, "output_kl")
     kl = distribution.kl(outputs.detach().double(), others.detach().double(), of_both)

@@ -33,7 +33,7 @@ class RiskBound:
 
     Attributes:
         value: The bound; more than 1 in the form of Theorem 2.2 if it says nothing.
-        prior: Which of the priors gave it.
+        prior: Index of the prior that gave it.
     """
 
     value: float
@@ -41,27 +41,27 @@ class RiskBound:
 
     @property
     def is_vacuous(self) -> bool:
-        """It is no less than 1, which bounds every loss here anyway."""
+        """Whether it is at least 1, which bounds every loss here anyway."""
         return self.value >= 1
 
 
 def kl_inverse(q: float, c: float) -> float:
-    """``sup {p : kl(q‖p) <= c}``, the largest mean that an observed one of q leaves possible.
+    """Return ``sup {p : kl(q‖p) <= c}``, the largest mean that an observed one of q leaves possible.
 
     Args:
-        q: Between 0 and 1.
+        q: Observed mean, between 0 and 1.
         c: Relative entropy of two Bernoulli distributions, in nats.
 
     Returns:
         p, between q and 1, to 1e-12 or better.
 
     Raises:
-        ValueError: Arguments out of their range.
+        ValueError: An argument is out of range.
     """
     if not 0 <= q <= 1:
         raise ValueError(f"kl_inverse: q={q}; it is a mean of values between 0 and 1")
     if not c >= 0:
-        raise ValueError(f"kl_inverse: c={c} nats; it has to be at least 0")
+        raise ValueError(f"kl_inverse: c={c} nats; it must be at least 0")
     low, high = q, 1.0
     while high - low > 1e-13:
         middle = (low + high) / 2
@@ -72,7 +72,7 @@ def kl_inverse(q: float, c: float) -> float:
 
 
 def gibbs_risk_bound(risk: float, draws: int, delta: float) -> float:
-    """Upper bound of ``R̂(Q)``, the training loss of Q itself, from weights drawn: ``kl⁻¹(risk, log(1/δ) / M)``.
+    """Return an upper bound of ``R̂(Q)``, the training loss of Q, from drawn weights: ``kl⁻¹(risk, log(1/δ) / M)``.
 
     Args:
         risk: Mean over the draws.
@@ -82,14 +82,14 @@ def gibbs_risk_bound(risk: float, draws: int, delta: float) -> float:
         delta: Probability that it fails.
 
     Raises:
-        ValueError: Arguments out of their range.
+        ValueError: An argument is out of range.
     """
     _check(risk, draws, delta)
     return kl_inverse(risk, math.log(1 / delta) / draws)
 
 
 def seeger_bound(risk: float, information: Sequence[float], samples: int, delta: float) -> RiskBound:
-    """``min_j kl⁻¹(risk, (KL_j + log(2 √N J / δ)) / N)``.
+    """Return ``min_j kl⁻¹(risk, (KL_j + log(2 √N J / δ)) / N)``.
 
     Args:
         risk: ``R̂(Q)``, or an upper bound of it.
@@ -98,7 +98,7 @@ def seeger_bound(risk: float, information: Sequence[float], samples: int, delta:
         delta: Probability that it fails.
 
     Raises:
-        ValueError: Arguments out of their range.
+        ValueError: An argument is out of range.
     """
     _check(risk, samples, delta, information)
     prior = min(range(len(information)), key=information.__getitem__)
@@ -107,7 +107,7 @@ def seeger_bound(risk: float, information: Sequence[float], samples: int, delta:
 
 
 def mcallester_bound(risk: float, information: Sequence[float], samples: int, delta: float) -> RiskBound:
-    """``min_{j, b} [risk + b/N (KL_j + log(J |B| / δ))] / (1 - 1/(2b))``, the form of Theorem 2.2.
+    """Return ``min_{j, b} [risk + b/N (KL_j + log(J |B| / δ))] / (1 - 1/(2b))``, the form of Theorem 2.2.
 
     The arguments are those of :func:`seeger_bound`; b is one of :data:`PREFACTORS`.
     """
@@ -119,7 +119,7 @@ def mcallester_bound(risk: float, information: Sequence[float], samples: int, de
 
 
 def _kl(q: float, p: float) -> float:
-    """Of two Bernoulli distributions, ``q < p < 1``; accurate also where they are close."""
+    """Return the KL of two Bernoulli distributions, ``q < p < 1``; accurate also if they are close."""
     kl = -(1 - q) * math.log1p((q - p) / (1 - q))
     return kl - q * math.log1p((p - q) / q) if q > 0 else kl
 
@@ -128,7 +128,7 @@ def _check(risk: float, number: int, delta: float, information: Sequence[float] 
     if not 0 <= risk <= 1:
         raise ValueError(f"PAC-Bayes: risk={risk}; the loss has to lie between 0 and 1, as the 0-1 error does")
     if number < 1:
-        raise ValueError(f"PAC-Bayes: a mean over {number} values; there has to be at least one")
+        raise ValueError(f"PAC-Bayes: a mean over {number} values; there must be at least one")
     if not 0 < delta < 1:
         raise ValueError(f"PAC-Bayes: delta={delta}; it is a probability between 0 and 1, for example delta=0.05")
     if not information or not all(kl >= 0 for kl in information):

@@ -4,8 +4,8 @@ With the precision P and the mean m of each, the quadratic form is linear in the
 
 .. math:: (z - m)^\top P (z - m) = \sum_{k \ge l} (2 - \delta_{kl}) P_{kl}\, z_k z_l - 2 (Pm)^\top z + m^\top P m ,
 
-so that the log densities of all Gaussians at all points are a product over ``d(d+1)/2 + d + 1`` columns, and one more
-for the log determinants. Terms cancel in it: :meth:`PackedGaussians.log_density` takes the precision that is asked for.
+so the log densities of all Gaussians at all points are a product over ``d(d+1)/2 + d + 1`` columns, and one more for
+the log determinants. Terms cancel in it: :meth:`PackedGaussians.log_density` uses the requested precision.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class PackedGaussians(NamedTuple):
 
     @classmethod
     def empty(cls, folds: int, inputs: int, d: int, *, full: bool, like: Tensor) -> PackedGaussians:
-        """To be filled by :meth:`put`, on the device of a float64 tensor."""
+        """Return empty ones, to be filled by :meth:`put`, on the device of a float64 tensor."""
         width = d * (d + 1) // 2 if full else d
         return cls(like.new_empty(folds, inputs, d), like.new_empty(folds, inputs, width + d + 2))
 
@@ -59,16 +59,16 @@ class PackedGaussians(NamedTuple):
         columns[..., -1] = log_determinant
 
     def to(self, dtype: torch.dtype) -> PackedGaussians:
-        """With columns of another precision."""
+        """Return them with columns of another precision."""
         return self._replace(columns=self.columns.to(dtype))
 
     def log_density(self, fold: int, z: Tensor, dtype: torch.dtype, wider: float = 1.0) -> Tensor:
-        """``log q(z_r | x_j)`` but for a constant, ``(R, N)``.
+        """Return ``log q(z_r | x_j)`` but for a constant, ``(R, N)``.
 
         Args:
-            fold: Which Gaussians.
+            fold: Fold of the Gaussians.
             z: Points ``(R, d)``.
-            dtype: Of the product.
+            dtype: Dtype of the product.
             wider: Factor of the covariances; the constant is another one then.
         """
         rows, d = z.shape

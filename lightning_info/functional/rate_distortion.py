@@ -1,8 +1,8 @@
 """The rate-distortion curve of the weights: the nats that they hold, against the loss under the noise that this allows.
 
 At each level β the weights hold KL(Q‖P) nats, and cost the expected loss under the noise ``N(0, Σ*)``. To second order
-it rises by ``½ tr(HΣ*)``; where the measured rise is another one, β is not small, and neither Σ* nor the KL mean what
-they claim.
+it rises by ``½ tr(HΣ*)``; where the measured rise differs, β is not small, and neither Σ* nor the KL should be
+interpreted.
 
 Source: Achille, Paolini & Soatto, Definition 2.1 and the remarks that follow it.
 """
@@ -24,11 +24,11 @@ class RatePoint(NamedTuple):
         beta: The level.
         lambda_: Standard deviation of the prior.
         information: KL(Q‖P) in nats, NaN where it is not known.
-        displacement: The part ``‖w - w_ref‖² / 2λ²`` of it, which no level changes at one λ.
-        loss: Under the weight noise, measured.
-        stderr: Its standard error over the draws, NaN if it is not known.
-        predicted: Under the weight noise, to second order.
-        quiet: Without noise.
+        displacement: The part ``‖w - w_ref‖² / 2λ²`` of it, the same for all levels at one λ.
+        loss: Loss under the weight noise, measured.
+        stderr: Standard error of this loss over the draws, NaN if it is not known.
+        predicted: Loss under the weight noise, to second order.
+        quiet: Loss without noise.
     """
 
     beta: float
@@ -48,10 +48,10 @@ class RatePoint(NamedTuple):
 
 
 def parting(curve: Sequence[RatePoint]) -> float | None:
-    """The lowest level at which measured and predicted rise differ; None if there is none.
+    """Return the lowest level at which measured and predicted rise differ; None if there is none.
 
-    If it is the lowest of the curve, β may be as small as you like: then noise of size λ in directions that hold no
-    information moves the loss by more than F says, and λ is not small.
+    If it is the lowest of the curve, a smaller β does not help: noise of size λ in directions that hold no information
+    then changes the loss by more than F says, and λ is not small.
 
     Args:
         curve: Levels in rising order.

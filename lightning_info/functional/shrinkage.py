@@ -7,20 +7,20 @@ Of m draws in d dimensions, with ``x`` centred and of unit variance, ``w_a = x_a
           \qquad \widehat{\mathrm{Var}}(R_{kl}) = \frac{m}{(m - 1)^3} \sum_a (w_{a,kl} - \bar w_{kl})^2 .
 
 The intensity κ estimates the one of least expected squared error; nothing is tuned. It does not depend on the scale of
-a dimension. It is at least 1e-8, so that there is an inverse. The numerator needs no second matrix of products, as
+a dimension. It is at least 1e-8, so there is an inverse. The numerator needs no second matrix of products, as
 
 .. math:: \sum_{k, l} \sum_a w_{a,kl}^2 = \sum_a \Bigl(\sum_k x_{ak}^2\Bigr)^2 .
 
 **Without a fold.** Draws are dealt into folds, and there are Gaussians of all draws but those of each. Sums over draws
 of x, of its powers and of products of two units are taken once for each fold; those without it are the total minus it.
-The draws are taken from the first one, so that little is lost to the centre, and a constant is exactly 0.
+Draws are measured from the first one, so little precision is lost to the centre, and a constant is exactly 0.
 
 **Half exact.** Where every draw comes with the Gaussian of x given a part of the noise, mean ``m_a`` and independent
 variances ``v_a``, the law of total covariance leaves only the covariance of the means to be estimated,
 
 .. math:: \mathrm{Cov}(x) = \mathrm{Cov}_a(m_a) + \mathrm{diag}\, \mathbb E_a\, v_a ,
 
-of which the correlations are moved half of the way to their mean over the inputs.
+and its correlations are moved halfway to their mean over the inputs.
 
 Source: Schäfer & Strimmer (2005), A shrinkage approach to large-scale covariance matrix estimation, Table 1 (target D
 for the correlations).
@@ -39,17 +39,17 @@ from lightning_info.functional.packed_gaussians import PackedGaussians
 _LEAST_INTENSITY = 1e-8
 
 _LEAST_VARIANCE = 1e-2
-"""Of a unit at an input, where 1 is usual: the unit may be off or saturated at the input in all draws but a few."""
+"""Least variance of a unit at an input, where 1 is usual: it may be off or saturated there in all but a few draws."""
 
 _ROUNDING = 1e-12
-"""Variance by mean square about the first draw of what is taken for constant."""
+"""Variance divided by mean square about the first draw below which a unit counts as constant."""
 
 _WORKSPACE = 2**19
-"""Numbers in a temporary tensor."""
+"""Number of elements of a temporary tensor."""
 
 
 def shrunk_correlation(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Correlations of the draws, shrunk to the identity with the analytic intensity.
+    """Return the correlations of the draws, shrunk to the identity with the analytic intensity.
 
     Args:
         x: Draws ``(..., m, d)``. A dimension without variance has no correlation with the others.
@@ -69,12 +69,12 @@ def shrunk_correlation(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gaussians_without(draws: Tensor, fold: Tensor, *, full: bool) -> PackedGaussians:
-    """A Gaussian of each input for each fold, of the draws in the other folds.
+    """Return a Gaussian of each input for each fold, of the draws in the other folds.
 
     Args:
         draws: ``(m, N, d)`` float64, scaled such that a variance of 1 is usual for a unit; the least is 0.01.
         fold: Number of each draw's fold, ``(m,)``; at least two draws are in others.
-        full: With shrunk correlations, or none.
+        full: Whether to use shrunk correlations, or none.
     """
     m, n, d = draws.shape
     kept = _others(fold)
@@ -92,7 +92,7 @@ def gaussians_without(draws: Tensor, fold: Tensor, *, full: bool) -> PackedGauss
 
 
 def conditional_gaussians_without(mean: Tensor, variance: Tensor, fold: Tensor) -> PackedGaussians:
-    """The same by the law of total covariance, from Gaussians of draws, ``(m, N, d)`` each, float64."""
+    """Return the same by the law of total covariance, from Gaussians of draws, ``(m, N, d)`` each, float64."""
     m, n, d = mean.shape
     kept = _others(fold)
     found = PackedGaussians.empty(len(kept), n, d, full=True, like=mean)
@@ -112,14 +112,14 @@ def conditional_gaussians_without(mean: Tensor, variance: Tensor, fold: Tensor) 
 
 
 class _Moments(NamedTuple):
-    """Of draws of N inputs without each of F folds.
+    """Moments of draws of N inputs without each of F folds.
 
     Attributes:
-        draws: Those of all folds, from the first of each input, ``(N, m, d)``.
-        kept: Which of them are counted, ``(F, m)`` of 0 and 1.
-        first: ``(N, 1, d)``.
-        mean: From the first draw, ``(F, N, d)``.
-        variance: With the number of draws in the denominator, 0 where it is no more than rounding, ``(F, N, d)``.
+        draws: Draws of all folds, relative to the first of each input, ``(N, m, d)``.
+        kept: Mask of the draws that count, ``(F, m)`` of 0 and 1.
+        first: The first draws, ``(N, 1, d)``.
+        mean: Mean relative to the first draw, ``(F, N, d)``.
+        variance: Variance with the number of draws in the denominator, 0 if it is only rounding, ``(F, N, d)``.
     """
 
     draws: Tensor
@@ -130,7 +130,7 @@ class _Moments(NamedTuple):
 
     @classmethod
     def of(cls, draws: Tensor, kept: Tensor) -> _Moments:
-        """Of draws ``(N, m, d)`` and which of them are kept."""
+        """Compute them from draws ``(N, m, d)`` and the mask of those that are kept."""
         first = draws[:, :1]
         x, counts = (draws - first).contiguous(), kept.sum(1)[:, None, None]
         one, two = _folded(kept, x), _folded(kept, x.square())
@@ -154,7 +154,7 @@ class _Moments(NamedTuple):
         return self.variance * self.counts / (self.counts - 1)
 
     def correlation(self) -> Tensor:
-        """``(F, N, d, d)``; 0 of a unit that does not vary, also with itself."""
+        """Return correlations ``(F, N, d, d)``; 0 for a unit that does not vary, also with itself."""
         products = self.draws.new_empty(*self.mean.shape, self.mean.shape[2])
         total = self.draws.mT @ self.draws
         for own, without in zip(products, self.kept == 0, strict=True):
@@ -166,7 +166,7 @@ class _Moments(NamedTuple):
         return products.sub_(scaled[..., :, None] * scaled[..., None, :])
 
     def shrunk_correlation(self) -> tuple[Tensor, Tensor]:
-        """``(F, N, d, d)`` and the intensities ``(F, N)``."""
+        """Return correlations ``(F, N, d, d)`` and the intensities ``(F, N)``."""
         r, m = self.correlation(), self.counts[..., 0]
         squares, fourth = self._squares()
         total = r.square().sum((2, 3)) - (self.variance > 0).sum(2)
@@ -178,7 +178,7 @@ class _Moments(NamedTuple):
         return r, intensity
 
     def _squares(self) -> tuple[Tensor, Tensor]:
-        """``Σ_a (Σ_k x_ak²)²`` and ``Σ_a Σ_k x_ak⁴`` of centred draws of unit variance, ``(F, N)`` each."""
+        """Return ``Σ_a (Σ_k x_ak²)²`` and ``Σ_a Σ_k x_ak⁴`` of centred draws of unit variance, ``(F, N)`` each."""
         x, mean = self.draws, self.mean
         squared = x.square()
         two, three, four = (_folded(self.kept, power) for power in (squared, squared * x, squared.square()))
@@ -195,11 +195,11 @@ def _folded(kept: Tensor, values: Tensor) -> Tensor:
 
 
 def _others(fold: Tensor) -> Tensor:
-    """Which draws are in other folds, ``(F, m)`` of 0 and 1."""
+    """Return the mask of draws in other folds, ``(F, m)`` of 0 and 1."""
     return (fold != torch.arange(int(fold.max()) + 1, device=fold.device)[:, None]).double()
 
 
 def _parts(n: int, numbers: int) -> Iterator[slice]:
-    """Slices of n inputs that fit into the workspace, at ``numbers`` an input."""
+    """Yield slices of n inputs that fit into the workspace, at ``numbers`` an input."""
     step = max(1, _WORKSPACE // max(1, numbers))
     return (slice(start, min(n, start + step)) for start in range(0, n, step))

@@ -9,7 +9,7 @@ output Fisher informations (:func:`~.fisher.exact_cotangents`). ``F = AᵀA / N`
 F alone is singular and its log-determinant -inf, so the damping c is always stated. Gradients from *sampled* cotangents
 serve the trace only: their spectrum is biased (effective rank 38 against 83, Gram matrix of a ResNet-18).
 
-Where A has too many rows, a few nodes stand for all eigenvalues, each with a multiplicity that need not be whole
+If A has too many rows, a few nodes represent all eigenvalues, each with a multiplicity that need not be whole
 (:mod:`~.lanczos`); every sum over eigenvalues is then weighted by them.
 
 Source: Achille, Paolini & Soatto, Remark 2.7 and figure 1.
@@ -35,8 +35,8 @@ class Spectrum:
     Attributes:
         eigenvalues: ``(r,)`` float64, the largest first. Of a diagonal matrix: its diagonal.
         weights: k.
-        multiplicities: ``(r,)`` float64, how many eigenvalues each stands for, not necessarily a whole number; k at
-            most in all. None: one each, and r is at most k.
+        multiplicities: ``(r,)`` float64, the number of eigenvalues that each represents, not necessarily whole; their
+            sum is at most k. None: one each, and r is at most k.
 
     Raises:
         ValueError: Eigenvalues that are not finite, or negative by more than :data:`TOLERANCE`; a k that is not
@@ -68,16 +68,16 @@ class Spectrum:
 
     @classmethod
     def of_matrix(cls, matrix: Tensor, weights: int) -> Spectrum:
-        """Of a Gram matrix ``A Aᵀ / N``, ``(R, R)``, or of the ``(k, k)`` matrix itself; symmetric."""
+        """Return the spectrum of a Gram matrix ``A Aᵀ / N``, ``(R, R)``, or of the symmetric ``(k, k)`` matrix."""
         if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
-            raise ValueError(f"Spectrum: the matrix has shape {tuple(matrix.shape)}; it has to be square")
+            raise ValueError(f"Spectrum: the matrix has shape {tuple(matrix.shape)}; it must be square")
         if not matrix.isfinite().all():
             raise ValueError("Spectrum: the matrix has entries that are not finite")
         return cls(torch.linalg.eigvalsh(matrix.detach().double()), weights)
 
     @classmethod
     def average(cls, spectra: Sequence[Spectrum]) -> Spectrum:
-        """Of several estimates of one spectrum: all their eigenvalues, with multiplicities divided by their number.
+        """Join several estimates of one spectrum: all their eigenvalues, with multiplicities divided by their number.
 
         A sum over its eigenvalues is the mean of the sums over theirs.
 
@@ -91,18 +91,18 @@ class Spectrum:
         return cls(torch.cat([s.eigenvalues for s in spectra]), spectra[0].weights, torch.cat(counts) / len(spectra))
 
     def scaled(self, factor: float) -> Spectrum:
-        """Of the matrix times ``factor``: of ``N·F``, the Fisher information of a summed loss, from that of F."""
+        """Return the spectrum of the matrix times ``factor``: of ``N·F``, for a summed loss, from that of F."""
         if not (0 < factor < math.inf):
-            raise ValueError(f"Spectrum: scaled by {factor}; the factor has to be positive and finite")
+            raise ValueError(f"Spectrum: scaled by {factor}; the factor must be positive and finite")
         return Spectrum(self.eigenvalues * factor, self.weights, self.multiplicities)
 
     def sum_over(self, values: Tensor) -> float:
-        """Sum over the listed eigenvalues, each as often as it stands for, of a value ``(r,)`` that belongs to it."""
+        """Sum values ``(r,)`` that belong to the listed eigenvalues, each times its multiplicity."""
         return (values if self.multiplicities is None else values * self.multiplicities).sum().item()
 
     @property
     def unlisted(self) -> float:
-        """How many of the k eigenvalues are not listed, and therefore zero."""
+        """Number of the k eigenvalues that are not listed, and therefore zero."""
         return max(0.0, self.weights - self.sum_over(torch.ones_like(self.eigenvalues)))
 
     @property
@@ -124,7 +124,7 @@ class Spectrum:
         return math.exp(self.sum_over(torch.special.entr(self.eigenvalues / total)))
 
     def log_det(self, damping: float) -> float:
-        """``log det(matrix + c I)`` in nats.
+        """Return ``log det(matrix + c I)`` in nats.
 
         Args:
             damping: c, in the unit of the eigenvalues; ``β/λ²`` for the information in the weights.
@@ -143,7 +143,7 @@ def _check_multiplicities(counts: Tensor, eigenvalues: int, weights: int) -> Non
     if len(counts) != eigenvalues:
         raise ValueError(f"Spectrum: {len(counts)} multiplicities for {eigenvalues} eigenvalues; give one for each")
     if not counts.isfinite().all() or (counts < 0).any():
-        raise ValueError("Spectrum: the multiplicities have to be finite and not negative")
+        raise ValueError("Spectrum: the multiplicities must be finite and not negative")
     if counts.sum() > weights * (1 + TOLERANCE):
         raise ValueError(
             f"Spectrum: the multiplicities add up to {counts.sum().item():.8g}, and a matrix of {weights} weights has "

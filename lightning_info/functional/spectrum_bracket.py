@@ -1,4 +1,4 @@
-r"""Between which two numbers a sum over eigenvalues lies whose spectrum is known by Lanczos' method only.
+r"""Two numbers between which a sum over eigenvalues lies, if their spectrum is known by Lanczos' method only.
 
 m steps from a start b give two quadrature rules for ``bᵀ f(F) b`` (:func:`~.lanczos.quadrature`): that of Gauss, whose
 error has the sign of the derivative ``f^(2m)``, and that of Gauss and Radau with a node at 0, below the whole spectrum,
@@ -13,8 +13,8 @@ f(λ)                          Gauss-Radau           Gauss                  used
 ``1 / (1 + λ/c)``             never too small       never too large        ½ tr(HΣ*), the optimal λ
 ============================  ====================  =====================  ===========================
 
-The KL is half the sum of ``log(1 + h/c) + 1/(1 + h/c) - 1``, of which the first two terms have ends of their own; the
-sums of these bracket it. Both rules give the trace exactly.
+The KL is half the sum of ``log(1 + h/c) + 1/(1 + h/c) - 1``, whose first two terms have their own ends; the sums of
+these bracket it. Both rules give the trace exactly.
 
 No number of probes narrows the bracket, more steps do. So it is a *systematic* part of the error: of an estimate in it
 half the distance to the farther end, which 1.96 standard errors then reach. The part of the probes is their scatter, by
@@ -43,7 +43,7 @@ class Ends(NamedTuple):
     high: float
 
     def systematic(self, value: float) -> float:
-        """Half the distance from a value to the farther end, as if it were a standard error."""
+        """Return half the distance from a value to the farther end, as if it were a standard error."""
         return max(self.high - value, value - self.low, 0.0) / 2
 
 
@@ -52,19 +52,19 @@ class SpectrumBracket:
     """One spectrum by both rules, from the same starts; means over these.
 
     Attributes:
-        radau: By the Gauss-Radau rule with a node at 0.
-        gauss: By Gauss' rule.
+        radau: Spectrum by the Gauss-Radau rule with a node at 0.
+        gauss: Spectrum by Gauss' rule.
     """
 
     radau: Spectrum
     gauss: Spectrum
 
     def scaled(self, factor: float) -> SpectrumBracket:
-        """Of the matrix times ``factor``."""
+        """Return the bracket for the matrix times ``factor``."""
         return SpectrumBracket(self.radau.scaled(factor), self.gauss.scaled(factor))
 
     def log_det(self, damping: float) -> Ends:
-        """``log det(matrix + c I)``, nats; see :meth:`~.spectrum.Spectrum.log_det`."""
+        """Return ``log det(matrix + c I)``, nats; see :meth:`~.spectrum.Spectrum.log_det`."""
         return _sorted(self.radau.log_det(damping), self.gauss.log_det(damping))
 
     @property
@@ -73,25 +73,25 @@ class SpectrumBracket:
         return _sorted(self.radau.effective_rank, self.gauss.effective_rank)
 
     def expected_loss_rise(self, beta: float, lambda_: float) -> Ends:
-        """``½ tr(HΣ*)``, nats; see :func:`~.weight_information.expected_loss_rise`."""
+        """Return ``½ tr(HΣ*)``, nats; see :func:`~.weight_information.expected_loss_rise`."""
         free = self._resolvent(beta, lambda_)
         return Ends(*(0.5 * beta * (self.radau.weights - one) for one in reversed(free)))
 
     def weight_information(self, squared_distance: float, beta: float, lambda_: float) -> Ends:
-        """``KL(Q*‖P)``, nats; see :func:`~.weight_information.weight_information`."""
+        """Return ``KL(Q*‖P)``, nats; see :func:`~.weight_information.weight_information`."""
         free, c = self._resolvent(beta, lambda_), beta / lambda_**2
         ends = zip(self.log_det(c), free, strict=True)
         offset = self.radau.weights * (math.log(c) + 1) - squared_distance / lambda_**2
         return Ends(*(0.5 * (log_det + one - offset) for log_det, one in ends))
 
     def _resolvent(self, beta: float, lambda_: float) -> Ends:
-        """``sum 1 / (1 + h λ²/β)`` over all k eigenvalues."""
+        """Return ``sum 1 / (1 + h λ²/β)`` over all k eigenvalues."""
         ratio = lambda_**2 / beta
         return _sorted(*(s.sum_over(1 / (1 + s.eigenvalues * ratio)) + s.unlisted for s in (self.radau, self.gauss)))
 
 
 def probe_error(value: Callable[[Spectrum], float], spectra: Sequence[Spectrum]) -> float:
-    """Standard error of ``value(Spectrum.average(spectra))``, in its unit: from the averages without one each.
+    """Return the standard error of ``value(Spectrum.average(spectra))``, from the averages without one each.
 
     Args:
         value: Any function of a spectrum.
@@ -107,12 +107,12 @@ def probe_error(value: Callable[[Spectrum], float], spectra: Sequence[Spectrum])
 
 
 def bracketed_error(value: Callable[[Spectrum], float], spectra: Sequence[Spectrum], ends: Ends) -> float:
-    """Standard error of ``value(Spectrum.average(spectra))``, in its unit, that of the rule included; see the module.
+    """Return the standard error of ``value(Spectrum.average(spectra))``, with that of the rule; see the module.
 
     Args:
         value: Any function of a spectrum.
         spectra: Independent estimates of one spectrum by one rule.
-        ends: Between which the value would lie for the mean over the same starts.
+        ends: Numbers between which the value would lie for the mean over the same starts.
     """
     return math.hypot(probe_error(value, spectra), ends.systematic(value(Spectrum.average(spectra))))
 
@@ -124,16 +124,16 @@ def level_error(
     ends: Callable[[float], Ends],
     prior_std: Callable[[Spectrum], float],
 ) -> float:
-    """Standard error of ``value(spectrum, λ)`` with a λ that may depend on the spectrum, as the optimal one does.
+    """Return the standard error of ``value(spectrum, λ)`` with a λ that may depend on the spectrum, as the optimal one.
 
     The optimal λ lies between those of the two rules, as ``tr Σ*`` does; the ends are the outer ones of both.
 
     Args:
         value: Any function of a spectrum and λ; its unit is that of the result.
         spectra: Independent estimates of one spectrum by one rule.
-        bracket: Of the same starts.
-        ends: ``λ -> `` between which the value would lie at that λ for the mean over the same starts.
-        prior_std: ``spectrum -> λ``.
+        bracket: Bracket of the same starts.
+        ends: Function of λ that returns numbers between which the value would lie for the mean over the same starts.
+        prior_std: Function ``spectrum -> λ``.
     """
     found = [ends(prior_std(one)) for one in (bracket.radau, bracket.gauss)]
     outer = Ends(min(one.low for one in found), max(one.high for one in found))
@@ -141,5 +141,5 @@ def level_error(
 
 
 def _sorted(one: float, other: float) -> Ends:
-    """As low and high: where both rules agree rounding decides which is which."""
+    """Return them as low and high: if both rules agree, rounding decides which is which."""
     return Ends(min(one, other), max(one, other))

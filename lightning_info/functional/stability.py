@@ -1,4 +1,4 @@
-r"""Stability: what the weights owe to one sample, and the information that follows from it.
+r"""Stability: the influence of one sample on the weights, and the information that follows from it.
 
 With w the weights, w' those learned with one sample replaced, ``δ = w' - w`` and ``F_N = N·F`` the Fisher information
 of the summed loss, the sample's unique information at level β is
@@ -24,7 +24,7 @@ from torch import Tensor
 
 
 def unique_information(delta_F_delta: float, beta: float) -> float:
-    """What the weights know of the replaced sample only, ``δᵀF_Nδ / (2β)``, in nats.
+    """Return the information that the weights hold only about the replaced sample, ``δᵀF_Nδ / (2β)``, in nats.
 
     Args:
         delta_F_delta: ``δᵀF_Nδ``, the squared length of the change of weights, measured by the Fisher information of
@@ -32,7 +32,7 @@ def unique_information(delta_F_delta: float, beta: float) -> float:
         beta: Level of the task.
 
     Raises:
-        ValueError: Arguments out of their range.
+        ValueError: An argument is out of range.
     """
     if not delta_F_delta >= 0:
         raise ValueError(f"unique_information: delta_F_delta is a squared length, got {delta_F_delta}")
@@ -41,10 +41,10 @@ def unique_information(delta_F_delta: float, beta: float) -> float:
 
 
 def shannon_from_stability(entropy: float, jacobian: Tensor, fisher: Tensor, beta: float) -> float:
-    """Information between weights and data set, from stability and curvature (Proposition 2.9, corrected), in nats.
+    """Return the information between weights and data set, from stability (Proposition 2.9, corrected), in nats.
 
-    An approximation for data sets that the weights tell apart: with a large ``∇wᵀF∇w / β`` it tends to the truth from
-    below, with a small one it is far too low, and may be negative.
+    This is an approximation for data sets that the weights tell apart: with a large ``∇wᵀF∇w / β`` it tends to the
+    truth from below, with a small one it is far too low, and may be negative.
 
     Args:
         entropy: ``H(D)``, the differential entropy of the data set's parameters.
@@ -60,12 +60,12 @@ def shannon_from_stability(entropy: float, jacobian: Tensor, fisher: Tensor, bet
     jacobian, fisher = jacobian.detach().double(), fisher.detach().double()
     if jacobian.dim() not in (2, 3) or fisher.shape != (*jacobian.shape[:-1], jacobian.shape[-2]):
         raise ValueError(
-            f"shannon_from_stability: jacobian has to be (M, k, d) and fisher (M, k, k), got "
+            f"shannon_from_stability: jacobian must be (M, k, d) and fisher (M, k, k), got "
             f"{tuple(jacobian.shape)} and {tuple(fisher.shape)}"
         )
     signs, log_determinants = torch.linalg.slogdet(jacobian.mT @ fisher @ jacobian)
     if not ((signs > 0) & log_determinants.isfinite()).all():
-        raise ValueError("shannon_from_stability: the determinant of ∇wᵀF∇w has to be positive")
+        raise ValueError("shannon_from_stability: the determinant of ∇wᵀF∇w must be positive")
     d = jacobian.shape[-1]
     log_determinant: float = log_determinants.mean().item()
     return entropy - 0.5 * (d * math.log(2 * math.pi * math.e * beta) - log_determinant)
@@ -73,4 +73,4 @@ def shannon_from_stability(entropy: float, jacobian: Tensor, fisher: Tensor, bet
 
 def _check_beta(owner: str, beta: float) -> None:
     if not 0 < beta < math.inf:
-        raise ValueError(f"{owner}: beta has to be positive and finite, got {beta}, for example 1.0")
+        raise ValueError(f"{owner}: beta must be positive and finite, got {beta}, for example 1.0")

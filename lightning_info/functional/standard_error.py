@@ -26,7 +26,7 @@ __all__ = ["NORMAL", "jackknife_error", "standard_error", "stratified_error", "s
 
 
 def standard_error(draws: Tensor | Sequence[float]) -> float:
-    """Standard error of the mean of independent draws, such that ±1.96 of it cover 95 %; see the module.
+    """Return the standard error of the mean of independent draws, such that ±1.96 of it cover 95 %; see the module.
 
     Args:
         draws: ``(n,)``, in any unit, which is that of the result.
@@ -46,7 +46,7 @@ def standard_error(draws: Tensor | Sequence[float]) -> float:
 
 
 def stratified_error(draws: Tensor, strata: Tensor, weights: Tensor) -> float:
-    """Standard error of ``Σ_b w_b x̄_b``, the weighted mean of the means of several strata of independent draws.
+    """Return the standard error of ``Σ_b w_b x̄_b``, the weighted mean of the means of strata of independent draws.
 
     ``√(Σ_b w_b² s_b² / n_b)`` with Student's factor of ``n - B`` degrees of freedom; with one stratum
     :func:`standard_error`. Source: Cochran, *Sampling Techniques*, 5.4.
@@ -54,7 +54,7 @@ def stratified_error(draws: Tensor, strata: Tensor, weights: Tensor) -> float:
     Args:
         draws: ``(n,)``, in any unit, which is that of the result.
         strata: Number of the stratum of each, ``(n,)``; every stratum has at least one draw.
-        weights: Of the B strata, ``(B,)``.
+        weights: Weights of the B strata, ``(B,)``.
 
     Returns:
         The error, NaN where a stratum has a single draw and where a draw is not finite.
@@ -70,7 +70,7 @@ def stratified_error(draws: Tensor, strata: Tensor, weights: Tensor) -> float:
 
 
 def jackknife_error(left_out: Tensor | Sequence[float]) -> float:
-    """Standard error of any smooth function of a mean of n draws, from its values without one draw each.
+    """Return the standard error of any smooth function of a mean of n draws, from its values without one draw each.
 
     ``√((n - 1)/n Σ (x_i - x̄)²)``, with Student's factor as in :func:`standard_error`, which it equals where the
     function is linear. Source: Tukey (1958); Efron & Stein (1981), by whom the square is not too small in expectation.

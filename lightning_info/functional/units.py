@@ -9,10 +9,10 @@ Unit = Literal["bits", "nats"]
 
 
 def per_nat(unit: Unit) -> float:
-    """How many units a nat has.
+    """Return the number of units in a nat.
 
     Raises:
-        ValueError: It is neither of the two.
+        ValueError: The unit is neither bits nor nats.
     """
     if unit not in ("bits", "nats"):
         raise ValueError(f"unit={unit!r}: choose 'bits' or 'nats'")
@@ -20,11 +20,11 @@ def per_nat(unit: Unit) -> float:
 
 
 def in_unit(unit: str, chosen: Unit | None) -> tuple[str, float]:
-    """A unit with the chosen one of information in its place, and the factor by which values are multiplied.
+    """Return a unit converted to the chosen unit of information, and the factor for its values.
 
     Args:
-        unit: Of information (``"bits"``, ``"nats"``, ``"nats/sample"``); any other stays what it is.
-        chosen: None leaves every unit what it is.
+        unit: Unit of information (``"bits"``, ``"nats"``, ``"nats/sample"``); any other stays as it is.
+        chosen: The chosen unit; None leaves every unit as it is.
     """
     first, slash, rest = unit.partition("/")
     if chosen is None or first not in ("bits", "nats") or rest not in ("", "sample"):

@@ -1,4 +1,4 @@
-r"""Information in the weights: how many nats they hold at the precision that a level β of the task asks for.
+r"""Information in the weights: the nats that they hold at the precision that a level β of the task requires.
 
 With the prior ``P = N(w_ref, λ²I)``, the posterior ``Q = N(w, Σ)`` and the **summed** loss L of curvature H, the
 Lagrangian ``E_Q[L] + β KL(Q‖P)``, with ``E_Q[L] ≈ L + ½ tr(HΣ)``, is least at
@@ -30,7 +30,7 @@ class OptimalLambda(NamedTuple):
 
     Attributes:
         lambda_: Its value.
-        is_floor: It is the lower bound that was given; without one it would be smaller, and 0 at ``w = w_ref``.
+        is_floor: Whether it is the given lower bound; without one it would be smaller, and 0 at ``w = w_ref``.
     """
 
     lambda_: float
@@ -38,16 +38,16 @@ class OptimalLambda(NamedTuple):
 
 
 def weight_information(spectrum: Spectrum, squared_distance: float, beta: float, lambda_: float) -> float:
-    """``KL(Q*‖P)``, the information in the weights at level β (eq. 8, corrected), in nats.
+    """Return ``KL(Q*‖P)``, the information in the weights at level β (eq. 8, corrected), in nats.
 
     Args:
-        spectrum: Of the curvature H of the summed loss.
+        spectrum: Spectrum of the curvature H of the summed loss.
         squared_distance: ``‖w - w_ref‖²``.
         beta: Level of the task.
         lambda_: Standard deviation of the prior.
 
     Raises:
-        ValueError: Arguments out of their range. ``lambda_ = inf`` has no KL (Remark 2.7): it grows as k log λ, and
+        ValueError: An argument is out of range. ``lambda_ = inf`` has no KL (Remark 2.7): it grows as k log λ, and
             only differences of log-determinants mean anything.
     """
     check_level(beta, lambda_)
@@ -57,7 +57,7 @@ def weight_information(spectrum: Spectrum, squared_distance: float, beta: float,
 
 
 def diagonal_weight_information(diagonal: Tensor, displacement: Tensor, beta: float, lambda_: float | Tensor) -> float:
-    """The same for a diagonal H, with a standard deviation of the prior for each weight.
+    """Return the same for a diagonal H, with a standard deviation of the prior for each weight.
 
     Args:
         diagonal: ``(k,)``, the diagonal of the curvature H of the summed loss.
@@ -70,23 +70,23 @@ def diagonal_weight_information(diagonal: Tensor, displacement: Tensor, beta: fl
         check_level(beta, extreme)
     h = diagonal.detach().double() * scale.square() / beta
     if not h.isfinite().all() or (h < 0).any():
-        raise ValueError("diagonal_weight_information: the diagonal has to be finite and not negative")
+        raise ValueError("diagonal_weight_information: the diagonal must be finite and not negative")
     distance = (displacement.detach().double() / scale).square()
     _check_distance(distance.sum().item())
     return 0.5 * (h.log1p() - h / (1 + h) + distance).sum().item()
 
 
 def posterior_trace(spectrum: Spectrum, beta: float, lambda_: float) -> float:
-    """``tr Σ*``, the expected squared length of the weight noise."""
+    """Return ``tr Σ*``, the expected squared length of the weight noise."""
     check_level(beta, lambda_)
     h = spectrum.eigenvalues * (lambda_**2 / beta)
     return lambda_**2 * (spectrum.sum_over(1 / (1 + h)) + spectrum.unlisted)
 
 
 def expected_loss_rise(spectrum: Spectrum, beta: float, lambda_: float) -> float:
-    """``½ tr(HΣ*)``: by how much the weight noise raises the summed loss, to second order (nats); at most ``βr/2``.
+    """Return ``½ tr(HΣ*)``, the rise of the summed loss under weight noise to second order, nats; at most ``βr/2``.
 
-    What it does in truth is measured with :func:`~.weight_noise.low_rank_noise`; where the two part, β is not small.
+    The true rise is measured with :func:`~.weight_noise.low_rank_noise`; where the two differ, β is not small.
     """
     check_level(beta, lambda_)
     h = spectrum.eigenvalues * (lambda_**2 / beta)
@@ -94,7 +94,7 @@ def expected_loss_rise(spectrum: Spectrum, beta: float, lambda_: float) -> float
 
 
 def complexity(expected_loss: float, information: float, beta: float) -> float:
-    """``C_β = E_Q[L] + β KL(Q‖P)`` (eq. 2), from the expected *summed* loss; nats.
+    """Return ``C_β = E_Q[L] + β KL(Q‖P)`` (eq. 2), from the expected *summed* loss; nats.
 
     The information is that of :func:`weight_information`, or of any other Q and P.
     """
@@ -103,20 +103,20 @@ def complexity(expected_loss: float, information: float, beta: float) -> float:
 
 
 def optimal_lambda(spectrum: Spectrum, squared_distance: float, beta: float, *, floor: float = 1e-3) -> OptimalLambda:
-    """The λ that minimises the Lagrangian ``L + ½ tr(HΣ*) + β KL(Q*‖P)``, each λ with its own Σ*.
+    """Return the λ that minimises the Lagrangian ``L + ½ tr(HΣ*) + β KL(Q*‖P)``, each λ with its own Σ*.
 
     It is the fixed point ``λ² = (‖w - w_ref‖² + tr Σ*) / k``, and not the minimiser of the KL alone. With
     ``½ tr(HΣ*)`` put in, what depends on λ is ``β/2 [sum log(1 + h λ²/β) + ‖w - w_ref‖² / λ²]``, convex in log λ: the
-    root of its derivative is bracketed and halved. At ``w = w_ref`` it is 0, which is no prior.
+    root of its derivative is bracketed and halved. At ``w = w_ref`` it is 0, which is not a prior.
 
     Args:
-        spectrum: Of the curvature H of the summed loss.
+        spectrum: Spectrum of the curvature H of the summed loss.
         squared_distance: ``‖w - w_ref‖²``.
         beta: Level of the task.
         floor: Least λ to return.
 
     Raises:
-        ValueError: Arguments out of their range; no curvature at all, so that λ would grow for ever.
+        ValueError: Arguments out of their range; there is no curvature, so λ would grow without bound.
     """
     check_level(beta, floor)
     _check_distance(squared_distance)
@@ -132,7 +132,7 @@ def optimal_lambda(spectrum: Spectrum, squared_distance: float, beta: float, *, 
     while not too_large(high):
         high *= 2
         if high > 1e50:
-            raise ValueError("optimal_lambda: the curvature is 0, so that every larger lambda is better")
+            raise ValueError("optimal_lambda: the curvature is 0, so every larger lambda is better")
     low = high / 2
     while high / low - 1 > 1e-14:
         middle = math.sqrt(low * high)
@@ -145,15 +145,15 @@ def optimal_lambda(spectrum: Spectrum, squared_distance: float, beta: float, *, 
 def check_level(beta: float, lambda_: float) -> None:
     """Raise ValueError unless β and λ are positive and finite."""
     if not (0 < beta < math.inf):
-        raise ValueError(f"beta={beta} has to be positive and finite, for example beta=1.0")
+        raise ValueError(f"beta={beta} must be positive and finite, for example beta=1.0")
     if lambda_ == math.inf:
         raise ValueError(
             "lambda_=inf has no KL, which grows as k log lambda (Remark 2.7); compare Spectrum.log_det of two networks"
         )
     if not (0 < lambda_ < math.inf):
-        raise ValueError(f"lambda_={lambda_} has to be positive and finite, for example lambda_=0.1")
+        raise ValueError(f"lambda_={lambda_} must be positive and finite, for example lambda_=0.1")
 
 
 def _check_distance(squared_distance: float) -> None:
     if not (0 <= squared_distance < math.inf):
-        raise ValueError(f"the squared distance of the weights, {squared_distance}, has to be finite and not negative")
+        raise ValueError(f"the squared distance of the weights, {squared_distance}, must be finite and not negative")

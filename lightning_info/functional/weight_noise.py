@@ -6,7 +6,7 @@ its opposite. With ``H = s·AᵀA`` and ``A Aᵀ = U diag(μ) Uᵀ`` no k x k ma
 .. math:: \Sigma^{*\,1/2} = \lambda \bigl[I + A^\top U\, \mathrm{diag}(g)\, U^\top A \bigr], \qquad
           g_i = \frac{(1 + s \mu_i / c)^{-1/2} - 1}{\mu_i} .
 
-Where only products with H are at hand, Lanczos' method approximates the same root; all else is exact.
+If only products with H are available, Lanczos' method approximates the same root; all else is exact.
 
 Source: Achille, Paolini & Soatto, Proposition 2.5, with its constants corrected.
 """
@@ -37,17 +37,17 @@ def low_rank_noise(
     *,
     scale: float = 1.0,
 ) -> Tensor:
-    """Weight noise for ``H = scale · AᵀA``, from the Gram matrix of the R rows of A.
+    """Draw weight noise for ``H = scale · AᵀA``, from the Gram matrix of the R rows of A.
 
     Args:
         z: ``(k,)``, standard normal.
         rows_z: ``A z``, ``(R,)``; the same for every β.
         rows_transposed: ``(R,) -> (k,)``, multiplies by Aᵀ.
-        eigenvalues: Of ``A Aᵀ``, ``(R,)``.
-        eigenvectors: Its columns, ``(R, R)``.
+        eigenvalues: Eigenvalues of ``A Aᵀ``, ``(R,)``.
+        eigenvectors: Eigenvectors as columns, ``(R, R)``.
         beta: Level of the task.
         lambda_: Standard deviation of the prior.
-        scale: Training samples by samples in A, where these stand for all.
+        scale: Number of training samples divided by that of the samples in A, if these represent all.
 
     Returns:
         ``(k,)`` float64.
@@ -65,7 +65,7 @@ def low_rank_noise(
 
 
 def lanczos_noise(tridiagonal: Tridiagonal, beta: float, lambda_: float, *, scale: float = 1.0) -> Tensor:
-    """Weight noise for ``H = scale · F``, from products with F.
+    """Draw weight noise for ``H = scale · F``, from products with F.
 
     A run of :func:`~.lanczos.lanczos` from z serves every β and λ. It is exact from as many steps on as F has distinct
     eigenvalues, 0 included; with fewer, what is missing shows in the difference from ``tridiagonal.first(steps)``.
@@ -74,10 +74,10 @@ def lanczos_noise(tridiagonal: Tridiagonal, beta: float, lambda_: float, *, scal
     (lengths as H measures them; ``tests/benchmarks/lanczos.py``).
 
     Args:
-        tridiagonal: Of a run with F from a standard normal z ``(k,)``.
+        tridiagonal: Result of a run with F from a standard normal z ``(k,)``.
         beta: Level of the task.
         lambda_: Standard deviation of the prior.
-        scale: N for the F of a mean over samples, so that H is that of the summed loss.
+        scale: N for the F of a mean over samples, so H is that of the summed loss.
 
     Returns:
         ``(k,)`` float64.
@@ -91,12 +91,12 @@ def lanczos_noise(tridiagonal: Tridiagonal, beta: float, lambda_: float, *, scal
 
 
 def full_noise(z: Tensor, eigenvalues: Tensor, eigenvectors: Tensor, beta: float, lambda_: float) -> Tensor:
-    """Weight noise for a small H of which all eigenvectors are at hand.
+    """Draw weight noise for a small H whose eigenvectors are all known.
 
     Args:
         z: ``(k,)``, standard normal.
-        eigenvalues: Of H, ``(k,)``.
-        eigenvectors: Its columns, ``(k, k)``.
+        eigenvalues: Eigenvalues of H, ``(k,)``.
+        eigenvectors: Eigenvectors as columns, ``(k, k)``.
         beta: Level of the task.
         lambda_: Standard deviation of the prior.
 
@@ -110,7 +110,7 @@ def full_noise(z: Tensor, eigenvalues: Tensor, eigenvectors: Tensor, beta: float
 
 
 def diagonal_noise(z: Tensor, diagonal: Tensor, beta: float, lambda_: float | Tensor) -> Tensor:
-    """Weight noise for a diagonal H.
+    """Draw weight noise for a diagonal H.
 
     Args:
         z: ``(k,)``, standard normal.
@@ -126,10 +126,10 @@ def diagonal_noise(z: Tensor, diagonal: Tensor, beta: float, lambda_: float | Te
     h = diagonal.detach().double()
     for name, values in (("diagonal", h), ("lambda_", variance)):
         if not values.isfinite().all() or (values < 0).any():
-            raise ValueError(f"diagonal_noise: {name} has to be finite and not negative")
+            raise ValueError(f"diagonal_noise: {name} must be finite and not negative")
     return (variance / (1 + h * variance / beta)).sqrt() * z.double()
 
 
 def _check_scale(scale: float) -> None:
     if not (0 < scale < math.inf):
-        raise ValueError(f"weight noise: scale={scale}; it has to be positive and finite")
+        raise ValueError(f"weight noise: scale={scale}; it must be positive and finite")

@@ -34,16 +34,16 @@ class FisherTrace(Metric):
     several values; log them with ``self.log_dict`` as below. Source: Achille, Paolini & Soatto, sections 1.2 and 4.
 
     Args:
-        likelihood: What ``module(inputs)`` gives: ``"categorical"`` logits ``(N, *positions, C)``, ``"bernoulli"``
+        likelihood: Meaning of ``module(inputs)``: ``"categorical"`` logits ``(N, *positions, C)``, ``"bernoulli"``
             logits ``(N, *)``, ``"gaussian"`` means ``(N, *)`` of unit variance, ``"laplace"`` or ``"huber"`` locations
             of unit scale, or ``"poisson"`` log-rates; or a :class:`~.functional.likelihoods.Likelihood`.
         estimator: A cotangent, or ``"exact"``.
-        engine: Who computes the per-sample gradients; see :func:`lightning_info.gradients.choose_engine`.
-        seed: Of the cotangents; global random numbers are never touched.
-        kwargs: Of :class:`torchmetrics.Metric`.
+        engine: Engine of the per-sample gradients; see :func:`lightning_info.gradients.choose_engine`.
+        seed: Seed of the cotangents; global random numbers are never touched.
+        kwargs: Arguments of :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: An argument names nothing that is known.
+        ValueError: An argument is not a known name.
 
     Example::
 
@@ -56,7 +56,7 @@ class FisherTrace(Metric):
             self.fisher.reset()
     """
 
-    plot = Metric._plot  # draws what compute() gives, or a list of that over time
+    plot = Metric._plot  # draws what compute() returned, or a list of it over time
     is_differentiable = False
     higher_is_better = None
     full_state_update = False
@@ -86,8 +86,8 @@ class FisherTrace(Metric):
         """Add the samples of a batch.
 
         Args:
-            module: In eval mode; never changed, and not kept.
-            inputs: What it takes, sample axis first.
+            module: The module, in eval mode; it is never changed and not kept.
+            inputs: Its inputs, sample axis first.
 
         Raises:
             ValueError: The module is in train mode.
@@ -116,7 +116,7 @@ class FisherTrace(Metric):
         self.count += len(values)
 
     def compute(self) -> dict[str, Tensor]:
-        """The trace over all samples of all processes, and its standard error; NaN without samples."""
+        """Return the trace over all samples of all processes, and its standard error; NaN without samples."""
         trace = self.total / self.count
         variance = (self.squares / self.count - trace.square()).clamp_min(0) / (self.count - 1)
         freedom = int(self.count) - 1
@@ -130,11 +130,11 @@ class FisherTrace(Metric):
         self._plan = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the module that the plan was made for, which is another one where the metric goes."""
+        """Leave out the module that the plan was made for, as a copied metric will see another one."""
         return {**super().__getstate__(), "_made_for": ()}
 
     def _generator(self) -> torch.Generator:
-        """Other draws for every batch and process."""
+        """Return a generator with other draws for every batch and process."""
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         rank = torch.distributed.get_rank() if distributed else 0
         return torch.Generator().manual_seed((1_000_003 * self.seed + 10_007 * rank + self._update_count) % 2**63)
@@ -149,7 +149,7 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 def _structure(module: nn.Module, inputs: Any) -> Iterator[Any]:
-    """What decides which engine is exact: layers, their switches, what is trained, the form of the inputs."""
+    """Yield what decides which engine is exact: layers, their switches, trained weights, the form of the inputs."""
     for name, layer in module.named_modules(remove_duplicate=False):
         if isinstance(layer, Metric):  # counts its updates
             continue

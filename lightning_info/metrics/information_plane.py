@@ -20,23 +20,23 @@ class InformationPlane(Metric):
 
     ``compute()`` gives ``{"I_XT": ..., "I_TY": ...}``, float64 scalars; I(T;Y) is NaN without ``y``, both without
     samples. What is kept: one integer per sample for bins of a range that is known beforehand, otherwise all
-    activations. The order of the samples matters to the mixture alone, whose noise is drawn for one after the other: it
-    moves the estimate within its error. Every process needs a sample. Lightning's ``self.log`` takes no metric with
-    several values; log them with ``self.log_dict`` as below. Source: Saxe et al. (2018), section 2.
+    activations. The order of the samples matters only to the mixture, whose noise is drawn for one sample after the
+    other: it moves the estimate within its error. Every process needs a sample. Lightning's ``self.log`` takes no
+    metric with several values; log them with ``self.log_dict`` as below. Source: Saxe et al. (2018), section 2.
 
     Args:
         estimator: ``"binning"`` (:func:`~lightning_info.functional.binned_information`), ``"mixture"``
             (:func:`~lightning_info.functional.mixture_information`, the sampling estimate) or ``"gaussian"``
             (:func:`~lightning_info.functional.gaussian_information`).
-        bins: Intervals a unit is cut into.
+        bins: Number of intervals that a unit is cut into.
         bin_range: ``"fixed"`` is (-1, 1), ``"adaptive"`` is the range of all samples, or ``(low, high)``.
-        noise_variance: Of the layer's noise; needed by the estimators without bins.
-        seed: Of the mixture's noise; global random numbers are never touched.
-        unit: Of the result.
-        kwargs: Of :class:`torchmetrics.Metric`.
+        noise_variance: Variance of the layer's noise; needed by the estimators without bins.
+        seed: Seed of the mixture's noise; global random numbers are never touched.
+        unit: Unit of the result.
+        kwargs: Arguments of :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: Arguments out of their range.
+        ValueError: An argument is out of range.
 
     Example::
 
@@ -49,7 +49,7 @@ class InformationPlane(Metric):
             self.plane.reset()
     """
 
-    plot = Metric._plot  # draws what compute() gives, or a list of that over time
+    plot = Metric._plot  # draws what compute() returned, or a list of it over time
     is_differentiable = False
     higher_is_better = None
     full_state_update = False
@@ -108,7 +108,7 @@ class InformationPlane(Metric):
             self.labels.append(y.detach())
 
     def compute(self) -> dict[str, Tensor]:
-        """I(X;T) and I(T;Y) over all samples of all processes."""
+        """Return I(X;T) and I(T;Y) over all samples of all processes."""
         if not len(self.seen):
             return self._values(math.nan, math.nan)
         self._one_width(self.widths)
@@ -122,7 +122,7 @@ class InformationPlane(Metric):
         return self._values(scale * found.I_XT, scale * found.I_TY)
 
     def _one_width(self, widths: list[Tensor]) -> None:
-        """Codes of the bins do not tell whether they are of one layer."""
+        """Check that batches come from one layer, which codes of bins do not show."""
         found = sorted(set(dim_zero_cat(widths).tolist()))
         if len(found) > 1:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The callbacks' quantities without a Trainer: of a module as it is, or over the checkpoints of a run."""
+"""The callbacks' quantities without a Trainer: for a module as it is, or over the checkpoints of a run."""
 
 from lightning_info.callbacks.result import MeasureResult
 from lightning_info.offline.measure import measure

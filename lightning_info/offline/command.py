@@ -32,7 +32,7 @@ PICTURES = (".png", ".pdf", ".svg")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Tell a parser the arguments of the command."""
+    """Add the arguments of the command to a parser."""
     add = parser.add_argument
     add("--module", required=True, metavar="MODULE",
         help="class, or function that returns a module, as package.module:Net or path/to/net.py:Net")  # fmt: skip
@@ -67,22 +67,22 @@ def run(
     figure: Path | None,
     **options: Any,
 ) -> None:
-    """Print the table of what was measured; write what is asked for.
+    """Print the table of what was measured, and write the requested files.
 
     Args:
-        module: Where the module comes from.
-        init: Arguments ``key=value`` of it.
-        data: Where the data come from.
-        data_init: Arguments ``key=value`` of them.
+        module: Source of the module.
+        init: Arguments ``key=value`` of the module.
+        data: Source of the data.
+        data_init: Arguments ``key=value`` of the data.
         callbacks: Calls of callbacks.
         checkpoints: Files, patterns or a folder.
-        adapter: Where the adapter comes from.
+        adapter: Source of the adapter.
         output: File for the values.
         figure: File for the curves.
-        options: Of :func:`~.measure`.
+        options: Options of :func:`~.measure`.
 
     Raises:
-        ValueError: One of them makes no sense.
+        ValueError: An argument is invalid.
         OSError: A file cannot be read or written.
     """
     _writable("--output", output, SUFFIXES)
@@ -105,11 +105,11 @@ def run(
 def _callbacks() -> dict[str, Any]:
     public = {name: getattr(lightning_info, name) for name in lightning_info.__all__}
     callbacks = {name: one for name, one in public.items() if isclass(one) and issubclass(one, InfoCallback)}
-    return {name: one for name, one in callbacks.items() if one is not InfoCallback}  # a quantity is no literal
+    return {name: one for name, one in callbacks.items() if one is not InfoCallback}  # a quantity is not a literal
 
 
 def _module(name: str, init: Sequence[str], files: Any, weights_only: bool) -> nn.Module:
-    """The module, with the arguments that a checkpoint of Lightning holds, and those that are given."""
+    """Build the module with the arguments that a checkpoint of Lightning holds, and those that are given."""
     found, given = imported("--module", name), arguments("--module", init)
     if isclass(found) and issubclass(found, LightningModule) and files is not None:
         reader = CheckpointReader(NAME, weights_only)

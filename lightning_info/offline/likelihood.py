@@ -1,4 +1,4 @@
-"""What a module predicts for batches ``(x, y)``, told by the name of a likelihood."""
+"""The prediction of a module for batches ``(x, y)``, given by the name of a likelihood."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Predicts:
         self.likelihood = likelihood
 
     def __call__(self, module: Any, batch: Any) -> tuple[Any, Any, LikelihoodLike]:
-        """Outputs ``(N, *)``, targets and the likelihood of a batch.
+        """Return outputs ``(N, *)``, targets and the likelihood of a batch.
 
         Raises:
-            ValueError: The batch is no pair.
+            ValueError: The batch is not a pair.
         """
         if not _is_pair(batch):
             raise ValueError(self._refusal(batch))
@@ -30,15 +30,15 @@ class Predicts:
 
     @torch.no_grad()
     def check(self, owner: str, module: nn.Module, batch: Any) -> None:
-        """Refuse a batch that the module does not take, or whose targets are not those of the likelihood.
+        """Refuse a batch that the module does not take, or whose targets do not fit the likelihood.
 
         Args:
-            owner: Who asks, for messages.
+            owner: Name of the caller, for messages.
             module: A module in eval mode that may be run.
             batch: The first batch.
 
         Raises:
-            ValueError: With the shapes, and what to type instead.
+            ValueError: It is refused; the message has the shapes, and what to type instead.
         """
         name, likelihood = type(module).__name__, self.likelihood
         if not _is_pair(batch):
@@ -74,13 +74,13 @@ class Predicts:
 def adapter_of(
     owner: str, module: nn.Module, likelihood: LikelihoodLike | None, adapter: Adapter | None
 ) -> Adapter | None:
-    """What stands between a module and its callbacks; None where the ``training_step`` tells all.
+    """Return the adapter between a module and its callbacks; None if the ``training_step`` needs none.
 
     Raises:
-        ValueError: Both are given, or one is missing or none.
+        ValueError: Both are given, or one is missing or invalid.
     """
     if adapter is not None and not callable(adapter):
-        raise ValueError(f"{owner}: adapter={adapter!r} is no function (module, batch) -> (outputs, targets)")
+        raise ValueError(f"{owner}: adapter={adapter!r} is not a function (module, batch) -> (outputs, targets)")
     if likelihood is not None:
         if adapter is not None:
             raise ValueError(f"{owner}: likelihood and adapter exclude each other; the adapter may return a likelihood")
@@ -96,7 +96,7 @@ def adapter_of(
 
 
 def described(value: Any) -> str:
-    """A batch or a part of it in a few words: shapes and dtypes of its tensors."""
+    """Describe a batch or a part of it in a few words: shapes and dtypes of its tensors."""
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, (tuple, list)) and 0 < len(value) <= 4:
@@ -111,7 +111,7 @@ def _is_pair(batch: Any) -> bool:
 
 
 def _classes_wrong(outputs: Tensor, y: Tensor) -> str:
-    """What is wrong with the targets of logits ``(N, C, *)``; empty if nothing is."""
+    """Return what is wrong with the targets of logits ``(N, C, *)``; empty if nothing is."""
     if outputs.shape == y.shape and y.is_floating_point():  # probabilities of the classes
         return ""
     places = (*outputs.shape[:1], *outputs.shape[2:])
@@ -126,7 +126,7 @@ def _classes_wrong(outputs: Tensor, y: Tensor) -> str:
     if y.shape == outputs.shape[:-1] and not y.is_floating_point():
         fix = "give adapter=lambda module, batch: (module(batch[0]).movedim(-1, 1), batch[1], 'categorical')"
     elif y.shape == places:
-        fix = "give y.long(), or likelihood='gaussian' or 'bernoulli' if y are no classes"
+        fix = "give y.long(), or likelihood='gaussian' or 'bernoulli' if y are not classes"
     elif y.numel() == len(y) == len(outputs) and outputs.dim() == 2:
         fix = "give y.flatten()"
     else:
@@ -138,7 +138,7 @@ def _classes_wrong(outputs: Tensor, y: Tensor) -> str:
 
 
 def _values_wrong(outputs: Tensor, y: Tensor, likelihood: LikelihoodLike) -> str:
-    """What is wrong with targets that have the shape of the outputs; empty if nothing is."""
+    """Return what is wrong with targets that have the shape of the outputs; empty if nothing is."""
     if outputs.shape != y.shape:
         fix = "give likelihood='categorical' if y are classes"
         if outputs.numel() == y.numel():

@@ -1,4 +1,4 @@
-"""``measure``: what the callbacks measure in a training, of weights that nobody trains."""
+"""``measure``: the callbacks' measurements for weights that are not being trained."""
 
 from __future__ import annotations
 
@@ -47,40 +47,40 @@ def measure(
     device: str | torch.device = "cpu",
     weights_only: bool = True,
 ) -> MeasureResult:
-    """Measure what callbacks measure, without a Trainer: of a module as it is, or over the checkpoints of a run.
+    """Measure what callbacks measure without a Trainer: for a module as it is, or over the checkpoints of a run.
 
-    With the same weights, samples, batch size, step and options the values are those that the callbacks log in a
+    With the same weights, samples, batch size, step and options the values are those that the callbacks log during
     training, bit by bit. Neither the module, nor random numbers, nor the callbacks are changed; the callbacks' schedule
     (intervals, ``max_overhead``) has no meaning here.
 
     Args:
         module: A LightningModule, measured through its ``training_step``; or any other ``nn.Module`` with a
             ``likelihood`` or an ``adapter``. Or the class of a LightningModule, made from the last checkpoint.
-        data: What stands for the training set: tensors such as ``(x, y)``, a Dataset, a DataLoader or a
+        data: The training set: tensors such as ``(x, y)``, a Dataset, a DataLoader or a
             LightningDataModule. The reference samples are the first ``num_samples`` of a callback; the length is N.
-        callbacks: Any but :class:`~.StabilityCallback`, which needs a training (see :func:`~.compare_runs`). Copies of
-            them are measured, so that the same ones can be given again.
+        callbacks: Any but :class:`~.StabilityCallback`, which needs a training (see :func:`~.compare_runs`). Copies are
+            used, so the same objects can be given again.
         checkpoints: Files of one run, a folder, or patterns such as ``"run/checkpoints/*.ckpt"``: of a Trainer, or
-            plain state dicts whose name tells the step (``step=100.pt``). None: the weights that the module has.
+            plain state dicts whose name gives the step (``step=100.pt``). None: the weights that the module has.
         likelihood: What ``module(x)`` predicts for batches ``(x, y)``: ``"categorical"`` logits ``(N, C, *)`` of
             classes ``(N, *)``, ``"bernoulli"`` logits, ``"gaussian"`` means, ``"laplace"`` or ``"huber"`` locations,
             ``"poisson"`` log-rates; or a distribution of :mod:`~lightning_info.functional.likelihoods`.
         adapter: ``(module, batch) -> (outputs, targets, likelihood)``, for anything else; a callback's own comes first.
         initial: The weights that training started from (a module, a state dict or a file), which
-            :class:`~.WeightInfoCallback` measures from with ``prior="init"``. None: those of the first checkpoint if
-            there are several.
-        step: Step at which the values stand where there are no checkpoints. It also seeds their draws.
-        batch_size: Samples that go through the module at once, where ``data`` does not tell.
-        device: Where to measure.
+            :class:`~.WeightInfoCallback` uses with ``prior="init"``. None: those of the first checkpoint if there are
+            several.
+        step: Step of the values if there are no checkpoints. It also seeds their draws.
+        batch_size: Number of samples that go through the module at once, if ``data`` does not say.
+        device: Device to measure on.
         weights_only: See :func:`torch.load`; False runs code that a checkpoint holds.
 
     Returns:
         The values with steps and errors, see :class:`~.MeasureResult`.
 
     Raises:
-        ValueError: An argument makes no sense, a checkpoint does not fit, or the first batch does not fit the
-            likelihood; the message tells what to type.
-        FileNotFoundError: There is no such checkpoint.
+        ValueError: An argument is invalid, a checkpoint does not fit, or the first batch does not fit the likelihood;
+            the message says what to type.
+        FileNotFoundError: A checkpoint does not exist.
         MisconfigurationException: A callback cannot measure the module.
 
     Example::
@@ -153,14 +153,14 @@ def _device(given: str | torch.device) -> torch.device:
 
 
 def _fresh(callback: InfoCallback) -> InfoCallback:
-    """A copy with the same options and without what it has measured."""
+    """Return a copy with the same options and without what it has measured."""
     if isinstance(callback, type) and issubclass(callback, InfoCallback):
-        raise ValueError(f"{OWNER}: {callback.__name__} is a class; give an instance, {callback.__name__}()")
+        raise ValueError(f"{OWNER}: {callback.__name__} is a class; pass an instance, {callback.__name__}()")
     if isinstance(callback, (list, tuple)):
         raise ValueError(f"{OWNER}: callbacks are in a {type(callback).__name__}; give them one by one, or *callbacks")
     if not isinstance(callback, InfoCallback):
         raise ValueError(
-            f"{OWNER}: {callback!r} is none of this package's callbacks; give, for example, FisherTraceCallback()"
+            f"{OWNER}: {callback!r} is not one of this package's callbacks; give, for example, FisherTraceCallback()"
         )
     if isinstance(callback, StabilityCallback):
         raise ValueError(
@@ -174,7 +174,7 @@ def _fresh(callback: InfoCallback) -> InfoCallback:
 
 
 def _copy(module: nn.Module) -> Any:
-    """A private copy that has what the callbacks ask of a module in training."""
+    """Return a private copy that has what the callbacks need from a module in training."""
     target = replicate(module, private=True, trainer=getattr(module, "_trainer", None), stand_in=None)
     trains = any(part.training for part in module.modules())
     for part, original in zip(target.modules(), module.modules(), strict=True):
@@ -187,7 +187,7 @@ def _copy(module: nn.Module) -> Any:
 def _load_initial(
     reader: CheckpointReader, target: Any, initial: Any, points: Sequence[Checkpoint], ours: Sequence[InfoCallback]
 ) -> bool:
-    """Give the target the weights at initialisation, as far as they are known; whether they are."""
+    """Give the target the weights at initialisation if they are known; return whether they are."""
     if isinstance(initial, (str, os.PathLike)):
         reader.load(target, Path(initial))
     elif isinstance(initial, (nn.Module, Mapping)):
@@ -199,7 +199,7 @@ def _load_initial(
         reader.load(target, points[0].path)
         if points[0].step > 0 and len(points) > 1 and any(isinstance(one, WeightInfoCallback) for one in ours):
             warnings.warn(
-                f"{OWNER}: the first checkpoint is of step {points[0].step} and stands for the initialisation; give "
+                f"{OWNER}: the first checkpoint is of step {points[0].step} and is taken as the initialisation; give "
                 f"initial=... if the weights at the start are known",
                 stacklevel=3,
             )
@@ -208,7 +208,7 @@ def _load_initial(
 
 
 def _collect(run: OfflineRun, target: Any, ours: Sequence[InfoCallback], device: torch.device) -> None:
-    """Once: the reference samples, and the check of the module with the first weights that are measured."""
+    """Collect the reference samples and check the module, once, with the first weights that are measured."""
     if all(callback.is_ready for callback in ours):
         return
     for place, batch in enumerate(batches_of(run.train_dataloader, target, device)):

@@ -1,4 +1,4 @@
-"""What the callbacks read of a Trainer, for a module that nobody trains."""
+"""What the callbacks read from a Trainer, for a module that is not being trained."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lightning_info.replica.stand_in_trainer import NullObject
 
 
 class OfflineRun:
-    """Stands where a callback expects a Trainer: one process, no logger, no optimiser, the step that it is told.
+    """Replaces a Trainer for a callback: one process, no logger, no optimiser, a given step.
 
     Args:
         module: The module that is measured.
-        loader: Gives the samples; its length and that of its data set tell the size of the training set.
-        callbacks: All that are measured together.
-        device: Where the module is.
+        loader: Loader of the samples; its length and that of its data set give the size of the training set.
+        callbacks: All callbacks that are measured together.
+        device: Device of the module.
     """
 
     accumulate_grad_batches = 1
@@ -41,11 +41,11 @@ class OfflineRun:
 
     @property
     def fit_loop(self) -> Any:
-        """Tells the optimiser steps taken."""
+        """Holds the optimiser steps taken."""
         return SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=self.global_step))
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else a ``training_step`` asks its trainer for."""
+        """Return whatever else a ``training_step`` asks its trainer for."""
         if name.startswith("__"):
             raise AttributeError(name)
         return NullObject()

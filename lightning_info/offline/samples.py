@@ -14,16 +14,16 @@ from lightning_info.offline.likelihood import described
 
 
 def loader_of(owner: str, data: Any, batch_size: int) -> Any:
-    """Batches in the order of the data.
+    """Return batches in the order of the data.
 
     Args:
-        owner: Who asks, for messages.
-        data: Tensors that share axis 0, a Dataset (collated as a DataLoader does by default; whatever has a length and
-            items is one), a DataLoader, or a LightningDataModule, of which the training loader is taken.
-        batch_size: Of tensors and of a Dataset.
+        owner: Name of the caller, for messages.
+        data: Tensors that share axis 0, a Dataset (collated as a DataLoader does by default; anything with a length and
+            items is one), a DataLoader, or a LightningDataModule, whose training loader is used.
+        batch_size: Batch size for tensors and a Dataset.
 
     Raises:
-        ValueError: It is none of these, or has no length.
+        ValueError: The data are none of these, or have no length.
     """
     if hasattr(data, "train_dataloader") and hasattr(data, "setup"):
         data.prepare_data()
@@ -55,7 +55,7 @@ def loader_of(owner: str, data: Any, batch_size: int) -> Any:
 
 
 def batches_of(loader: Any, module: nn.Module, device: torch.device) -> Iterator[Any]:
-    """Batches as ``training_step`` gets them: on the device, through the module's transfer hooks if it has any."""
+    """Yield batches as ``training_step`` gets them: on the device, through the module's transfer hooks, if any."""
     hooks: Any = module
     for batch in loader:
         if hasattr(module, "transfer_batch_to_device"):

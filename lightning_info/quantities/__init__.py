@@ -1,4 +1,4 @@
-"""What is measured, without a Trainer: a folder a quantity, and :class:`Quantity` for one of your own.
+"""Quantities, measured without a Trainer: one folder each, and :class:`Quantity` for one of your own.
 
 ``docs/quantities.md`` shows how to write one. A name is imported when it is first used.
 """

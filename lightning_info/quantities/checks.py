@@ -1,4 +1,4 @@
-"""What a quantity gives, checked before anybody reads it: a mistake is told in one sentence and is never a number."""
+"""Checks of what a quantity returns: a mistake is reported in one sentence and never becomes a number."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from lightning_info.reporting.table import Curve
 
 
 class InvalidValues(ValueError):
-    """What a quantity gave is not one number for each tag; the message tells what to give."""
+    """A quantity did not return one number for each tag; the message says what to return."""
 
 
 class WrongQuantity(ValueError):
-    """A quantity itself is wrong, whatever it is measured of; the message tells what to write."""
+    """A quantity itself is wrong, whatever it is measured on; the message says what to write."""
 
 
 def check_quantity(owner: str, quantity: object) -> None:
-    """Refuse what is no quantity, one without a name, and arguments of one that make no sense.
+    """Refuse what is not a quantity, one without a name, and invalid arguments of one.
 
     Raises:
-        ValueError: With what to write instead.
+        ValueError: It is refused; the message says what to write instead.
     """
     if isinstance(quantity, type) and issubclass(quantity, Quantity):
-        raise ValueError(f"{owner}: {quantity.__name__} is a class; give an instance, {owner}({quantity.__name__}())")
+        raise ValueError(f"{owner}: {quantity.__name__} is a class; pass an instance, {owner}({quantity.__name__}())")
     if not isinstance(quantity, Quantity):
         raise ValueError(
-            f"{owner}: {quantity!r} is no Quantity; give an instance of a subclass of "
+            f"{owner}: {quantity!r} is not a Quantity; pass an instance of a subclass of "
             f"lightning_info.quantities.Quantity"
         )
     kind, name = type(quantity).__name__, getattr(quantity, "name", None)
@@ -49,12 +49,12 @@ def check_quantity(owner: str, quantity: object) -> None:
 
 
 def prepared(quantity: Quantity, snapshot: ModelSnapshot, point: Point) -> dict[str, str]:
-    """What :meth:`~.Quantity.prepare` gives, at least ``"measures"``; a quantity that times no trial itself is tried.
+    """Return what :meth:`~.Quantity.prepare` returns, at least ``"measures"``; try a quantity that has no ``cost``.
 
     Raises:
-        NotMeasurable: By the quantity.
-        NoPrediction: It needs a likelihood, and the outputs depend on what they are to predict.
-        WrongQuantity: It declares tags, or gives values on a few samples, that cannot be shown; or it changes the
+        NotMeasurable: The quantity says so.
+        NoPrediction: It needs a likelihood, and the outputs depend on what they should predict.
+        WrongQuantity: It declares tags, or returns values on a few samples, that cannot be shown; or it changes the
             replica.
     """
     rows: Any = quantity.prepare(snapshot, point)
@@ -83,7 +83,7 @@ def check_tags(quantity: Quantity, tags: Iterable[object]) -> None:
     """Refuse tags that are not the quantity's, or that a logger cannot keep beside each other.
 
     Raises:
-        InvalidValues: With a tag that would do.
+        InvalidValues: A tag is refused; the message has one that is accepted.
     """
     kind, name, known = type(quantity).__name__, quantity.name, set(tags)
     for tag in known:
@@ -103,15 +103,15 @@ def check_tags(quantity: Quantity, tags: Iterable[object]) -> None:
             if folder in known:
                 raise InvalidValues(
                     f"{kind} gives the tags {folder!r} and {tag!r}; a logger that makes folders of tags cannot keep "
-                    f"both, use '{folder}_all', say, in the place of the first"
+                    f"both, use, for example, '{folder}_all' in place of the first"
                 )
 
 
 def values_of(quantity: Quantity, found: object) -> dict[str, float]:
-    """What :meth:`~.Quantity.measure` gave, as numbers.
+    """Return what :meth:`~.Quantity.measure` returned, as numbers.
 
     Raises:
-        InvalidValues: It is no dict, is empty, or has a wrong tag, or what is no number; a tensor of one element is.
+        InvalidValues: It is not a dict, is empty, has a wrong tag, or a value is neither a number nor a tensor of one.
     """
     kind, name = type(quantity).__name__, quantity.name
     if not isinstance(found, Mapping):
@@ -126,10 +126,10 @@ def values_of(quantity: Quantity, found: object) -> dict[str, float]:
 
 
 def curves_of(quantity: Quantity, found: object) -> dict[str, Curve]:
-    """What :meth:`~.Quantity.finish` gave, as steps and numbers.
+    """Return what :meth:`~.Quantity.finish` returned, as steps and numbers.
 
     Raises:
-        InvalidValues: It is no dict of curves.
+        InvalidValues: It is not a dict of curves.
     """
     kind = type(quantity).__name__
     if not isinstance(found, Mapping):
@@ -142,7 +142,7 @@ def curves_of(quantity: Quantity, found: object) -> dict[str, Curve]:
 
 
 def _check_shown(quantity: Quantity) -> None:
-    """Tables and charts are those of all callbacks together."""
+    """Check table and charts, as those of all callbacks are shown together."""
     kind, name = type(quantity).__name__, quantity.name
     for row in quantity.table:
         if isinstance(row, str) or len(row) != 2:
@@ -183,7 +183,7 @@ def _folders(tag: str) -> list[str]:
 
 
 def _try(quantity: Quantity, snapshot: ModelSnapshot, point: Point) -> None:
-    """Measure a few samples by a copy, on a replica that is thrown away; what fails here may go well later."""
+    """Measure a few samples with a copy, on a replica that is thrown away; what fails here may succeed later."""
     before = _state(snapshot.module)
     silent = replace(point, generator=torch.Generator().manual_seed(0), warn=lambda message, kind: None)
     try:

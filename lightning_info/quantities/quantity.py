@@ -1,4 +1,4 @@
-"""``Quantity``: one thing that is measured over training. Callbacks say when; ``measure`` needs no training at all."""
+"""``Quantity``: one thing to measure over training. Callbacks decide when; ``measure`` needs no training at all."""
 
 # ruff: noqa: B027 - most methods may stay as they are
 
@@ -25,11 +25,11 @@ from lightning_info.reporting.table import Curve
 
 
 class NotMeasurable(ValueError):
-    """It cannot be measured of this module, as is found before the first step; the message tells the fix."""
+    """It cannot be measured on this module, as found before the first step; the message has the fix."""
 
 
 class Warn(Protocol):
-    """Tells the user something once."""
+    """Warns the user once."""
 
     def __call__(self, message: str, kind: str) -> None:
         """Warn, unless a warning of this kind was given."""
@@ -45,14 +45,14 @@ def _silent(message: str, kind: str) -> None:
 
 @dataclass(frozen=True)
 class Point:
-    """Where in training a measurement is.
+    """Position of a measurement in training.
 
     Attributes:
         step: Optimiser steps taken.
         generator: Source of random numbers, seeded by the callback's seed and the step; never training's own.
-        setup: What is known of the training: its number of samples, its optimiser.
-        num_samples: Reference samples that a measurement is of.
-        warn: Tells the user something once.
+        setup: Known facts about the training: its number of samples, its optimiser.
+        num_samples: Number of reference samples of a measurement.
+        warn: Warns the user once.
     """
 
     step: int
@@ -62,23 +62,21 @@ class Point:
     warn: Warn = _warn
 
     def training_samples(self, measured: int) -> float:
-        """N of the summed loss; where the data have no length, the samples that are measured, which is said once."""
+        """Return N of the summed loss; if the data have no length, the measured samples, with one warning."""
         if not math.isnan(self.setup.training_samples):
             return self.setup.training_samples
-        self.warn(
-            f"the training data have no length; N = {measured}, the samples that F is of, stands for it", "length"
-        )
+        self.warn(f"the training data have no length; N = {measured}, the samples of F, is used instead", "length")
         return float(measured)
 
 
 @dataclass(frozen=True)
 class Record:
-    """What was measured so far.
+    """Record of what was measured so far.
 
     Attributes:
         curves: ``tag -> [(step, value), ...]``, tags without prefix, in the quantity's own units.
         epochs: Epochs passed at the measured steps.
-        unit: In which information is to be shown; None for the quantity's own.
+        unit: Unit in which information is shown; None for the quantity's own.
     """
 
     curves: Mapping[str, Curve]
@@ -86,19 +84,19 @@ class Record:
     unit: Unit | None = None
 
     def shown(self, unit: str) -> tuple[str, float]:
-        """The unit in which values of a unit are to be shown, and the factor for them."""
+        """Return the unit in which values of a unit are shown, and the factor for them."""
         return in_unit(unit, self.unit)
 
     @property
     def last_step(self) -> int:
-        """Of the last point; -1 without one."""
+        """Step of the last point; -1 without one."""
         return max((curve[-1][0] for curve in self.curves.values() if curve), default=-1)
 
 
 class Quantity(ABC):
     """One quantity, measured over training by a callback, or once by :func:`~lightning_info.measure`.
 
-    A subclass gives :attr:`name` and :meth:`measure`, and what else it needs of the methods below::
+    A subclass defines :attr:`name` and :meth:`measure`, and those of the methods below that it needs::
 
         class WeightNorm(Quantity):
             name = "weight_norm"
@@ -111,28 +109,28 @@ class Quantity(ABC):
         trainer = Trainer(callbacks=[InfoCallback(WeightNorm(), every_n_epochs=1)])
 
     Attributes:
-        tags: Scalars that every measurement gives, by which a failed one is a gap (NaN); known after :meth:`prepare`.
-            Without them the tags of the measurements before are.
+        tags: Scalars of every measurement, which are NaN (a gap) if one fails; known after :meth:`prepare`. Without
+            them, the tags of the previous measurements are used.
         table: Rows of the table at the end of fit: a tag and the tag of its standard error.
     """
 
     name: ClassVar[str]
-    """First part of the tags: ``name/...``, or ``name_something/...``; a word of its own among the callbacks' ones."""
+    """First part of the tags: ``name/...``, or ``name_something/...``; no other callback may use it."""
     unit: ClassVar[str] = ""
-    """Of the values, for the quantity's own figures."""
+    """Unit of the values, for the quantity's own figures."""
     descriptions: ClassVar[Mapping[str, Description]] = {}
-    """What its tags mean, by pattern, in which ``*`` stands for a layer: ``"mine/rank/*"``; the first that fits counts.
-    Figures and histograms have theirs by their tags too."""
+    """Meanings of the tags by pattern, in which ``*`` stands for a layer: ``"mine/rank/*"``; the first match counts.
+    Figures and histograms are described by their tags too."""
     moves_weights: ClassVar[bool] = False
-    """A measurement moves the weights of its replica, which is a copy then, and puts them back at its end."""
+    """Whether a measurement moves the weights of its replica, then a copy, and puts them back at its end."""
     needs_likelihood: ClassVar[bool] = True
-    """Without, a module whose loss is not known is measured by its outputs (:attr:`~.Prediction.unknown` tells why)."""
+    """If False, a module whose loss is not known is measured by its outputs (:attr:`~.Prediction.unknown` says why)."""
     needs_start: ClassVar[bool] = False
-    """:meth:`start` wants the weights that training starts from."""
+    """Whether :meth:`start` needs the weights that training starts from."""
 
     least_passes: float = 0.0
-    """Plain forward and backward passes over the samples that a point takes however cheap it is made: where the run's
-    time budget cannot hold them, the module is not even looked at."""
+    """Smallest number of plain forward and backward passes over the samples that a point takes: if the run's time
+    budget has no room for them, the module is not examined."""
 
     tags: tuple[str, ...] = ()
     table: tuple[tuple[str, str | None], ...] = ()
@@ -140,20 +138,20 @@ class Quantity(ABC):
     # ---- before the first step
 
     def check(self, owner: str) -> None:
-        """Refuse arguments that make no sense.
+        """Refuse invalid arguments.
 
         Args:
             owner: Name of the class that the user wrote, for messages.
 
         Raises:
-            ValueError: With what to write instead.
+            ValueError: An argument is invalid; the message says what to write instead.
         """
 
     def reset(self) -> None:
-        """Forget everything measured: a run begins."""
+        """Forget everything measured, as a run begins."""
 
     def start(self, module: Any) -> None:
-        """See the user's module at initialisation; asked where :attr:`needs_start`."""
+        """See the user's module at initialisation; called if :attr:`needs_start`."""
 
     def prepare(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, str]:
         """Check before the first step, on a few samples, that the module can be measured; say how.
@@ -166,16 +164,16 @@ class Quantity(ABC):
             Rows of the summary, title and text; ``"measures"`` is the first, by default the name.
 
         Raises:
-            NotMeasurable: The message tells the cause and the fix.
-            NoPrediction: No usable predictive distribution.
-            NotCovered: No exact gradients.
+            NotMeasurable: The module cannot be measured; the message has the cause and the fix.
+            NoPrediction: There is no usable predictive distribution.
+            NotCovered: There are no exact gradients.
         """
         return {"measures": self.name}
 
     def cost(self, snapshot: ModelSnapshot, samples: int) -> float:
-        """Seconds that a point over so many samples will take, from trials on the samples of a snapshot.
+        """Forecast the seconds of a point over so many samples, from trials on the samples of a snapshot.
 
-        Unless a quantity tells it, a copy of it measures the few samples, before the first step; its mistakes are told
+        By default a copy of the quantity measures the few samples before the first step; its mistakes are reported
         then.
         """
         copied, point = copy.deepcopy(self), Point(0, Generator(), num_samples=snapshot.size, warn=_silent)
@@ -183,87 +181,88 @@ class Quantity(ABC):
         return trial(run, snapshot.device) * samples / snapshot.size
 
     def cheaper(self) -> str:
-        """Measure about half as dear from now on, with a larger error that is told, as the run's budget asks for it.
+        """Make points about half as expensive, with a larger error that is reported, as the run's budget asks for it.
 
-        Asked before the first step, as often as it takes; then fewer samples are measured. :meth:`reset` undoes it.
+        Called before the first step, as often as needed; after that, fewer samples are measured. :meth:`reset` undoes
+        it.
 
         Returns:
-            In words what is less, such as ``"16 draws instead of 64"``; empty if nothing is left to leave out.
+            What is reduced, in words, such as ``"16 draws instead of 64"``; empty if nothing can be.
         """
         return ""
 
     # ---- a point
 
     def statistics(self) -> Sequence[ForwardStatistic]:
-        """What every point reads from the forward pass over the reference samples, which other quantities may share."""
+        """Return what every point reads from the forward pass over the reference samples, which others may share."""
         return ()
 
     @abstractmethod
     def measure(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, float]:
-        """All values of a point, by tag without prefix.
+        """Measure all values of a point, by tag without prefix.
 
-        The replica's parameters are the memory of the run itself, and other quantities measure on it too: whatever is
-        changed of it is put back (weights may be moved at all only with :attr:`moves_weights`).
+        The replica's parameters share the run's own memory, and other quantities measure on it too: whatever is
+        changed in it must be put back (weights may be moved only with :attr:`moves_weights`).
 
         Args:
             snapshot: A replica with the weights of the step, and the reference samples.
-            point: Where in training.
+            point: Position in training.
 
         Returns:
-            Numbers, or tensors of one element; NaN where there is none.
+            Numbers, or tensors of one element; NaN for a missing value.
 
         Raises:
-            Unavailable: The point has no value, for a reason that is no fault.
+            Unavailable: The point has no value, for a reason that is not a fault.
         """
 
     # ---- what is shown
 
     def finish(self, record: Record, point: Point) -> Mapping[str, Curve]:
-        """Curves that are known only when the last point is; by tag without prefix, written at the end of fit."""
+        """Return curves that are known only after the last point, by tag without prefix; written at the end of fit."""
         return {}
 
     def closing_text(self, record: Record) -> str:
-        """What is printed below the table at the end of fit."""
+        """Return what is printed below the table at the end of fit."""
         return ""
 
     def conclusions(self, record: Record) -> Mapping[str, Any]:
-        """The same for programs, as plain Python values."""
+        """Return the same for programs, as plain Python values."""
         return {}
 
     def charts(self) -> Mapping[str, Chart]:
-        """Charts of several tags, without prefix, by title; asked after :meth:`prepare`."""
+        """Return charts of several tags, without prefix, by title; called after :meth:`prepare`."""
         return {}
 
     def histograms(self) -> Mapping[str, Tensor]:
-        """Values whose distribution is shown at the last point, by tag without prefix."""
+        """Return values whose distribution at the last point is shown, by tag without prefix."""
         return {}
 
     def figures(self, record: Record) -> Mapping[str, Callable[[], Figure]]:
-        """Figures by tag without prefix; each is drawn when it is called."""
+        """Return figures by tag without prefix; each is drawn when it is called."""
         return {}
 
     def describe(self, tag: str) -> Description | None:
-        """What a tag without prefix means, for tables and charts; None if that is not known."""
+        """Return the meaning of a tag without prefix, for tables and charts; None if it is not known."""
         return describe({f"{self.name}/overhead": SHARE, **self.descriptions}, tag)
 
     def is_logged(self, tag: str) -> bool:
-        """Whether a value goes to the loggers, or only to the history."""
+        """Tell whether a value goes to the loggers, or only to the history."""
         return True
 
     # ---- resuming
 
     def settings(self) -> Mapping[str, object]:
-        """Arguments that decide what the values mean: with others a curve of a checkpoint does not go on."""
+        """Return the arguments that decide what the values mean; if they differ, a checkpoint's curves end."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: plain Python values and tensors."""
+        """Return what a checkpoint keeps, as plain Python values and tensors."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any], same_settings: bool) -> None:
         """Go on from :meth:`state_dict`.
 
         Args:
-            state: Of the checkpoint.
-            same_settings: :meth:`settings` are those of the checkpoint, so that its curves go on.
+            state: State in the checkpoint.
+            same_settings: Whether :meth:`settings` are those of the checkpoint, so its curves are continued.
         """

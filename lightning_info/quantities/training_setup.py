@@ -1,4 +1,4 @@
-"""What the mathematics asks of a run: the number of training samples, and the optimiser's step."""
+"""What the formulas need to know about a run: the number of training samples, and the optimiser's step."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lightning_info.functional.free_energy import temperature
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """Facts of a training at a point; without arguments nothing is known of one.
+    """Facts about a training at a point; without arguments nothing is known.
 
     Attributes:
-        training_samples: Of an epoch: the size of the data set, or fewer where its batches are limited; NaN if the
-            data have no length.
-        batch_size: Samples that go into one optimiser step, over accumulated batches and processes.
+        training_samples: Samples of an epoch: the size of the data set, or fewer if its batches are limited; NaN if
+            the data have no length.
+        batch_size: Samples in one optimiser step, over accumulated batches and processes.
         group: The first parameter group of the optimisers; empty if there is none.
     """
 
@@ -27,7 +27,7 @@ class TrainingSetup:
 
     @classmethod
     def of(cls, trainer: Any, samples_in_batch: int) -> TrainingSetup:
-        """Read them off a trainer, whose batches hold so many samples."""
+        """Read the facts from a trainer whose batches hold so many samples."""
         together = samples_in_batch * trainer.world_size
         try:
             size = float(len(trainer.train_dataloader.dataset))
@@ -43,7 +43,7 @@ class TrainingSetup:
 
     @property
     def temperature(self) -> float:
-        """Of the optimiser at its present learning rate; NaN without one."""
+        """Temperature of the optimiser at its current learning rate; NaN without one."""
         if "lr" not in self.group:
             return math.nan
         momentum, dampening = (float(self.group.get(name, 0.0)) for name in ("momentum", "dampening"))

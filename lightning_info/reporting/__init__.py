@@ -1,1 +1,1 @@
-"""What leaves a measurement: scalars, figures, histograms, the tables at the end of fit."""
+"""Output of a measurement: scalars, figures, histograms, the tables at the end of fit."""

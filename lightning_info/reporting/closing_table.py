@@ -1,4 +1,4 @@
-"""The table that is printed at the end of fit: what was measured, and what it says, within 80 columns."""
+"""The table printed at the end of fit: what was measured and what it means, within 80 columns."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lightning_info.reporting.table import Curve, lost_since
 
 WIDTH = 79
 TITLE = 28
-"""Characters of a row's title, and as many more as the first number leaves; a longer one has a line of its own."""
+"""Width of a row's title, plus what the first number leaves free; a longer title has its own line."""
 COLUMNS = ("start", "peak (step)", "end", "± stderr")
 WIDTHS = (10, 18, 10, 8)
 STEADY, FOLD = 0.05, 1.5
-"""A change by less than this part of the values is none worth a sentence; a ratio is told from this one on."""
+"""Relative change below which there is no sentence, and ratio from which on the ratio is stated."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Row:
     """One curve of the table.
 
     Attributes:
-        group: What it has in common with rows that are told together: the tag, without the layer if it is of one.
-        title: What is told apart in the group, such as the layer; empty if it is alone.
+        group: What it shares with the rows that are described together: the tag, without the layer if it has one.
+        title: What distinguishes it in the group, such as the layer; empty if it is alone.
         curve: Steps and values.
         error: Steps and standard errors; empty if there are none.
-        description: What it means, if that is known.
+        description: Its meaning, if that is known.
     """
 
     group: str
@@ -39,12 +39,12 @@ class Row:
 
 
 def closing_table(rows: Sequence[Row]) -> str:
-    """Start, peak and end of each curve with the error of the end; below it a sentence on what it did and means.
+    """Return start, peak and end of each curve with the error of the end, and a sentence on what it did and means.
 
     Rows of one group (a quantity by layer) follow one another below the group's name, with one sentence for all.
 
     Args:
-        rows: In their order; those of a group are brought together.
+        rows: The rows in their order; those of a group are put together.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -69,7 +69,7 @@ def closing_table(rows: Sequence[Row]) -> str:
 
 
 def within_width(line: str) -> list[str]:
-    """A line of text in lines of 79 columns; the row of a table, which has two spaces in a row, as it is."""
+    """Wrap a line of text to 79 columns; a table row, which has two consecutive spaces, stays as it is."""
     return [line] if "  " in line.strip() or not line else textwrap.wrap(line, WIDTH)
 
 
@@ -81,7 +81,7 @@ def _line(title: str, cells: Sequence[str]) -> str:
 
 
 def _fits(title: str, cells: Sequence[str]) -> bool:
-    """Whether there is a space between a title and the first number behind it in one line."""
+    """Tell whether there is a space between a title and the first number behind it in one line."""
     numbers = _numbers(cells)
     return len(title) < TITLE + len(numbers) - len(numbers.lstrip())
 
@@ -107,7 +107,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _sentences(rows: Sequence[Row]) -> str:
-    """What the curves of a group did, and what that means."""
+    """Say what the curves of a group did, and what that means."""
     moves: dict[str, list[Row]] = {}
     for row in rows:
         moves.setdefault(_kind(row), []).append(row)
@@ -132,7 +132,7 @@ def _sentence(kind: str, rows: Sequence[Row], are_all: bool) -> str:
 
 
 def _of_layers(kind: str, rows: Sequence[Row], are_all: bool) -> str:
-    """The same of several layers; by how much is in their rows."""
+    """Say the same for several layers; the amounts are in their rows."""
     known = rows[0].description
     subject = "All" if are_all else ", ".join(row.title for row in rows)
     if kind in ("rose", "fell"):
@@ -144,7 +144,7 @@ def _of_layers(kind: str, rows: Sequence[Row], are_all: bool) -> str:
 
 
 def _kind(row: Row) -> str:
-    """Whether the curve rose or fell after its first point, stayed, or is lost."""
+    """Tell whether the curve rose or fell after its first point, stayed, or is lost."""
     curve = _finite(row.curve)
     if not curve:
         return "no value"
@@ -159,7 +159,7 @@ def _kind(row: Row) -> str:
 
 
 def _peak(row: Row) -> str:
-    """The peak, where it is well above both ends."""
+    """Return the text about the peak, if it is well above both ends."""
     curve = _finite(row.curve)
     step, peak = max(curve, key=lambda point: point[1])
     is_above = peak > max(curve[0][1], curve[-1][1]) + STEADY * abs(peak)
@@ -167,7 +167,7 @@ def _peak(row: Row) -> str:
 
 
 def _by(row: Row) -> str:
-    """By how much: a ratio where both ends are well above zero, else a difference."""
+    """Return the amount of a change: a ratio if both ends are well above zero, else a difference."""
     ends = _finite(row.curve)[0][1], _finite(row.curve)[-1][1]
     if min(ends) > 0 and max(ends) >= FOLD * min(ends):
         return f"{max(ends) / min(ends):.3g}-fold"
@@ -179,7 +179,7 @@ def _finite(curve: Curve) -> Curve:
 
 
 def parts_of(tag: str) -> tuple[str, str]:
-    """The group of a tag without prefix, and the layer that it is of: ``("info_plane/I_XT", "net.0")``."""
+    """Return the group of a tag without prefix, and its layer: ``("info_plane/I_XT", "net.0")``."""
     family, _, rest = tag.partition("/")
     kind, _, layer = rest.partition("/")
     return f"{family}/{kind}", layer

@@ -1,4 +1,4 @@
-"""What a number means, in words: for tables, charts and reports."""
+"""The meaning of a number in words, for tables, charts and reports."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from fnmatch import fnmatchcase
 
 @dataclass(frozen=True)
 class Description:
-    """What a number is, and how to read it.
+    """Description of a number, and how to read it.
 
     Attributes:
         what: The quantity, as a phrase without a full stop.
-        unit: Of its values; empty for a pure number.
-        rises: What a rise over training means, a sentence without its beginning ("it rose 3-fold: ...").
-        falls: What a fall means, likewise.
-        caution: When not to trust it, in sentences.
+        unit: Unit of its values; empty for a pure number.
+        rises: Meaning of a rise over training, a sentence without its beginning ("it rose 3-fold: ...").
+        falls: Meaning of a fall, in the same form.
+        caution: When not to trust the number, in sentences.
     """
 
     what: str
@@ -27,7 +27,7 @@ class Description:
 
     @property
     def text(self) -> str:
-        """All of it, for a chart."""
+        """The whole text, for a chart."""
         parts = [f"{self.what}{f' [{self.unit}]' if self.unit else ''}."]
         if self.rises:
             parts.append(f"A rise: {self.rises}.")
@@ -37,11 +37,11 @@ class Description:
 
 
 def describe(descriptions: Mapping[str, Description], tag: str) -> Description | None:
-    """The description of a tag, or of what it is an error or the end of a band of.
+    """Return the description of a tag, or of the tag whose error or end of a band it is.
 
     Args:
-        descriptions: By pattern, in which ``*`` stands for a layer, a module or whatever; the first that fits counts.
-        tag: Without prefix.
+        descriptions: Descriptions by pattern, in which ``*`` stands for a layer or module; the first match counts.
+        tag: The tag, without prefix.
     """
     for pattern, found in descriptions.items():
         if fnmatchcase(tag, pattern):
@@ -60,8 +60,8 @@ ENDS = {
     "_low": "Lower end of the 95 % band",
     "_high": "Upper end of the 95 % band",
 }
-"""What the ends of tags mean, of the family or of the rest."""
+"""Meanings of the endings of tags, of the family or of the rest."""
 
 
 SHARE = Description("Share of the run's time that this callback has taken so far, checks and figures included")
-"""Of the tag ``.../overhead`` of every callback."""
+"""Description of the tag ``.../overhead`` of every callback."""

@@ -1,4 +1,4 @@
-"""What the numbers mean, where TensorBoard shows it: behind the "i" of a chart, and in the "Text" tab."""
+"""Explanations of the numbers in TensorBoard: behind the "i" of a chart, and in the "Text" tab."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def report_explanations(trainer: Any, texts: Mapping[str, str], plugin: Plugin) 
         plugin: Where the tags are shown.
 
     Returns:
-        What loggers raised; the others still got the texts.
+        Exceptions raised by loggers; the others still got the texts.
     """
     return serve(trainer, _EXPLAINED, texts, plugin) if texts else []
 
 
 def report_text(trainer: Any, tag: str, text: str, step: int) -> list[Exception]:
-    """Hand a text to every logger that takes texts (TensorBoard); the others are passed over.
+    """Hand a text to every logger that takes texts (TensorBoard); the others are skipped.
 
     Args:
         trainer: The trainer.
@@ -34,16 +34,16 @@ def report_text(trainer: Any, tag: str, text: str, step: int) -> list[Exception]
         step: Optimiser steps taken.
 
     Returns:
-        What loggers raised; the others still got the text.
+        Exceptions raised by loggers; the others still got the text.
     """
     return serve(trainer, _TEXTS, tag, text, step)
 
 
 def reading_guide(told: Sequence[tuple[str, Mapping[str, str]]]) -> str:
-    """Markdown: what each callback measures and how, and what its tags mean.
+    """Return Markdown that says what each callback measures and how, and what its tags mean.
 
     Args:
-        told: For each callback its report, of which the first line is its name, and the texts of its tags.
+        told: For each callback its report, whose first line is its name, and the texts of its tags.
     """
     parts = []
     for report, texts in told:
@@ -60,7 +60,7 @@ def _explain(logger: Any, texts: Mapping[str, str], plugin: Plugin) -> None:
     )
 
     writer = logger.experiment._get_file_writer()
-    if writer is None:  # of a logger that stands for another and writes nothing
+    if writer is None:  # of a logger that replaces another and writes nothing
         return
     prefix = getattr(logger, "_prefix", "")
     joined = f"{prefix}{logger.LOGGER_JOIN_CHAR}" if prefix and plugin == "scalars" else ""

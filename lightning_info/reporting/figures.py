@@ -14,7 +14,7 @@ from lightning_info.reporting.sinks import Sink, serve
 
 
 def report_figure(trainer: Any, tag: str, figure: Figure, step: int) -> list[Exception]:
-    """Hand a figure to every logger that takes figures (TensorBoard, W&B, MLflow, Comet); the others are passed over.
+    """Hand a figure to every logger that takes figures (TensorBoard, W&B, MLflow, Comet); the others are skipped.
 
     Args:
         trainer: The trainer.
@@ -23,7 +23,7 @@ def report_figure(trainer: Any, tag: str, figure: Figure, step: int) -> list[Exc
         step: Optimiser steps taken.
 
     Returns:
-        What loggers raised; the others still got the figure.
+        Exceptions raised by loggers; the others still got the figure.
     """
     return serve(trainer, _SINKS, tag, figure, step)
 
@@ -46,7 +46,7 @@ def _to_comet(logger: Any, tag: str, figure: Figure, step: int) -> None:
 
 
 def _pixels(figure: Figure) -> NDArray[np.uint8]:
-    """Red, green, blue and opacity, ``(height, width, 4)``."""
+    """Return red, green, blue and opacity, ``(height, width, 4)``."""
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())

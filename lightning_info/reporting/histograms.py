@@ -17,22 +17,22 @@ from lightning_info.reporting.sinks import Sink, serve
 
 MAX_VALUES = 10_000
 BINS = 64
-"""In TensorBoard: of equal width from the smallest to the largest value. It draws 30 of them, W&B makes 64 itself."""
+"""Number of bins in TensorBoard, of equal width over all values. It draws 30 of them; W&B makes 64 itself."""
 
 
 def report_histogram(trainer: Any, tag: str, values: Tensor, step: int) -> list[Exception]:
-    """Hand values to every logger that makes histograms of them (TensorBoard, W&B); the others are passed over.
+    """Hand values to every logger that makes histograms of them (TensorBoard, W&B); the others are skipped.
 
     Args:
         trainer: The trainer.
         tag: Name of the histogram.
-        values: Of any shape and real type. Only ``MAX_VALUES`` of them are taken, evenly, and non-finite ones are
-            left out; where none is left there is no histogram. A share p of the values is then known to within
+        values: Values of any shape and real type. Only ``MAX_VALUES`` of them are used, evenly spread, and non-finite
+            ones are left out; if none are left there is no histogram. A share p of the values is then known to within
             about ``sqrt(p (1 - p) / MAX_VALUES)``.
         step: Optimiser steps taken.
 
     Returns:
-        What loggers raised; the others still got the values.
+        Exceptions raised by loggers; the others still got the values.
     """
     taken = _thinned(values.detach().flatten()).cpu().double().numpy()
     taken = taken[np.isfinite(taken)]
@@ -40,15 +40,15 @@ def report_histogram(trainer: Any, tag: str, values: Tensor, step: int) -> list[
 
 
 def _thinned(values: Tensor) -> Tensor:
-    """One value out of each of ``MAX_VALUES`` equal stretches."""
+    """Return one value from each of ``MAX_VALUES`` equal stretches."""
     return values if len(values) <= MAX_VALUES else values.index_select(0, _places(len(values)).to(values.device))
 
 
 @lru_cache(maxsize=64)
 def _places(count: int) -> Tensor:
-    """Which of so many values are taken."""
+    """Return the indices of the values that are used, out of so many."""
     i = torch.arange(MAX_VALUES, dtype=torch.float64)
-    golden = i * 0.6180339887498949 % 1  # the place in a stretch; a fixed one falls into step with the units of a layer
+    golden = i * 0.6180339887498949 % 1  # the place in a stretch; a fixed one would align with the units of a layer
     return ((i + golden) * (count / MAX_VALUES)).long().clamp_(max=count - 1)
 
 
@@ -58,7 +58,7 @@ def _to_tensorboard(logger: Any, tag: str, values: NDArray[np.float64], step: in
 
 
 def _edges(low: float, high: float) -> NDArray[np.float64]:
-    """Ends of the bins, ``(BINS + 1,)``: the first just below the smallest value, as a bin lacks its lower end.
+    """Return the edges of the bins, ``(BINS + 1,)``, the first just below the smallest value, as bins exclude it.
 
     The width of halves is finite for all finite values.
     """
@@ -68,7 +68,7 @@ def _edges(low: float, high: float) -> NDArray[np.float64]:
 
 
 def _to_wandb(logger: Any, tag: str, values: NDArray[np.float64], step: int) -> None:
-    wandb = sys.modules.get("wandb")  # whoever made a logger of W&B has imported it
+    wandb = sys.modules.get("wandb")  # a W&B logger has imported it
     if wandb is not None:
         logger.log_metrics({tag: wandb.Histogram(values)}, step=step)
 

@@ -23,11 +23,11 @@ def write_layout(trainer: Any, charts: Mapping[str, Chart], gone: Collection[str
 
     Args:
         trainer: The trainer.
-        charts: By title.
-        gone: Titles of charts that were written before and are not shown any more.
+        charts: Charts by title.
+        gone: Titles of charts that were written before and are no longer shown.
 
     Returns:
-        What loggers raised; the others still got the layout.
+        Exceptions raised by loggers; the others still got the layout.
     """
     layout = {title: [kind, [_matching(kind, tag) for tag in tags]] for title, (kind, tags) in charts.items()}
     return serve(trainer, _SINKS, {CATEGORY: layout}, gone) if charts else []

@@ -16,13 +16,13 @@ def report_scalars(trainer: Any, values: Mapping[str, float], step: int, kept: C
 
     Args:
         trainer: The trainer.
-        values: By tag.
+        values: Values by tag.
         step: Optimiser steps taken.
-        kept: Tags of which a value that is not finite goes to the loggers only, and ``callback_metrics`` keeps what it
-            has: somebody monitors them, and ``EarlyStopping`` ends a run on NaN.
+        kept: Monitored tags: values that are not finite go to the loggers only, and ``callback_metrics`` keeps what it
+            has, as ``EarlyStopping`` ends a run on NaN.
 
     Returns:
-        What loggers raised; the others still got the values.
+        Exceptions raised by loggers; the others still got the values.
     """
     trainer.callback_metrics.update(
         {tag: torch.tensor(v) for tag, v in values.items() if math.isfinite(v) or tag not in kept}

@@ -1,4 +1,4 @@
-"""One custom-scalar layout in a TensorBoard run, whoever writes it: the user's categories and ours."""
+"""One custom-scalar layout in a TensorBoard run, with the user's categories and ours."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ WRITERS = ("add_custom_scalars", "add_custom_scalars_multilinechart", "add_custo
 class SharedLayout:
     """Adds the charts of one category to every layout that a SummaryWriter writes, until it is closed.
 
-    Of several layouts in a run TensorBoard shows the last alone. The first that we write therefore repeats what the
-    event files of the run hold; from then on attributes of the writer stand before its methods :data:`WRITERS` and put
-    our charts into what the user writes. ``close()``, which Lightning calls at the end of fit, takes them away.
+    TensorBoard shows only the last of several layouts in a run. The first that we write therefore repeats what the
+    event files of the run hold; from then on attributes of the writer shadow its methods :data:`WRITERS` and put our
+    charts into what the user writes. ``close()``, which Lightning calls at the end of fit, removes them.
 
     Args:
         writer: A SummaryWriter.
-        directory: Where its event files are, of this run and of those it goes on from.
+        directory: Folder of its event files, of this run and of those that it continues.
         category: Title of our category; charts that the run already has in it stay.
     """
 
@@ -42,7 +42,7 @@ class SharedLayout:
 
     @classmethod
     def of(cls, writer: Any, directory: str, category: str) -> SharedLayout:
-        """The one that stands before a writer already, or a new one."""
+        """Return the one that a writer already has, or a new one."""
         standing = getattr(vars(writer).get("close"), "__self__", None)
         return standing if isinstance(standing, cls) else cls(writer, directory, category)
 
@@ -50,8 +50,8 @@ class SharedLayout:
         """Write what the run shows with charts of our category, without those of some titles.
 
         Args:
-            layout: In the form that ``add_custom_scalars`` takes.
-            gone: Titles of charts of our category that are not shown any more.
+            layout: The layout, in the form that ``add_custom_scalars`` takes.
+            gone: Titles of charts of our category that are no longer shown.
         """
         for category in self._last.category:
             kept = [chart for chart in category.chart if category.title != self.category or chart.title not in gone]
@@ -60,12 +60,12 @@ class SharedLayout:
         self._send("add_custom_scalars", self._last, layout)
 
     def _write(self, name: str, *args: Any, **kwargs: Any) -> None:
-        """What the user's call of a method writes, and our category as it is."""
+        """Write what the user's call of a method writes, with our category unchanged."""
         ours = Layout(category=[one for one in self._last.category if one.title == self.category])
         self._send(name, ours, *args, **kwargs)
 
     def _send(self, name: str, others: Layout, *args: Any, **kwargs: Any) -> None:
-        """Call a method of the writer; what it writes gets the categories of another layout too."""
+        """Call a method of the writer, and add the categories of another layout to what it writes."""
         writer, get = self.writer, self.writer._get_file_writer
         before = vars(writer).get("_get_file_writer")
         writer._get_file_writer = lambda: _Merging(get(), self, others)
@@ -104,13 +104,13 @@ class _Merging:
         return getattr(self._file_writer, name)
 
     def add_summary(self, summary: Any, *args: Any, **kwargs: Any) -> None:
-        with suppress(Exception):  # a summary of another make goes as it is
+        with suppress(Exception):  # a summary of another kind stays as it is
             self._shared.merge(summary, self._others)
         self._file_writer.add_summary(summary, *args, **kwargs)
 
 
 def _merge(layout: Layout, category: Any) -> None:
-    """Add a category, or its charts where there is one of its title; charts that are there stay as they are."""
+    """Add a category, or its charts to one with the same title; existing charts stay as they are."""
     there = {one.title: one for one in layout.category}.get(category.title)
     if there is None:
         layout.category.append(category)
@@ -120,7 +120,7 @@ def _merge(layout: Layout, category: Any) -> None:
 
 
 def _last_layout(directory: str) -> Layout:
-    """The last layout in the event files of a directory, in the order in which TensorBoard reads them."""
+    """Return the last layout in the event files of a directory, in the order in which TensorBoard reads them."""
     files = get_filesystem(directory)
     names = [name for name in files.ls(directory, detail=False) if "tfevents" in name.rpartition("/")[2]]
     for name in sorted(names, reverse=True):
@@ -132,7 +132,7 @@ def _last_layout(directory: str) -> Layout:
 
 
 def _records(file: Any) -> Iterator[bytes]:
-    """The records of an event file; one that is cut off, by a power cut say, is the end."""
+    """Yield the records of an event file; a truncated one, for example after a power cut, is the end."""
     while len(head := file.read(12)) == 12:  # length and its checksum
         (length,) = struct.unpack("<Q", head[:8])
         record: bytes = file.read(length)

@@ -1,4 +1,4 @@
-"""The loggers that take more than scalars: what one must offer, and who is then served how."""
+"""Loggers that take more than scalars: what one must offer, and how it is then called."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from lightning_info.replica.isolation import exits_are_errors
 
 Sink = tuple[Sequence[str], Callable[..., None]]
-"""What a logger must offer (dotted attributes), and what is then called with the logger and the goods."""
+"""What a logger must offer (dotted attributes), and the function called with the logger and what is logged."""
 
 
 def serve(trainer: Any, sinks: Sequence[Sink], *goods: Any) -> list[Exception]:
-    """Serve every logger of the first process through the first sink that fits; the others are passed over.
+    """Serve every logger of the first process through the first sink that fits; the others are skipped.
 
     Returns:
-        What loggers raised; the others were still served.
+        Exceptions raised by loggers; the others were still served.
     """
     errors: list[Exception] = []
     for logger in trainer.loggers if trainer.is_global_zero else ():

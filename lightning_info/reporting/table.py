@@ -9,7 +9,7 @@ Curve = Sequence[tuple[int, float]]
 
 
 def lost_since(curve: Curve) -> int | None:
-    """Step of the first of the points without a value with which a curve ends; None if its end has one."""
+    """Return the first step of the points without a value at the end of a curve; None if its end has a value."""
     since = None
     for step, value in reversed(curve):
         if math.isfinite(value):
@@ -19,12 +19,12 @@ def lost_since(curve: Curve) -> int | None:
 
 
 def error_of(history: Mapping[str, Curve], tag: str, step: int) -> float:
-    """Standard error of a tag at a step; NaN if none is known.
+    """Return the standard error of a tag at a step; NaN if none is known.
 
     Args:
         history: ``tag -> [(step, value), ...]``.
-        tag: Which.
-        step: Where.
+        tag: The tag.
+        step: The step.
     """
     family, _, rest = tag.partition("/")
     for name in (f"{tag}_stderr", f"{family}_stderr/{rest}"):
@@ -34,13 +34,13 @@ def error_of(history: Mapping[str, Curve], tag: str, step: int) -> float:
 
 
 def is_error(tag: str) -> bool:
-    """Whether a tag is that of an error, or of the end of a band."""
+    """Tell whether a tag is that of an error, or of the end of a band."""
     family, _, rest = tag.partition("/")
     return family.endswith("_stderr") or rest.endswith(("_stderr", "_low", "_high"))
 
 
 def last_values(history: Mapping[str, Curve]) -> str:
-    """A row for each tag: step and value of its last point, and the standard error if one is known.
+    """Return a row for each tag: step and value of its last point, and the standard error if one is known.
 
     Args:
         history: ``tag -> [(step, value), ...]``.
@@ -56,7 +56,7 @@ def last_values(history: Mapping[str, Curve]) -> str:
 
 
 def curves_table(curves: Mapping[str, Curve]) -> str:
-    """A row for each step, a column for each curve; ``-`` where it has no value.
+    """Return a row for each step, a column for each curve; ``-`` where it has no value.
 
     Args:
         curves: ``tag -> [(step, value), ...]``.
@@ -70,11 +70,11 @@ def curves_table(curves: Mapping[str, Curve]) -> str:
 
 
 def verdict_table(falls: Mapping[str, Mapping[str, float]], verdicts: Mapping[str, str], unit: str = "bits") -> str:
-    """Whether layers compress: by how much information fell from its peak to its end, each way of measuring it.
+    """Return a table of the falls of information from peak to end, by layer and by range, with verdicts.
 
     Args:
         falls: ``layer -> range policy -> fall``; NaN and missing ones are shown as ``-``.
-        verdicts: What is made of it, by layer.
+        verdicts: Verdicts by layer.
         unit: Unit of the falls.
 
     Returns:
@@ -90,7 +90,7 @@ def verdict_table(falls: Mapping[str, Mapping[str, float]], verdicts: Mapping[st
 
 
 def _aligned(lines: Sequence[Sequence[str]], text: Collection[int] = (0,)) -> str:
-    """Cells in columns: those of text to the left, numbers to the right."""
+    """Align cells in columns: text to the left, numbers to the right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(

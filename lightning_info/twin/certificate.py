@@ -11,12 +11,12 @@ from torch.utils import _pytree as pytree
 
 
 def same_weights(module: nn.Module, twin: nn.Module) -> bool:
-    """Whether all parameters and buffers are equal, bit for bit but for the sign of zeros; NaN equals NaN."""
+    """Tell whether all parameters and buffers are equal bit for bit, except the sign of zeros; NaN equals NaN."""
     return all(equal(one, other) for one, other in zip(_tensors(module), _tensors(twin), strict=True))
 
 
 def different_setting(trainer: Any, twin_trainer: Any) -> str | None:
-    """The first setting that someone changed in the user's run only; None if there is none."""
+    """Return the first setting that was changed in the user's run only; None if there is none."""
     ours = _settings(twin_trainer)
     for name, value in _settings(trainer).items():
         if ours.get(name) != value:
@@ -25,12 +25,12 @@ def different_setting(trainer: Any, twin_trainer: Any) -> str | None:
 
 
 def fingerprint(module: nn.Module, optimizers: Iterable[Any]) -> dict[str, Any]:
-    """What an edit of the weights or of the optimisers changes for sure."""
+    """Return a fingerprint that any edit of the weights or of the optimisers changes."""
     return {"the weights": sums_of_bits(_tensors(module)), "the optimisers": optimizer_state(optimizers)}
 
 
 def optimizer_state(optimizers: Iterable[Any]) -> list[Any]:
-    """All numbers of optimisers: of their groups (rates, decays) and of their states; of tensors the sums of bits."""
+    """Return all numbers of the optimisers' groups (rates, decays) and states, with the sums of bits of tensors."""
     held: list[Any] = []
     for optimizer in optimizers:
         held += [value for group in optimizer.param_groups for key, value in group.items() if key != "params"]
@@ -39,12 +39,12 @@ def optimizer_state(optimizers: Iterable[Any]) -> list[Any]:
 
 
 def comparable(value: Any) -> Any:
-    """What tells two values apart: of a tensor the sum of its bits, else how it is written."""
+    """Return what distinguishes two values: the sum of the bits of a tensor, else its representation."""
     return sums_of_bits([value]) if isinstance(value, Tensor) else repr(value)
 
 
 def sums_of_bits(tensors: Iterable[Tensor]) -> list[int]:
-    """The sum of the bits of each tensor, which an edit of one number changes for sure."""
+    """Return the sum of the bits of each tensor, which any edit of one number changes."""
     sums = []
     for tensor in map(Tensor.detach, tensors):
         numbers = tensor.coalesce().values() if tensor.is_sparse else tensor
@@ -79,7 +79,7 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 def equal(one: Tensor, other: Tensor) -> bool:
-    """Whether all numbers are equal, bit for bit but for the sign of zeros; NaN equals NaN."""
+    """Tell whether all numbers are equal bit for bit, except the sign of zeros; NaN equals NaN."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     if torch.equal(one, other):

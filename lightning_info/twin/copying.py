@@ -1,4 +1,4 @@
-"""Copies with which the twin works, so that nothing it does reaches what the user's run works with."""
+"""Copies with which the twin works, so nothing it does reaches the user's run."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from lightning_info.gradients.sample_objects import deep_mapped
 from lightning_info.replica.replicate import STEPS, NotCopyable, name_culprit, refuse_what_leads_back
 
 LARGE = 1 << 20
-"""Bytes from which on an array of a data set is shared: it is data, not the state of a generator or a counter."""
+"""Size in bytes above which an array of a data set is shared: it is data, not the state of a generator or counter."""
 
 
 def copy_module(module: Any, trainer: Any) -> Any:
-    """A LightningModule that trains as the user's will from here on, on weights of its own.
+    """Return a LightningModule that trains as the user's will from here on, on its own weights.
 
     Args:
         module: The user's module.
         trainer: Its trainer, which is left out.
 
     Raises:
-        NotCopyable: With the attribute that cannot be copied.
+        NotCopyable: An attribute cannot be copied; the message names it.
     """
     for path, part in module.named_modules():
         if vars(part).get("_compiled_call_impl") is not None:
@@ -58,7 +58,7 @@ def copy_module(module: Any, trainer: Any) -> Any:
 
 
 def _renew_identities(twin: Any, copies: dict[int, Any]) -> None:
-    """What the module keeps by the ``id`` of its parts (Lightning: the metrics that it logs) is kept by the copies'."""
+    """Replace the ``id`` of parts by that of their copies where the module keeps it (as for Lightning's metrics)."""
 
     def renewed(key: Any) -> Any:
         return id(copies[key]) if type(key) is int and key in copies else key
@@ -78,14 +78,14 @@ def _renew_identities(twin: Any, copies: dict[int, Any]) -> None:
 
 
 def copy_batch(batch: Any) -> Any:
-    """A batch with tensors of its own; of views only what they show is copied."""
+    """Return a batch with its own tensors; only the visible part of views is copied."""
     leaves = [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)]
     memo = {id(leaf): leaf.detach().clone().requires_grad_(leaf.requires_grad) for leaf in leaves}
     return copy.deepcopy(batch, memo)
 
 
 def tensors_of(batch: Any) -> list[Tensor]:
-    """All of a batch, whatever objects hold them."""
+    """Return all tensors of a batch, whatever objects hold them."""
     leaves: list[Tensor] = []
 
     def collect(leaf: Tensor) -> Tensor:
@@ -97,14 +97,14 @@ def tensors_of(batch: Any) -> list[Tensor]:
 
 
 def copy_datamodule(datamodule: Any, instead: dict[int, Any]) -> Any:
-    """A copy of a datamodule, for hooks of the twin that ask for it; its large arrays are shared.
+    """Return a copy of a datamodule, for hooks of the twin that ask for it; its large arrays are shared.
 
     Args:
         datamodule: The user's, or None.
         instead: See :func:`copy_data`.
 
     Raises:
-        NotCopyable: It cannot be copied.
+        NotCopyable: The datamodule cannot be copied.
     """
     try:
         return copy_data(datamodule, instead)
@@ -114,13 +114,13 @@ def copy_datamodule(datamodule: Any, instead: dict[int, Any]) -> Any:
 
 
 def copy_data(value: Any, instead: dict[int, Any]) -> Any:
-    """A copy of what draws samples (a data set, a collate function), with generators and counters of its own.
+    """Return a copy of what draws samples (a data set, a collate function), with its own generators and counters.
 
     Large arrays are shared, as they are only read.
 
     Args:
-        value: What to copy.
-        instead: What stands in the place of the objects with these identities.
+        value: Object to copy.
+        instead: Replacements of the objects with these identities.
     """
     memo, stack, seen = dict(instead), [value], set(instead)
     while stack:

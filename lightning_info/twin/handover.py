@@ -1,7 +1,7 @@
-"""The meeting of the two runs: at any time one of them trains, and the other waits for it.
+"""The handover between the two runs: at any time one of them trains, and the other waits for it.
 
-The user's run hands over one thing at a time (a batch, or word that an epoch starts or ends) and goes on when the
-twin, in its own thread, asks for the next. Both say where they are, so that a twin that is elsewhere is found out.
+The user's run hands over one thing at a time (a batch, or the start or end of an epoch) and goes on when the twin, in
+its own thread, asks for the next. Both state their position, so a twin that is elsewhere is detected.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ Place = Literal["a batch", "the start of an epoch", "the end of an epoch", "the 
 
 
 class Word(NamedTuple):
-    """What is handed over.
+    """A message that is handed over.
 
     Attributes:
-        place: Where the user's run is.
-        random: Its random number generators there.
-        batch: For ``"a batch"``: what the twin trains on.
+        place: Position of the user's run.
+        random: State of its random number generators there.
+        batch: The batch that the twin trains on, for ``"a batch"``.
         replaced_at: The optimiser step, if the batch holds the replacement.
-        stopping: The user's run will end.
+        stopping: Whether the user's run will end.
     """
 
     place: Place
@@ -34,32 +34,32 @@ class Word(NamedTuple):
 
 
 class Closed(Exception):
-    """Ends the twin's thread where it waits."""
+    """Ends the twin's thread at the point where it waits."""
 
 
 class OutOfStep(Exception):
-    """The twin does not follow the user's run; the message tells why."""
+    """The twin does not follow the user's run; the message says why."""
 
 
 class Handover:
-    """One word at a time from the user's thread to the twin's."""
+    """Channel for one message at a time from the user's thread to the twin's."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._word: Word | None = None
-        self._waiting = False  # the twin waits for a word
+        self._waiting = False  # the twin waits for a message
         self._closed = False
         self._over = False  # the twin's thread has ended
 
     # ---- the user's thread
 
     def wait(self) -> None:
-        """Until the twin waits for a word, or has ended."""
+        """Wait until the twin waits for a message, or has ended."""
         with self._condition:
             self._condition.wait_for(lambda: self._over or self._waiting)
 
     def give(self, word: Word) -> None:
-        """Hand a word over, and wait until the twin asks for the next or has ended."""
+        """Hand over a message, and wait until the twin asks for the next or has ended."""
         with self._condition:
             self._condition.wait_for(lambda: self._over or self._waiting)
             self._word, self._waiting = word, False
@@ -67,7 +67,7 @@ class Handover:
             self._condition.wait_for(lambda: self._over or self._waiting)
 
     def close(self) -> None:
-        """The next time the twin asks, its thread ends."""
+        """End the twin's thread the next time it asks."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()
@@ -75,7 +75,7 @@ class Handover:
     # ---- the twin's thread
 
     def take(self, place: Place) -> Word:
-        """The next word, which must be of this place.
+        """Return the next message, which must be of this place.
 
         Raises:
             Closed: There will be none.
@@ -96,22 +96,22 @@ class Handover:
         return word
 
     def end(self) -> None:
-        """The twin's thread is over."""
+        """Note that the twin's thread has ended."""
         with self._condition:
             self._over = True
             self._condition.notify_all()
 
 
 class Feed:
-    """What the twin's Trainer takes for its training dataloader.
+    """The training dataloader of the twin's Trainer.
 
     Args:
-        handover: Where the batches come from.
-        length: Batches of an epoch.
+        handover: Source of the batches.
+        length: Number of batches of an epoch.
 
     Attributes:
-        random: The random number generators that belong to the last batch.
-        stopping: The user's run ended within an epoch, and so does the twin's.
+        random: State of the random number generators that belongs to the last batch.
+        stopping: Whether the user's run ended within an epoch, and so the twin's does.
     """
 
     def __init__(self, handover: Handover, length: int) -> None:

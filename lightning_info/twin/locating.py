@@ -1,7 +1,7 @@
-"""In which batches a sample is, and where: told by the loader's own sampler, whatever the order, workers, augmentation.
+"""Batches and rows of a sample, read from the loader's own sampler, whatever the order, workers and augmentation.
 
-The batch sampler (without automatic batching: the sampler) is changed to a subclass of its own class whose iterators
-keep what they give. It stays the same object, gives the same numbers, and gets its class back at the end.
+The batch sampler (or the sampler, without automatic batching) is changed to a subclass of its own class whose iterators
+record what they yield. It stays the same object, yields the same numbers, and gets its class back at the end.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Locator:
         self._samplers: list[weakref.ref[Any]] = []
 
     def install(self, trainer: Any) -> None:
-        """From now on, look into every training loader that the Trainer takes up, before it is iterated."""
+        """Read every training loader that the Trainer uses from now on, before it is iterated."""
         self._strategy = trainer.strategy
         shadow = vars(self._strategy).get("process_dataloader")
         if not isinstance(shadow, _ProcessDataloader):
@@ -44,7 +44,7 @@ class Locator:
                 self._samplers.append(weakref.ref(sampler))
 
     def refuse(self, loader: Any) -> str | None:
-        """Why this loader cannot be read; None if it can."""
+        """Say why this loader cannot be read; None if it can."""
         refusal = refuse_loader(loader)
         if refusal is None and self not in getattr(type(_sampler(loader)), "locators", ()):
             kind = type(_sampler(loader)).__name__
@@ -52,7 +52,7 @@ class Locator:
         return refusal
 
     def next_batch(self, trainer: Any) -> list[int]:
-        """Indices of the batch that the Trainer has just fetched; to be called once for each.
+        """Return indices of the batch that the Trainer has just fetched; to be called once for each.
 
         Raises:
             OutOfStep: They are not known.
@@ -67,7 +67,7 @@ class Locator:
         try:
             return [operator.index(number) for number in batches.popleft()]
         except TypeError as error:
-            raise OutOfStep(f"the training loader's sampler gives what is no index ({error})") from error
+            raise OutOfStep(f"the training loader's sampler gives something that is not an index ({error})") from error
 
     def uninstall(self) -> None:
         """Leave strategy and loaders as they were."""
@@ -86,7 +86,7 @@ class Locator:
 
 
 class _ProcessDataloader:
-    """Stands before the strategy's own method, which sees every loader between its making and its first use."""
+    """Wraps the strategy's own method, which sees every loader between its creation and its first use."""
 
     def __init__(self, trainer: Any) -> None:
         self._trainer, self._process = trainer, trainer.strategy.process_dataloader
@@ -94,14 +94,14 @@ class _ProcessDataloader:
 
     def __call__(self, dataloader: Any) -> Any:
         dataloader = self._process(dataloader)
-        if self._trainer.training:  # not while validation loaders are taken up
+        if self._trainer.training:  # not while validation loaders are set up
             for locator in self.locators:
                 locator.attach(dataloader)
         return dataloader
 
 
 class _Iterator:
-    """Gives what another iterator gives, and keeps it for every locator."""
+    """Yields what another iterator yields, and records it for every locator."""
 
     def __init__(self, batches: Iterator[Any], locators: Iterable[Locator]) -> None:
         self._source = batches
@@ -122,7 +122,7 @@ def _sampler(loader: Any) -> Any:
 
 
 def _recording(sampler: Any) -> Any:
-    """The class of a sampler, made a recording one if it is not; raises TypeError if it cannot be."""
+    """Return the class of a sampler, made a recording one if it is not; raises TypeError if it cannot be."""
     cls: Any = type(sampler)
     if "locators" in vars(cls):
         return cls

@@ -1,4 +1,4 @@
-"""Files that the user's code keeps open: what a twin writes there cannot be told from what the run writes."""
+"""Files that the user's code keeps open, where a twin's writing could not be told from the run's."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from torch import Tensor, nn
 
 from lightning_info.replica.blame import is_library
 
-_MOST = 20_000  # objects to look at
-_LONGEST = 1000  # entries of a container that is looked into
+_MOST = 20_000  # objects to examine
+_LONGEST = 1000  # entries of a container that are examined
 
 
 def refuse_open_file(module: nn.Module, without: Callable[[str], bool]) -> str | None:
-    """A file that is open for writing and within reach of what a twin runs; None if there is none.
+    """Return a file that is open for writing and within reach of what a twin runs; None if there is none.
 
     Globals, closures and defaults of the module's methods are searched, of the functions that these call, and of
     objects of the user's own classes that these use.
 
     Args:
         module: The user's module.
-        without: Whether a method of this name is not run by a twin.
+        without: Tells whether a method of this name is not run by a twin.
     """
     seen: set[int] = set()
     stack: list[tuple[str, str, Any]] = []
@@ -59,7 +59,7 @@ def _methods(cls: type) -> Iterator[tuple[str, Any]]:
 
 
 def _held(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """What a function, container or object leads to, by name."""
+    """Yield what a function, container or object leads to, by name."""
     if isinstance(value, FunctionType):
         yield from _used(value)
     elif isinstance(value, MethodType):

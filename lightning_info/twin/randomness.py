@@ -1,4 +1,4 @@
-"""The global random number generators: of the CPU, of one device, of numpy and of Python."""
+"""The global random number generators of the CPU, of one device, of numpy and of Python."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 class RandomState(NamedTuple):
-    """The states of all global generators."""
+    """States of all global generators."""
 
     python: Any
     numpy: Any
@@ -20,13 +20,13 @@ class RandomState(NamedTuple):
     device: torch.Tensor | None
 
     def comparable(self) -> tuple[Any, ...]:
-        """The same as what can be compared by ``==``."""
+        """Return the states in a form that ``==`` can compare."""
         tensors = [None if state is None else state.cpu().numpy().tobytes() for state in (self.cpu, self.device)]
         return self.python, self.numpy[1].tobytes(), self.numpy[2:], *tensors
 
 
 def random_state(device: torch.device) -> RandomState:
-    """The present states.
+    """Return the current states.
 
     Args:
         device: The accelerator, if any, whose generator counts too.
@@ -36,7 +36,7 @@ def random_state(device: torch.device) -> RandomState:
 
 
 def set_random_state(state: RandomState, device: torch.device) -> None:
-    """Put back what :func:`random_state` gave."""
+    """Restore what :func:`random_state` returned."""
     random.setstate(state.python)
     np.random.set_state(state.numpy)  # noqa: NPY002
     torch.set_rng_state(state.cpu)
@@ -46,7 +46,7 @@ def set_random_state(state: RandomState, device: torch.device) -> None:
 
 @contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """At the end all generators are as they were at the start."""
+    """Restore all generators at the end."""
     before = random_state(device)
     try:
         yield

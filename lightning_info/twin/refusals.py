@@ -19,30 +19,30 @@ HARMLESS = {
 """Lightning's own callbacks that change nothing of what is trained."""
 
 COPIED = {"GradientAccumulationScheduler"}
-"""Those of which the twin gets a copy, as they need nothing but the epoch's number."""
+"""Callbacks that the twin gets a copy of, as they only need the epoch's number."""
 
 HOOKS = (
     "on_train_start", "on_train_epoch_start", *IN_STEP, "on_train_epoch_end",
     "on_validation_start", "on_validation_epoch_start", "on_validation_batch_start", "on_validation_batch_end",
     "on_validation_epoch_end", "on_validation_end",
 )  # fmt: skip
-"""In which a callback can change weights, gradients, optimisers or batches while training."""
+"""Hooks in which a callback can change weights, gradients, optimisers or batches while training."""
 
 
 class NotSupported(Exception):
-    """A run that no twin can follow; the message tells why and what to do."""
+    """A run that no twin can follow; the message says why and what to do."""
 
 
 def refuse_run(trainer: Any, *others: str | None, trust: Collection[str] = ()) -> None:
     """Refuse what cannot be followed, all of it at once.
 
     Args:
-        trainer: At the start of training: optimisers, schedulers and the training loader are there.
-        others: Why there is no twin for other reasons, or None for each that does not hold.
+        trainer: The trainer at the start of training, with optimisers, schedulers and the training loader.
+        others: Other reasons why there is no twin, None for each that does not apply.
         trust: Names of classes of callbacks that change nothing of what is trained.
 
     Raises:
-        NotSupported: With every reason.
+        NotSupported: There is no twin; the message has every reason.
     """
     reasons = [
         refuse_strategy(trainer),
@@ -57,7 +57,7 @@ def refuse_run(trainer: Any, *others: str | None, trust: Collection[str] = ()) -
 
 
 def refuse_strategy(trainer: Any) -> str | None:
-    """A twin trains in one process, on one device."""
+    """Refuse several processes or devices, as a twin trains in one process on one device."""
     name = type(trainer.strategy).__name__
     if trainer.world_size == 1 and name == "SingleDeviceStrategy":
         return None
@@ -68,14 +68,14 @@ def refuse_strategy(trainer: Any) -> str | None:
 
 
 def refuse_loader(loader: Any) -> str | None:
-    """A sample can be replaced only where the loader asks the data set for it by its index."""
+    """Refuse loaders that do not ask the data set for samples by index, as none can be replaced there."""
     if isinstance(loader, (list, tuple, dict)):
         return "several training loaders: a sample can be replaced in one only; give the Trainer a single DataLoader"
     if not all(hasattr(loader, name) for name in ("dataset", "sampler", "batch_sampler", "collate_fn", "num_workers")):
         return f"the training loader is a {type(loader).__name__}, in which no sample has an index; give a DataLoader"
     if not hasattr(loader.dataset, "__getitem__") or _is_iterable_dataset(loader.dataset):
         return (
-            f"{type(loader.dataset).__name__} has no indices, so that no sample of it can be replaced; give the "
+            f"{type(loader.dataset).__name__} has no indices, so none of its samples can be replaced; give the "
             f"training data as a Dataset with __getitem__ and __len__"
         )
     if loader.batch_sampler is None and loader.batch_size is None and not _gives_batches(loader.sampler):
@@ -97,7 +97,7 @@ def _refuse_length(trainer: Any) -> str | None:
     if math.isfinite(trainer.num_training_batches):
         return None
     return (
-        "the number of training batches is not known, so that the twin cannot know which one is the last; set "
+        "the number of training batches is not known, so the twin cannot know which one is the last; set "
         "Trainer(limit_train_batches=...) to a number, or give the batch sampler a __len__"
     )
 
@@ -105,14 +105,14 @@ def _refuse_length(trainer: Any) -> str | None:
 def _refuse_iterator(module: Any) -> str | None:
     if "dataloader_iter" not in inspect.signature(module.training_step).parameters:
         return None
-    return "training_step(dataloader_iter) fetches its own batches, which nobody else sees; take (batch, batch_idx)"
+    return "training_step(dataloader_iter) fetches its own batches, which no one else sees; take (batch, batch_idx)"
 
 
 def refuse_callback(callback: Any, trust: Collection[str] = ()) -> str | None:
-    """A callback of Lightning's that changes the training is refused, and so is one that inherits from it.
+    """Refuse callbacks of Lightning that change the training, and those that inherit from them.
 
-    A class of the user's says that it changes nothing by an attribute ``changes_training = False``, and of others it is
-    said by their names.
+    A user's class states that it changes nothing with an attribute ``changes_training = False``; other classes are
+    exempted by their names.
     """
     hooks = watched_hooks(callback, trust)
     if not any(not _is_own(callback, hook) and _package(_owner(hook, type(callback))) in PACKAGES for hook in hooks):
@@ -122,14 +122,14 @@ def refuse_callback(callback: Any, trust: Collection[str] = ()) -> str | None:
 
 
 def watched_hooks(callback: Any, trust: Collection[str] = ()) -> list[str]:
-    """Hooks that could change what is trained; whether they do is seen when they are called."""
+    """Return hooks that could change what is trained; whether they do is checked when they are called."""
     if _denies(callback, trust) or type(callback).__name__ in COPIED:
         return []
     return [hook for hook in HOOKS if not _is_known(callback, hook)]
 
 
 def needs_watching(trainer: Any, trust: Collection[str] = ()) -> bool:
-    """Whether something that is not known could change weights or optimisers between two batches of the user's run."""
+    """Tell whether something unknown could change weights or optimisers between two batches of the user's run."""
     validation = [hook for hook in HOOKS if hook.startswith("on_validation")]
     module = type(trainer.lightning_module)
     unknown = any(_denies(callback, trust) or watched_hooks(callback, trust) for callback in trainer.callbacks)
@@ -137,7 +137,7 @@ def needs_watching(trainer: Any, trust: Collection[str] = ()) -> bool:
 
 
 def is_overridden(name: str, cls: type) -> bool:
-    """Whether a method is the user's, not Lightning's."""
+    """Tell whether a method is the user's, not Lightning's."""
     return _package(_owner(name, cls)) not in PACKAGES
 
 
@@ -155,7 +155,7 @@ def _is_known(callback: Any, hook: str) -> bool:
 
 
 def _is_own(callback: Any, hook: str) -> bool:
-    """Whether a hook is an attribute of this one object."""
+    """Tell whether a hook is an attribute of this one object."""
     found = vars(callback).get(hook)
     return (found.own if isinstance(found, WatchedHook) else found) is not None
 

@@ -1,8 +1,8 @@
-"""The twin's batch: the user's, with one sample of the data set in the place of another.
+"""The twin's batch: the user's, with one sample of the data set in place of another.
 
-Where the loader gives the same batch again when asked again, the twin's is made of the other samples as the loader
-makes it. Where it does not (augmentation), the other samples are those of the user's batch, and the one that replaces
-is drawn, collated and transferred alone, from random numbers of its own, and put into its row.
+If the loader returns the same batch again, the twin's is made anew from the data as the loader does it. If it does not
+(augmentation), the other samples are those of the user's batch, and the replacement is drawn, collated and transferred
+alone, from its own random numbers, and put into its row.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from lightning_info.twin.randomness import seed_all
 from lightning_info.twin.refusals import NotSupported
 
 APART = 0x1E3779B97F4A7C15
-"""Keeps our draws apart from those of a user who starts from a small seed: equal ones would look repeatable."""
+"""Offset that separates our draws from those of a user with a small seed: equal ones would look repeatable."""
 
 
 def choose_samples(
     index: int | None, replacement: int | None, seed: int, size: int, number: int = 0
 ) -> tuple[int, int]:
-    """The sample to replace and the one that replaces it; what is not given is drawn, and is another one.
+    """Return the sample to replace and its replacement; those not given are drawn, and differ from each other.
 
     Args:
-        index: The one, if given.
-        replacement: The other, if given.
-        seed: Of the draws.
-        size: Samples of the data set.
-        number: Of the pair among those of this seed, which differ as long as there are others.
+        index: The sample to replace, if given.
+        replacement: The replacement, if given.
+        seed: Seed of the draws.
+        size: Number of samples of the data set.
+        number: Number of the pair among those of this seed, which differ as long as there are others.
 
     Raises:
-        NotSupported: One that is given is not there, or there is no other.
+        NotSupported: A given sample does not exist, or there is no other.
     """
     for name, sample in (("index", index), ("replacement", replacement)):
         if sample is not None and not 0 <= sample < size:
-            raise NotSupported(f"{name}={sample} is none of the {size} training samples; take 0 to {size - 1}")
+            raise NotSupported(f"{name}={sample} is not one of the {size} training samples; take 0 to {size - 1}")
     if index is not None and replacement is not None:
         return index, replacement
     if size < 2:
@@ -67,14 +67,14 @@ def _another(draw: random.Random, size: int, but: set[int | None]) -> int:
 
 
 class Replacer:
-    """Puts one sample in the place of another.
+    """Replaces one sample by another.
 
     Args:
         index: The sample that is replaced.
         replacement: The sample that takes its place.
-        seed: Of the draws.
-        transfer: What becomes of a collated batch until it is trained on.
-        instead: Copies that stand for the objects with these identities wherever data are drawn.
+        seed: Seed of the draws.
+        transfer: Applies to a collated batch what happens until it is trained on.
+        instead: Copies that replace the objects with these identities wherever data are drawn.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Replacer:
         """Draw the replacement once, before it is needed.
 
         Raises:
-            NotSupported: It cannot be drawn.
+            NotSupported: The replacement cannot be drawn.
         """
         try:
             with isolated(device):
@@ -101,20 +101,20 @@ class Replacer:
             ) from error
 
     def alone(self, loader: Any, device: torch.device) -> Any:
-        """A batch of the replaced sample alone, the same one at each call."""
+        """Return a batch of the replaced sample alone, the same one at each call."""
         with isolated(device):
             seed_all(APART + self.seed)
             return self._draw(loader)([self.index])
 
     def __call__(self, loader: Any, batch: Any, indices: Sequence[int], visit: int, device: torch.device) -> Any:
-        """The twin's batch.
+        """Return the twin's batch.
 
         Args:
             loader: The user's training loader.
             batch: A copy of the user's batch, as it is trained on.
-            indices: Of its samples.
-            visit: How often the sample was replaced before.
-            device: Where it is trained.
+            indices: Indices of its samples.
+            visit: Number of times that the sample was replaced before.
+            device: Device on which it is trained.
 
         Raises:
             OutOfStep: The sample cannot be put into the batch.
@@ -149,7 +149,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _splice(batch: Any, single: Any, rows: Sequence[int], size: int) -> Any:
-    """A batch of ``size`` samples with the one sample of another batch in some of its rows."""
+    """Return a batch of ``size`` samples with the one sample of another batch in some of its rows."""
     if isinstance(batch, Tensor):
         return _splice_tensor(batch, single, rows, size)
     objects = objects_of(batch)

@@ -1,4 +1,4 @@
-"""The second Trainer, which trains the twin in a thread of its own, as the user's trains the user's module."""
+"""The second Trainer, which trains the twin in its own thread, as the user's trains the user's module."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _DONE = (
     "configure_model", "on_exception", "on_fit_end", "on_fit_start", "on_train_end", "prepare_data", "print", "setup",
     "teardown",
 )  # fmt: skip
-"""What the user's run has done to the module already, or what is of no use on a twin."""
+"""Methods that the user's run has already called on the module, or that a twin does not need."""
 
 TRANSFER = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
-"""Hooks that the batches have been through when the twin gets them."""
+"""Hooks that have already been applied to the batches when the twin gets them."""
 
 
 def is_left_out(hook: str) -> bool:
-    """Whether a twin does not run a method of this name of the user's module."""
+    """Tell whether a twin does not run a method of this name of the user's module."""
     return hook in (*_DONE, *TRANSFER) or any(
         part in hook for part in ("validation", "test_", "predict_", "dataloader")
     )
@@ -53,11 +53,11 @@ class SecondTrainer:
     Attributes:
         user: The user's Trainer.
         trainer: The second Trainer, once there is one.
-        handover: How it is told what to do.
-        guard: Of what its code would do outside of the process.
-        error: What ended it, if it was not told to end.
-        is_watched: Something that is not known could change weights or optimisers between two batches.
-        fingerprint: Of the twin's weights and optimisers at the end of its last batch, if they are watched.
+        handover: Channel that tells it what to do.
+        guard: Guard against what its code would do outside of the process.
+        error: The error that ended it, if it was not told to end.
+        is_watched: Whether something unknown could change weights or optimisers between two batches.
+        fingerprint: Fingerprint of the twin's weights and optimisers after its last batch, if they are watched.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class SecondTrainer:
         self._thread = threading.Thread(target=self._run, name="lightning-info twin", daemon=True)
 
     def start(self) -> None:
-        """Until the twin waits in its first epoch, or has failed."""
+        """Run until the twin waits in its first epoch, or has failed."""
         _shadow(self._twin, dict.fromkeys(_DONE, _nothing))
         _shadow(self._twin, dict.fromkeys(TRANSFER, _unchanged))
         _shadow(self._twin, {"configure_callbacks": lambda: []})
@@ -95,8 +95,8 @@ class SecondTrainer:
         """Tell the twin what the user's run has done, and wait until it has done so too.
 
         Raises:
-            OutOfStep: It is elsewhere, or ended itself, or was about to do what only the run may do.
-            Exception: What it failed with.
+            OutOfStep: The twin is elsewhere, or ended itself, or was about to do what only the run may do.
+            Exception: The error with which the twin failed.
         """
         with saves_left_out():
             try:
@@ -110,7 +110,7 @@ class SecondTrainer:
             raise self.error
 
     def take_rates(self) -> None:
-        """Take up the learning rates of the user's run, where a scheduler follows a metric that the twin has not."""
+        """Copy the learning rates of the user's run, if a scheduler follows a metric that the twin does not have."""
         configs = zip(self.user.lr_scheduler_configs, self.trainer.lr_scheduler_configs, strict=True)
         for config, own in configs:
             if config.reduce_on_plateau:
@@ -119,7 +119,7 @@ class SecondTrainer:
                     twin_group["lr"] = copy.copy(group["lr"])
 
     def transfer(self, batch: Any) -> Any:
-        """What becomes of a collated batch until it is trained on; by the hooks of the copies."""
+        """Apply to a collated batch what happens until it is trained on, with the hooks of the copies."""
         with saves_left_out(), self._guarded():
             return self._transferred(batch)
 
@@ -145,7 +145,7 @@ class SecondTrainer:
             self._thread.join()
 
     def save(self) -> Tensor:
-        """The bytes of the second Trainer's checkpoint."""
+        """Return the bytes of the second Trainer's checkpoint."""
         self.handover.wait()
         with saves_left_out(), self._guarded():  # on_save_checkpoint of the copies
             return saved(self.trainer)
@@ -191,7 +191,7 @@ class SecondTrainer:
 
 
 class _Side(Callback):
-    """Waits for the user's run in the twin's hooks, and takes up its random numbers there."""
+    """Waits for the user's run in the twin's hooks, and restores its random numbers there."""
 
     def __init__(self, second: SecondTrainer, feed: Feed, random: RandomState) -> None:
         self._second, self._feed, self._random = second, feed, random
@@ -249,7 +249,7 @@ def _options(trainer: Any) -> dict[str, Any]:
 
 
 def _shadow(owner: Any, methods: dict[str, Callable[..., Any]]) -> None:
-    """Put functions before the methods of one object; not through ``setattr``, which modules make their own of."""
+    """Shadow methods of one object with functions; not through ``setattr``, which modules override."""
     vars(owner).update(methods)
 
 
@@ -262,7 +262,7 @@ def _unchanged(batch: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _without_exits(fit: Callable[..., Any]) -> Callable[..., Any]:
-    """An exit of the twin is none of the process, and nothing that a Trainer should shut down for."""
+    """Turn an exit of the twin into an error, as neither the process nor a Trainer should shut down for it."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         try:

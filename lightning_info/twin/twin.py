@@ -30,31 +30,31 @@ from lightning_info.twin.watching import Watch
 
 
 class Twin:
-    """A second real ``Trainer.fit`` in a thread of its own, which gets each batch when the user's run is done with it.
+    """A second real ``Trainer.fit`` in its own thread, which gets each batch when the user's run is done with it.
 
     Precision, clipping, accumulation, manual optimisation, schedulers and overridden hooks are Lightning's own. The
-    user's run does not notice: weights, losses, optimisers, random numbers are bit-identical to a run without. What
-    goes wrong after the first step ends the twin, not the run: :attr:`reason` tells.
+    user's run is not affected: weights, losses, optimisers and random numbers are bit-identical to a run without it.
+    Anything that goes wrong after the first step ends the twin, not the run; :attr:`reason` says why.
 
-    Each method says in which hook of a callback it is to be called; :meth:`stop` at the end of ``on_train_end``, in
-    ``on_exception`` and in ``teardown``. In between :meth:`weights` gives what there is to measure.
+    Each method says in which hook of a callback it must be called; :meth:`stop` at the end of ``on_train_end``, in
+    ``on_exception`` and in ``teardown``. In between :meth:`weights` returns what can be measured.
 
     Args:
-        index: The sample that is replaced, as the training data set numbers it; None: drawn by ``seed``.
-        replacement: The sample that takes its place; None: drawn by ``seed``. Equal to ``index``: nothing is replaced,
-            and the twin must stay equal to the run (the null test).
-        seed: Of the two draws, and of the random augmentation of the replacement.
-        number: Of the twin among those of this seed, whose drawn samples differ.
+        index: Index of the replaced sample in the training data set; None: drawn by ``seed``.
+        replacement: Index of the sample that takes its place; None: drawn by ``seed``. If it equals ``index``, nothing
+            is replaced, and the twin must stay equal to the run (the null test).
+        seed: Seed of the two draws, and of the random augmentation of the replacement.
+        number: Number of the twin among those of this seed, whose drawn samples differ.
         trust: Names of classes of callbacks that change nothing of what is trained, though they could.
 
     Attributes:
-        index: As given, or drawn by :meth:`start`.
-        replacement: As given, or drawn by :meth:`start`.
+        index: The replaced sample, as given or drawn by :meth:`start`.
+        replacement: The replacement, as given or drawn by :meth:`start`.
         first_difference_step: The optimiser step whose batch was the first that held the replaced sample: the weights
             before it are equal. None as long as there was none.
-        reason: Why there is no twin (any more); None while it follows the run.
+        reason: Why there is no twin, or no longer one; None while it follows the run.
         lost_at: The optimiser step of the run at which it was lost; the weights after it have no twin.
-        error: What it failed with, if that is the reason.
+        error: The error with which it failed, if that is the reason.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Twin:
         self._restart()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy does not follow the run that the original follows."""
+        """Return the state of a copy, which does not follow the run that the original follows."""
         told = ("index", "replacement", "first_difference_step", "reason", "lost_at", "_kept", "_loaded")
         return (
             type(self),
@@ -96,12 +96,12 @@ class Twin:
 
     @property
     def is_null(self) -> bool:
-        """Nothing is replaced."""
+        """Whether nothing is replaced."""
         return self.index == self.replacement
 
     @property
     def notes(self) -> list[str]:
-        """What to know of how it follows the run, a sentence each; once it has started."""
+        """Notes on how it follows the run, one sentence each; available once it has started."""
         notes = []
         if self._watch.names:
             notes.append(
@@ -110,8 +110,8 @@ class Twin:
             )
         if self._trainer is not None and any(c.reduce_on_plateau for c in self._trainer.lr_scheduler_configs):
             notes.append(
-                "a scheduler follows a metric, which the twin, being never validated, has not: it takes the learning "
-                "rates of the run, and what the sample changes through them is left out"
+                "a scheduler follows a validation metric, and the twin is never validated: it takes the learning "
+                "rates of the run, and the influence of the sample through them is left out"
             )
         return notes
 
@@ -121,7 +121,7 @@ class Twin:
         return [] if self._second is None else list(self._second.guard.left_out.values())
 
     def weights(self) -> Any:
-        """The twin's LightningModule, after as many batches as the user's; to be read only.
+        """Return the twin's LightningModule, after as many batches as the user's; to be read only.
 
         Raises:
             OutOfStep: There is none; the message is :attr:`reason`.
@@ -131,7 +131,7 @@ class Twin:
         return self._module
 
     def replaced_sample(self, trainer: Any) -> Any:
-        """A batch of the replaced sample alone, as it is trained on; with augmentation one draw, always the same.
+        """Return a batch of the replaced sample alone, as it is trained on; with augmentation always the same draw.
 
         Raises:
             OutOfStep: There is no twin.
@@ -142,7 +142,7 @@ class Twin:
     # ---- before the first step
 
     def install(self, trainer: Any) -> None:
-        """In ``setup`` of fit, before any training loader is made.
+        """Prepare; called in ``setup`` of fit, before any training loader is made.
 
         Raises:
             NotSupported: No twin can be trained with this strategy.
@@ -154,10 +154,10 @@ class Twin:
         self._locator.install(trainer)
 
     def start(self, trainer: Any, pl_module: Any) -> None:
-        """In ``on_train_start``: the twin is a copy of the module as it is now, or that of the checkpoint.
+        """Start the twin in ``on_train_start``, as a copy of the module as it is now, or from the checkpoint.
 
         Raises:
-            NotSupported: No twin can follow this run; the message tells why and what to do.
+            NotSupported: No twin can follow this run; the message says why and what to do.
         """
         self._close()
         state, self._loaded, self._kept = self._loaded, None, None
@@ -223,11 +223,11 @@ class Twin:
     # ---- in training
 
     def epoch_start(self, trainer: Any) -> None:
-        """In ``on_train_epoch_start``."""
+        """Start an epoch; called in ``on_train_epoch_start``."""
         self._tell(trainer, "the start of an epoch")
 
     def batch_start(self, trainer: Any, pl_module: Any, batch: Any) -> None:
-        """In ``on_train_batch_start``: now the twin has the weights of this step; they are checked."""
+        """Check the twin, which has the weights of this step; called in ``on_train_batch_start``."""
         with self._in_step(trainer) as second:
             if second is None:
                 return
@@ -244,7 +244,7 @@ class Twin:
             self._pending, self._steps = Word("a batch", now, batch, replaced_at), trainer.global_step
 
     def batch_end(self, trainer: Any) -> None:
-        """In ``on_train_batch_end``: the twin trains on its batch."""
+        """Train the twin on its batch; called in ``on_train_batch_end``."""
         with self._in_step(trainer) as second:
             if second is not None:
                 if not self._has_stepped:
@@ -257,11 +257,11 @@ class Twin:
                 self._fingerprint = fingerprint(trainer.lightning_module, trainer.optimizers) if watched else None
 
     def epoch_end(self, trainer: Any) -> None:
-        """In ``on_train_epoch_end``."""
+        """End an epoch; called in ``on_train_epoch_end``."""
         self._tell(trainer, "the end of an epoch")
 
     def finish(self, trainer: Any, pl_module: Any) -> None:
-        """In ``on_train_end``, before the last weights are measured; they are checked."""
+        """Check the last weights before they are measured; called in ``on_train_end``."""
         with self._in_step(trainer) as second:
             if second is not None:
                 self._hand_over(second)
@@ -280,16 +280,16 @@ class Twin:
     # ---- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """What :meth:`load_state_dict` needs to go on; it holds the bytes of the second Trainer's checkpoint."""
+        """Return what :meth:`load_state_dict` needs to go on; it holds the bytes of the second Trainer's checkpoint."""
         state = self._kept if self._second is None else self._state()
         return {} if state is None else state.as_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave; the next :meth:`start` goes on from there."""
+        """Restore what :meth:`state_dict` returned; the next :meth:`start` goes on from there."""
         self._kept = self._loaded = TwinState(**state_dict) if state_dict else None
 
     def _state(self) -> TwinState | None:
-        """The present state; if it cannot be had, the one that :meth:`_in_step` keeps of a twin that failed."""
+        """Return the current state; if it is unavailable, the one that :meth:`_in_step` keeps of a failed twin."""
         trainer, state = self._trainer, None
         with self._in_step(trainer) as second:
             assert second is not None
@@ -346,7 +346,7 @@ class Twin:
 
     @contextmanager
     def _in_step(self, trainer: Any) -> Iterator[SecondTrainer | None]:
-        """The second Trainer, if it still follows; what fails ends it, and the user's run goes on."""
+        """Yield the second Trainer, if it still follows; a failure ends it, and the user's run goes on."""
         if self._second is None:
             yield None
             return

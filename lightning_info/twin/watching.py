@@ -1,4 +1,4 @@
-"""Callbacks of which nobody knows whether they change what is trained: every call of their hooks is looked at."""
+"""Callbacks that may change what is trained: every call of their hooks is checked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IN_STEP = (
     "on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward",
     "on_before_optimizer_step", "on_train_batch_end",
 )  # fmt: skip
-"""Hooks around and within a step: what they leave behind is compared with what they found.
+"""Hooks around and within a step: the state after them is compared with the state before.
 
 Between two steps a callback may exchange the weights for a validation and put them back; there only the module's
 attributes are compared at each call, and the weights and optimisers from one step to the next (see ``Twin``).
@@ -24,10 +24,10 @@ attributes are compared at each call, and the weights and optimisers from one st
 
 
 class Watch:
-    """Looks at the hooks of other callbacks, for one twin; several may look at the same.
+    """Checks the hooks of other callbacks for one twin; several may check the same.
 
     Attributes:
-        found: The first thing that one of them changed, in a sentence; None as long as there was none.
+        found: The first change by one of them, in a sentence; None as long as there was none.
     """
 
     def __init__(self) -> None:
@@ -36,11 +36,11 @@ class Watch:
 
     @property
     def names(self) -> list[str]:
-        """Those that are watched, as ``Class.hook``."""
+        """Names of the watched hooks, as ``Class.hook``."""
         return [hook.name for hook in self._hooks]
 
     def install(self, hooks: Iterable[tuple[Any, str]]) -> None:
-        """From now on look at these hooks, each a callback and a name."""
+        """Check these hooks from now on, each a callback and a name."""
         self.uninstall()
         self.found = None
         for callback, name in hooks:
@@ -60,11 +60,11 @@ class Watch:
 
 
 class WatchedHook:
-    """Stands before a hook of one callback, and tells what a call of it has changed.
+    """Wraps a hook of one callback, and reports what a call of it has changed.
 
     Attributes:
         own: The callback's own attribute of this name, if it had one; else its class's method is called.
-        watches: To whom it is told.
+        watches: Receivers of the reports.
     """
 
     def __init__(self, callback: Any, hook: str) -> None:
@@ -74,7 +74,7 @@ class WatchedHook:
         self._function: Callable[..., Any] = getattr(callback, hook)
 
     def __call__(self, trainer: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call the hook, and compare what there was before and is after."""
+        """Call the hook, and compare the states before and after."""
         before = self._state(trainer, args)
         result = self._function(trainer, *args, **kwargs)
         after = self._state(trainer, args)
@@ -103,7 +103,7 @@ class WatchedHook:
             )
 
     def remove(self) -> None:
-        """Give the callback its own back."""
+        """Restore the callback's own attribute."""
         del vars(self._callback)[self._hook]
         if self.own is not None:
             vars(self._callback)[self._hook] = self.own
@@ -117,7 +117,7 @@ def _of_step(trainer: Any, args: Any, hook: str) -> dict[str, Any]:
     }
     if hook in ("on_train_batch_start", "on_before_backward"):
         state["the batch" if hook == "on_train_batch_start" else "the loss"] = list(map(_Copy, tensors_of(args[1])))
-    if hook != "on_train_batch_end":  # of which the next step takes them up
+    if hook != "on_train_batch_end":  # the next step starts with them
         state["random numbers within a step"] = random_state(trainer.strategy.root_device).comparable()
     return state
 
@@ -134,7 +134,7 @@ def _attributes(module: Any) -> dict[str, Any]:
 
 
 class _Copy:
-    """Of a tensor, equal to the copy of another if all numbers are."""
+    """Copy of a tensor, equal to the copy of another if all numbers are."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.values = tensor.detach().clone()

@@ -66,7 +66,7 @@ def test_without_targets_the_information_about_the_input_is_measured(level):
     found = effective(adapter=lambda module, batch: (module(batch[0]), None, "categorical"), **level)
     fit(found)
     assert not any("I_ZY" in tag or "loss" in tag for tag in found.history)
-    assert "none, so that I_ZY, loss and noisy_loss are left out" in " ".join(found.report().split())
+    assert "none, so I_ZY, loss and noisy_loss are left out" in " ".join(found.report().split())
     layers = [tag for tag in known.history if tag.startswith("effective_info/I_XZ/")]
     assert len(layers) == 2
     for tag in layers:
@@ -379,8 +379,8 @@ def test_senseless_arguments_are_refused(options, match):
 @pytest.mark.parametrize(
     ("noise", "limit", "match"),
     [
-        ("full", "FULL_WEIGHTS", r"done up to 60 and not for 63; choose noise='low_rank', or noise='diagonal'"),
-        ("low_rank", "KEPT", r"with 63 numbers each: .* those of 0 samples, .* choose noise='diagonal'"),
+        ("full", "FULL_WEIGHTS", r"done for up to 60, not for 63; choose noise='low_rank', or noise='diagonal'"),
+        ("low_rank", "KEPT", r"with 63 numbers each: .* memory for 0 samples, .* choose noise='diagonal'"),
     ],
 )
 def test_noise_for_which_the_network_is_too_large_is_refused_before_the_first_step(noise, limit, match, monkeypatch):

@@ -85,7 +85,9 @@ def test_every_engine_gives_the_same_curve(engine):
 
 def test_an_engine_asked_for_by_name_that_cannot_do_it_is_refused_with_the_reason():
     callback = FisherTraceCallback(engine="backpack", on_error="raise", summary=False)
-    with pytest.raises(Exception, match=r"(?s)cannot be had exactly.*no rule for the operator that uses .*net\.scale"):
+    with pytest.raises(
+        Exception, match=r"(?s)cannot be computed exactly.*no rule for the operator that uses .*net\.scale"
+    ):
         fit("depthwise", callback)
 
 

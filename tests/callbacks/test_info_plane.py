@@ -220,7 +220,7 @@ def test_the_table_and_the_verdicts_are_printed(capsys):
     text = capsys.readouterr().out
     assert "info_plane_final/I_XT [bits]\n  act " in text
     assert "fall of I(X;T) by bins (bits)" in text
-    assert "One run is no evidence" in text
+    assert "One run is not evidence" in text
 
 
 def test_the_summary_says_which_layers_reduced_how_and_which_labels():
@@ -358,7 +358,7 @@ def test_without_a_label_for_each_sample_there_is_i_xt_only(kind):
 
 def test_targets_that_are_all_different_are_no_labels():
     said = said_by(info_plane(adapter=_own_targets, bins=1000))
-    assert len([line for line in said if "no I(T;Y) (NaN)" in line]) == 1
+    assert len([line for line in said if "I(T;Y) is NaN" in line]) == 1
 
 
 def _own_targets(module, batch):
@@ -459,9 +459,9 @@ def test_layers_are_named_by_name_call_or_class(layers, found):
     [
         ({"estimator": "kde"}, "unknown estimator 'kde'; choose one of 'binning', 'mixture', 'gaussian'"),
         ({"bin_range": "local"}, "unknown bin_range 'local'; choose one of 'global', 'fixed', 'adaptive'"),
-        ({"bin_range": (1.0, 1.0)}, r"bin_range=\(1.0, 1.0\) is no range"),
-        ({"bin_range": (0.0, math.inf)}, "is no range"),
-        ({"bin_range": [(0.0, 1.0, 2.0)]}, "is no range"),
+        ({"bin_range": (1.0, 1.0)}, r"bin_range=\(1.0, 1.0\) is not a range"),
+        ({"bin_range": (0.0, math.inf)}, "is not a range"),
+        ({"bin_range": [(0.0, 1.0, 2.0)]}, "is not a range"),
         ({"bin_range": ["global", "global"]}, "name each estimator and range once"),
         ({"estimator": []}, "name each estimator and range once"),
         ({"bins": 0}, "bins must be a positive integer, got 0; for example bins=30"),

@@ -95,7 +95,9 @@ def test_the_same_refusal_is_told_in_full_once():
     first, second = [text for text in said if "is off" in text]
     assert "def adapter(module, batch):" in first
     assert "is off, and training goes on" in first.splitlines()[0]
-    assert second.startswith("EffectiveInfoCallback: refused as WeightInfoCallback is; EffectiveInfoCallback is off")
+    assert second.startswith(
+        "EffectiveInfoCallback: refused for the same reason as WeightInfoCallback; EffectiveInfoCallback is off"
+    )
     assert "\n" not in second
     assert "Tell it what the module predicts" in first.splitlines()[0]
 

@@ -341,7 +341,7 @@ class Unseen(Draws):
         (Negatives, r"draws numbers of samples of its batch \(test_noise.py:\d+, in training_step\)"),
         (Rolled, "must not depend on the others of its batch.* mixup"),
         (SampleBySample, r"draws noise sample by sample \(test_noise.py:\d+.*draw it for all samples at once"),
-        (ByNumpy, "draws from numpy or random, which give noise by a sample's place"),
+        (ByNumpy, "draws from numpy or random, whose noise depends on a sample's place"),
         (Unseen, "gives other outputs in a second pass .* cannot be seeded"),
     ],
 )

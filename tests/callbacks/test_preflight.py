@@ -285,7 +285,9 @@ def test_a_step_that_frees_its_graph_is_refused(name):
         "backward": lambda loss, module: torch.autograd.backward(loss),
         "grad": lambda loss, module: torch.autograd.grad(loss, list(module.parameters())),
     }[name]
-    with pytest.raises(MisconfigurationException, match=r"frees it; self\.manual_backward\(loss\) or loss\.backward"):
+    with pytest.raises(
+        MisconfigurationException, match=r"frees it; use self\.manual_backward\(loss\) or loss\.backward"
+    ):
         fit(OwnGradients(differentiate))
     fit(OwnGradients(lambda loss, module: loss.backward()))
 

@@ -397,9 +397,7 @@ def test_without_targets_all_is_measured_but_the_loss(curvature):
         for step in (0, 8, 16):
             assert value(found, name, step) == pytest.approx(value(known, name, step), rel=1e-6, nan_ok=True), name
     assert value(found, "kl", 16) > 0
-    assert "none, so that loss, expected_loss, predicted_loss, complexity, free_energy" in " ".join(
-        found.report().split()
-    )
+    assert "none, so loss, expected_loss, predicted_loss, complexity, free_energy" in " ".join(found.report().split())
     assert not found.rate_distortion
 
 

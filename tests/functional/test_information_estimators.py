@@ -109,7 +109,7 @@ def test_shuffled_labels_are_read_by_it():
     """With a code of its own for every sample: log2 of the classes, whatever the order, and twice the same."""
     module = Classifier()
     ours = InfoPlaneCallback("net.0", "hartley", 64, reference=(X, Y), every_n_train_steps=8, summary=False)
-    with pytest.warns(UserWarning, match="almost every sample has a code of its own"):
+    with pytest.warns(UserWarning, match="almost every sample has its own code"):
         trainer(ours).fit(module, loader())
     assert ours.history["info_plane_shuffled/I_TY/net.0"][0][1] == pytest.approx(math.log2(len(Y.unique())))
 

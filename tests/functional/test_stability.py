@@ -68,8 +68,8 @@ def test_several_data_sets_are_averaged():
     [
         (lambda: unique_information(-1.0, 1.0), "squared length, got -1.0"),
         (lambda: unique_information(math.nan, 1.0), "squared length, got nan"),
-        (lambda: unique_information(1.0, 0.0), "beta has to be positive"),
-        (lambda: shannon_from_stability(0.0, matrix(6, 3), matrix(6, 6), math.inf), "beta has to be positive"),
+        (lambda: unique_information(1.0, 0.0), "beta must be positive"),
+        (lambda: shannon_from_stability(0.0, matrix(6, 3), matrix(6, 6), math.inf), "beta must be positive"),
         (
             lambda: shannon_from_stability(0.0, matrix(6, 3), matrix(3, 3), 1.0),
             r"\(M, k, k\), got \(6, 3\) and \(3, 3\)",

@@ -26,21 +26,21 @@ These tables are the output of `python tests/invariance/matrix.py` (Python {pyth
 {lightning}, on the CPU). Every configuration (`tests/invariance/cases.py`) trains a small network from the same seeds
 
 1. without our callbacks,
-2. with {ours} at once, which end the run if a measurement fails; beside other callbacks once before
-   and once after them,
+2. with {ours} at once, which end the run if a measurement fails; if there are other callbacks, once
+   before and once after them,
 3. with a *saboteur* instead, which in the middle of the run moves one weight to the next floating-point number and
    draws one random number.
 
-Recorded are, at the start of every batch and at the end of training: weights, gradients, buffers, `requires_grad`,
-train or eval mode and the number of hooks; all attributes of the modules (states of torchmetrics too), loaders, data
-sets and datamodule, of objects that hold no plain data only the type; the states of optimisers, schedulers and of the
-random number generators of torch, numpy and Python; global modes of torch, counters of the trainer, and the batch.
-Besides: the loss of every backward pass, what every `training_step` and `validation_step` returns, the metrics after
-every batch and validation, and what reaches loggers, TensorBoard's files and checkpoints. Left out are the metrics that
-our callbacks add, and the states of callbacks in checkpoints.
+Recorded at the start of every batch and at the end of training are: weights, gradients, buffers, `requires_grad`,
+train or eval mode and the number of hooks; all attributes of the modules (including states of torchmetrics), loaders,
+data sets and datamodule (for objects that hold no plain data only the type); the states of optimisers, schedulers and
+the random number generators of torch, numpy and Python; global modes of torch, counters of the trainer, and the batch.
+Also recorded are the loss of every backward pass, what every `training_step` and `validation_step` returns, the metrics
+after every batch and validation, and what reaches loggers, TensorBoard's files and checkpoints. The metrics that our
+callbacks add and the states of callbacks in checkpoints are left out.
 
-Two runs are *identical* if all of this agrees in every bit. *Points measured* are those of each of our callbacks; the
-last of them, `StabilityCallback`, is missing where it refuses a run that its twin could not follow. The
+Two runs are *identical* if all of this agrees in every bit. *Points measured* lists the points of each of our
+callbacks; the last of them, `StabilityCallback`, is missing where it refuses a run that its twin could not follow. The
 saboteur is *caught* if the recording that follows its acts differs in both.
 
 {identical} of {total} configurations are identical, with points measured by every callback and the saboteur caught.

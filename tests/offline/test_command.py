@@ -128,7 +128,7 @@ def test_a_warning_is_one_line(folder, capsys):
         ({"module": "unknown_package:Net"}, "No module named 'unknown_package'"),
         ({"module": "{folder}/user_net.py:Net"}, "missing a required argument: 'width'; it takes width, depth"),
         ({"module": "{folder}/user_net.py:Net", "init": "width"}, "--init width is not key=value"),
-        ({"module": "{folder}/user_net.py:Net", "init": "width=f(3)"}, "f(3) is no literal"),
+        ({"module": "{folder}/user_net.py:Net", "init": "width=f(3)"}, "f(3) is not a literal"),
         ({"module": "{folder}/user_net.py:three"}, "is a int; give a class"),
         (
             {"module": "{folder}/user_net.py:Net", "init": "width=3", "checkpoints": "{folder}/*.ckpt"},
@@ -143,7 +143,7 @@ def test_a_warning_is_one_line(folder, capsys):
         ({"callback": "Fisher()"}, "unknown callback 'Fisher'; choose one of EffectiveInfoCallback, Fisher"),
         ({"callback": "Trainer()"}, "unknown callback 'Trainer'"),
         ({"callback": "measure()"}, "unknown callback 'measure'"),
-        ({"callback": "FisherTraceCallback("}, "is no call"),
+        ({"callback": "FisherTraceCallback("}, "is not a call"),
         ({"callback": "FisherTraceCallback(seeds=1)"}, "unexpected keyword argument 'seeds'; it takes estimator"),
         ({"callback": "FisherTraceCallback('nope')"}, "unknown estimator 'nope'"),
         ({"callback": "FisherTraceCallback(**{{'seed': 1}})"}, "without **"),

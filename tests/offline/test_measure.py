@@ -221,8 +221,8 @@ NET, PAIR = nn.Linear(FEATURES, CLASSES), data(SAMPLES).tensors
             "48, 3 samples",
         ),
         (lambda: measure(NET, PAIR, StabilityCallback(), likelihood="categorical"), "compare_runs"),
-        (lambda: measure(NET, PAIR, "fisher", likelihood="categorical"), "none of this package's callbacks"),
-        (lambda: categorical(NET, PAIR, FisherTraceCallback), r"is a class; give an instance, FisherTraceCallback\(\)"),
+        (lambda: measure(NET, PAIR, "fisher", likelihood="categorical"), "not one of this package's callbacks"),
+        (lambda: categorical(NET, PAIR, FisherTraceCallback), r"is a class; pass an instance, FisherTraceCallback\(\)"),
         (lambda: categorical(NET, PAIR, [FisherTraceCallback()]), "callbacks are in a list; give them one by one"),
         (lambda: categorical("net", PAIR, FisherTraceCallback()), "module is 'net'; give an nn.Module"),
         (
@@ -233,7 +233,7 @@ NET, PAIR = nn.Linear(FEATURES, CLASSES), data(SAMPLES).tensors
         (lambda: categorical(NET, PAIR, FisherTraceCallback(), device="tpu9"), "device='tpu9' cannot be used"),
         (lambda: categorical(NET, PAIR, FisherTraceCallback(), initial=3), "initial is a int; give a module"),
         (lambda: categorical(NET, PAIR, FisherTraceCallback(), initial=nn.Linear(2, 2)), "initial does not fit Linear"),
-        (lambda: measure(NET, PAIR, FisherTraceCallback(), adapter=3), "adapter=3 is no function"),
+        (lambda: measure(NET, PAIR, FisherTraceCallback(), adapter=3), "adapter=3 is not a function"),
         (
             lambda: categorical(NET, (PAIR[0].numpy(), PAIR[1].numpy()), FisherTraceCallback()),
             "torch.as_tensor an array",

@@ -236,8 +236,8 @@ class Picky(Nameless):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (WeightNorm, "InfoCallback: WeightNorm is a class; give an instance, InfoCallback(WeightNorm())"),
-        (3, "InfoCallback: 3 is no Quantity; give an instance of a subclass of lightning_info.quantities.Quantity"),
+        (WeightNorm, "InfoCallback: WeightNorm is a class; pass an instance, InfoCallback(WeightNorm())"),
+        (3, "InfoCallback: 3 is not a Quantity; pass an instance of a subclass of lightning_info.quantities.Quantity"),
         (Nameless(), "InfoCallback: Nameless has no name; it is the first part of the tags, for example name = 'nam"),
         (OfTwoWords(), "InfoCallback: OfTwoWords has the name 'two/words', which must be one word without slashes; it"),
         (Picky(), "InfoCallback: width must be positive"),

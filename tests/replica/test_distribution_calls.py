@@ -325,7 +325,7 @@ def test_a_policy_is_measured_where_it_is_asked_for():
             "support depends on the parameters",
         ),
         (lambda m, x, y: -Pareto(F.softplus(m(x)), 1.0).log_prob(y.exp() + 9).mean(), "it has no Fisher"),
-        (lambda m, x, y: -flow(m, x).log_prob(y[:, 0]).mean(), "depends on weights that are none of its parameters"),
+        (lambda m, x, y: -flow(m, x).log_prob(y[:, 0]).mean(), "depends on weights that are not its parameters"),
         (lambda m, x, y: -Normal(m(x), 1.0).log_prob(m(-x)).mean(), "both depend on the parameters"),
         (lambda m, x, y: -Normal(m(x), 1.0).log_prob(y[:, :1]).mean(), r"values of shape \(4, 1\)"),
         (lambda m, x, y: m(x).square().mean() + 0.0 * logged(m, x, y), "its loss depends on none of them"),

@@ -138,7 +138,7 @@ def test_a_sampler_of_what_is_no_index_is_told():
             return ((number, 32) for number in range(24))
 
     watches = Watches()
-    with pytest.raises(OutOfStep, match="gives what is no index"):
+    with pytest.raises(OutOfStep, match="gives something that is not an index"):
         trainer(watches).fit(Step(), DataLoader(Sized(), 8, sampler=Keys(range(24))))
 
 

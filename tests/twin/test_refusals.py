@@ -102,8 +102,8 @@ def test_batches_given_as_a_list_are_refused():
 
 
 def test_samples_that_are_not_there_are_refused():
-    refused(r"index=64 is none of the 64 training samples; take 0 to 63", drive=Drive(64, 0))
-    refused(r"replacement=-1 is none of the 64", drive=Drive(0, -1))
+    refused(r"index=64 is not one of the 64 training samples; take 0 to 63", drive=Drive(64, 0))
+    refused(r"replacement=-1 is not one of the 64", drive=Drive(0, -1))
 
 
 def test_an_attribute_that_cannot_be_copied_is_named():

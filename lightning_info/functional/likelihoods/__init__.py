@@ -1,7 +1,7 @@
 """The predictive distributions ``p(y | z)`` of outputs z: one file each, and the names by which users choose them.
 
-A new one is a subclass of :class:`Likelihood` in a file of its own and a line in :data:`LIKELIHOODS` (and its name in
-:data:`LikelihoodName`, which the type checker reads), or, where outputs are the parameters of a class of
+A new one is a subclass of :class:`Likelihood` in its own file and a line in :data:`LIKELIHOODS` (and its name in
+:data:`LikelihoodName`, which the type checker reads), or, if outputs are the parameters of a class of
 ``torch.distributions``, in :data:`FAMILIES`.
 """
 
@@ -33,7 +33,7 @@ from lightning_info.validation import one_of
 
 LikelihoodName = Literal["categorical", "bernoulli", "gaussian", "laplace", "huber", "poisson"]
 LikelihoodLike = LikelihoodName | Likelihood
-"""A name, or a distribution that has parameters of its own, such as ``Huber(delta=0.5)``."""
+"""A name, or a distribution with its own parameters, such as ``Huber(delta=0.5)``."""
 LIKELIHOODS: dict[str, Likelihood] = {
     one.name: one for one in (Categorical(), Bernoulli(), Gaussian(), Laplace(), Huber(), Poisson())
 }
@@ -91,11 +91,11 @@ __all__ = [
 
 
 def likelihood_named(name: str | Likelihood, owner: str) -> Likelihood:
-    """The predictive distribution of a name.
+    """Return the predictive distribution with a name.
 
     Args:
         name: One of :data:`LIKELIHOODS`; a distribution is given back.
-        owner: Who asks, for the message.
+        owner: Name of the caller, for the message.
 
     Raises:
         ValueError: There is none of that name; the message has all names.

@@ -14,16 +14,16 @@ from lightning_info.functional.likelihoods.base import PerOutput
 class AsymmetricLaplace(PerOutput):
     """``p(y | z) = τ(1 - τ) exp(-ρ(y - z))`` with ``ρ(r) = τ r`` above 0 and ``(τ - 1) r`` below: z is the τ-quantile.
 
-    ``H = τ(1 - τ)`` for every output, at a scale of 1 by convention. It is the density of one level. Several levels of
-    the same target have no joint density that a quantile loss would tell, so that no loss is read in this way by
-    itself: an adapter gives the outputs of one level and this distribution. Source: Yu & Moyeed, *Bayesian quantile
-    regression*, 2001.
+    ``H = τ(1 - τ)`` for every output, at a scale of 1 by convention. It is the density of one level. A quantile loss of
+    several levels of the same target defines no joint density, so no loss is recognised as this automatically: an
+    adapter returns the outputs of one level and this distribution. Source: Yu & Moyeed, *Bayesian quantile regression*,
+    2001.
 
     Args:
         quantile: τ, between 0 and 1.
 
     Raises:
-        ValueError: It is not.
+        ValueError: The quantile is not between 0 and 1.
     """
 
     name: ClassVar[str] = "asymmetric_laplace"
@@ -44,26 +44,26 @@ class AsymmetricLaplace(PerOutput):
         return hash((AsymmetricLaplace, self.quantile))
 
     def fisher_trace(self, z: Tensor) -> Tensor:
-        """``τ(1 - τ)``, for every output."""
+        """Return ``τ(1 - τ)``, for every output."""
         return torch.full_like(z, self.quantile * (1 - self.quantile))
 
     def sample(self, z: Tensor, generator: Generator | None) -> Tensor:
-        """``z`` plus an exponential, above with probability ``1 - τ``."""
+        """Return ``z`` plus an exponential, above with probability ``1 - τ``."""
         size = -torch.log1p(-draws.uniform(z.shape, z, generator))
         below = draws.uniform(z.shape, z, generator) < self.quantile
         return z + torch.where(below, -size / (1 - self.quantile), size / self.quantile)
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
-        """``ρ(y - z)``."""
+        """Return ``ρ(y - z)``."""
         residual = y - z
         return torch.maximum(self.quantile * residual, (self.quantile - 1) * residual)
 
     def score(self, z: Tensor, y: Tensor) -> Tensor:
-        """``1 - τ`` where y is below z, else ``-τ``."""
+        """Return ``1 - τ`` where y is below z, else ``-τ``."""
         return (y < z).to(z) - self.quantile
 
     def kl(self, z: Tensor, other: Tensor, variances: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """``(1 - τ)(d + (exp(-τ d) - 1)/τ)`` at a distance d above z; below it with τ and 1 - τ exchanged."""
+        """Return ``(1 - τ)(d + (exp(-τ d) - 1)/τ)`` at a distance d above z; below it with τ and 1 - τ exchanged."""
         d, tau = other - z, self.quantile
         above, below = d.clamp_min(0), (-d).clamp_min(0)
         high = (1 - tau) * (above + torch.expm1(-tau * above) / tau)

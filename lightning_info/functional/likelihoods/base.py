@@ -1,4 +1,4 @@
-"""What a predictive distribution must tell of itself for the Fisher information of the weights."""
+"""The interface of predictive distributions for the Fisher information of the weights."""
 
 # ruff: noqa: B027 - most distributions have nothing to refuse
 
@@ -18,7 +18,7 @@ CotangentEstimator = Literal["importance", "rademacher", "sampled"]
 
 
 class NotRegular(ValueError):
-    """A distribution has no Fisher information, or its scores cannot be had; the message tells why."""
+    """A distribution has no Fisher information, or its scores cannot be computed; the message says why."""
 
 
 class Likelihood(ABC):
@@ -28,11 +28,11 @@ class Likelihood(ABC):
     methods take outputs z of float64 without a graph, samples on axis 0.
 
     Attributes:
-        name: By which a user chooses it.
-        has_class_axis: The last axis of z holds the classes of one position.
-        is_joint: The last axis of z belongs to one position: its classes, or the parameters of its distribution.
-        is_exact: H is known; else it is a mean over labels that are sampled, see :class:`~.Sampled`.
-        convention: What z does not tell and is set, as the unit variance of a mean; empty if nothing is.
+        name: Name by which a user chooses it.
+        has_class_axis: Whether the last axis of z holds the classes of one position.
+        is_joint: Whether the last axis of z belongs to one position: its classes, or its distribution's parameters.
+        is_exact: Whether H is known; otherwise it is a mean over sampled labels, see :class:`~.Sampled`.
+        convention: What is fixed as z does not determine it, such as the unit variance of a mean; may be empty.
         support: Smallest and largest y.
     """
 
@@ -47,11 +47,11 @@ class Likelihood(ABC):
         return self.name
 
     def positions(self, z: Tensor) -> tuple[int, ...]:
-        """``(N, *positions)``: what a mask has."""
+        """Return the shape of a mask, ``(N, *positions)``."""
         return tuple(z.shape[:-1] if self.is_joint else z.shape)
 
     def masked(self, u: Tensor, mask: Tensor) -> Tensor:
-        """``u`` like z, and zero at positions that a mask ``(N, *positions)`` leaves out."""
+        """Return ``u`` like z, and zero at positions that a mask ``(N, *positions)`` leaves out."""
         return u * mask.reshape(*mask.shape, *(1,) * (u.dim() - mask.dim()))
 
     def check(self, z: Tensor) -> None:
@@ -63,60 +63,60 @@ class Likelihood(ABC):
 
     @abstractmethod
     def fisher_trace(self, z: Tensor) -> Tensor:
-        """``tr H(z)`` of every position, ``(N, *positions)``."""
+        """Return ``tr H(z)`` of every position, ``(N, *positions)``."""
 
     @abstractmethod
     def fisher_product(self, z: Tensor, t: Tensor) -> Tensor:
-        """``H(z) t``, with t like z."""
+        """Return ``H(z) t``, with t like z."""
 
     @abstractmethod
     def fisher_root(self, z: Tensor) -> Iterator[Tensor]:
-        """All columns of a square root of ``H(z)``, each like z: the sum of ``u uᵀ`` over them is H."""
+        """Yield all columns of a square root of ``H(z)``, each like z: the sum of ``u uᵀ`` over them is H."""
 
     def root_columns(self, z: Tensor) -> int:
-        """How many columns :meth:`fisher_root` has: as a rule one for each output of a sample."""
+        """Return the number of columns of :meth:`fisher_root`: usually one for each output of a sample."""
         return z[0].numel()
 
     @abstractmethod
     def cotangent(self, z: Tensor, estimator: CotangentEstimator, generator: Generator | None) -> Tensor:
-        """A random u like z with ``E[u uᵀ] = H(z)``; independent signs at the positions of a sample."""
+        """Return a random u like z with ``E[u uᵀ] = H(z)``; independent signs at the positions of a sample."""
 
     @abstractmethod
     def sample(self, z: Tensor, generator: Generator | None) -> Tensor:
-        """Targets from the model, ``(N, *positions)``."""
+        """Return targets from the model, ``(N, *positions)``."""
 
     @abstractmethod
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
-        """``-log p(y | z)`` of every position in nats, up to what does not depend on z; differentiable in z."""
+        """Return ``-log p(y | z)`` of every position in nats, up to what does not depend on z; differentiable in z."""
 
     @abstractmethod
     def score(self, z: Tensor, y: Tensor) -> Tensor:
-        """``-∂ log p(y | z) / ∂z``, like z."""
+        """Return ``-∂ log p(y | z) / ∂z``, like z."""
 
     @abstractmethod
     def kl(self, z: Tensor, other: Tensor, variances: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """``KL(p(y | z) ‖ p(y | other))`` of every position in nats, ``(N, *positions)``.
+        """Return ``KL(p(y | z) ‖ p(y | other))`` of every position in nats, ``(N, *positions)``.
 
         Args:
-            z: Of the one distribution.
-            other: Of the other one, like z.
-            variances: Of both, where the distribution has one that its outputs do not tell.
+            z: Outputs of the first distribution.
+            other: Outputs of the second distribution, like z.
+            variances: Variances of both, if the distribution has one that its outputs do not determine.
         """
 
 
 class PerOutput(Likelihood):
-    """Every output is a position of its own: H is diagonal, and its diagonal says all."""
+    """Distribution with every output its own position: H is diagonal."""
 
     @abstractmethod
     def fisher_trace(self, z: Tensor) -> Tensor:
-        """The diagonal of H, like z."""
+        """Return the diagonal of H, like z."""
 
     def fisher_product(self, z: Tensor, t: Tensor) -> Tensor:
-        """The diagonal times t."""
+        """Return the diagonal times t."""
         return self.fisher_trace(z) * t
 
     def fisher_root(self, z: Tensor) -> Iterator[Tensor]:
-        """One output at a time: the square root of its element of H, all others zero."""
+        """Yield one output at a time: the square root of its element of H, all others zero."""
         flat = self.fisher_trace(z).sqrt().reshape(len(z), -1)
         for place in range(flat.shape[1]):
             u = torch.zeros_like(flat)
@@ -124,7 +124,7 @@ class PerOutput(Likelihood):
             yield u.reshape(z.shape)
 
     def cotangent(self, z: Tensor, estimator: CotangentEstimator, generator: Generator | None) -> Tensor:
-        """``"sampled"``: the score of a target from the model; else ``± sqrt`` of the diagonal."""
+        """Return the score of a target from the model for ``"sampled"``, else ``± sqrt`` of the diagonal."""
         if estimator == "sampled":
             return self.score(z, self.sample(z, generator))
         return draws.signs(z.shape, z, generator) * self.fisher_trace(z).sqrt()

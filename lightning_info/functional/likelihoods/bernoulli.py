@@ -18,22 +18,22 @@ class Bernoulli(PerOutput):
     support: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def fisher_trace(self, z: Tensor) -> Tensor:
-        """``p (1 - p)``."""
+        """Return ``p (1 - p)``."""
         return z.sigmoid() * (-z).sigmoid()
 
     def sample(self, z: Tensor, generator: Generator | None) -> Tensor:
-        """Labels 0 and 1, float64."""
+        """Return labels 0 and 1, float64."""
         return (draws.uniform(z.shape, z, generator) < z.sigmoid()).double()
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
-        """``log(1 + exp z) - y z``."""
+        """Return ``log(1 + exp z) - y z``."""
         return softplus(z) - y * z
 
     def score(self, z: Tensor, y: Tensor) -> Tensor:
-        """``p - y``."""
+        """Return ``p - y``."""
         return z.sigmoid() - y
 
     def kl(self, z: Tensor, other: Tensor, variances: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """``p (log p - log q) + (1 - p) (log(1 - p) - log(1 - q))``."""
+        """Return ``p (log p - log q) + (1 - p) (log(1 - p) - log(1 - q))``."""
         there = z.sigmoid() * (logsigmoid(z) - logsigmoid(other))
         return there + (-z).sigmoid() * (logsigmoid(-z) - logsigmoid(-other))

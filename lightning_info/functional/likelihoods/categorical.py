@@ -1,6 +1,6 @@
 """Classes: logits with the classes on the last axis.
 
-Of the likeliest class ``1 - p`` is the sum of the others, so that nothing is lost where a network is sure.
+For the likeliest class ``1 - p`` is computed as the sum of the others, so no precision is lost if a network is certain.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class Categorical(Likelihood):
     is_joint: ClassVar[bool] = True
 
     def fisher_trace(self, z: Tensor) -> Tensor:
-        """``sum p (1 - p)``."""
+        """Return ``sum p (1 - p)``."""
         p, _, rest = _probabilities(z)
         return ((1 - rest) * rest + rest - p.square_().sum(-1, keepdim=True)).squeeze(-1)
 
     def fisher_product(self, z: Tensor, t: Tensor) -> Tensor:
-        """``p∘t - p (pᵀt)``."""
+        """Return ``p∘t - p (pᵀt)``."""
         p = z.softmax(-1)
         return p * (t - (p * t).sum(-1, keepdim=True))
 
@@ -59,7 +59,7 @@ class Categorical(Likelihood):
                 yield u.reshape(z.shape)
 
     def root_columns(self, z: Tensor) -> int:
-        """C - 1 at each position."""
+        """Return the number of columns, C - 1 at each position."""
         return z[0, ..., 0].numel() * max(1, z.shape[-1] - 1)
 
     def cotangent(self, z: Tensor, estimator: CotangentEstimator, generator: Generator | None) -> Tensor:
@@ -84,26 +84,26 @@ class Categorical(Likelihood):
         return direction.mul_(scale)
 
     def sample(self, z: Tensor, generator: Generator | None) -> Tensor:
-        """Classes, int64."""
+        """Return classes, int64."""
         return draws.index(z.log_softmax(-1).exp(), generator).squeeze(-1)
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
-        """``-log p_y``."""
+        """Return ``-log p_y``."""
         return -z.log_softmax(-1).gather(-1, y.unsqueeze(-1)).squeeze(-1)
 
     def score(self, z: Tensor, y: Tensor) -> Tensor:
-        """``p - e_y``."""
+        """Return ``p - e_y``."""
         log_p, label = z.log_softmax(-1), y.unsqueeze(-1)
         return log_p.exp().scatter(-1, label, torch.expm1(log_p).gather(-1, label))
 
     def kl(self, z: Tensor, other: Tensor, variances: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """``sum p (log p - log q)``."""
+        """Return ``sum p (log p - log q)``."""
         p, q = z.log_softmax(-1), other.log_softmax(-1)
         return (p.exp() * (p - q)).sum(-1)
 
 
 def _probabilities(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``p`` with 0 for the likeliest class, that class, and the probability of the others together, ``(..., 1)``."""
+    """Return ``p`` with 0 for the likeliest class, that class, and the probability of all others, ``(..., 1)``."""
     highest, most = z.max(-1, keepdim=True)
     e = (z - highest).exp_().scatter_(-1, most, 0.0)
     others = e.sum(-1, keepdim=True)

@@ -23,8 +23,9 @@ class Family(OfParameters):
     Args:
         kind: The class of torch.
         names: Its parameters, which its constructor takes.
-        predicted: Of each number among the parameters of one position, see :class:`~.OfParameters`; None: all.
-        shapes: Of each parameter, the axes beyond the positions; None: they are numbers.
+        predicted: Whether each number among the parameters of one position is predicted, see :class:`~.OfParameters`;
+            None if all are.
+        shapes: Axes of each parameter beyond the positions; None if they are numbers.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Family(OfParameters):
         return self.kind, self.predicted, self.shapes
 
     def distribution(self, z: Tensor) -> Distribution:
-        """One a position."""
+        """Return one distribution per position."""
         parts = torch.split(z, self._sizes, -1)
         values = [part.reshape(*z.shape[:-1], *shape) for part, shape in zip(parts, self.shapes, strict=True)]
         make: Any = self.kind
@@ -73,6 +74,6 @@ class Family(OfParameters):
 
 
 def matrix(rows: list[list[Tensor | float]], like: Tensor) -> Tensor:
-    """``(*, P, P)`` of elements that are numbers, or tensors like one of shape ``(*)``."""
+    """Return ``(*, P, P)`` of elements that are numbers, or tensors like one of shape ``(*)``."""
     elements = [[torch.as_tensor(one).to(like).expand_as(like) for one in row] for row in rows]
     return torch.stack([torch.stack(row, -1) for row in elements], -2)

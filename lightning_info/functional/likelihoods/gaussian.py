@@ -12,7 +12,7 @@ from lightning_info.functional.likelihoods.base import PerOutput
 
 
 class Gaussian(PerOutput):
-    """Mean z and unit variance, so that ``H = I``.
+    """Normal distribution with mean z and unit variance, so ``H = I``.
 
     A predicted variance v comes as a second output ``v / (sqrt(2) v0)`` beside ``mean / sqrt(v0)``, with v0 the present
     value of v: the Fisher information ``diag(1/v, 1/(2v²))`` of mean and variance is the identity in these units.
@@ -22,23 +22,23 @@ class Gaussian(PerOutput):
     convention: ClassVar[str] = "unit variance"
 
     def fisher_trace(self, z: Tensor) -> Tensor:
-        """One for every output."""
+        """Return one for every output."""
         return torch.ones_like(z)
 
     def sample(self, z: Tensor, generator: Generator | None) -> Tensor:
-        """``z`` plus standard normal noise."""
+        """Return ``z`` plus standard normal noise."""
         return z + draws.normal(z.shape, z, generator)
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
-        """``½ (z - y)²``."""
+        """Return ``½ (z - y)²``."""
         return 0.5 * (z - y).square()
 
     def score(self, z: Tensor, y: Tensor) -> Tensor:
-        """``z - y``."""
+        """Return ``z - y``."""
         return z - y
 
     def kl(self, z: Tensor, other: Tensor, variances: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """``½ (z - y)²``; with variances v, u and means in their own unit ``½ (v/u - 1 - log(v/u) + (z - y)²/u)``."""
+        """Return ``½ (z - y)²``; with variances v, u and unscaled means ``½ (v/u - 1 - log(v/u) + (z - y)²/u)``."""
         if variances is None:
             return 0.5 * (z - other).square()
         v, u = variances

@@ -32,7 +32,7 @@ class Huber(PerOutput):
         delta: δ, greater than 0.
 
     Raises:
-        ValueError: It is not.
+        ValueError: δ is not greater than 0.
     """
 
     name: ClassVar[str] = "huber"
@@ -57,11 +57,11 @@ class Huber(PerOutput):
         return hash((Huber, self.delta))
 
     def fisher_trace(self, z: Tensor) -> Tensor:
-        """The probability of the core, for every output."""
+        """Return the probability of the core, for every output."""
         return torch.full_like(z, self._core)
 
     def sample(self, z: Tensor, generator: Generator | None) -> Tensor:
-        """``z`` plus noise: the distribution function inverted."""
+        """Return ``z`` plus noise: the distribution function inverted."""
         u = draws.uniform(z.shape, z, generator)
         lower = torch.minimum(u, 1 - u)  # of the mirrored residual, at most one half
         tail = (lower / self._tail).clamp(torch.finfo(z.dtype).tiny, 1).log() / self.delta - self.delta
@@ -72,17 +72,17 @@ class Huber(PerOutput):
         return z + torch.where(u < 0.5, residual, -residual)
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
-        """``ρ(z - y)``."""
+        """Return ``ρ(z - y)``."""
         return huber_loss(z, y, reduction="none", delta=self.delta)
 
     def score(self, z: Tensor, y: Tensor) -> Tensor:
-        """``z - y``, at most δ."""
+        """Return ``z - y``, at most δ."""
         return (z - y).clamp(-self.delta, self.delta)
 
     def kl(self, z: Tensor, other: Tensor, variances: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        r"""``E[ρ(r + d) - ρ(r)]`` at a distance d, with G the distribution function of a residual r.
+        r"""Return ``E[ρ(r + d) - ρ(r)]`` at a distance d, with G the distribution function of a residual r.
 
-        Its second derivative is ``P(|r + d| < δ) = G(δ - d) - G(-δ - d)``, so that with ``M'' = G`` it is
+        Its second derivative is ``P(|r + d| < δ) = G(δ - d) - G(-δ - d)``, so with ``M'' = G`` it is
         ``M(δ - d) - M(δ) - M(-δ - d) + M(-δ) + d (M'(δ) - M'(-δ))``.
         """
         d, delta = (z - other).abs(), torch.full_like(z, self.delta)
@@ -91,7 +91,7 @@ class Huber(PerOutput):
         return torch.where(d < _NEAR, 0.5 * self._core * d.square(), rest - m0 + m1 + d * (slope0 - slope1))
 
     def _second_integral(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``M(x)`` and ``M'(x)`` for x up to δ: the distribution function integrated twice and once from -∞."""
+        """Return ``M(x)`` and ``M'(x)`` for x up to δ: the distribution function integrated twice and once from -∞."""
         delta, tail = self.delta, self._tail
         outer = tail * (delta * (x.clamp_max(-delta) + delta)).exp()
         x, edge = x.clamp_min(-delta), torch.full_like(x, -delta)  # the core, on from where the tail ends
@@ -104,6 +104,6 @@ class Huber(PerOutput):
 
 
 def _normal_integrals(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The standard normal distribution function integrated from -∞ to x, once and twice."""
+    """Return the standard normal distribution function integrated from -∞ to x, once and twice."""
     cdf, density = torch.special.ndtr(x), (-0.5 * x.square()).exp() / math.sqrt(2 * math.pi)
     return x * cdf + density, 0.5 * ((x.square() + 1) * cdf + x * density)

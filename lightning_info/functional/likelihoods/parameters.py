@@ -1,4 +1,4 @@
-"""Distributions that outputs tell all parameters of, as those of ``torch.distributions``: H is a matrix a position."""
+"""Distributions whose parameters are outputs, as in ``torch.distributions``: H is a matrix per position."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_info.functional import draws
 from lightning_info.functional.likelihoods.base import CotangentEstimator, Likelihood
 
 LABELS = 128
-"""Of each position, where a mean over them stands for what has no closed form."""
+"""Number of labels of each position whose mean replaces what has no closed form."""
 
 
 class OfParameters(Likelihood):
@@ -24,7 +24,7 @@ class OfParameters(Likelihood):
     predict stand among them and have no Fisher information. Targets are ``(N, *positions, *event)``.
 
     Args:
-        predicted: Of each parameter, whether the network predicts it.
+        predicted: Whether the network predicts each parameter.
     """
 
     is_joint: ClassVar[bool] = True
@@ -34,22 +34,22 @@ class OfParameters(Likelihood):
 
     @abstractmethod
     def distribution(self, z: Tensor) -> Distribution:
-        """One distribution a position."""
+        """Return one distribution per position."""
 
     @abstractmethod
     def information(self, z: Tensor) -> Tensor:
-        """H of all parameters as if all were predicted, ``(N, *positions, P, P)``."""
+        """Return H of all parameters as if all were predicted, ``(N, *positions, P, P)``."""
 
     def fisher_trace(self, z: Tensor) -> Tensor:
-        """The trace of H over the predicted parameters."""
+        """Return the trace of H over the predicted parameters."""
         return self._information(z).diagonal(dim1=-2, dim2=-1).sum(-1)
 
     def fisher_product(self, z: Tensor, t: Tensor) -> Tensor:
-        """``H t`` at every position."""
+        """Return ``H t`` at every position."""
         return (self._information(z) @ t.unsqueeze(-1)).squeeze(-1)
 
     def fisher_root(self, z: Tensor) -> Iterator[Tensor]:
-        """The columns of the symmetric root of H of one position after another, all other positions zero."""
+        """Yield the columns of the symmetric root of H of one position after another, all other positions zero."""
         root = self._root(z).reshape(len(z), -1, z.shape[-1], z.shape[-1])
         for position in range(root.shape[1]):
             for column in range(root.shape[-1]):
@@ -59,30 +59,30 @@ class OfParameters(Likelihood):
                     yield u.reshape(z.shape)
 
     def cotangent(self, z: Tensor, estimator: CotangentEstimator, generator: Generator | None) -> Tensor:
-        """``"sampled"``: the score of a target from the model; else the root of H times random signs."""
+        """Return the score of a target from the model for ``"sampled"``, else the root of H times random signs."""
         if estimator == "sampled":
             return self.score(z, self.sample(z, generator))
         return (self._root(z) @ draws.signs(z.shape, z, generator).unsqueeze(-1)).squeeze(-1)
 
     def sample(self, z: Tensor, generator: Generator | None) -> Tensor:
-        """Targets ``(N, *positions, *event)``."""
+        """Return targets ``(N, *positions, *event)``."""
         with draws.seeding(z.device, generator), torch.no_grad():
             found: Tensor = self.distribution(z).sample()
         return found
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
-        """``-log p(y | θ)``."""
+        """Return ``-log p(y | θ)``."""
         return -self.distribution(z).log_prob(y)
 
     def score(self, z: Tensor, y: Tensor) -> Tensor:
-        """By autograd; 0 in what is not predicted."""
+        """Return the score by autograd, 0 for parameters that are not predicted."""
         with torch.enable_grad():
             at = z.detach().clone().requires_grad_()
             (found,) = torch.autograd.grad(self.loss(at, y).sum(), at)
         return found * self._predicted(z)
 
     def kl(self, z: Tensor, other: Tensor, variances: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """That of torch; else the mean of ``r - 1 - log r`` over targets, with ``r = p(y | other) / p(y | z)``.
+        """Return torch's divergence; else the mean of ``r - 1 - log r`` over targets, ``r = p(y | other) / p(y | z)``.
 
         There are :data:`LABELS` targets from ``p(y | z)``, the same at every call; the mean has no bias.
         """

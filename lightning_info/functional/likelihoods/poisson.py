@@ -19,22 +19,22 @@ class Poisson(PerOutput):
     support: ClassVar[tuple[float, float]] = (0.0, math.inf)
 
     def fisher_trace(self, z: Tensor) -> Tensor:
-        """``exp(z)``."""
+        """Return ``exp(z)``."""
         return z.exp()
 
     def sample(self, z: Tensor, generator: Generator | None) -> Tensor:
-        """Counts, float64."""
+        """Return counts, float64."""
         return draws.poisson(z.exp(), generator)
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
-        """``exp(z) - y z``."""
+        """Return ``exp(z) - y z``."""
         return z.exp() - y * z
 
     def score(self, z: Tensor, y: Tensor) -> Tensor:
-        """``exp(z) - y``."""
+        """Return ``exp(z) - y``."""
         return z.exp() - y
 
     def kl(self, z: Tensor, other: Tensor, variances: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """``exp(z) (exp(d) - 1 - d)`` with ``d = other - z``."""
+        """Return ``exp(z) (exp(d) - 1 - d)`` with ``d = other - z``."""
         d = other - z
         return z.exp() * (torch.expm1(d) - d)

@@ -14,12 +14,12 @@ from lightning_info.functional.likelihoods.base import CotangentEstimator, Likel
 
 
 class Product(Likelihood):
-    """``p(y | z)`` is the product over heads, so that H has their blocks on its diagonal and ``tr H`` is their sum.
+    """Product ``p(y | z)`` over heads: H has their blocks on its diagonal, and ``tr H`` is their sum.
 
     The outputs ``(N, D)`` are those of the heads side by side, each head's flattened; positions ``(N, P)`` likewise.
 
     Args:
-        heads: Of every head its distribution, and the shape of its outputs for one sample, ``(*positions, C)``.
+        heads: Distribution of every head, and the shape of its outputs for one sample, ``(*positions, C)``.
     """
 
     name: ClassVar[str] = "product"
@@ -32,68 +32,68 @@ class Product(Likelihood):
         return " and ".join(f"{head} {shape}" for head, shape in self.heads)
 
     def positions(self, z: Tensor) -> tuple[int, ...]:
-        """``(N, P)``."""
+        """Return the shape of a mask, ``(N, P)``."""
         return len(z), sum(self._numbers_of_positions())
 
     def outputs_of(self, z: Tensor) -> list[Tensor]:
-        """Of each head ``(N, *positions, C)``."""
+        """Return the outputs of each head, ``(N, *positions, C)``."""
         parts = torch.split(z, [math.prod(shape) for _, shape in self.heads], 1)
         return [part.reshape(len(z), *shape) for part, (_, shape) in zip(parts, self.heads, strict=True)]
 
     def positions_of(self, values: Tensor) -> list[Tensor]:
-        """Of each head ``(N, *positions)``, from values ``(N, P)`` of all positions."""
+        """Return the values ``(N, *positions)`` of each head, from values ``(N, P)`` of all positions."""
         places = [(len(values), *shape[: len(shape) - head.is_joint]) for head, shape in self.heads]
         parts = torch.split(values, self._numbers_of_positions(), 1)
         return [part.reshape(place) for part, place in zip(parts, places, strict=True)]
 
     def check(self, z: Tensor) -> None:
-        """Every head for itself."""
+        """Check every head separately."""
         for head, part in self._with(z):
             head.check(part)
 
     def masked(self, u: Tensor, mask: Tensor) -> Tensor:
-        """Of each head its own positions."""
+        """Mask the positions of each head."""
         parts = zip(self._distributions, self.outputs_of(u), self.positions_of(mask), strict=True)
         return _joined([head.masked(part, kept) for head, part, kept in parts])
 
     def fisher_trace(self, z: Tensor) -> Tensor:
-        """Side by side."""
+        """Return the values of the heads side by side."""
         return _joined([head.fisher_trace(part) for head, part in self._with(z)])
 
     def fisher_product(self, z: Tensor, t: Tensor) -> Tensor:
-        """Each block by itself."""
+        """Return the product of each block separately."""
         return _joined([head.fisher_product(*parts) for head, *parts in self._with(z, t)])
 
     def fisher_root(self, z: Tensor) -> Iterator[Tensor]:
-        """The columns of one head after those of another, all other heads zero."""
+        """Yield the columns of one head after those of another, all other heads zero."""
         parts = self.outputs_of(z)
         for place, (head, part) in enumerate(self._with(z)):
             for column in head.fisher_root(part):
                 yield _joined([column if i == place else torch.zeros_like(other) for i, other in enumerate(parts)])
 
     def root_columns(self, z: Tensor) -> int:
-        """Those of all heads."""
+        """Return the number of columns of all heads."""
         return sum(head.root_columns(part) for head, part in self._with(z))
 
     def cotangent(self, z: Tensor, estimator: CotangentEstimator, generator: Generator | None) -> Tensor:
-        """Of each head, with a sign of its own, as those of a single position need not have mean zero."""
+        """Return those of each head with its own sign, as those of a single position need not have mean zero."""
         found = [head.cotangent(part, estimator, generator) for head, part in self._with(z)]
         return _joined([u * draws.signs((len(z), *(1,) * (u.dim() - 1)), z, generator) for u in found])
 
     def sample(self, z: Tensor, generator: Generator | None) -> Tensor:
-        """Side by side, float64; classes too."""
+        """Return the targets of the heads side by side, float64, including classes."""
         return _joined([head.sample(part, generator).double() for head, part in self._with(z)])
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
-        """Side by side."""
+        """Return the values of the heads side by side."""
         return _joined([head.loss(part, label) for head, part, label in self._with_targets(z, y)])
 
     def score(self, z: Tensor, y: Tensor) -> Tensor:
-        """Side by side."""
+        """Return the values of the heads side by side."""
         return _joined([head.score(part, label) for head, part, label in self._with_targets(z, y)])
 
     def kl(self, z: Tensor, other: Tensor, variances: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Side by side."""
+        """Return the values of the heads side by side."""
         return _joined([head.kl(*parts) for head, *parts in self._with(z, other)])
 
     @property

@@ -22,16 +22,16 @@ from lightning_info.functional.likelihoods.parameters import LABELS, OfParameter
 class Sampled(OfParameters):
     """H of a position is the mean of ``s sᵀ`` over scores s at :data:`~.parameters.LABELS` labels from the model.
 
-    The labels are the same at every call. Every cotangent is the score at a fresh label, so that the error which is
-    reported for a trace is that of the labels, too. The outputs are all tensors with a gradient of which the density
-    is made, in the order in which they are found.
+    The labels are the same at every call. Every cotangent is the score at a fresh label, so the reported error of a
+    trace includes that of the labels. The outputs are all tensors with a gradient from which the density is computed,
+    in the order in which they are found.
 
     Args:
-        given: A distribution with one member a position; its tensors that have a gradient are the parameters.
-        value: What its density was taken at.
+        given: A distribution with one member per position; its tensors that have a gradient are the parameters.
+        value: Value at which its density was evaluated.
 
     Raises:
-        NotRegular: It depends on weights beside its parameters, or these have no place for each position.
+        NotRegular: It depends on weights besides its parameters, or these have no place for each position.
     """
 
     name: ClassVar[str] = "sampled"
@@ -53,7 +53,7 @@ class Sampled(OfParameters):
         return type(self._given).__name__
 
     def _row(self, leaf: Tensor) -> Tensor:
-        """``(*positions, p)``: the numbers of one parameter for each position."""
+        """Return the numbers of one parameter for each position, ``(*positions, p)``."""
         return self._expanded(leaf).reshape(*self._places, -1)
 
     def _expanded(self, leaf: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Sampled(OfParameters):
             return leaf.expand(*self._places, *shape)
 
     def distribution(self, z: Tensor) -> Distribution:
-        """The distribution with other parameters, in the precision of z."""
+        """Return the distribution with other parameters, in the precision of z."""
         parts = torch.split(z.reshape(*self._places, -1), self._sizes, -1)
         pairs = zip(self._leaves, parts, strict=True)
         new = {id(leaf): part.reshape(self._expanded(leaf).shape) for leaf, part in pairs}
@@ -74,12 +74,12 @@ class Sampled(OfParameters):
         return made
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
-        """``-log p(y | θ)``."""
+        """Return ``-log p(y | θ)``."""
         value = y.reshape(*self._places, *self._given.event_shape)
         return -self.distribution(z).log_prob(value).reshape(z.shape[:-1])
 
     def kl(self, z: Tensor, other: Tensor, variances: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """A mean over samples of p, see :class:`~.OfParameters`."""
+        """Return a mean over samples of p, see :class:`~.OfParameters`."""
         return self._sampled_kl(z, other)
 
     def information(self, z: Tensor) -> Tensor:
@@ -91,14 +91,14 @@ class Sampled(OfParameters):
         return total / LABELS
 
     def cotangent(self, z: Tensor, estimator: CotangentEstimator, generator: Generator | None) -> Tensor:
-        """The score at a fresh label, whatever the estimator."""
+        """Return the score at a fresh label, whatever the estimator."""
         return super().cotangent(z, "sampled", generator)
 
     def sample(self, z: Tensor, generator: Generator | None) -> Tensor:
         """Targets.
 
         Raises:
-            NotRegular: The outputs are not those that the distribution was found with; or it has no samples.
+            NotRegular: The outputs are not those with which the distribution was found, or it has no samples.
         """
         own = self.outputs.detach().to(z)
         if z.numel() != own.numel() or not torch.allclose(z.reshape(own.shape), own, 1e-12, 0.0, equal_nan=True):
@@ -107,13 +107,13 @@ class Sampled(OfParameters):
             try:
                 return self._given.sample().reshape(*z.shape[:-1], *self._given.event_shape)
             except NotImplementedError as error:
-                raise NotRegular(f"{self} has no samples, by which its Fisher information is had") from error
+                raise NotRegular(f"{self} has no samples, which its Fisher information needs") from error
 
     def check(self, z: Tensor) -> None:
-        """Look at the mean of the scores, which is 0 where the support does not depend on the parameters.
+        """Check the mean of the scores, which is 0 if the support does not depend on the parameters.
 
         Raises:
-            NotRegular: It is further from 0 than eight standard errors, in some position.
+            NotRegular: The mean is more than eight standard errors from 0 at some position.
         """
         generator = torch.Generator().manual_seed(1)
         scores = torch.stack([self.score(z, self.sample(z, generator)) for _ in range(LABELS)])
@@ -128,7 +128,7 @@ class Sampled(OfParameters):
 
 
 def predicted_tensors(given: Any) -> list[Tensor]:
-    """The tensors with a gradient that a distribution keeps, its parts' and transforms' included, each once."""
+    """Return the tensors with a gradient that a distribution keeps, its parts' and transforms' included, each once."""
     return list({id(leaf): leaf for leaf in _tensors(given)}.values())
 
 
@@ -144,13 +144,13 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _parts(value: Distribution | Transform) -> dict[str, Any]:
-    """Its attributes, but for the inverse that a transform remembers, which leads back to it."""
+    """Return its attributes, except the cached inverse of a transform, which leads back to it."""
     goes_back = "_inv" in vars(value) and type(value).__name__ != "_InverseTransform"
     return {name: one for name, one in vars(value).items() if not (goes_back and name == "_inv")}
 
 
 def _replaced(value: Any, new: dict[int, Tensor], dtype: torch.dtype | None = None) -> Any:
-    """A copy with other tensors in the places of some, and all real ones of one precision."""
+    """Return a copy with other tensors in the places of some, and all real ones of one precision."""
     if isinstance(value, Tensor):
         other = new.get(id(value), value)
         return other.to(dtype) if dtype is not None and other.is_floating_point() else other
@@ -170,7 +170,7 @@ def _replaced(value: Any, new: dict[int, Tensor], dtype: torch.dtype | None = No
 
 
 def _used(given: Distribution, value: Tensor) -> list[Tensor]:
-    """The tensors that the density is made of, not those that they were made of."""
+    """Return the tensors from which the density is computed, not those from which they were computed."""
     leaves = predicted_tensors(given)
     fresh = [leaf.detach().clone().requires_grad_() for leaf in leaves]
     with torch.enable_grad():
@@ -181,8 +181,8 @@ def _used(given: Distribution, value: Tensor) -> list[Tensor]:
             fixed = _replaced(given, {id(leaf): leaf.detach() for leaf in leaves})
             if fixed.log_prob(value).requires_grad:
                 raise NotRegular(
-                    f"the density of {type(given).__name__} depends on weights that are none of its parameters (a "
-                    f"transform that is a module, say)"
+                    f"the density of {type(given).__name__} depends on weights that are not its parameters (for "
+                    f"example, of a transform that is a module)"
                 )
         except RuntimeError:  # under torch.func
             return leaves

@@ -33,5 +33,5 @@ class Weibull(Family):
         return matrix([[(shape / scale).square(), both], [both, own]], scale)
 
     def kl(self, z: Tensor, other: Tensor, variances: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """A mean over targets; torch's is that of the base alone."""
+        """Return a mean over targets; torch's is that of the base alone."""
         return self._sampled_kl(z, other)

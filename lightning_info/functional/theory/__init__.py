@@ -1,1 +1,1 @@
-"""What the papers prove and no callback computes."""
+"""Results of the papers that no callback computes."""

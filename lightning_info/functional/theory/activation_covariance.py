@@ -25,11 +25,11 @@ from torch import Tensor
 from lightning_info.functional.weight_information import check_level
 
 FOUR_DIGITS = 1e4
-"""Least eigenvalue that counts, in units of the rounding: below it fewer than four digits of its inverse are right."""
+"""Smallest eigenvalue that counts, in units of rounding: below it, fewer than four digits of its inverse are right."""
 
 
 def activation_covariance(jacobian: Tensor, curvature: Tensor, beta: float, lambda_: float | Tensor) -> Tensor:
-    """``Σ_z`` for a curvature that is a matrix.
+    """Return ``Σ_z`` for a curvature that is a matrix.
 
     Args:
         jacobian: J, ``(..., d, k)``.
@@ -41,7 +41,7 @@ def activation_covariance(jacobian: Tensor, curvature: Tensor, beta: float, lamb
         ``(..., d, d)``.
 
     Raises:
-        ValueError: Shapes; ``beta`` or ``lambda_`` out of their range; a curvature with which Σ* is no covariance.
+        ValueError: Invalid shapes; ``beta`` or ``lambda_`` out of range; a curvature for which Σ* is not a covariance.
     """
     k = jacobian.shape[-1]
     prior = _prior(lambda_, beta, jacobian)
@@ -57,11 +57,11 @@ def activation_covariance(jacobian: Tensor, curvature: Tensor, beta: float, lamb
 
 
 def diagonal_activation_covariance(jacobian: Tensor, diagonal: Tensor, beta: float, lambda_: float | Tensor) -> Tensor:
-    """``Σ_z`` for a curvature that is diagonal.
+    """Return ``Σ_z`` for a curvature that is diagonal.
 
     Args:
         jacobian: J, ``(..., d, k)``.
-        diagonal: Of H of the summed loss, ``(k,)``.
+        diagonal: Diagonal of H of the summed loss, ``(k,)``.
         beta: Level of the task.
         lambda_: Standard deviation of the prior, one for all weights or ``(k,)``.
 
@@ -69,7 +69,7 @@ def diagonal_activation_covariance(jacobian: Tensor, diagonal: Tensor, beta: flo
         ``(..., d, d)``.
 
     Raises:
-        ValueError: Shapes; ``beta`` or ``lambda_`` out of their range; a diagonal with negative elements.
+        ValueError: Invalid shapes; ``beta`` or ``lambda_`` out of their range; a diagonal with negative elements.
     """
     k = jacobian.shape[-1]
     prior = _prior(lambda_, beta, jacobian)
@@ -77,7 +77,7 @@ def diagonal_activation_covariance(jacobian: Tensor, diagonal: Tensor, beta: flo
     if h.shape != (k,):
         raise ValueError(f"diagonal of shape {tuple(h.shape)}: expected (k,) with k = {k} of the Jacobian")
     if not h.isfinite().all() or (h < 0).any():
-        raise ValueError("the diagonal of the curvature has to be finite and not negative")
+        raise ValueError("the diagonal of the curvature must be finite and not negative")
     root = jacobian.double() * prior / (1 + h * prior.square() / beta).sqrt()
     return root @ root.mT
 
@@ -85,7 +85,7 @@ def diagonal_activation_covariance(jacobian: Tensor, diagonal: Tensor, beta: flo
 def low_rank_activation_covariance(
     jacobian_gram: Tensor, cross: Tensor, gram: Tensor, beta: float, lambda_: float, *, scale: float = 1.0
 ) -> Tensor:
-    """``Σ_z`` for a curvature ``H = scale · AᵀA``, from products of J and A alone.
+    """Return ``Σ_z`` for a curvature ``H = scale · AᵀA``, from products of J and A alone.
 
     It is a difference: about ``log10(hλ²/β)`` digits are lost in a direction whose curvature is h. With a standard
     deviation for each weight, scale the columns of J and A by them and put ``lambda_=1``.
@@ -96,19 +96,19 @@ def low_rank_activation_covariance(
         gram: ``A Aᵀ``, ``(R, R)``.
         beta: Level of the task.
         lambda_: Standard deviation of the prior.
-        scale: Training samples by samples in A, where these stand for all.
+        scale: Number of training samples divided by that of the samples in A, if these represent all.
 
     Returns:
         ``(..., d, d)``.
 
     Raises:
-        ValueError: ``beta``, ``lambda_`` or ``scale`` not positive and finite; a difference of which rounding leaves
-            fewer than four digits, as where a unit does not depend on the weights.
+        ValueError: ``beta``, ``lambda_`` or ``scale`` not positive and finite; a difference that rounding leaves with
+            fewer than four digits, for example if a unit does not depend on the weights.
     """
     check_level(beta, 1.0)
     for name, value in (("lambda_", lambda_), ("scale", scale)):
         if not (0 < value < math.inf):
-            raise ValueError(f"low_rank_activation_covariance: {name}={value}; it has to be positive and finite")
+            raise ValueError(f"low_rank_activation_covariance: {name}={value}; it must be positive and finite")
     system = gram.detach().double()
     system = system + beta / lambda_**2 / scale * torch.eye(len(system), dtype=system.dtype, device=system.device)
     factor, fault = torch.linalg.cholesky_ex(system)
@@ -127,9 +127,9 @@ def low_rank_activation_covariance(
 
 
 def scaled_eigenvalues(matrix: Tensor, reference: Tensor) -> Tensor:
-    """Eigenvalues ``(..., d)``, ascending, of symmetric matrices in units in which the reference has the diagonal 1.
+    """Return eigenvalues ``(..., d)``, ascending, of symmetric matrices scaled to a diagonal of 1 of the reference.
 
-    So that a unit of small activations is not taken for one of none. NaN where an entry is not finite.
+    A unit with small activations is then not mistaken for one without. NaN where an entry is not finite.
     """
     unit = reference.diagonal(dim1=-2, dim2=-1).clamp_min(torch.finfo(reference.dtype).tiny).rsqrt()
     scaled = matrix.detach() * unit[..., None] * unit[..., None, :]
@@ -139,7 +139,7 @@ def scaled_eigenvalues(matrix: Tensor, reference: Tensor) -> Tensor:
 
 
 def _prior(lambda_: float | Tensor, beta: float, jacobian: Tensor) -> Tensor:
-    """Standard deviations of the prior, ``(1,)`` or ``(k,)``."""
+    """Return the standard deviations of the prior, ``(1,)`` or ``(k,)``."""
     check_level(beta, 1.0)
     prior = torch.as_tensor(lambda_, dtype=torch.float64, device=jacobian.device).detach()
     if prior.shape not in ((), jacobian.shape[-1:]):
@@ -147,5 +147,5 @@ def _prior(lambda_: float | Tensor, beta: float, jacobian: Tensor) -> Tensor:
             f"lambda_ of shape {tuple(prior.shape)}: expected one number, or (k,) with k = {jacobian.shape[-1]}"
         )
     if not prior.isfinite().all() or (prior < 0).any():
-        raise ValueError("lambda_ has to be finite and not negative; 0 is a weight without noise, 1e6 hardly a prior")
+        raise ValueError("lambda_ must be finite and not negative; 0 is a weight without noise, 1e6 hardly a prior")
     return prior.reshape(-1)

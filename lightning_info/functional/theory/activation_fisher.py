@@ -7,12 +7,12 @@ Noise on the weights makes the activations of an input x random, to first order 
           + \tfrac12 \operatorname{tr}(\Sigma_z^{-1} \partial_a \Sigma_z \, \Sigma_z^{-1} \partial_b \Sigma_z) .
 
 The first term grows as 1/β, the second does not depend on β where Σ_z is proportional to it: the proposition, for small
-β, leaves it out. What the layer tells of x is, as if it were a Gaussian channel at every x,
+β, leaves it out. As a Gaussian channel at every x, the layer holds the information
 
 .. math:: I = \tfrac12\, \mathbb{E}_x \log\det(I + \mathrm{Cov}(x)\, F_{z|x}) ,
 
-exact for Gaussian x, linear f and constant Σ_z, otherwise an approximation that is no bound. For small noise it tends
-to eq. 10 of the paper, which exists for ``d >= p`` only.
+exact for Gaussian x, linear f and constant Σ_z, otherwise an approximation that is not a bound. For small noise it
+tends to eq. 10 of the paper, which exists for ``d >= p`` only.
 
 Source: Achille, Paolini & Soatto, Proposition 3.2, corrected (``docs/errata.md``).
 """
@@ -29,10 +29,10 @@ from lightning_info.functional.theory.activation_covariance import FOUR_DIGITS, 
 
 
 def activation_fisher(jacobian: Tensor, covariance: Tensor, covariance_derivative: Tensor | None = None) -> Tensor:
-    """Fisher information ``F_{z|x}`` of ``N(f(x), Σ_z(x))`` about x, at N inputs.
+    """Return the Fisher information ``F_{z|x}`` of ``N(f(x), Σ_z(x))`` about x, at N inputs.
 
     Args:
-        jacobian: Of f in x, ``(N, d, p)``.
+        jacobian: Jacobian of f in x, ``(N, d, p)``.
         covariance: ``Σ_z(x)``, ``(N, d, d)``.
         covariance_derivative: ``∂Σ_z/∂x_a``, ``(N, p, d, d)``, for the second term; None leaves it out.
 
@@ -40,7 +40,7 @@ def activation_fisher(jacobian: Tensor, covariance: Tensor, covariance_derivativ
         ``(N, p, p)`` float64.
 
     Raises:
-        ValueError: Shapes; a Σ_z that is not finite or does not have the full rank d, at any of the inputs.
+        ValueError: Invalid shapes; a Σ_z that is not finite or does not have the full rank d, at any of the inputs.
     """
     if jacobian.dim() != 3:
         raise ValueError(f"jacobian of shape {tuple(jacobian.shape)}: expected (N, d, p)")
@@ -69,14 +69,14 @@ def activation_fisher(jacobian: Tensor, covariance: Tensor, covariance_derivativ
 
 
 def gaussian_channel_information(fisher: Tensor, input_cov: Tensor) -> float:
-    """``½ E_x log det(I + Cov(x) F_{z|x})``, in nats: not negative, and finite whatever the ranks.
+    """Return ``½ E_x log det(I + Cov(x) F_{z|x})``, in nats: not negative, and finite whatever the ranks.
 
     Args:
         fisher: ``F_{z|x}`` at N inputs, ``(N, p, p)``.
         input_cov: Cov(x), ``(p, p)``; it may be singular.
 
     Raises:
-        ValueError: Shapes; matrices that are not finite or not positive semi-definite.
+        ValueError: Invalid shapes; matrices that are not finite or not positive semi-definite.
     """
     p = fisher.shape[-1]
     _check("fisher", fisher, (len(fisher), p, p))
@@ -92,7 +92,7 @@ def gaussian_channel_information(fisher: Tensor, input_cov: Tensor) -> float:
 
 
 def brunel_nadal_information(fisher: Tensor, input_entropy: float) -> float:
-    """``H(x) - E_x ½ log((2πe)^p / det F_{z|x})`` (eq. 10), in nats: its limit for small noise.
+    """Return ``H(x) - E_x ½ log((2πe)^p / det F_{z|x})`` (eq. 10), in nats: its limit for small noise.
 
     For larger noise it is too small, and may be negative.
 
@@ -101,8 +101,8 @@ def brunel_nadal_information(fisher: Tensor, input_entropy: float) -> float:
         input_entropy: Differential entropy H(x), in nats.
 
     Raises:
-        ValueError: An F that does not have the full rank p, so that its log-determinant is -inf. It always is so for a
-            layer of fewer units than inputs, ``d < p``, as ``J_xᵀ Σ_z⁻¹ J_x`` has at most rank d.
+        ValueError: F does not have the full rank p, so its log-determinant is -inf. This is always so for a layer
+            of fewer units than inputs, ``d < p``, as ``J_xᵀ Σ_z⁻¹ J_x`` has at most rank d.
     """
     n, p = len(fisher), fisher.shape[-1]
     _check("fisher", fisher, (n, p, p))
@@ -126,7 +126,7 @@ def layer_fisher(
     *,
     with_covariance_term: bool = False,
 ) -> Tensor:
-    """``F_{z|x}`` of a small layer by ``torch.func``.
+    """Return ``F_{z|x}`` of a small layer by ``torch.func``.
 
     All weight Jacobians are held at once, ``N·d·k`` numbers of 8 bytes, in several copies. The covariance term costs
     about 1.5 times as much again for each of the p inputs. Parts of x give parts of the result. For a module,
@@ -173,5 +173,5 @@ def _check(name: str, values: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def _ranks(matrices: Tensor, given: torch.dtype) -> Tensor:
-    """Ranks ``(N,)``, counting what keeps four digits in the precision in which the matrices were given."""
+    """Return ranks ``(N,)``, counting what keeps four digits in the precision of the given matrices."""
     return (scaled_eigenvalues(matrices, matrices) > FOUR_DIGITS * torch.finfo(given).eps).sum(-1)

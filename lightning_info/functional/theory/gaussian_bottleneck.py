@@ -1,4 +1,4 @@
-r"""The information-bottleneck bound of a linear-Gaussian task: the most that any layer can tell of the output.
+r"""The information-bottleneck bound of a linear-Gaussian task: the most that any layer can tell about the output.
 
 For ``X ~ N(0, Σ)`` and a teacher ``Y = W_o X + N(0, σ_o² I)``, no T that is made from X alone has more I(T;Y) for its
 I(X;T) than the optimal one, which is a Gaussian layer again. With ``λ_i`` the eigenvalues of ``Σ_{X|Y} Σ⁻¹`` that are
@@ -25,20 +25,20 @@ from lightning_info.functional.units import Unit, per_nat
 def gaussian_bottleneck(
     i_xt: Tensor, input_cov: Tensor, teacher: Tensor, teacher_noise_variance: float, *, unit: Unit = "bits"
 ) -> Tensor:
-    """The largest I(T;Y) of all T with a given I(X;T), exactly.
+    """Return the largest I(T;Y) of all T with a given I(X;T), exactly.
 
     Args:
         i_xt: Values of I(X;T), any shape.
         input_cov: Σ, ``(D, D)``.
         teacher: W_o, ``(O, D)``.
         teacher_noise_variance: σ_o².
-        unit: Of ``i_xt`` and of the result.
+        unit: Unit of ``i_xt`` and of the result.
 
     Returns:
         I(T;Y), float64, of the shape of ``i_xt``.
 
     Raises:
-        ValueError: Shapes, a noise variance that is not positive, an information that is negative or NaN.
+        ValueError: Invalid shapes, a noise variance that is not positive, an information that is negative or NaN.
     """
     w_o, cov = as_map("teacher", teacher, input_cov), input_cov.double()
     if not teacher_noise_variance > 0:

@@ -6,10 +6,10 @@ With ``X ~ N(0, σ²)`` and ``h = f(wX)`` in bins with edges ``b_i``, ``T = bin(
           I(T;X) = H(T) = -\sum_i p_i \log p_i .
 
 Information first grows with the weight, then falls where f saturates on both sides (tanh) but not where it does on one
-(ReLU). An even number of bins has an edge at 0, so that a vanishing weight still reads 1 bit: the sign.
+(ReLU). An even number of bins has an edge at 0, so a vanishing weight still gives 1 bit: the sign.
 
 Source: Saxe et al. (2018), eq. 1-4 and figure 2. Their eq. 4 takes ``f⁻¹`` of every edge, which ReLU does not have up
-to 0 and tanh not from 1 on: here it is ∓∞ there, so that ReLU's bin of 0 holds half of the probability.
+to 0 and tanh not from 1 on: here it is ∓∞ there, so ReLU's bin of 0 holds half of the probability.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ def one_unit_probabilities(
     *,
     sigma: float = 1.0,
 ) -> Tensor:
-    """Probabilities of the bins of one unit.
+    """Return the probabilities of the bins of one unit.
 
     Args:
         weight: w.
         activation: f: a name, or the inverse of a monotone function, which is given edges of bins, float64, and gives
             infinities beyond the image of f: for the sigmoid, ``lambda h: h.clamp(0, 1).logit()``.
         bins: Number of intervals, ``[b_i, b_{i+1})``.
-        bin_range: What they cover; what lies outside is in the outermost ones. For an unbounded f take a range that
-            grows with the weight, for example up to ``8 |w| σ``, and bins of one width.
+        bin_range: Range that they cover; values outside fall into the outermost ones. For an unbounded f take a range
+            that grows with the weight, for example up to ``8 |w| σ``, and bins of one width.
         sigma: Standard deviation of the input.
 
     Returns:
@@ -88,7 +88,7 @@ def one_unit_information(
     sigma: float = 1.0,
     unit: Unit = "bits",
 ) -> float:
-    """I(T;X) of one binned unit with its Gaussian input.
+    """Return I(T;X) of one binned unit with its Gaussian input.
 
     Args:
         weight: See :func:`one_unit_probabilities`.
@@ -96,7 +96,7 @@ def one_unit_information(
         bins: See :func:`one_unit_probabilities`.
         bin_range: See :func:`one_unit_probabilities`.
         sigma: See :func:`one_unit_probabilities`.
-        unit: Of the result.
+        unit: Unit of the result.
 
     Raises:
         ValueError: See :func:`one_unit_probabilities`.

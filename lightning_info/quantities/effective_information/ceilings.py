@@ -1,4 +1,4 @@
-"""Which layers say no more of themselves than that their ceiling is reached."""
+"""Layers whose value only says that their ceiling is reached."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from lightning_info.functional.effective_information import EffectiveInformation
 
 
 def at_ceilings(family: str, found: Mapping[str, EffectiveInformation]) -> list[str]:
-    """A sentence for each ceiling that layers are at.
+    """Return a sentence for each ceiling that layers have reached.
 
     Args:
         family: First part of their tags.
-        found: Of the last point, by layer.
+        found: Values at the last point, by layer.
     """
     ceilings = {
         "log N, the most that can be seen: more samples show more": [

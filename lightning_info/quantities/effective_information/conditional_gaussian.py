@@ -1,7 +1,7 @@
-"""Layers that are what an ``nn.Linear`` gives, and their Gaussian under the noise of its weights alone.
+"""Layers that are the output of an ``nn.Linear``, and their Gaussian under the noise of its weights alone.
 
-With independent noise of deviation σ on the weights, and an input h that does not depend on them, ``z = W h + b`` has
-given h independent units of mean ``W̄ h + b̄`` and variance ``Σ_j σ_ij² h_j² + σ_i²``.
+With independent noise of deviation σ on the weights, and an input h that does not depend on them, the units of
+``z = W h + b`` given h are independent, with mean ``W̄ h + b̄`` and variance ``Σ_j σ_ij² h_j² + σ_i²``.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from lightning_info.replica.activations import Layer, LayerCapture
 from lightning_info.replica.snapshot import ModelSnapshot
 
 See = Callable[[str, Tensor, Tensor], None]
-"""Takes the name of a module, its input, and its output."""
+"""Function that takes the name of a module, its input, and its output."""
 
 
 class GivenBelow(NamedTuple):
-    """Of a layer given all noise but that of its own weights.
+    """Moments of a layer given all noise but that of its own weights.
 
     Attributes:
         mean: ``(N, units)``.
@@ -48,7 +48,7 @@ class LinearNoise(NamedTuple):
 
     @classmethod
     def of(cls, part: nn.Linear, variances: Mapping[int, Tensor]) -> LinearNoise:
-        """At the present weights; variances by ``id`` of the parameter, those that are not trained have none."""
+        """Build it at the current weights; variances are by ``id`` of the parameter, untrained ones have none."""
         weight, bias = (None if p is None else p.detach().clone() for p in (part.weight, part.bias))
         assert weight is not None
         return cls(
@@ -59,13 +59,13 @@ class LinearNoise(NamedTuple):
         )
 
     def given(self, h: Tensor) -> GivenBelow:
-        """Of the output given the input ``(N, in)``."""
+        """Return the moments of the output given the input ``(N, in)``."""
         variance = F.linear(h.square(), self.weight_variance, self.bias_variance)
         return GivenBelow(F.linear(h, self.weight, self.bias), variance)
 
 
 def linear_noises(module: nn.Module, names: Collection[str], deviations: Tensor) -> dict[str, LinearNoise]:
-    """Of some ``nn.Linear`` by name, from the deviations ``(k,)`` of the noise on all trained weights."""
+    """Return the noise of some ``nn.Linear`` by name, from the deviations ``(k,)`` of all trained weights."""
     parameters = trainable(module).values()
     parts = torch.split(deviations.square(), sizes(parameters))
     variances = {id(p): part.view_as(as_real(p)) for p, part in zip(parameters, parts, strict=True)}
@@ -75,10 +75,10 @@ def linear_noises(module: nn.Module, names: Collection[str], deviations: Tensor)
 
 @contextmanager
 def watched(module: nn.Module, names: Collection[str], see: See) -> Iterator[None]:
-    """Show what some ``nn.Linear`` of a replica take and give, without a graph."""
+    """Show the inputs and outputs of some ``nn.Linear`` of a replica, without a graph."""
 
     def show(name: str, part: nn.Module, args: Any, output: Any) -> None:
-        with torch._C.DisableTorchFunction():  # what is done here is no part of the pass
+        with torch._C.DisableTorchFunction():  # what is done here is not part of the pass
             if args and isinstance(args[0], Tensor):
                 see(name, args[0].detach(), output.detach())
 
@@ -92,19 +92,22 @@ def watched(module: nn.Module, names: Collection[str], see: See) -> Iterator[Non
 
 
 def find_linear_layers(snapshot: ModelSnapshot, layers: Collection[Layer]) -> dict[str, str]:
-    """Which layers are the output of an ``nn.Linear``, by trials on the first samples.
+    """Find which layers are the output of an ``nn.Linear``, by trials on the first samples.
 
-    Its name by the layer's label, where it runs once, on vectors, and its input does not depend on its own weights; of
-    an invertible activation function that takes the output, as what it took is read.
+    The ``nn.Linear`` must run once, on vectors, and its input must not depend on its own weights. An invertible
+    activation function of its output counts too, as its input is read.
+
+    Returns:
+        The name of the ``nn.Linear`` by the layer's label.
 
     Args:
-        snapshot: With a private replica.
+        snapshot: A snapshot with a private replica.
         layers: The layers.
     """
     parameters, generator = trainable(snapshot.module), torch.Generator().manual_seed(0)
     # a hook of the user's can make something else of the output
     linear = {name: part for name, part in _linear(snapshot.module).items() if not part._forward_hooks}
-    # at other weights, as at its own ones two layers may both give zeros
+    # at other weights, as two layers may both give zeros at their own
     noise = {
         name: (0.1 * as_real(p.detach()).abs().cpu() + 1e-3) * torch.randn(as_real(p).shape, generator=generator)
         for name, p in parameters.items()
@@ -128,7 +131,7 @@ def find_linear_layers(snapshot: ModelSnapshot, layers: Collection[Layer]) -> di
 def _trial(
     snapshot: ModelSnapshot, layers: Collection[Layer], linear: Collection[str], noise: Mapping[str, Tensor]
 ) -> tuple[dict[str, list[tuple[Tensor, Tensor]]], dict[str, Tensor]]:
-    """Inputs and outputs of the calls of every module, and what is read of the layers."""
+    """Return inputs and outputs of the calls of every module, and what is read of the layers."""
     calls: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in linear}
     batch = snapshot.first_chunk()
     flat = torch.cat([values.flatten() for values in noise.values()]).to(snapshot.device)
@@ -144,7 +147,7 @@ def _trial(
 
 
 def _linear(module: nn.Module) -> dict[str, nn.Linear]:
-    """Those whose weights are real, their own parameters, and not made of others before every call."""
+    """Return those whose weights are real and their own parameters, not computed from others before every call."""
     return {
         name: part
         for name, part in module.named_modules()

@@ -1,4 +1,4 @@
-"""What a point will take, from trials on a few samples."""
+"""Forecast of the cost of a point, from trials on a few samples."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from lightning_info.replica.snapshot import ModelSnapshot
 from lightning_info.replica.timing import LONG, seconds, training_pass, trial
 
 _DRAWS = 3
-"""That are tried beside the first where a pass is long; of short ones as many as run as one."""
+"""Draws that are tried after the first if a pass is long; of short passes, as many as run as one."""
 FEWEST = 16
-"""Draws of which the estimates are tried first."""
+"""Draws on which the estimates are tried first."""
 TRIED, MORE = 2, 16
-"""Samples on which F is tried, and where that takes less than :data:`BRIEF` seconds, further ones."""
+"""Samples on which F is tried, and more of them if that takes less than :data:`BRIEF` seconds."""
 BRIEF = 0.5
 QUICK = 0.02
-"""Seconds of a pass that is repeated on as many samples as a point has."""
+"""Seconds below which a pass is repeated on as many samples as a point has."""
 
 
 def seconds_of_passes(
@@ -41,17 +41,17 @@ def seconds_of_passes(
     draws: int,
     searched: bool,
 ) -> float:
-    """Of those that a level takes, in the chunks of a point; the few samples stand for more, each several times.
+    """Return the seconds of the passes of a level, in the chunks of a point, repeating the few samples to fill them.
 
-    Where a pass over the few is long, it stands for the others.
+    If a pass over the few is long, it represents the others.
 
     Args:
-        snapshot: With a private replica and a few samples.
-        samples: That a point will be of.
+        snapshot: A snapshot with a private replica and a few samples.
+        samples: Number of samples of a point.
         features: What is read of a pass.
-        linear: Names of the ``nn.Linear`` that are looked at.
+        linear: Names of the ``nn.Linear`` that are watched.
         draws: M.
-        searched: The level is searched for.
+        searched: Whether the level is searched for.
     """
     group = snapshot.groups[0]
     is_quick = training_pass(snapshot, snapshot.first_chunk()) < QUICK
@@ -98,13 +98,13 @@ def seconds_of_curvature(plan: CurvaturePlan, snapshot: ModelSnapshot, samples: 
 def seconds_of_estimates(
     widths: Mapping[str, int], linear: Collection[str], z: tuple[int, int], searched: bool
 ) -> float:
-    """That the information of all layers takes once the draws are there; where it is long, as a quarter of them tell.
+    """Return the seconds for the information of all layers once the draws are there; if long, from a quarter of them.
 
     Args:
         widths: Units of each layer, by label.
-        linear: Labels of those of which the Gaussian given the noise from below is known.
+        linear: Labels of the layers whose Gaussian given the noise from below is known.
         z: Draws and samples.
-        searched: The level is searched for.
+        searched: Whether the level is searched for.
     """
     known: dict[tuple[int, bool], float] = {}
     few = min(z[0], max(FEWEST, z[0] // 4))

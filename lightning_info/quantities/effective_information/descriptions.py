@@ -1,4 +1,4 @@
-"""What the tags of effective information mean."""
+"""Meanings of the tags of effective information."""
 
 from lightning_info.reporting.description import Description
 
@@ -31,7 +31,7 @@ DESCRIPTIONS = {
         "Plane of effective information: each layer's path over training under weight noise, without bins",
     ),
     "effective_info*/crossing": Description(
-        "By how much a layer's bound of I(X;Z) lies below that of a later layer, at most",
+        "Largest amount by which a layer's bound of I(X;Z) lies below that of a later layer",
         "nats",
         "the bounds contradict one another more: a layer cannot hold less than one behind it, so its bound is loose",
         "the bounds of the layers agree better",

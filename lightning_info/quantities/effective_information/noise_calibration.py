@@ -11,13 +11,13 @@ from lightning_info.functional.distortion import DistortionLevel, distortion_lev
 from lightning_info.quantities.weight_information.loss_rise import LossRise
 
 SHARES = 4
-"""Parts of the samples, each with draws of its own; with more of them little is won."""
+"""Parts of the samples, each with its own draws; more of them gain little."""
 PASSES = 16
-"""Over the samples: two for each evaluation, as a draw comes with its opposite."""
+"""Passes over the samples: two for each evaluation, as a draw comes with its opposite."""
 POWER_PASSES = 4
-"""More of them, for the power of β by which the rise grows at the level."""
+"""Further passes, for the power of β with which the rise grows at the level."""
 ASIDE, POWERS = 1.25, (0.25, 2.0)
-"""Factor of β on either side for it, and what it may be: four draws are few."""
+"""Factor of β on either side for the power, and the range of the power, as four draws are few."""
 
 
 def find_level(
@@ -29,14 +29,14 @@ def find_level(
 ) -> DistortionLevel:
     """Search with new draws in every evaluation, one for each share of the samples.
 
-    At the level that was found, the power of β by which the rise grows is measured with the last four draws on either
-    side of it: with the same ones, as the difference of two rises is then known far better than each.
+    At the level that was found, the power of β with which the rise grows is measured with the last four draws on either
+    side of it: with the same draws, as the difference of two rises is then known far better than each.
 
     Args:
-        loss_rise: Over the samples, in :data:`SHARES` of them.
-        noise: ``(seed, β) -> (k,)``.
-        seeds: ``PASSES // 2 * SHARES`` of them.
-        target: The rise wanted, nats per sample.
+        loss_rise: Rise of the loss over the samples, in :data:`SHARES` parts.
+        noise: Draws weight noise, ``(seed, β) -> (k,)``.
+        seeds: Seeds of the draws, ``PASSES // 2 * SHARES`` of them.
+        target: The wanted rise, nats per sample.
         start: First level to try.
     """
     used: list[int] = []
@@ -52,7 +52,7 @@ def find_level(
     if not level.is_reached:
         return level
     less, more = (rise_of(used[-SHARES:], level.beta * factor) for factor in (1 / ASIDE, ASIDE))
-    if not 0 < less < more < math.inf:  # the power that the search goes by stays
+    if not 0 < less < more < math.inf:  # the power used by the search stays
         return level
     power = math.log(more / less) / (2 * math.log(ASIDE))
     return level._replace(power=min(max(power, POWERS[0]), POWERS[1]))

@@ -1,4 +1,4 @@
-"""What layers give while the weights are noisy: one forward pass over the reference samples for each draw."""
+"""Activations of layers under weight noise: one forward pass over the reference samples for each draw."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ LOSS = "loss"
 
 @dataclass(frozen=True)
 class NoisyFeatures:
-    """Reads the units of some layers, before the function where that is invertible, and the loss.
+    """Reads the units of some layers, before the activation function if that is invertible, and the loss.
 
     Args:
         layers: The layers.
-        most_units: Wider layers become so many orthonormal random combinations.
-        seed: Of these.
+        most_units: Number of orthonormal random combinations to which wider layers are reduced.
+        seed: Seed of these combinations.
     """
 
     layers: tuple[Layer, ...]
@@ -43,16 +43,16 @@ class NoisyFeatures:
     seed: int
 
     def __call__(self, prediction: Prediction, activations: Mapping[str, Activation]) -> dict[str, Tensor]:
-        """``(N, units)`` by layer, and ``loss (N,)``, the same share of the batch's sum for each sample.
+        """Return ``(N, units)`` by layer, and ``loss (N,)``, the same share of the batch's sum for each sample.
 
-        Without targets it is NaN.
+        Without targets the loss is NaN.
         """
         units = {label: one.units if one.before is None else one.before for label, one in activations.items()}
         loss = prediction.summed_loss().detach() if prediction.has_loss else torch.tensor(math.nan, dtype=torch.float64)
         return self.read(units, loss, len(prediction.outputs))
 
     def read(self, units: Mapping[str, Tensor], loss: Tensor, samples: int) -> dict[str, Tensor]:
-        """The same of units ``(N, units)`` by layer, and the summed loss of the samples."""
+        """Return the same from units ``(N, units)`` by layer and the summed loss of the samples."""
         return {f"units/{label}": self._project(rows) for label, rows in units.items()} | {
             LOSS: (loss / samples).expand(samples)
         }
@@ -69,10 +69,10 @@ class NoisyFeatures:
 
 @dataclass
 class NoisyActivations:
-    """Over M draws.
+    """Activations over M draws.
 
     Attributes:
-        units: ``(M, N, units)`` by layer's label, on the CPU; of layers that did not run for all samples there is none.
+        units: ``(M, N, units)`` by layer's label, on the CPU; layers that did not run for all samples have no entry.
         losses: Mean loss of a sample at each draw, ``(M,)``, nats; NaN without targets.
         given_below: Mean and variance of the output of an ``nn.Linear`` given all noise but its own, by its name,
             ``(M, N, units)`` each, on the CPU.
@@ -92,10 +92,10 @@ def noisy_activations(
     """Run the replica once for each draw of weight noise ``(k,)``, over all samples of a snapshot.
 
     Args:
-        snapshot: With a private replica.
-        reader: What to read.
+        snapshot: A snapshot with a private replica.
+        reader: Reads the activations.
         noises: The draws.
-        linear: Noise of ``nn.Linear`` modules by name, of which the Gaussian given all other noise is wanted.
+        linear: Noise of the ``nn.Linear`` modules, by name, whose Gaussian given all other noise is wanted.
     """
     rows: dict[str, list[Tensor]] = {}
     draws = 0
@@ -122,10 +122,10 @@ class _Passes:
         self._mixed = snapshot.audit.mixed
         self._known: dict[tuple[str, int], bool] | None = None
         self._calls: dict[tuple[str, int], bool] = {}
-        self._before: set[str] = set()  # labels of layers that are taken before their function
+        self._before: set[str] = set()  # labels of layers that are read before their function
 
     def at(self, noises: Iterable[Tensor]) -> Iterator[dict[str, Tensor]]:
-        """What is read at some draws at once, ``(K, N, ...)`` on the CPU; they add up to all."""
+        """Yield what is read at some draws at once, ``(K, N, ...)`` on the CPU, until all are done."""
         noises = iter(noises)
         for first in islice(noises, 1):
             read = self._read_at(first)
@@ -146,7 +146,7 @@ class _Passes:
             return self.read()
 
     def read(self) -> dict[str, Tensor]:
-        """What is read at the present weights, on the CPU; without what there is of some samples only."""
+        """Return what is read at the current weights, on the CPU, without what exists for some samples only."""
         module, rows = self._snapshot.module, defaultdict(list)
         for batch in self._snapshot.parts():
             given = _Given(self._linear)
@@ -165,7 +165,7 @@ class _Passes:
         return {name: values for name, values in whole.items() if len(values) == self._snapshot.size}
 
     def look_at_modules_alone(self, expected: dict[str, Tensor]) -> None:
-        """From now on see only the modules that give the layers, if that gives the same."""
+        """Watch only the modules whose outputs are the layers from now on, if the result is the same."""
         known = self._modules_alone()
         if known is None:
             return
@@ -180,8 +180,8 @@ class _Passes:
         return known if known and all(name in modules for name, _ in known) else None
 
     def _direct_like(self, noise: Tensor, expected: dict[str, Tensor]) -> DirectCalls | None:
-        """Direct calls that give what was read at a draw."""
-        if any(layer.padding for layer in self._reader.layers):  # the prediction tells where it is
+        """Return direct calls that reproduce what was read at a draw, if there are any."""
+        if any(layer.padding for layer in self._reader.layers):  # the prediction says where it is
             return None
         on_device = {name: values.to(self._snapshot.device) for name, values in expected.items()}
         parts = self._snapshot.parts()
@@ -209,11 +209,11 @@ class _Passes:
 
 
 class _Hooks(ExitStack):
-    """Shows calls of some modules, also under ``torch.vmap``.
+    """Watches calls of some modules, also under ``torch.vmap``.
 
     Args:
         module: A replica.
-        see: Takes the call, its output, and its first argument.
+        see: Function of the call, its output, and its first argument.
         known: Calls by name and index, and whether they have channels first.
     """
 
@@ -235,7 +235,7 @@ class _Hooks(ExitStack):
 
 
 class _Given:
-    """Collects what a pass says of the modules' outputs given their inputs."""
+    """Collects the moments of the modules' outputs given their inputs during a pass."""
 
     def __init__(self, linear: Mapping[str, LinearNoise]) -> None:
         self._linear = linear
@@ -245,7 +245,7 @@ class _Given:
         self._seen[name].append(self._linear[name].given(h))
 
     def read(self) -> dict[str, Tensor]:
-        """By name, of modules that were called once."""
+        """Return them by name, for modules that were called once."""
         once = {name: given for name, (given, *more) in self._seen.items() if not more}
         means = {f"mean/{name}": given.mean for name, given in once.items()}
         return means | {f"variance/{name}": given.variance for name, given in once.items()}

@@ -1,4 +1,4 @@
-"""``EffectiveInformationOfLayers``: I(X;Z), I(Z;Y) of layers under weight noise of a stated distortion."""
+"""``EffectiveInformationOfLayers``: I(X;Z), I(Z;Y) of layers under weight noise at a stated distortion."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ from lightning_info.reporting.layout import Chart
 from lightning_info.reporting.table import lost_since
 
 FURTHEST_START = 8
-"""Factor between the level of a quadratic loss and the first that is tried, at most."""
+"""Largest factor between the level of a quadratic loss and the first level that is tried."""
 MOST_UNITS = 512
-"""Wider layers become so many random combinations, of which the information is a lower bound too."""
+"""Number of random combinations to which wider layers are reduced; their information is a lower bound too."""
 BINS = 30
-"""Intervals that continuous targets are cut into, as in InfoPlaneCallback."""
+"""Number of intervals for continuous targets, as in InfoPlaneCallback."""
 FEWEST_DRAWS = 8
-"""That a half of them is brought down to where a point has to be cheaper."""
+"""Smallest number of draws (half of all) to which a point is reduced to be cheaper."""
 _NOISE = {"diagonal": "the diagonal of F", "low_rank": "F, by its exact factor", "full": "all elements of F"}
-"""What the user is told of it."""
+"""Text for the user, by kind of noise."""
 
 
 class EffectiveInformationOfLayers(Quantity):
@@ -128,7 +128,7 @@ class EffectiveInformationOfLayers(Quantity):
     def prepare(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, str]:
         self._has_loss = has_loss(snapshot)
         if self._has_loss:
-            mean_loss(snapshot)  # the targets have to fit the outputs
+            mean_loss(snapshot)  # the targets must fit the outputs
         names: LayerNames | None = self.layers
         batch = snapshot.to_device(snapshot.groups[0])
         layers, left_out = find_layers(snapshot.module, snapshot.predictor, batch, names, before=True)
@@ -174,11 +174,11 @@ class EffectiveInformationOfLayers(Quantity):
             "noise": f"from {_NOISE[self.noise]} of {plan.samples} samples",
         }
         if not self._has_loss:
-            rows["targets"] = "none, so that I_ZY, loss and noisy_loss are left out"
+            rows["targets"] = "none, so I_ZY, loss and noisy_loss are left out"
         return rows | rows_of_layers(layers, snapshot.predictor(snapshot.module, batch), left_out, point.warn)
 
     def _continuous(self, layers: list[Layer], left_out: dict[str, str]) -> tuple[list[Layer], dict[str, str]]:
-        """Without layers that give integers, and with why; refused if they were named."""
+        """Leave out layers that give integers, with the reason; refuse them if they were named."""
         why = "it gives integers, and the bounds come from Gaussians; InfoPlaneCallback measures them exactly"
         discrete = {layer.label: why for layer in layers if layer.is_discrete}
         if discrete and self.layers is not None:
@@ -196,10 +196,10 @@ class EffectiveInformationOfLayers(Quantity):
         return curvature + len(self._targets) * (passes + estimates)
 
     def cheaper(self) -> str:
-        """Measure about half as dear from now on, with a larger error that is told.
+        """Make points about half as expensive from now on, with a larger error, which is reported.
 
         Returns:
-            In words what is less; empty where nothing is left.
+            What is reduced, in words; empty if nothing can be.
         """
         if self._draws <= FEWEST_DRAWS:
             return ""
@@ -245,7 +245,7 @@ class EffectiveInformationOfLayers(Quantity):
             else:
                 quadratic = quadratic_level(h, torch.ones_like(h), n, distortion)
                 last = self._levels.get(family, quadratic)
-                # where the loss hardly depends on the weights, as at the start, any level may have been the last
+                # if the loss hardly depends on the weights, as at the start, any level may have been the last
                 start = min(max(last, quadratic / FURTHEST_START), quadratic * FURTHEST_START)
                 level = find_level(loss_rise, noise, iter(seeds[2 * self._draws :]), distortion, start)
             if not level.is_reached:
@@ -324,7 +324,7 @@ class EffectiveInformationOfLayers(Quantity):
         labels = None if targets is None else labels_of(targets, BINS)
         if targets is not None and labels is None:
             point.warn(
-                "targets are not finite, or more than half of the samples have one like no other's: no I(Z;Y) (NaN)",
+                "I(Z;Y) is NaN: targets are not finite, or more than half of the samples have a unique target",
                 "targets",
             )
         return labels
@@ -392,5 +392,5 @@ class EffectiveInformationOfLayers(Quantity):
 
 
 def _sizes(snapshot: ModelSnapshot) -> Tensor:
-    """``|w|``, the standard deviations of the prior, ``(k,)`` float64; of a complex weight that of each part."""
+    """Return ``|w|``, the standard deviations of the prior, ``(k,)`` float64; both parts for a complex weight."""
     return torch.cat([flat(p.detach()) for p in trainable(snapshot.module).values()]).abs().double()

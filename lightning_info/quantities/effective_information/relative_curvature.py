@@ -4,8 +4,8 @@ With ``Λ = diag(λ)`` the Fisher information in v is ``ΛFΛ``, and the prior h
 
 .. math:: \Sigma^* = \Lambda\,(I + \Lambda H \Lambda / \beta)^{-1} \Lambda .
 
-So the noise of w is λ times what a curvature of v draws at ``(β, 1)``. With ``λ_i = |w_i|`` neither ``ΛFΛ`` nor a
-relative change is moved by rescaling the units of a ReLU network.
+So the noise of w is λ times the noise that a curvature of v draws at ``(β, 1)``. With ``λ_i = |w_i|``, rescaling the
+units of a ReLU network changes neither ``ΛFΛ`` nor a relative change of the weights.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from lightning_info.replica.snapshot import ModelSnapshot
 NoiseName = Literal["diagonal", "low_rank", "full"]
 
 FULL_WEIGHTS = 2048
-"""Weights up to which the whole matrix is decomposed, which takes seconds."""
+"""Largest number of weights for which the whole matrix is decomposed, which takes seconds."""
 KEPT = 1 << 27
-"""Numbers that the factor A may have (1 GiB)."""
+"""Largest number of elements of the factor A (1 GiB)."""
 
 
 class TooLarge(NotCovered):
-    """The network has too many weights for the noise that was asked for; the message tells which one fits."""
+    """The network has too many weights for the requested noise; the message says which one fits."""
 
 
 @dataclass
 class FactorCurvature(Curvature):
-    """By the factor A ``(R, k)`` of ``F = AᵀA / N`` itself, and eigenvalues and eigenvectors ``(R, R)`` of ``A Aᵀ``."""
+    """F by its factor A ``(R, k)``, ``F = AᵀA / N``, and eigenvalues and eigenvectors ``(R, R)`` of ``A Aᵀ``."""
 
     rows: Tensor
     eigenvalues: Tensor
@@ -63,24 +63,24 @@ class FactorCurvature(Curvature):
 
 
 def choose_relative_curvature(snapshot: ModelSnapshot, samples: int, noise: NoiseName) -> CurvaturePlan:
-    """How F is measured for a kind of noise.
+    """Choose how F is measured for a kind of noise.
 
     Args:
-        snapshot: With a few samples.
-        samples: Reference samples that there will be.
+        snapshot: A snapshot with a few samples.
+        samples: Expected number of reference samples.
         noise: ``"diagonal"``, ``"low_rank"`` (F of as many samples as fit, by its factor A), or ``"full"`` (all
             elements).
 
     Raises:
-        TooLarge: For ``"low_rank"`` or ``"full"``.
-        NotCovered: No engine makes the gradients exactly.
+        TooLarge: There are too many weights for ``"low_rank"`` or ``"full"``.
+        NotCovered: No engine computes the gradients exactly.
     """
     weights = num_weights(snapshot)
     if noise == "diagonal":
         return choose_curvature(snapshot, samples, "diagonal")
     if noise == "full" and weights > FULL_WEIGHTS:
         raise TooLarge(
-            f"noise='full' decomposes a matrix of all pairs of weights, which is done up to {FULL_WEIGHTS:,} and not "
+            f"noise='full' decomposes a matrix of all pairs of weights, which is done for up to {FULL_WEIGHTS:,}, not "
             f"for {weights:,}; choose noise='low_rank', or noise='diagonal' for any size"
         )
     plan = choose_curvature(snapshot, samples, "matrix")
@@ -90,8 +90,8 @@ def choose_relative_curvature(snapshot: ModelSnapshot, samples: int, noise: Nois
     if some < min(FEWEST_SAMPLES, samples):
         raise TooLarge(
             f"noise='low_rank' keeps the gradient of each output (a sample has {plan.each}), with {weights:,} numbers "
-            f"each: memory is taken for those of {some} samples, and fewer than {FEWEST_SAMPLES} "
-            f"say little; choose noise='diagonal'"
+            f"each: there is memory for {some} samples, and fewer than {FEWEST_SAMPLES} say too "
+            f"little; choose noise='diagonal'"
         )
     return replace(plan, name="gram", samples=some)
 
@@ -102,14 +102,14 @@ def measure_relative_curvature(
     """Measure F of the relative weights at the weights of a replica.
 
     Args:
-        plan: From :func:`choose_relative_curvature`.
-        snapshot: With a private replica and the reference samples.
-        generator: Of random cotangents, where a diagonal takes them.
+        plan: Result of :func:`choose_relative_curvature`.
+        snapshot: A snapshot with a private replica and the reference samples.
+        generator: Generator of random cotangents, if a diagonal uses them.
         prior: λ, ``(k,)`` float64; a weight at which it is 0 has no noise.
 
     Raises:
         Unavailable: Outputs or gradients are not finite; there are no samples.
-        NotCovered: The gradients of the replica cannot be made any more.
+        NotCovered: The gradients of the replica can no longer be computed.
     """
     whole = snapshot.on(snapshot.groups)
     if plan.name == "diagonal":

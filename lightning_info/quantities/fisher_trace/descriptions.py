@@ -1,4 +1,4 @@
-"""What the tags of the Fisher trace mean."""
+"""Meanings of the tags of the Fisher trace."""
 
 from lightning_info.reporting.description import Description
 

@@ -1,4 +1,4 @@
-"""The trace of the Hessian of the training loss, beside the Fisher information that stands in for it."""
+"""The trace of the Hessian of the training loss, which the Fisher information approximates."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 
 GROUPS = 16
 _NO_DERIVATIVE = {"torch::autograd::Error", "torch::autograd::NotImplemented"}
-"""Autograd nodes that stand for a derivative that does not exist."""
+"""Autograd nodes in place of a derivative that does not exist."""
 
 
 def hessian_trace(snapshot: ModelSnapshot, draws: int | None, generator: Generator) -> TraceEstimate:
     r"""Estimate ``tr ∇² L`` of the mean training loss L over the reference samples, by Hutchinson's method.
 
     With ``v = ±1`` for every weight (both parts of a complex one), ``E[vᵀ H v] = tr H``. The samples (``draws`` of
-    them, drawn uniformly with replacement; or each once, if there are no more) form sixteen groups, each with a v of
-    its own; the spread of the groups is the error. The loss is that of :class:`~.likelihoods.Prediction`: class weights
-    and label smoothing enter, ignored positions do not, the scale does not. Source: Achille, Paolini & Soatto, Lemma
-    2.4 (H = F + a residual).
+    them, drawn uniformly with replacement; or each once, if there are no more) form sixteen groups, each with its own
+    v; the spread of the groups is the error. The loss is that of :class:`~.likelihoods.Prediction`: class weights and
+    label smoothing enter, ignored positions do not, the scale does not. Source: Achille, Paolini & Soatto, Lemma 2.4 (H
+    = F + a residual).
 
     Raises:
         Unavailable: A value is not finite.
@@ -70,7 +70,7 @@ def check_hessian(snapshot: ModelSnapshot) -> None:
 
 
 def _quadratic_form(snapshot: ModelSnapshot, batch: object, signs: Sequence[Tensor]) -> float:
-    """``vᵀ H v`` of the loss summed over a batch."""
+    """Return ``vᵀ H v`` for the loss summed over a batch."""
     parameters = list(trainable(snapshot.module).values())
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
         loss = snapshot.predictor(snapshot.module, batch).summed_loss()
@@ -80,7 +80,7 @@ def _quadratic_form(snapshot: ModelSnapshot, batch: object, signs: Sequence[Tens
         if not slope.requires_grad:  # linear in all parameters
             return 0.0
         missing = {node.name() for node in graph_of(slope).nodes} & _NO_DERIVATIVE
-        if missing:  # autograd would pass over it, as if it were constant
+        if missing:  # autograd would treat it as constant
             raise NotCovered("an operator of the module has no second derivative, which also='hessian' needs")
         curvature = torch.autograd.grad(slope.sum(), parameters, allow_unused=True)
     return sum((as_real(h) * v).sum().item() for h, v in zip(curvature, signs, strict=True) if h is not None)

@@ -1,4 +1,4 @@
-"""The squared gradients of the losses of single samples: what there is where a loss has no likelihood that is known."""
+"""The squared gradients of the losses of single samples, for a loss without a known likelihood."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 
 TAG = "fisher/loss_gradient_trace"
 TOLERANCE = 1e-3
-"""Relative error to which a loss and its gradient are those of its terms, in single precision."""
+"""Relative error within which a loss and its gradient must agree with those of its terms, in single precision."""
 
 Terms = Literal["mean", "sum"]
 
 
 class NoTerms(NoPrediction):
-    """A loss is neither the mean nor the sum of the losses of its samples; the message tells what was seen."""
+    """A loss is neither the mean nor the sum of the losses of its samples; the message says what was seen."""
 
 
 def loss_gradient_trace(snapshot: ModelSnapshot, draws: int | None, generator: Generator) -> TraceEstimate:
-    r"""``(1/n) sum_n ‖∇ ℓ_n‖²`` of the training loss ``ℓ_n`` of sample n alone, nats or what the loss is in.
+    r"""Return ``(1/n) sum_n ‖∇ ℓ_n‖²`` for the training loss ``ℓ_n`` of sample n alone, in the unit of the loss.
 
-    The empirical trace of the loss: labels are those of the data, and nothing is said of a predictive distribution.
+    This is the empirical trace of the loss: labels are those of the data, and no predictive distribution is involved.
 
     Args:
         snapshot: The replica and the reference samples.
-        draws: So many of them, without replacement; None or no fewer than there are: all.
+        draws: Number of samples drawn without replacement; None, or at least as many as there are: all of them.
         generator: Source of the draws.
 
     Returns:
         The mean, and its standard error over samples.
 
     Raises:
-        Unavailable: A gradient is not finite, or the loss is no mean or sum over samples any more.
+        Unavailable: A gradient is not finite, or the loss is no longer a mean or sum over samples.
     """
     try:
         terms_of(snapshot, gradients=False)
@@ -63,19 +63,19 @@ def loss_gradient_trace(snapshot: ModelSnapshot, draws: int | None, generator: G
 
 
 def terms_of(snapshot: ModelSnapshot, *, gradients: bool = True) -> Terms:
-    """Whether the loss of a batch is the mean or the sum of those of its samples alone, on a few and on half of them.
+    """Test whether the loss of a batch is the mean or the sum of those of its samples alone, on a few and half of them.
 
     Args:
-        snapshot: The replica and samples, of which the first are taken.
-        gradients: Look at the gradients as well.
+        snapshot: The replica and the samples; the first of these are used.
+        gradients: Whether to test the gradients as well.
 
     Raises:
-        NoTerms: It is neither, or cannot be had for one sample.
+        NoTerms: It is neither, or cannot be computed for one sample.
     """
     few = snapshot.to_device(spread(snapshot.groups[0], min(CHECK_SAMPLES, snapshot.chunk)))
     size = num_samples(few)
     if size < 2:
-        raise NoTerms("whether its loss is a mean over samples cannot be seen, as there is one sample only")
+        raise NoTerms("whether its loss is a mean over samples cannot be seen from a single sample")
     try:
         alone = [_gradients(snapshot, take(few, slice(n, n + 1)), gradients) for n in range(size)]
         parts = [
@@ -94,8 +94,8 @@ def terms_of(snapshot: ModelSnapshot, *, gradients: bool = True) -> Terms:
             return kind
     whole = parts[0][1][0].item()
     raise NoTerms(
-        f"its loss is neither the mean nor the sum of the losses of its samples alone, as one that compares samples is "
-        f"not: that of {parts[0][0]} samples is {whole:.4g}, and those of each alone have the mean "
+        f"its loss is neither the mean nor the sum of the losses of its samples alone, as with a loss that compares "
+        f"samples: that of {parts[0][0]} samples is {whole:.4g}, and those of each alone have the mean "
         f"{losses[: parts[0][0]].mean().item():.4g}"
     )
 

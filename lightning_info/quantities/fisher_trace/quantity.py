@@ -50,7 +50,7 @@ class FisherTrace(Quantity):
 
     Attributes:
         plan: The engine in use; None before :meth:`prepare`.
-        of_loss: No likelihood is known, and the loss's own gradients are measured, under a tag of their own.
+        of_loss: Whether no likelihood is known, so the loss's own gradients are measured, under their own tag.
     """
 
     name = "fisher"
@@ -110,8 +110,8 @@ class FisherTrace(Quantity):
             return self._prepare_loss(snapshot, reason, point)
         if "exact" in (self.estimator, *self.also) and not _is_exact(prediction):
             raise NotMeasurable(
-                f"the Fisher information of {prediction.likelihood} has no closed form here, so that nothing is exact; "
-                f"leave estimator='exact' and also='exact' away"
+                f"the Fisher information of {prediction.likelihood} has no closed form here, so nothing is exact; "
+                f"leave out estimator='exact' and also='exact'"
             )
         if "empirical" in (self.estimator, *self.also):
             prediction.loss_gradient()  # needs targets
@@ -144,8 +144,8 @@ class FisherTrace(Quantity):
         self.of_loss, self.tags = True, (TAG, f"{TAG}_stderr")
         point.warn(
             f"{unknown}. There is no fisher/trace of this run, but {TAG}, the mean squared gradient of the losses of "
-            f"single samples, at the labels of the data. An adapter that tells what the module predicts, as in the "
-            f"documentation, gives the other: FisherTraceCallback(adapter=...)",
+            f"single samples, at the labels of the data. An adapter that says what the module predicts, as in the "
+            f"documentation, gives fisher/trace: FisherTraceCallback(adapter=...)",
             "no likelihood",
         )
         return {
@@ -197,7 +197,7 @@ class FisherTrace(Quantity):
         few = samples
         if few is None:
             few = snapshot.to_device(spread(snapshot.groups[0], min(CHECK_SAMPLES, snapshot.chunk)))
-        if self.engine == "cotangent":  # no per-sample gradients, but samples must be independent: one alone tells
+        if self.engine == "cotangent":  # no per-sample gradients, but samples must be independent: one alone shows
             return Plan(COTANGENT, choose_engine(snapshot.module, snapshot.outputs, few, "loop").checked)
         return choose_engine(snapshot.module, snapshot.outputs, few, self.engine)
 

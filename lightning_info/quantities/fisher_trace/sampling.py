@@ -40,9 +40,9 @@ class PoolTrace:
     """Trace over the pool of reference samples.
 
     Attributes:
-        estimate: The trace and its standard error beyond which the pool says nothing.
+        estimate: The trace and its standard error; the error does not cover samples outside the pool.
         per_parameter: The contribution of each trainable parameter, by name; they sum to the trace.
-        coverage: Share of the trainable elements whose per-sample norm was computed exactly.
+        coverage: Share of the trainable weights whose per-sample norm was computed exactly.
     """
 
     estimate: TraceEstimate
@@ -60,13 +60,13 @@ def pool_trace(
     sample is taken once.
 
     With the engine ``"cotangent"`` the samples taken go backward in sixteen groups, each with random signs: for a group
-    of m, ``‖sum_n s_n J_nᵀ u_n‖²`` has the expectation ``sum_n ‖J_nᵀ u_n‖²``, so that one backward pass a group is an
+    of m, ``‖sum_n s_n J_nᵀ u_n‖²`` has the expectation ``sum_n ‖J_nᵀ u_n‖²``, so one backward pass per group is an
     unbiased estimate without any per-sample gradient; the spread of the groups is the error.
 
     Raises:
         Unavailable: Outputs or gradients are not finite.
-        NotCovered: The plan's engine does not fit the replica any more, or (:class:`~.alone.Misattributed`) these
-            samples: one of those drawn goes through the replica alone, with whose norms the engine's are compared.
+        NotCovered: The plan's engine no longer fits the replica, or (:class:`~.alone.Misattributed`) these samples: one
+            of those drawn goes through the replica alone, and its norms are compared with the engine's.
     """
     scores = _all_scores(snapshot, estimator)
     size = len(scores)
@@ -107,12 +107,12 @@ def pool_trace(
 
 
 class _Forward:
-    """The prediction for a batch, of which cotangents are made.
+    """The prediction for a batch, from which cotangents are made.
 
     Args:
-        snapshot: With the replica.
-        batch: On its device.
-        is_shared: An engine makes one pass before it takes the first cotangent, which serves them too.
+        snapshot: The snapshot with the replica.
+        batch: The batch, on the replica's device.
+        is_shared: Whether the engine makes one pass before it takes the first cotangent, which is then reused.
     """
 
     def __init__(self, snapshot: ModelSnapshot, batch: Any, is_shared: bool) -> None:
@@ -129,7 +129,7 @@ class _Forward:
         return prediction.outputs
 
     def cotangents(self, estimator: Estimator, generator: Generator) -> Iterator[Tensor]:
-        """Made when they are asked for."""
+        """Yield cotangents, computed when they are requested."""
         yield from _cotangents(self.prediction, estimator, generator)
 
 
@@ -144,14 +144,14 @@ def _compare_alone(snapshot: ModelSnapshot, one: Alone, whole: Prediction, norms
 
 @dataclass(frozen=True)
 class SamplingScores:
-    """Reads what the probability of drawing a sample goes by; outputs are not kept."""
+    """Reads what determines the probability of drawing a sample; outputs are not kept."""
 
     estimator: Estimator
 
     layers: ClassVar[tuple[Layer, ...]] = ()
 
     def __call__(self, prediction: Prediction, activations: Mapping[str, Activation]) -> dict[str, Tensor]:
-        """``scores`` and whether the outputs are ``finite``, ``(N,)`` each."""
+        """Return ``scores`` and whether the outputs are ``finite``, ``(N,)`` each."""
         outputs = prediction.outputs.detach()
         finite = torch.ones(len(outputs), dtype=torch.bool, device=outputs.device)
         if not (outputs.amax().isfinite() and outputs.amin().isfinite()):  # NaN if anything is
@@ -168,7 +168,7 @@ def _all_scores(snapshot: ModelSnapshot, estimator: Estimator) -> Tensor:
 
 
 def scores_of(prediction: Prediction, estimator: Estimator) -> Tensor:
-    """``tr H(z_n)``, or for the empirical Fisher the squared gradient of the loss in the outputs, ``(N,)``."""
+    """Return ``tr H(z_n)``, or for the empirical Fisher the squared gradient of the loss in the outputs, ``(N,)``."""
     if estimator == "empirical":
         return squared_norm(prediction.loss_gradient()).double()
     return output_fisher_trace(prediction.outputs, prediction.likelihood, prediction.mask)

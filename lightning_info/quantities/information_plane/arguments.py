@@ -14,10 +14,10 @@ from lightning_info.quantities.information_plane.estimates import BinRange, Esti
 def estimates(
     owner: str, estimator: EstimatorName | Sequence[EstimatorName], bin_range: BinRange | Sequence[BinRange]
 ) -> list[Estimate]:
-    """Every estimator with every range that it takes; the first has the plain tags.
+    """Return every estimator with every range that applies to it; the first has the plain tags.
 
     Raises:
-        ValueError: An unknown name, an empty range, or the same twice.
+        ValueError: A name is unknown, a range is empty, or one is given twice.
     """
     names = [estimator] if isinstance(estimator, str) else list(estimator)
     found = [(name, estimator_named(name, owner)) for name in names]
@@ -44,8 +44,8 @@ def _ranges(owner: str, bin_range: BinRange | Sequence[BinRange]) -> list[BinRan
             len(ends) == 2 and all(isinstance(e, (int, float)) and math.isfinite(e) for e in ends) and ends[0] < ends[1]
         ):
             raise ValueError(
-                f"{owner}: bin_range={given!r} is no range; choose 'global', 'fixed', 'adaptive' or (low, high), for "
-                f"example bin_range=(-1.0, 1.0)"
+                f"{owner}: bin_range={given!r} is not a range; choose 'global', 'fixed', 'adaptive' or (low, high), "
+                f"for example bin_range=(-1.0, 1.0)"
             )
         ranges.append((float(ends[0]), float(ends[1])))
     return ranges

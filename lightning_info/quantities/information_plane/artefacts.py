@@ -1,4 +1,4 @@
-"""Numbers of the information plane that mean less than they seem, and what to say of them."""
+"""Numbers of the information plane that mean less than they seem to, and the warnings about them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lightning_info.quantities.information_plane.estimates import Bounds, Estima
 from lightning_info.quantities.information_plane.labels import Labels
 
 MOST_CLAMPED = 0.01
-"""Share of activations outside of a given range beyond which it does not fit the layer."""
+"""Share of activations outside of a range above which the range does not fit the layer."""
 _NARROW = 3
 """Intervals that a layer must span for bins to resolve it."""
 _WIDE_GAP = 1.0
-"""Bits between the bounds of the mixture beyond which they say little."""
+"""Distance in bits between the bounds of the mixture above which they say little."""
 
 
 @dataclass
@@ -30,7 +30,7 @@ class LayerReading:
         estimate: The estimate.
         t: Activations ``(N, d)``, finite.
         bounds: Ends of the bins; None without bins, and for integers.
-        reading: What the estimate reads.
+        reading: The values of the estimate.
     """
 
     layer: str
@@ -46,8 +46,8 @@ class PointContext:
 
     Attributes:
         bins: Number of intervals.
-        labels: Of the samples.
-        generator: Of shuffled labels.
+        labels: Labels of the samples.
+        generator: Generator for shuffling labels.
     """
 
     bins: int
@@ -56,21 +56,21 @@ class PointContext:
 
 
 def near_ceiling(information: float, samples: int) -> bool:
-    """Within a bit of log2 N: almost every sample has a code of its own."""
+    """Tell whether I(X;T) is within one bit of log2 N, so almost every sample has its own code."""
     return information > math.log2(samples) - 1
 
 
 def clamped(t: Tensor, bounds: Bounds) -> float:
-    """Share of the activations outside of the bins."""
+    """Return the share of the activations outside of the bins."""
     return ((t < bounds[0]) | (t > bounds[1])).double().mean().item()
 
 
 def shuffled(case: LayerReading, setting: PointContext) -> float:
-    """I(T;Y) in bits where there is nothing to know: with shuffled labels; NaN unless all samples have one.
+    """Return I(T;Y) in bits with shuffled labels, where there is nothing to know; NaN unless all samples have a label.
 
     Args:
-        case: Of an estimate with bins, or of integers.
-        setting: See there.
+        case: A layer under an estimate with bins, or of integers.
+        setting: See :class:`PointContext`.
     """
     labels = setting.labels
     has_codes = case.bounds is not None or not case.t.is_floating_point()
@@ -83,18 +83,18 @@ def shuffled(case: LayerReading, setting: PointContext) -> float:
 
 @dataclass(frozen=True)
 class Artefact:
-    """One kind of number that means less than it seems.
+    """One kind of number that means less than it seems to.
 
     Attributes:
-        is_of: Whether a layer's reading is of that kind.
-        said: Of those that are, what to say; not called without any.
+        is_of: Tells whether a layer's reading is of that kind.
+        said: Returns the message about those that are; not called without any.
     """
 
     is_of: Callable[[LayerReading, PointContext], bool]
     said: Callable[[list[LayerReading], PointContext], str]
 
     def __call__(self, cases: Iterable[LayerReading], setting: PointContext) -> str | None:
-        """What is to be said of a point; None if nothing is."""
+        """Return the message about a point; None if there is none."""
         hit = [case for case in cases if self.is_of(case, setting)]
         return self.said(hit, setting) if hit else None
 
@@ -106,7 +106,7 @@ def _is_at_ceiling(case: LayerReading, setting: PointContext) -> bool:
 def _ceiling(hit: list[LayerReading], setting: PointContext) -> str:
     return (
         f"I(X;T) of {_layers(hit)} is within 1 bit of its ceiling, log2 N = {math.log2(len(hit[0].t)):.3g} bits "
-        f"({hit[0].estimate}): almost every sample has a code of its own, which says nothing about the layer. Fewer "
+        f"({hit[0].estimate}): almost every sample has its own code, which says nothing about the layer. Fewer "
         f"bins (or more noise) or more samples (num_samples) resolve more; such layers are drawn grey"
     )
 
@@ -120,8 +120,8 @@ def _memorised(hit: list[LayerReading], setting: PointContext) -> str:
     worst = max(hit, key=lambda case: case.reading.unique)
     assert setting.labels is not None
     return (
-        f"more than half of the samples have a code of their own in {_layers(hit)}, so I(T;Y) comes from memorised "
-        f"bins, not from knowledge: {worst.layer!r} reads {worst.reading.I_TY:.3g} of H(Y) = "
+        f"more than half of the samples have their own code in {_layers(hit)}, so I(T;Y) comes from memorised bins, "
+        f"not from knowledge: {worst.layer!r} has {worst.reading.I_TY:.3g} of H(Y) = "
         f"{setting.labels.entropy:.3g} bits, and {shuffled(worst, setting):.3g} bits with shuffled labels"
     )
 
@@ -131,7 +131,7 @@ def _is_cut_in_two(case: LayerReading, setting: PointContext) -> bool:
         return False
     start, end = case.bounds
     width = (end - start) / setting.bins
-    if not 0 < width < math.inf:  # beyond what float64 tells apart
+    if not 0 < width < math.inf:  # beyond the resolution of float64
         return False
     low, high = case.t.min().item(), case.t.max().item()
     edge = start + width * round((low / 2 + high / 2 - start) / width)
@@ -141,9 +141,9 @@ def _is_cut_in_two(case: LayerReading, setting: PointContext) -> bool:
 
 def _sign_bit(hit: list[LayerReading], setting: PointContext) -> str:
     return (
-        f"all activations of {_layers(hit)} lie around one edge between two bins, so that I(X;T) reads little more "
-        f"than on which side of it a unit is: up to a spurious bit a unit, however small they are. Another number "
-        f"of bins has other edges (an odd one none in the middle), for example bins={setting.bins + 1}"
+        f"all activations of {_layers(hit)} lie around one edge between two bins, so I(X;T) says little more than "
+        f"on which side of it a unit is: up to one spurious bit per unit, however small they are. Another number of "
+        f"bins has other edges (an odd number has none in the middle), for example bins={setting.bins + 1}"
     )
 
 
@@ -195,11 +195,11 @@ ARTEFACTS = {
     "outside": Artefact(_is_outside, _outside),
     "bounds": Artefact(_is_wide, _wide),
 }
-"""What can be seen at a point, by kind."""
+"""Artefacts that can be seen at a point, by kind."""
 
 
 def _gap(reading: LayerInformation) -> float:
-    """Between the bounds of I(X;T), bits; 0 without any."""
+    """Return the distance between the bounds of I(X;T) in bits; 0 without bounds."""
     return 0.0 if reading.low is None or reading.high is None else reading.high[0] - reading.low[0]
 
 

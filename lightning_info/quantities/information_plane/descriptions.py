@@ -1,4 +1,4 @@
-"""What the tags of the information plane mean."""
+"""Meanings of the tags of the information plane."""
 
 from dataclasses import replace
 
@@ -6,11 +6,11 @@ from lightning_info.reporting.description import Description
 
 CAUTION = (
     "It depends on the bins (or the noise) of the estimator: compare ranges before a fall is called compression, and "
-    "leave out layers at the ceiling, where every sample has a code of its own."
+    "leave out layers at the ceiling, where every sample has its own code."
 )
 
 LIVE = (
-    "With bins over the global range, the bins of a point are those of the range so far, so that early points have "
+    "With bins over the global range, the bins of a point are those of the range so far, so early points have "
     "finer bins; the curve of the same name with _final, written at the end, has one range."
 )
 

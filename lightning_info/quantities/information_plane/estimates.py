@@ -1,4 +1,4 @@
-"""The estimators and bin ranges of the information plane that a user asks for, and what each says of one layer."""
+"""The estimators and bin ranges of the information plane that a user requests, and the values of each for a layer."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Bounds = tuple[float, float]
 
 @dataclass(frozen=True)
 class EstimatorSettings:
-    """What all estimates have in common.
+    """Settings that all estimates share.
 
     Attributes:
-        bins: Intervals a unit's range is cut into.
+        bins: Number of intervals that a unit's range is cut into.
         noise: Standard deviation of the noise of the estimators without bins, in units of the layer's own (root of the
             mean variance of its units).
-        noise_variance: Its variance, for all layers and points; used instead if given.
+        noise_variance: Variance of the noise for all layers and points; used instead if given.
     """
 
     bins: int = 30
@@ -36,11 +36,11 @@ class EstimatorSettings:
     noise_variance: float | None = None
 
     def variance(self, t: Tensor) -> float:
-        """Variance of the noise of a layer with activations ``(N, d)``."""
+        """Return the variance of the noise for a layer with activations ``(N, d)``."""
         if self.noise_variance is not None:
             return self.noise_variance
         spread = t.double().var(0, correction=0).mean().item()
-        return self.noise**2 * spread if spread > 0 else 1.0  # a constant layer tells nothing under any noise
+        return self.noise**2 * spread if spread > 0 else 1.0  # a constant layer has no information under any noise
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Estimate:
 
     Attributes:
         family: First part of its tags.
-        name: Of its estimator.
-        bin_range: What the bins cover; None without bins.
+        name: Name of its estimator.
+        bin_range: The range that the bins cover; None without bins.
     """
 
     family: str
@@ -62,12 +62,12 @@ class Estimate:
 
     @property
     def estimator(self) -> InformationEstimator:
-        """How information is estimated."""
+        """The estimator of information."""
         return ESTIMATORS[self.name]
 
     @property
     def of_codes(self) -> InformationEstimator:
-        """How that of codes is, which have no noise."""
+        """The estimator for codes, which have no noise."""
         return self.estimator if self.estimator.has_bins else PlugInEstimator()
 
     @property
@@ -77,12 +77,12 @@ class Estimate:
 
     @property
     def families(self) -> tuple[str, ...]:
-        """First parts of all tags that it gives."""
+        """First parts of all its tags."""
         tails = ("", "_lower", "_upper", "_stderr") if self.estimator.has_bounds else ("",)
         return tuple(self.family + tail for tail in tails)
 
     def bounds(self, t: Tensor, seen: Bounds) -> Bounds | None:
-        """Ends of the bins; None for estimators without bins and for integers, whose bins are their values.
+        """Return the ends of the bins; None for estimators without bins and for integers, whose bins are their values.
 
         Args:
             t: Activations.
@@ -91,7 +91,7 @@ class Estimate:
         return bounds(self.bin_range, t, seen) if self.bin_range is not None and t.is_floating_point() else None
 
     def tagged(self, reading: LayerInformation, layer: str) -> dict[str, float]:
-        """The values of a reading by their tags."""
+        """Return the values of a reading by their tags."""
         pairs = [(reading.I_XT, reading.I_TY), reading.low, reading.high, reading.stderr]
         return {
             f"{family}/{kind}/{layer}": value
@@ -108,14 +108,14 @@ class Estimate:
         method: EstimatorSettings,
         generator: Generator | None = None,
     ) -> LayerInformation:
-        """Information of a layer; of one whose units are integers exactly, whatever the estimator.
+        """Estimate the information of a layer; it is exact if the units are integers, whatever the estimator.
 
         Args:
             t: Activations ``(N, d)``, finite.
-            labels: Of the samples; where some have none, I(T;Y) is that of the others.
+            labels: Labels of the samples; if some have none, I(T;Y) is that of the others.
             seen: Smallest and largest activation of the layer over training so far.
             method: Bins and noise.
-            generator: Of the mixture's noise.
+            generator: Generator of the mixture's noise.
         """
         ends = self.bounds(t, seen)
         has_codes = ends is not None or not t.is_floating_point()
@@ -137,12 +137,12 @@ class Estimate:
 
 
 def codes(t: Tensor, bins: int, ends: Bounds | None) -> Tensor:
-    """The bins of each sample ``(N,)``; of integers what they are, without bins."""
+    """Return the code of each sample ``(N,)`` by its bins, or for integers by their values."""
     return exact_codes(t) if ends is None else bin_codes(t, bins, ends)
 
 
 def bounds(bin_range: BinRange, t: Tensor, seen: Bounds) -> Bounds:
-    """Ends of the bins; of equal ones the range is one bin."""
+    """Return the ends of the bins; a range with equal ends is one bin."""
     if bin_range == "fixed":
         return -1.0, 1.0
     if bin_range == "adaptive":
@@ -156,7 +156,7 @@ def bounds(bin_range: BinRange, t: Tensor, seen: Bounds) -> Bounds:
 
 
 def range_words(bin_range: BinRange) -> str:
-    """The range as it is said to a reader."""
+    """Return the range in words."""
     words = {
         "fixed": "fixed range (-1, 1)",
         "global": "global range (over training so far)",
@@ -166,5 +166,5 @@ def range_words(bin_range: BinRange) -> str:
 
 
 def range_name(bin_range: BinRange) -> str:
-    """The range in a tag or a column."""
+    """Return the name of the range in a tag or a column."""
     return bin_range if isinstance(bin_range, str) else f"{bin_range[0]:g}_{bin_range[1]:g}"

@@ -1,4 +1,4 @@
-"""What the information plane needs of a forward pass: a few units a layer, and labels."""
+"""What the information plane needs from a forward pass: a few units per layer, and labels."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from lightning_info.replica.snapshot import TARGETS
 from lightning_info.replica.unit_rows import is_discrete
 
 MOST_UNITS = 12
-"""Wider layers are projected."""
+"""Largest number of units of a layer that is not projected."""
 
 
 @dataclass(frozen=True)
 class LayerFeatures:
-    """Reads the units of some layers, of wide ones a random projection, and the targets.
+    """Reads the units of some layers, or a random projection of wide ones, and the targets.
 
     Args:
         layers: The layers.
-        directions: Of the projection of layers with more than :data:`MOST_UNITS` units.
-        seed: Of the projection.
+        directions: Number of directions to which layers with more than :data:`MOST_UNITS` units are projected.
+        seed: Seed of the projection.
     """
 
     layers: tuple[Layer, ...]
@@ -36,7 +36,7 @@ class LayerFeatures:
     seed: int
 
     def __call__(self, prediction: Prediction, activations: Mapping[str, Activation]) -> dict[str, Tensor]:
-        """``units/<layer>``, ``shown/<layer>`` and, where a sample has one target, ``targets``."""
+        """Return ``units/<layer>``, ``shown/<layer>`` and, if a sample has one target, ``targets``."""
         read = {}
         for label, activation in activations.items():
             read[f"units/{label}"] = self.project(activation.units)
@@ -47,7 +47,7 @@ class LayerFeatures:
         return read
 
     def project(self, units: Tensor) -> Tensor:
-        """At most :data:`MOST_UNITS` units, ``(N, d)``: orthonormal random combinations of more, a hash of integers."""
+        """Reduce units above :data:`MOST_UNITS` to ``(N, d)``: random orthonormal combinations, a hash for integers."""
         width = units.shape[1]
         if width <= MOST_UNITS:
             return units
@@ -68,13 +68,13 @@ def _directions(width: int, count: int, seed: int) -> Tensor:
 def rows_of_layers(
     layers: Sequence[Layer], prediction: Prediction, left_out: Mapping[str, str], warn: Warn
 ) -> dict[str, str]:
-    """Rows of the summary on padding, and on layers that are left out; a warning where padding enters a mean.
+    """Return rows of the summary on padding and on layers that are left out; warn if padding enters a mean.
 
     Args:
         layers: The layers.
-        prediction: For a few samples.
-        left_out: Why others cannot be measured, by label.
-        warn: Tells the user something once.
+        prediction: The prediction for a few samples.
+        left_out: Why other layers cannot be measured, by label.
+        warn: Warns the user once.
     """
     rows = {}
     padding, enters = _padding(layers, prediction)
@@ -88,14 +88,14 @@ def rows_of_layers(
 
 
 def _padding(layers: Sequence[Layer], prediction: Prediction) -> tuple[str, bool]:
-    """What is said of padding in the means over positions; empty if there is nothing to say.
+    """Return the text about padding in the means over positions; empty if there is nothing to say.
 
     Args:
         layers: The layers.
-        prediction: For a few samples.
+        prediction: The prediction for a few samples.
 
     Returns:
-        The text, and whether padding that is known of enters the means of some layers.
+        The text, and whether known padding enters the means of some layers.
     """
     said = []
     for source in dict.fromkeys(layer.padding for layer in layers if layer.padding):

@@ -1,4 +1,4 @@
-"""Labels of the reference samples: classes, or what stands for them, from the targets of a prediction."""
+"""Labels of the reference samples, classes or their substitutes, from the targets of a prediction."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from lightning_info.replica.predicted import Prediction
 IGNORED = -1
 """Class of a sample that the loss ignores."""
 MOST_LABELS = 39
-"""Of a sample with masked labels that become one class, which has three values for each."""
+"""Largest number of masked labels of a sample that become one class, as each has three values."""
 
 
 @dataclass
 class Labels:
-    """One label a sample.
+    """One label per sample.
 
     Attributes:
-        y: ``(N,)``, int64; :data:`IGNORED` where there is none.
+        y: Labels ``(N,)``, int64; :data:`IGNORED` where there is none.
     """
 
     y: Tensor
 
     @cached_property
     def known(self) -> Tensor | None:
-        """Which samples have one, ``(N,)``; None if all do."""
+        """Mask of the samples that have one, ``(N,)``; None if all do."""
         there = self.y != IGNORED
         return None if there.all() else there
 
     @cached_property
     def entropy(self) -> float:
-        """H(Y) of those that have one, in bits."""
+        """H(Y) of the samples that have one, in bits."""
         y = self.y if self.known is None else self.y[self.known]
         return code_information(y).I_XT if len(y) else 0.0
 
     def equal(self, other: Labels | None) -> bool:
-        """Whether the samples have the same labels."""
+        """Tell whether the samples have the same labels."""
         return other is not None and torch.equal(self.y, other.y)
 
 
 def targets_of(prediction: Prediction) -> Tensor | None:
-    """Classes ``(N,)``, labels of several outputs ``(N, k)`` in {0, 1}, or continuous targets ``(N, k)``.
+    """Return classes ``(N,)``, labels of several outputs ``(N, k)`` in {0, 1}, or continuous targets ``(N, k)``.
 
-    What the loss leaves out is a value of its own of labels, and 0 of continuous targets; a sample of which it leaves
-    out all has no label.
+    Entries that the loss leaves out have their own label value, or 0 for continuous targets; a sample whose entries are
+    all left out has no label.
     """
     y, mask = prediction.targets, prediction.mask
     if y is None or prediction.unknown:
@@ -73,7 +73,7 @@ def targets_of(prediction: Prediction) -> Tensor | None:
 
 
 def labels_of(targets: Tensor, bins: int) -> Labels | None:
-    """Labels from targets.
+    """Make labels from targets.
 
     Args:
         targets: Classes ``(N,)``; labels in {0, 1} of several outputs ``(N, k)``, whose combinations become classes;
@@ -81,7 +81,7 @@ def labels_of(targets: Tensor, bins: int) -> Labels | None:
         bins: Number of intervals.
 
     Returns:
-        None where they cannot serve: not finite, or more than half of the samples have one like no other's.
+        The labels; None if the targets are not finite, or more than half of the samples have a unique label.
     """
     if not targets.is_floating_point() and targets.dim() == 1:
         return Labels(targets)
@@ -92,7 +92,7 @@ def labels_of(targets: Tensor, bins: int) -> Labels | None:
 
 
 def describe_targets(targets: Tensor | None, bins: int) -> str:
-    """How targets, as :func:`labels_of` takes them, become labels."""
+    """Describe how targets, as :func:`labels_of` takes them, become labels."""
     if targets is None:
         return "none, or not one for each sample: I(X;T) only"
     if targets.is_floating_point():

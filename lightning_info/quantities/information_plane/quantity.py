@@ -47,14 +47,14 @@ from lightning_info.reporting.table import Curve, lost_since, verdict_table
 SHUFFLED = "info_plane_shuffled"
 """First part of the tags of I(T;Y) with shuffled labels."""
 GROWTH = 2.0
-"""Factor by which a layer's range may grow since its first point before the finer bins of then are worth a word."""
+"""Factor by which a layer's range may grow since its first point before a note about the earlier, finer bins."""
 
 
 class InformationPlane(Quantity):
     """See :class:`~.InfoPlaneCallback` for the arguments.
 
     Attributes:
-        verdicts: Layer -> how far I(X;T) fell under each range or estimator, known at the end, and in words.
+        verdicts: For each layer, how far I(X;T) fell under each range or estimator, also in words; known at the end.
     """
 
     name = "info_plane"
@@ -63,7 +63,7 @@ class InformationPlane(Quantity):
     needs_likelihood = False
 
     _shown: dict[str, Tensor]  # activations of the last point for histograms
-    _first_width: dict[str, float]  # of each layer's range
+    _first_width: dict[str, float]  # growth of each layer's range
     _told: set[str]  # kinds of artefacts
 
     def __init__(
@@ -199,7 +199,7 @@ class InformationPlane(Quantity):
         labels = labels_of(targets, self.bins)
         if labels is None:
             warn(
-                "targets are not finite, or more than half of the samples have one like no other's: no I(T;Y) (NaN)",
+                "I(T;Y) is NaN: targets are not finite, or more than half of the samples have a unique target",
                 "targets",
             )
         elif labels.entropy == 0 and labels.known is None:
@@ -226,7 +226,7 @@ class InformationPlane(Quantity):
     # ---- looking back
 
     def planes(self, bin_range: BinRange, estimator: str = "binning") -> Plane:
-        """The curves by bins under any range, see :meth:`~.InfoPlaneCallback.curves`."""
+        """Return the curves by bins under any range, see :meth:`~.InfoPlaneCallback.curves`."""
         return self._trajectory.curves(Estimate("", estimator, bin_range), self.method)
 
     def _measured_curves(self, estimate: Estimate, record: Record) -> Plane:
@@ -265,7 +265,7 @@ class InformationPlane(Quantity):
         }
         short = {name: judgement.verdict.partition(":")[0] for name, judgement in self.verdicts.items()}
         table = verdict_table(falls, short, unit)
-        return f"\n{table}\nOne run is no evidence; seeds differ. -: the range does not fit the activations."
+        return f"\n{table}\nOne run is not evidence; seeds differ. -: the range does not fit the activations."
 
     @override
     def conclusions(self, record: Record) -> Mapping[str, Any]:
@@ -310,7 +310,7 @@ class InformationPlane(Quantity):
     def _plane(self, estimate: Estimate, record: Record) -> Figure:
         is_global, samples, labels = estimate.bin_range == "global", self._trajectory.samples, self._trajectory.labels
         plane = self.planes("global", estimate.name) if is_global else self._measured_curves(estimate, record)
-        for points in plane.values():  # of points without a value no activations are kept
+        for points in plane.values():  # no activations are kept of points without a value
             last = points[-1][0] if points else -1
             points += [(step, math.nan, math.nan) for step in sorted(record.epochs) if step > last]
         how = f"{estimate.name}, global range (over training)" if is_global else str(estimate)

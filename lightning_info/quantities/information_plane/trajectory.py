@@ -1,4 +1,4 @@
-"""The activations of a run's points, as far as memory allows: the range over all of training is known at its end."""
+"""The activations at a run's points, as far as memory allows, as the range over training is known only at the end."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lightning_info.quantities.information_plane.estimates import Bounds, Estima
 from lightning_info.quantities.information_plane.labels import Labels
 
 LARGEST = 1 << 26
-"""Bytes of activations that are kept, 64 MiB; beyond that every second point is let go."""
+"""Bytes of activations that are kept, 64 MiB; beyond that every second point is dropped."""
 MOST_POINTS = 200
-"""Points of a curve that is computed anew; of more, every second, fourth, ..."""
+"""Largest number of points of a curve that is computed anew; of more, every second, fourth, ... is used."""
 
 Plane = dict[str, list[tuple[int, float, float]]]
 """``layer -> [(step, I(X;T), I(T;Y)), ...]``, NaN where there is no value."""
@@ -24,8 +24,8 @@ class Trajectory:
 
     Attributes:
         points: ``step -> layer -> (N, d)``, in the order of measuring; the last one is always there.
-        ranges: The smallest and largest activation of each layer over all points, those let go included.
-        labels: Of the samples.
+        ranges: The smallest and largest activation of each layer over all points, including dropped ones.
+        labels: Labels of the samples.
         samples: N; 0 before the first point.
     """
 
@@ -34,18 +34,18 @@ class Trajectory:
         self.ranges: dict[str, Bounds] = {}
         self.labels: Labels | None = None
         self.samples = 0
-        self._every = 1  # of the points, every how manyth is kept
+        self._every = 1  # every n-th point is kept
         self._count = 0
 
     def fits(self, labels: Labels | None, samples: int) -> bool:
-        """Whether points of such samples go on with this trajectory."""
+        """Tell whether points of such samples continue this trajectory."""
         if not self.samples:
             return True
         same = labels is self.labels is None or (labels is not None and labels.equal(self.labels))
         return same and samples == self.samples
 
     def add(self, step: int, activations: dict[str, Tensor], labels: Labels | None, samples: int) -> None:
-        """Take a point; values that are not finite take no part in the range."""
+        """Add a point; values that are not finite do not enter the range."""
         self.labels, self.samples = labels, samples
         for layer, values in activations.items():
             ends = _finite_ends(values)
@@ -53,7 +53,7 @@ class Trajectory:
                 low, high = self.ranges.get(layer, ends)
                 self.ranges[layer] = min(low, ends[0]), max(high, ends[1])
         last = next(reversed(self.points), None)
-        if last is not None and (self._count - 1) % self._every:  # it was there for being the last only
+        if last is not None and (self._count - 1) % self._every:  # it was kept only as the last one
             del self.points[last]
         self.points[step] = {layer: values.clone() for layer, values in activations.items()}
         self._count += 1
@@ -64,7 +64,7 @@ class Trajectory:
             self.points = {step: self.points[step] for step in steps if step in kept}
 
     def curves(self, estimate: Estimate, method: EstimatorSettings) -> Plane:
-        """All kept points under one estimate, the global range being that of all points."""
+        """Compute all kept points under one estimate; the global range is that of all points."""
         steps = sorted(self.points)
         every = 2 ** max(0, math.ceil(math.log2(max(1, len(steps)) / MOST_POINTS)))
         plane: Plane = {}
@@ -82,7 +82,7 @@ class Trajectory:
         return sum(values.numel() * values.element_size() for values in leaves)
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """Return the state for a checkpoint."""
         return {
             "points": {step: dict(point) for step, point in self.points.items()},
             "ranges": {layer: list(bounds) for layer, bounds in self.ranges.items()},
@@ -94,7 +94,7 @@ class Trajectory:
 
     @classmethod
     def restored(cls, state: dict[str, Any]) -> Trajectory:
-        """What :meth:`state` gave."""
+        """Restore what :meth:`state` returned."""
         trajectory = cls()
         trajectory.points = {int(step): dict(point) for step, point in state["points"].items()}
         trajectory.ranges = {layer: (float(low), float(high)) for layer, (low, high) in state["ranges"].items()}
@@ -105,7 +105,7 @@ class Trajectory:
 
 
 def _finite_ends(values: Tensor) -> Bounds | None:
-    """Smallest and largest of the values that are finite; None if none is."""
+    """Return the smallest and largest of the finite values; None if there are none."""
     if not values.numel():
         return None
     low, high = (end.item() for end in values.aminmax())

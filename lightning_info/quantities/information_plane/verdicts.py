@@ -1,4 +1,4 @@
-"""How far each layer's I(X;T) fell from its peak, under each range of the bins, and whether the choice decides."""
+"""The fall of each layer's I(X;T) from its peak under each range of the bins, and whether it depends on the range."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from lightning_info.quantities.information_plane.trajectory import Plane, Trajec
 
 
 class CompressionVerdict(NamedTuple):
-    """Of one layer.
+    """Verdict on one layer.
 
     Attributes:
-        falls: Range or estimator -> bits from the peak of I(X;T) to its end; NaN where the range does not fit.
-        verdict: In words.
+        falls: Bits from the peak of I(X;T) to its end, by range or estimator; NaN where the range does not fit.
+        verdict: The verdict in words.
     """
 
     falls: dict[str, float]
@@ -35,13 +35,13 @@ class CompressionVerdict(NamedTuple):
 def judge(
     trajectory: Trajectory, estimates: Iterable[Estimate], method: EstimatorSettings, measured: Mapping[Estimate, Plane]
 ) -> dict[str, CompressionVerdict]:
-    """Judge every layer under the fixed, the global and the adaptive range and what else was asked for.
+    """Judge every layer under the fixed, the global and the adaptive range, and the other requested estimates.
 
     Args:
-        trajectory: What was kept of the run.
-        estimates: The estimates that were asked for; without binning among them no range is looked at.
+        trajectory: The kept points of the run.
+        estimates: The requested estimates; without binning among them no range is used.
         method: Bins and noise.
-        measured: The curves of those without bins, as they were logged.
+        measured: The curves of estimates without bins, as they were logged.
     """
     choices = {**_under_every_range(estimates), **{estimate.name: estimate for estimate in measured}}
     planes = {
@@ -59,7 +59,7 @@ def judge(
 
 
 def _under_every_range(estimates: Iterable[Estimate]) -> dict[str, Estimate]:
-    """Every estimator with bins under all ranges that were asked for and the three that have names."""
+    """Return every estimator with bins under all requested ranges and the three that have names."""
     given = [estimate for estimate in estimates if estimate.bin_range is not None]
     names = dict.fromkeys(estimate.name for estimate in given)
     ranges: list[BinRange] = ["fixed", "global", "adaptive"]
@@ -69,7 +69,7 @@ def _under_every_range(estimates: Iterable[Estimate]) -> dict[str, Estimate]:
 
 
 def is_saturated(values: Iterable[float], samples: int) -> bool:
-    """Whether all values that there are lie within a bit of log2 N."""
+    """Tell whether all existing values are within one bit of log2 N."""
     there = [value for value in values if not math.isnan(value)]
     return bool(there) and all(near_ceiling(value, samples) for value in there)
 

@@ -1,1 +1,1 @@
-"""How far two trainings are apart that differ in one sample."""
+"""Distance between two trainings that differ in one sample."""

@@ -1,4 +1,4 @@
-"""Validation of what a user says of the twins."""
+"""Validation of the user's arguments about the twins."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def twin_arguments(
     num_twins: int,
     trust: str | list[str] | None,
 ) -> list[str]:
-    """Refuse what makes no sense; the arguments are those of :class:`~.StabilityCallback`.
+    """Refuse invalid arguments of :class:`~.StabilityCallback`.
 
     Returns:
-        The names of ``trust``.
+        The names in ``trust``.
 
     Raises:
-        ValueError: Samples below 0, several twins of one sample, what is no number or name.
+        ValueError: There are samples below 0, several twins of one sample, or values that are not numbers or names.
     """
     for name, sample in (("index", index), ("replacement", replacement)):
         if sample is not None:

@@ -1,4 +1,4 @@
-"""What the tags of stability mean."""
+"""Meanings of the tags of stability."""
 
 from lightning_info.reporting.description import Description
 
@@ -34,7 +34,7 @@ DESCRIPTIONS = {
         "the one sample has changed the predictions less",
     ),
     "stability*/kl_ratio": Description(
-        "fisher_distance divided by output_kl", "", caution="Far from 1, the quadratic approximation fails."
+        "output_kl divided by fisher_distance", "", caution="Far from 1, the quadratic approximation fails."
     ),
     "stability*/loss_gap": Description(
         "Loss of the replaced sample in the twin, which never saw it, minus its loss in the run",
@@ -43,10 +43,10 @@ DESCRIPTIONS = {
         "the run fits this sample less by heart",
     ),
     "stability*/unique_information": Description(
-        "Unique information: what the weights know of the replaced sample and of no other",
+        "Unique information: what the weights hold about the replaced sample and no other",
         "nats",
         "the weights hold more of this sample alone",
         "the weights hold less of this sample alone",
-        "It is of one sample, by the quadratic approximation, and depends on beta.",
+        "It holds for one sample, by the quadratic approximation, and depends on beta.",
     ),
 }

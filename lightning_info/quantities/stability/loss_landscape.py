@@ -1,4 +1,4 @@
-"""What the picture of two paths in a plane holds besides them: the loss on the plane, and ellipses of F."""
+"""The background of the picture of two paths in a plane: the loss on the plane, and ellipses of F."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from lightning_info.replica.predicted import NoPrediction
 from lightning_info.replica.snapshot import ModelSnapshot
 
 CELLS = 15
-"""Points of the grid of losses in each direction."""
+"""Number of points of the grid of losses in each direction."""
 FEWEST_SAMPLES = 8
 MARGIN = 0.12
-"""Of the picture, around what is in it."""
+"""Margin of the picture around its content, as a share."""
 NARROWEST = 0.7
 """Smaller side of the picture as a share of the larger one."""
 SMALLEST, LARGEST = 0.04, 1.5
-"""Size of an ellipse as a share of the paths' length; beyond, it is drawn at another size."""
+"""Limits of an ellipse's size as a share of the paths' length; beyond them it is drawn at another size."""
 
 
 def picture(
@@ -44,14 +44,14 @@ def picture(
     """Measure all of it.
 
     Args:
-        snapshot: With a private replica at ``w_T``, and the reference samples; BatchNorm keeps the statistics of that
-            replica all over the plane.
-        plane: Through ``w_T``.
-        paths: In the plane.
+        snapshot: A snapshot with a private replica at ``w_T``, and the reference samples; BatchNorm keeps the
+            statistics of that replica all over the plane.
+        plane: A plane through ``w_T``.
+        paths: The paths in the plane.
         beta: Level of the unique information.
         training_samples: N of the summed loss.
-        generator: Of the random cotangents for the diagonal of F, where the outputs are many.
-        most_seconds: What the grid of losses may take about; if all samples would take longer, it is of fewer.
+        generator: Generator of random cotangents for the diagonal of F, if there are many outputs.
+        most_seconds: Approximate time for the grid of losses; if all samples would take longer, fewer are used.
 
     Raises:
         Unavailable: Outputs or gradients are not finite.
@@ -76,12 +76,12 @@ def picture_of_ends(
     training_samples: float,
     most_seconds: float = 30.0,
 ) -> LossLandscape:
-    """:func:`picture` of the plane through the first of the kept points and the present ends of both paths.
+    """Measure :func:`picture` for the plane through the first of the kept points and the current ends of both paths.
 
     Args:
-        snapshot: With a private replica at ``w_T``, and the reference samples.
-        twin: With the weights ``w'_T``.
-        snapshots: The paths; what is drawn at random has their seed.
+        snapshot: A snapshot with a private replica at ``w_T``, and the reference samples.
+        twin: A module with the weights ``w'_T``.
+        snapshots: The paths; random draws use their seed.
         beta: See :func:`picture`.
         training_samples: See :func:`picture`.
         most_seconds: See :func:`picture`.
@@ -99,10 +99,10 @@ def picture_of_ends(
 
 
 def projected_fisher(snapshot: ModelSnapshot, plane: WeightPlane, generator: Generator) -> dict[str, Tensor]:
-    """``P F Pᵀ (2, 2)`` at the weights of a replica: of ``"F"`` and of ``"diag F"``, as far as they can be had exactly.
+    """Return ``P F Pᵀ (2, 2)`` at a replica's weights for ``"F"`` and ``"diag F"``, as far as they are exact.
 
     Args:
-        snapshot: With the reference samples.
+        snapshot: A snapshot with the reference samples.
         plane: The plane.
         generator: See :meth:`~.CurvaturePlan.diagonal`.
 
@@ -121,27 +121,27 @@ def projected_fisher(snapshot: ModelSnapshot, plane: WeightPlane, generator: Gen
 
 
 def ellipse(fisher: Tensor, level: float, length: float) -> Ellipse:
-    """The ellipse of ``C = level * F⁻¹``, and at which size it can be drawn.
+    """Return the ellipse of ``C = level * F⁻¹``, and the size at which it can be drawn.
 
     Args:
         fisher: ``P F Pᵀ``, ``(2, 2)``, not zero.
         level: ``β / N``.
-        length: Of what else is in the picture.
+        length: Length of the rest of the picture.
     """
     values, vectors = torch.linalg.eigh(fisher.double())
-    values = values.clamp_min(1e-12 * values[-1].item())  # a direction of which F sees nothing: endless
+    values = values.clamp_min(1e-12 * values[-1].item())  # F is zero in this direction, so it is infinite
     axes = vectors * (level / values).sqrt()
     share = 2 * axes.norm(dim=1).max().item() / length
     return Ellipse(axes, _round_factor(min(max(share, SMALLEST), LARGEST) / share))
 
 
 def window(points: Tensor, centre: Tensor, ellipses: Iterable[Ellipse]) -> tuple[Tensor, Tensor]:
-    """Columns and rows of a grid over all points and ellipses, with a margin, and not too narrow.
+    """Return columns and rows of a grid over all points and ellipses, with a margin, and not too narrow.
 
     Args:
-        points: ``(n, 2)``.
-        centre: ``w_T``, ``(2,)``.
-        ellipses: Around it.
+        points: Points ``(n, 2)``.
+        centre: Coordinates ``(2,)`` of ``w_T``.
+        ellipses: Ellipses around the centre.
     """
     reaches = [found.factor * found.axes.norm(dim=1) for found in ellipses]
     ends = torch.cat([points, *(torch.stack([centre - reach, centre + reach]) for reach in reaches)])
@@ -152,11 +152,11 @@ def window(points: Tensor, centre: Tensor, ellipses: Iterable[Ellipse]) -> tuple
 
 
 def loss_grid(snapshot: ModelSnapshot, plane: WeightPlane, x: Tensor, y: Tensor) -> Tensor:
-    """Mean loss of a sample at all points of a grid, nats, ``(len(y), len(x))`` float64; NaN where it is not finite.
+    """Measure the mean loss of a sample on a grid, nats, ``(len(y), len(x))`` float64; NaN where it is not finite.
 
     Args:
-        snapshot: With a private replica at ``w_T``; its weights are put back to the bit.
-        plane: Through that.
+        snapshot: A snapshot with a private replica at ``w_T``; its weights are restored bit by bit.
+        plane: A plane through ``w_T``.
         x: First coordinates.
         y: Second coordinates.
     """
@@ -170,7 +170,7 @@ def loss_grid(snapshot: ModelSnapshot, plane: WeightPlane, x: Tensor, y: Tensor)
 
 
 def _affordable(snapshot: ModelSnapshot, cells: int, most_seconds: float) -> ModelSnapshot:
-    """With as many of the samples as the grid can take."""
+    """Return the snapshot with as many of the samples as the grid has time for."""
     started = time.perf_counter()
     mean_loss(snapshot)
     seconds = cells * (time.perf_counter() - started)
@@ -182,7 +182,7 @@ def _affordable(snapshot: ModelSnapshot, cells: int, most_seconds: float) -> Mod
 
 
 def _round_factor(factor: float) -> float:
-    """The nearest of ..., 0.1, 0.2, 0.5, 1, 2, 5, 10, ... that is as far from 1 or further."""
+    """Round to the nearest of ..., 0.1, 0.2, 0.5, 1, 2, 5, 10, ... that is as far from 1 or further."""
     if math.isclose(factor, 1):
         return 1.0
     decade = 10.0 ** math.floor(math.log10(factor))

@@ -1,4 +1,4 @@
-"""``Stability``: how far trainings are apart that differ in one sample, in their weights and in what they predict."""
+"""``Stability``: the distance of trainings that differ in one sample, in their weights and in their predictions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from lightning_info.replica.timing import trial
 from lightning_info.reporting.layout import Chart
 
 AGREE = (0.8, 1.25)
-"""Output KL by ``½ δᵀFδ``, where the second is a fair account of the first."""
+"""Range of output KL divided by ``½ δᵀFδ`` in which the second approximates the first well."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Other:
     """Another training, at the step of a point.
 
     Attributes:
-        module: With its weights.
-        snapshot: Gives a snapshot of it with the given reference samples.
-        sample: Gives a batch of the samples in which its data differ, as the run has them; None: not known.
-        is_equal: Its weights are those of the run, bit by bit.
-        lost: Why it is not there any more; empty if it is.
+        module: A module with its weights.
+        snapshot: Returns a snapshot of it with the given reference samples.
+        sample: Returns a batch of the samples in which its data differ, as the run has them; None if not known.
+        is_equal: Whether its weights equal those of the run, bit by bit.
+        lost: Why it was lost; empty if it was not.
     """
 
     module: Any
@@ -57,8 +57,8 @@ class Stability(Quantity):
     """See :class:`~.StabilityCallback` for the values; the trainings to compare with are set before each measurement.
 
     Attributes:
-        others: At the step of the next point.
-        trajectory: Of the run and the first of the others.
+        others: The other trainings at the step of the next point.
+        trajectory: Paths of the run and the first of the others.
     """
 
     name = "stability"
@@ -81,11 +81,11 @@ class Stability(Quantity):
         self._samples: dict[int, Any] = {}  # number of another training -> the samples in which it differs
 
     def start(self, module: Any) -> None:
-        """Both paths begin where training does, though the point at step 0 is left out."""
+        """Begin both paths where training begins, even if the point at step 0 is left out."""
         self.trajectory.add(0, module, module)
 
     def prepare(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, str]:
-        """Find what the module allows to measure."""
+        """Find out what can be measured on the module."""
         try:
             fisher_products(snapshot).check()
             self._no_products = ""
@@ -106,7 +106,7 @@ class Stability(Quantity):
         return rows
 
     def cost(self, snapshot: ModelSnapshot, samples: int) -> float:
-        """Seconds of a point, by trials."""
+        """Forecast the seconds of a point, by trials."""
         few = snapshot.first(snapshot.chunk)
         cost = trial(lambda: mean_output_kl(few, few), snapshot.device)
         if not self._no_products:
@@ -117,27 +117,27 @@ class Stability(Quantity):
     # ---- a point
 
     def measure(self, snapshot: ModelSnapshot, point: Point) -> dict[str, float]:
-        """All values of a point."""
+        """Measure all values of a point."""
         found = [self._values_of(number, snapshot.module, snapshot, point) for number in range(self.count)]
         ratios = [one["kl_ratio"] for one in found if "kl_ratio" in one]
         worst = max(ratios, key=lambda ratio: abs(math.log(max(ratio, 1e-300))), default=1.0)
         if not AGREE[0] <= worst <= AGREE[1]:
             point.warn(
-                f"at step {point.step} the measured output KL is {worst:.3g} times its second-order form ½δᵀFδ: the "
-                f"two are not near enough for fisher_distance and unique_information to tell what the outputs do (a "
-                f"ReLU network has kinks, BatchNorm statistics of its own). Logged as stability/kl_ratio; said once",
+                f"at step {point.step} the measured output KL is {worst:.3g} times its second-order form ½δᵀFδ: they "
+                f"differ too much for fisher_distance and unique_information to describe the outputs (a ReLU network "
+                f"has kinks, BatchNorm has its own statistics). Logged as stability/kl_ratio; reported once",
                 "ratio",
             )
         return dict.fromkeys(self.tags, math.nan) | together(found)
 
     def distances(self, module: nn.Module, point: Point) -> dict[str, float]:
-        """Of the values of a point those that need no samples."""
+        """Return the values of a point that need no samples."""
         return together([self._values_of(number, module, None, point) for number in range(self.count)])
 
     def _values_of(
         self, number: int, module: nn.Module, snapshot: ModelSnapshot | None, point: Point
     ) -> dict[str, float]:
-        """What tells one of the others from the run, by name; without a snapshot only what needs no samples."""
+        """Return differences of one of the others from the run, by name; without a snapshot, those without samples."""
         other = self.others[number]
         if other.lost:
             if self.count == 1:
@@ -180,7 +180,7 @@ class Stability(Quantity):
     # ---- what is shown
 
     def charts(self) -> Mapping[str, Chart]:
-        """The output KL beside its second-order form."""
+        """Return the chart of the output KL beside its second-order form."""
         if self._no_products:
             return {}
         tags = [f"stability/{name}" for name in ("output_kl", "fisher_distance")]
@@ -189,26 +189,26 @@ class Stability(Quantity):
     def landscape(
         self, snapshot: ModelSnapshot, other: nn.Module, point: Point, seconds: float = 30.0
     ) -> LossLandscape:
-        """The paths so far, with the loss around their ends.
+        """Measure the paths so far, with the loss around their ends.
 
         Args:
-            snapshot: Of the run at the last step.
+            snapshot: A snapshot of the run at the last step.
             other: The first of the others.
-            point: The last.
-            seconds: What the losses may take.
+            point: The last point.
+            seconds: Time that the losses may take.
 
         Raises:
-            ValueError: There is none: no weight has moved, say.
+            ValueError: There is no plane, for example as no weight has moved.
         """
         n = point.training_samples(snapshot.size)
         return picture_of_ends(snapshot, other, self.trajectory, self.beta, n, seconds)
 
     def settings(self) -> Mapping[str, object]:
-        """What decides what the values mean."""
+        """Return what decides what the values mean."""
         return {"beta": float(self.beta)}
 
     def state_dict(self) -> dict[str, Any]:
-        """The points of the paths."""
+        """Return the points of the paths."""
         return {"trajectory": self.trajectory.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any], same_settings: bool) -> None:
@@ -217,25 +217,25 @@ class Stability(Quantity):
 
 
 def family_of(number: int) -> str:
-    """First part of the tags of one of several trainings, counted from 0."""
+    """Return the first part of the tags of one of several trainings, counted from 0."""
     return f"stability_twin{number + 1}"
 
 
 def together(found: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Tags of a point from the values of each training by name; of several their mean and its standard error too.
+    """Return the tags of a point from the values of each training; for several also the mean and its standard error.
 
-    The error is over the replaced samples, not over the samples that the trainings are compared on.
+    The error is over the replaced samples, not over the samples on which the trainings are compared.
 
     Args:
-        found: Of each training; nothing of one that is lost.
+        found: Values of each training by name; empty for a lost one.
 
     Raises:
-        Unavailable: Several, of which all are lost.
+        Unavailable: There are several, and all are lost.
     """
     if len(found) == 1:
         return {f"stability/{name}": value for name, value in found[0].items()}
     if not any(found):
-        raise Unavailable("no twin follows the run any more")
+        raise Unavailable("no twin follows the run any longer")
     names = list(dict.fromkeys(name for one in found for name in one))
     values: dict[str, float] = {}
     for number, one in enumerate(found):

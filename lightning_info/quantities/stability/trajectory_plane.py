@@ -1,12 +1,12 @@
 r"""The plane through three points of the space of weights: where a run began, where it ended, where its twin ended.
 
-With the orthonormal basis ``P (2, k)`` of the plane, a point of it is ``w_0 + Pᵀc``. The information that the
-weights hold of the replaced sample only, ``δᵀF_Nδ / (2β)``, is then ``½ cᵀ C⁻¹ c`` for a change ``δ = Pᵀc`` within the
+With the orthonormal basis ``P (2, k)`` of the plane, a point of it is ``w_0 + Pᵀc``. The information that the weights
+hold about the replaced sample only, ``δᵀF_Nδ / (2β)``, is then ``½ cᵀ C⁻¹ c`` for a change ``δ = Pᵀc`` within the
 plane, with
 
 .. math:: C = \beta \, (N \, P F P^\top)^{-1}
 
-the covariance of ``N(w, β F_N⁻¹)`` given that the weights lie in the plane. Its ellipse ``cᵀ C⁻¹ c = 1`` is where the
+the covariance of ``N(w, β F_N⁻¹)`` given that the weights lie in the plane. On its ellipse ``cᵀ C⁻¹ c = 1`` the
 information is half a nat (Achille, Paolini & Soatto, Figure 2, there with the diagonal of F).
 """
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 COLUMNS = 1 << 22
-"""Weights that are turned into double precision at once."""
+"""Number of weights that are converted to double precision at once."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class WeightPlane:
         origin: ``w_0``, ``(k,)``.
         basis: ``(2, k)``, orthonormal: from ``w_0`` to ``w_T``, and across it.
         run: Coordinates of ``w_T``, ``(2,)`` float64.
-        twin: Of ``w'_T``.
-        second: What gives the direction across: the ``"twin"``, or a ``"random"`` one, where the three points lie on
-            one line, within rounding.
+        twin: Coordinates of ``w'_T``.
+        second: Source of the second direction: the ``"twin"``, or ``"random"`` if the three points lie on one line,
+            within rounding.
     """
 
     origin: Tensor
@@ -43,16 +43,16 @@ class WeightPlane:
 
     @classmethod
     def through(cls, start: Tensor, run: Tensor, twin: Tensor, seed: int = 0) -> WeightPlane:
-        """The plane through ``w_0``, ``w_T`` and ``w'_T``, each ``(k,)``, k at least 2.
+        """Return the plane through ``w_0``, ``w_T`` and ``w'_T``, each ``(k,)``, k at least 2.
 
         Args:
             start: ``w_0``; the plane has its precision and its device.
             run: ``w_T``.
             twin: ``w'_T``.
-            seed: Of the direction that is drawn where the three points lie on one line.
+            seed: Seed of the direction that is drawn if the three points lie on one line.
 
         Raises:
-            ValueError: No plane: weights are not finite, ``w_T`` is ``w_0``, or there is one weight only.
+            ValueError: There is no plane: weights are not finite, ``w_T`` is ``w_0``, or there is only one weight.
         """
         if len(start) < 2:
             raise ValueError("WeightPlane: one weight spans no plane")
@@ -61,7 +61,7 @@ class WeightPlane:
         run, twin = run.to(start), twin.to(start)
         along, apart = run - start, twin - run
         if not along.any():
-            raise ValueError("WeightPlane: the weights have not moved, so that there is no path")
+            raise ValueError("WeightPlane: the weights have not moved, so there is no path")
         first = _normalised(along)
         across = _without(apart, first)
         second: Literal["twin", "random"] = "twin"
@@ -75,16 +75,16 @@ class WeightPlane:
         return cls(start, basis, at_run, at_twin, second)
 
     def coordinates(self, weights: Tensor) -> Tensor:
-        """Of the points of the plane that are nearest to some weights, ``(n, k) -> (n, 2)`` float64."""
+        """Return the coordinates of the plane's points nearest to some weights, ``(n, k) -> (n, 2)`` float64."""
         return inner_products(weights - self.origin, self.basis)
 
     def project_diagonal(self, diagonal: Tensor) -> Tensor:
-        """``P diag(d) Pᵀ``, ``(2, 2)`` float64, of ``d (k,)``."""
+        """Return ``P diag(d) Pᵀ``, ``(2, 2)`` float64, for ``d (k,)``."""
         return inner_products(self.basis * diagonal.to(self.basis), self.basis)
 
 
 def inner_products(one: Tensor, other: Tensor) -> Tensor:
-    """``(n, k), (m, k) -> (n, m)``, summed in float64."""
+    """Return the inner products ``(n, k), (m, k) -> (n, m)``, summed in float64."""
     pairs = zip(torch.split(one, COLUMNS, 1), torch.split(other, COLUMNS, 1), strict=True)
     return torch.stack([a.double() @ b.double().T for a, b in pairs]).sum(0)
 
@@ -98,7 +98,7 @@ def _normalised(vector: Tensor) -> Tensor:
 
 
 def _without(vector: Tensor, direction: Tensor) -> Tensor:
-    """The part that is orthogonal to a unit vector; twice, for what rounding leaves."""
+    """Return the part orthogonal to a unit vector; removed twice, because of rounding."""
     for _ in range(2):
         vector = vector - inner_products(vector[None], direction[None]).item() * direction
     return vector

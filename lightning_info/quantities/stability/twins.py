@@ -1,4 +1,4 @@
-"""``TwinStability``: the stability of a run to its twins, which train in lockstep with it."""
+"""``TwinStability``: the stability of a run measured with its twins, which train in lockstep with it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class TwinStability(Stability):
 
     Attributes:
         twins: The twins.
-        seconds: That they have trained so far.
-        snapshot_of: Gives a snapshot of a twin by its trainer, module and reference samples; set when a run begins.
-        sample_of: Gives a batch of the sample that a twin lacks, as the run has it; set likewise.
-        landscape_at_end: Gives what the figure shows; set when training has ended, and the twins are still there.
-        raises: What a twin failed with is raised instead of told.
+        seconds: Seconds that they have trained so far.
+        snapshot_of: Returns a snapshot of a twin from its trainer, module and reference samples; set when a run begins.
+        sample_of: Returns a batch of the sample that a twin lacks, as the run has it; set at the same time.
+        landscape_at_end: Returns what the figure shows; set when training has ended and the twins still exist.
+        raises: Whether the error of a twin is raised instead of reported.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class TwinStability(Stability):
         self.let_go()
 
     def let_go(self) -> None:
-        """Keep nothing of the run that has ended."""
+        """Release everything of the run that has ended."""
         self.snapshot_of: Callable[[Any, Any, list[Any]], ModelSnapshot] | None = None
         self.sample_of: Callable[[Twin], Any] | None = None
         self.landscape_at_end: Callable[[], LossLandscape | None] | None = None
@@ -100,14 +100,14 @@ class TwinStability(Stability):
             module,
             partial(self.snapshot_of, module.trainer, module),
             partial(self.sample_of, twin),
-            is_equal=twin.first_difference_step is None,  # which the twin has checked at this step
+            is_equal=twin.first_difference_step is None,  # as the twin has checked at this step
         )
 
     # ---- what is shown
 
     @override
     def figures(self, record: Record) -> Mapping[str, Callable[[], Figure]]:
-        """The paths of the first twin, when they have an end."""
+        """Return the figure of the first twin's paths, once they have an end."""
         found = None if self.landscape_at_end is None else self.landscape_at_end()
         return {} if found is None else {"stability/paths": partial(self._paths, found)}
 
@@ -141,10 +141,10 @@ class TwinStability(Stability):
 
 @contextmanager
 def harmless() -> Iterator[None]:
-    """What the user's code does in replicas, of the twin too, saves nothing.
+    """Make the user's code save nothing in replicas, including those of the twin.
 
     Raises:
-        Unavailable: It cannot be left out.
+        Unavailable: Something saved cannot be left out.
     """
     guard = Guard("a measurement")
     try:
@@ -161,14 +161,14 @@ def _nothing(groups: list[Any]) -> ModelSnapshot:
 
 
 def replaced(twin: Twin) -> str:
-    """What the twin trains on instead of what."""
+    """Say which sample the twin replaces by which."""
     if twin.is_null:
         return f"nothing (sample {twin.index} by itself: the null test)"
     return f"sample {twin.index} by {twin.replacement}"
 
 
 def since(twin: Twin) -> str:
-    """How far it is certified, after :func:`replaced`."""
+    """Say how far the twin is certified; continues :func:`replaced`."""
     if twin.reason is not None:
         return f", until the twin was lost at step {twin.lost_at}: {twin.reason}"
     if twin.first_difference_step is None:
@@ -177,7 +177,7 @@ def since(twin: Twin) -> str:
 
 
 def lost(twin: Twin) -> str:
-    """When and why it was lost."""
+    """Say when and why a twin was lost."""
     first = twin.first_difference_step
     certified = "" if first is None else f" (until step {first} it was equal to the run)"
-    return f"the twin was lost at step {twin.lost_at}{certified}, and has no values any more: {twin.reason}"
+    return f"the twin was lost at step {twin.lost_at}{certified}, and has no values from there on: {twin.reason}"

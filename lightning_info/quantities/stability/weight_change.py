@@ -1,7 +1,7 @@
-r"""How far two sets of weights of one module are apart: in the weights, in F, and in what the module predicts.
+r"""The distance of two sets of weights of one module: in the weights, in F, and in the predictions.
 
 With ``δ = w' - w``, ``½ δᵀ F δ`` is to second order the mean over the reference samples of ``KL(p_w ‖ p_w')``. Both are
-measured, as the first is the second only where δ is small: a ReLU network has kinks.
+measured, as they agree only where δ is small: a ReLU network has kinks.
 
 Source: Achille, Paolini & Soatto, section 2.3.
 """
@@ -23,20 +23,20 @@ from lightning_info.quantities.weight_information.curvature import fisher_produc
 from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 
 SEEN = 1e-9
-"""Nats from which on the ratio of output KL to its second-order form is not one of rounding (of float32 outputs)."""
+"""Nats above which the ratio of output KL to its second-order form is not due to rounding (of float32 outputs)."""
 
 
 def flat_weights(module: nn.Module) -> Tensor:
-    """The trainable weights one after the other, ``(k,)`` float64, on their device; of a complex one both parts."""
+    """Return the trainable weights as one vector, ``(k,)`` float64, on their device; both parts of complex ones."""
     return torch.cat([flat(p.detach()).double() for p in trainable(module).values()])
 
 
 def weight_change(module: nn.Module, other: nn.Module) -> Tensor:
-    """``δ = w' - w`` of the trainable weights, ``(k,)``, at least float32; 0 where two weights are equal.
+    """Return ``δ = w' - w`` of the trainable weights, ``(k,)``, at least float32; 0 where two weights are equal.
 
     Args:
-        module: With the weights w, and their device.
-        other: With w'.
+        module: Module with the weights w, on whose device δ is.
+        other: Module with the weights w'.
     """
     pairs = zip(trainable(module).values(), trainable(other).values(), strict=True)
     parts = []
@@ -48,7 +48,7 @@ def weight_change(module: nn.Module, other: nn.Module) -> Tensor:
 
 
 def length(change: Tensor) -> float:
-    """``‖δ‖``, summed in float64."""
+    """Return ``‖δ‖``, summed in float64."""
     return float(torch.linalg.vector_norm(change, dtype=torch.float64).item())
 
 
@@ -61,7 +61,7 @@ def prediction_change(
     *,
     has_products: bool,
 ) -> dict[str, float]:
-    """What δ makes of the predictions, by the names that the tags have.
+    """Measure the effect of δ on the predictions, by the names in the tags.
 
     Args:
         snapshot: Its replica has the weights w.
@@ -69,11 +69,11 @@ def prediction_change(
         change: δ, ``(k,)``.
         training_samples: N of the summed loss.
         beta: Level of the task.
-        has_products: The module has second derivatives; without, there is the output KL only.
+        has_products: Whether the module has second derivatives; without them there is only the output KL.
 
     Returns:
-        ``output_kl``, ``fisher_distance``, ``unique_information``; and ``kl_ratio``, the first by the second, where it
-        is not one of rounding errors.
+        ``output_kl``, ``fisher_distance``, ``unique_information``; and ``kl_ratio``, ``output_kl`` divided by
+        ``fisher_distance``, unless it is due to rounding errors.
 
     Raises:
         Unavailable: Outputs are not finite.
@@ -88,10 +88,10 @@ def prediction_change(
 
 
 def fisher_distance(snapshot: ModelSnapshot, change: Tensor) -> float:
-    """``½ δᵀ F δ``, nats per sample: F at the weights of the snapshot's replica, over the reference samples.
+    """Return ``½ δᵀ F δ``, nats per sample, with F at the weights of the snapshot's replica over the reference samples.
 
     Args:
-        snapshot: With the reference samples.
+        snapshot: A snapshot with the reference samples.
         change: δ, ``(k,)``.
 
     Raises:
@@ -102,14 +102,14 @@ def fisher_distance(snapshot: ModelSnapshot, change: Tensor) -> float:
 
 
 def mean_output_kl(snapshot: ModelSnapshot, other: ModelSnapshot) -> float:
-    """``KL(p_w ‖ p_w')``, nats per sample: its mean over the reference samples of the first snapshot.
+    """Return the mean of ``KL(p_w ‖ p_w')`` over the reference samples of the first snapshot, nats per sample.
 
     Args:
         snapshot: Its replica has the weights w.
         other: Its replica has the weights w'.
 
     Raises:
-        Unavailable: It is not finite.
+        Unavailable: The KL is not finite.
     """
     total = 0.0
     for part in snapshot.parts():
@@ -123,7 +123,7 @@ def mean_output_kl(snapshot: ModelSnapshot, other: ModelSnapshot) -> float:
 
 
 def sample_loss(snapshot: ModelSnapshot, batch: Any) -> float:
-    """Training loss of the samples of a batch at the weights of the snapshot's replica, nats per sample.
+    """Return the training loss of the samples of a batch at the weights of the snapshot's replica, nats per sample.
 
     Raises:
         NoPrediction: There are no targets.

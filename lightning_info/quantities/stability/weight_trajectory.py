@@ -15,20 +15,20 @@ from lightning_info.quantities.stability.trajectory_plane import WeightPlane
 from lightning_info.quantities.stability.weight_change import flat_weights
 
 POINTS = 32
-"""Points that are kept at most; when there are more, every second goes."""
+"""Largest number of points that are kept; when there are more, every second one is dropped."""
 BYTES = 1 << 26
-"""What all points may take (64 MiB, a quarter of a million weights in single precision); they travel in checkpoints."""
+"""Bytes of all points (64 MiB, a quarter of a million weights in single precision); they are saved in checkpoints."""
 
 
 class WeightTrajectory:
     """Keeps pairs of weights, of a run and its twin, on the CPU: the first, the last, and some evenly between.
 
-    Weights are those of :func:`~.weight_change.flat_weights`. Of a large net every point holds a fixed random sample of
-    them, one out of each of m equal pieces, so that every layer has its share. The first point is kept whole
-    besides. If other parameters become trainable, the paths start anew.
+    Weights are those of :func:`~.weight_change.flat_weights`. For a large net every point holds a fixed random sample
+    of them, one from each of m equal pieces, so every layer has its share. The first point is also kept whole. If other
+    parameters become trainable, the paths start anew.
 
     Args:
-        seed: Of the sample of weights.
+        seed: Seed of the sample of weights.
 
     Attributes:
         start: The weights of the run at the first point, whole, ``(k,)``; None before.
@@ -36,9 +36,9 @@ class WeightTrajectory:
 
     start: Tensor | None
     _names: dict[str, tuple[int, ...]]  # shapes by name
-    _index: Tensor  # of the weights that every point holds
+    _index: Tensor  # indices of the weights that every point holds
     _points: list[_Point]
-    _every: int  # points of which the number is a multiple are kept
+    _every: int  # points whose number is a multiple are kept
     _count: int  # points so far
 
     def __init__(self, seed: int = 0) -> None:
@@ -54,9 +54,9 @@ class WeightTrajectory:
         return 1.0 if self.start is None else len(self._index) / len(self.start)
 
     def relative(self, distance: float, run: nn.Module) -> float | None:
-        """A distance by that which the run went from the start; 0 for 0, None where the first point is not step 0.
+        """Divide a distance by the run's distance from its start; 0 for 0, None if the first point is not step 0.
 
-        NaN where the run stands at its start and its twin does not.
+        The result is NaN if the run is at its start and its twin is not.
         """
         if distance == 0:
             return 0.0
@@ -67,16 +67,16 @@ class WeightTrajectory:
 
     @property
     def last_step(self) -> int | None:
-        """Of the last point; None before."""
+        """Step of the last point; None before."""
         return self._points[-1].step if self._points else None
 
     def add(self, step: int, run: nn.Module, twin: nn.Module) -> None:
-        """Keep the present weights of two modules with the same parameters.
+        """Keep the current weights of two modules with the same parameters.
 
         Args:
-            step: Optimiser steps taken; a step that was there before is taken anew.
-            run: The user's.
-            twin: The other.
+            step: Optimiser steps taken; an existing point at this step is replaced.
+            run: The user's module.
+            twin: The twin's module.
         """
         names = {name: tuple(p.shape) for name, p in trainable(run).items()}
         if self.start is None or names != self._names:
@@ -88,7 +88,7 @@ class WeightTrajectory:
             self._points[-1] = self._points[-1]._replace(pair=pair)
             return
         if self._points and self._points[-1].number % self._every:
-            self._points.pop()  # was only there as the last
+            self._points.pop()  # it was kept only as the last
         self._points.append(_Point(self._count, step, pair))
         self._count += 1
         if len(self._points) > POINTS:
@@ -97,13 +97,13 @@ class WeightTrajectory:
             self._points = [point for point in others if point.number % self._every == 0] + [last]
 
     def paths(self, plane: WeightPlane) -> Paths:
-        """Both paths in a plane through the first point.
+        """Return both paths in a plane through the first point.
 
-        Coordinates are fitted by least squares to the weights that are kept: exact for points in the plane, and for
-        all with all weights.
+        Coordinates are fitted by least squares to the kept weights: exact for points in the plane, and for all points
+        if all weights are kept.
 
         Args:
-            plane: Its weights are those that are kept now.
+            plane: A plane in the space of the weights that are kept now.
 
         Raises:
             ValueError: There is no point.
@@ -113,7 +113,7 @@ class WeightTrajectory:
         sizes = _piece_sizes(len(self.start), len(self._index)).double()
         basis, start = plane.basis.cpu()[:, self._index].double(), self.start[self._index].double()
         weighted = basis * sizes
-        # one weight out of a piece of c: variance of its estimated sum is c (c - 1) times its square
+        # one weight from a piece of c: the variance of the estimated sum is c (c - 1) times its square
         variances = basis.square() * sizes * (sizes - 1)
         coordinates, spread, away = [], torch.zeros(2, dtype=torch.float64), 0.0
         for point in self._points:
@@ -126,7 +126,7 @@ class WeightTrajectory:
         return Paths([point.step for point in self._points], run, twin, self.share, spread.sqrt(), away)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain Python values and tensors."""
+        """Return the state as plain Python values and tensors."""
         if self.start is None:
             return {}
         return {
@@ -141,7 +141,7 @@ class WeightTrajectory:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` returned."""
         self._reset()
         if state_dict:
             self._names = {name: tuple(shape) for name, shape in state_dict["names"].items()}
@@ -156,7 +156,7 @@ class WeightTrajectory:
         self._every, self._count = 1, 0
 
     def _some(self, module: nn.Module) -> Tensor:
-        """The weights that every point holds, ``(m,)``."""
+        """Return the weights that every point holds, ``(m,)``."""
         parts, first = [], 0
         for weights in (flat(p.detach()) for p in trainable(module).values()):
             ends = torch.searchsorted(self._index, torch.tensor([first, first + len(weights)]))
@@ -183,7 +183,7 @@ def _most(weights: Tensor) -> int:
 
 
 def _piece_sizes(whole: int, pieces: int) -> Tensor:
-    """``whole`` cut into pieces whose sizes differ by one at most."""
+    """Cut ``whole`` into pieces whose sizes differ by at most one."""
     return (torch.arange(pieces + 1) * whole // pieces).diff()
 
 

@@ -1,13 +1,13 @@
-"""The Fisher information of the weights as the information in them needs it: its spectrum, and noise with ``Σ*``.
+"""The Fisher information of the weights, as needed for the information in them: its spectrum, and noise with ``Σ*``.
 
-Four ways, chosen by size before the first step and named to the user:
+There are four methods, chosen by size before the first step and shown to the user:
 
 - ``"matrix"``: all k x k elements, for few weights;
 - ``"gram"``: the Gram matrix ``A Aᵀ`` of the factor A, ``F = AᵀA / N``, of some samples: its rows are the gradients of
-  every output of each, of C classes C - 1, exact;
-- ``"lanczos"``: products with F only, for more outputs than gradients can be had of; random probes, with an error;
-- ``"diagonal"``: the diagonal of F in place of F, where nothing else fits, or if asked for; also for modules without
-  second derivatives, which drawing the noise takes in the two ways before it.
+  every output of each sample (C - 1 for C classes), exact;
+- ``"lanczos"``: products with F only, for more outputs than gradients can be computed; random probes, with an error;
+- ``"diagonal"``: the diagonal of F in place of F, if nothing else fits, or on request; also for modules without second
+  derivatives, which drawing the noise needs in the previous two methods.
 """
 
 from __future__ import annotations
@@ -46,31 +46,31 @@ from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 CurvatureName = Literal["matrix", "gram", "lanczos", "diagonal"]
 
 MATRIX_WEIGHTS = 1024
-"""Weights up to which the whole matrix is made: its decomposition takes less than that of the Gram matrix."""
+"""Largest number of weights for which the whole matrix is formed: it decomposes faster than the Gram matrix."""
 MOST_ROWS = 1280
-"""Rows of a Gram matrix at most: 128 samples of ten classes, decomposed in half a second; twice as many take four."""
+"""Most rows of a Gram matrix: 128 samples of ten classes, decomposed in half a second; twice as many take four."""
 PRODUCTS = 5e12
-"""Multiply-adds, k R² for R rows, that a Gram matrix may take."""
+"""Largest number of multiply-adds, k R² for R rows, for a Gram matrix."""
 FEWEST_SAMPLES = 16
-"""With fewer samples than this in the Gram matrix, Lanczos over all of them says more."""
+"""Fewest samples of a Gram matrix; with fewer, Lanczos over all of them says more."""
 EXACT_OUTPUTS = 32
-"""Outputs of a sample up to which the diagonal takes all of them."""
+"""Largest number of outputs of a sample of which the diagonal uses all."""
 STEPS, PROBES = 32, 4
-"""Of Lanczos: 1-3 % off in the KL of small trained nets, by 640 forward and backward passes (tests/benchmarks)."""
+"""Settings of Lanczos: 1-3 % error in the KL of small trained nets, 640 forward and backward passes (benchmarks)."""
 BASIS = 1 << 33
-"""Bytes that its vectors may take (8 GiB, 16 million weights); beyond there is the diagonal."""
+"""Largest size of its vectors in bytes (8 GiB, 16 million weights); beyond that the diagonal is used."""
 
 Noise = Callable[[float, float], Tensor]
-"""``(β, λ) -> (k,)``: the noise of one z; on the device of the weights, float64."""
+"""Function ``(β, λ) -> (k,)``: the noise from one z, on the device of the weights, float64."""
 
 
 @dataclass
 class Curvature(ABC):
-    """F of the mean over some samples.
+    """F as a mean over some samples.
 
     Attributes:
-        snapshot: With exactly these samples, and a private replica.
-        spectra: Of F; several if they are random estimates, of which the mean counts.
+        snapshot: A snapshot with exactly these samples, and a private replica.
+        spectra: Spectra of F; several if they are random estimates, whose mean counts.
     """
 
     snapshot: ModelSnapshot
@@ -83,7 +83,7 @@ class Curvature(ABC):
 
     @abstractmethod
     def noise(self, z: Tensor, training_samples: float) -> Noise:
-        """Weight noise for the summed loss of N training samples, of which these stand for all.
+        """Return weight noise for the summed loss of N training samples, which these samples represent.
 
         Args:
             z: ``(k,)``, standard normal, on the CPU.
@@ -93,7 +93,7 @@ class Curvature(ABC):
 
 @dataclass
 class MatrixCurvature(Curvature):
-    """By all eigenvalues and eigenvectors ``(k, k)`` of F."""
+    """F by all its eigenvalues and eigenvectors ``(k, k)``."""
 
     eigenvalues: Tensor
     eigenvectors: Tensor
@@ -105,7 +105,7 @@ class MatrixCurvature(Curvature):
 
 @dataclass
 class GramCurvature(Curvature):
-    """By eigenvalues and eigenvectors ``(R, R)`` of the Gram matrix ``A Aᵀ``, for outputs of this shape a sample."""
+    """F by eigenvalues and eigenvectors ``(R, R)`` of the Gram matrix ``A Aᵀ``, for sample outputs of this shape."""
 
     eigenvalues: Tensor
     eigenvectors: Tensor
@@ -136,7 +136,7 @@ class GramCurvature(Curvature):
 
 @dataclass
 class LanczosCurvature(Curvature):
-    """By products with F, and the eigenvectors found on the way.
+    """F by products with it, and the eigenvectors found on the way.
 
     Attributes:
         bracket: The mean of the spectra by the rule in use and by Gauss' rule, between which the truth lies.
@@ -153,7 +153,7 @@ class LanczosCurvature(Curvature):
 
 @dataclass
 class DiagonalCurvature(Curvature):
-    """By the diagonal ``(k,)`` of F."""
+    """F by its diagonal ``(k,)``."""
 
     diagonal: Tensor
 
@@ -164,14 +164,14 @@ class DiagonalCurvature(Curvature):
 
 @dataclass
 class CurvaturePlan:
-    """How F will be measured.
+    """Plan of how F will be measured.
 
     Attributes:
-        name: One of the four ways.
-        samples: How many it is of; for ``"gram"`` the first of the largest group of equal shapes.
-        each: Rows of A for a sample: one for each output, of C classes C - 1.
-        weights: k, when it was chosen.
-        rows: Who makes the per-output gradients; None for ``"lanczos"``.
+        name: One of the four methods.
+        samples: Number of samples; for ``"gram"`` the first of the largest group of equal shapes.
+        each: Rows of A for a sample: one for each output, C - 1 for C classes.
+        weights: k, when the plan was made.
+        rows: The engine of the per-output gradients; None for ``"lanczos"``.
     """
 
     name: CurvatureName
@@ -182,29 +182,29 @@ class CurvaturePlan:
 
     @property
     def size(self) -> int:
-        """Of the matrix whose eigenvectors are taken; 0 if there is none."""
+        """Size of the matrix whose eigenvectors are computed; 0 if there is none."""
         return {"gram": self.samples * self.each, "matrix": self.weights}.get(self.name, 0)
 
     def describe(self) -> str:
-        """For the user."""
+        """Describe the plan for the user."""
         of = f"F of {self.samples} samples"
         return {
             "matrix": f"all elements of {of}, exact",
             "gram": f"spectrum of {of} by their {self.samples * self.each} per-output gradients, exact",
             "lanczos": f"spectrum of {of} by {PROBES} random probes and {STEPS} Lanczos steps each, with its error",
-            "diagonal": f"the diagonal of {of} in the place of F: everything is of the diagonal",
+            "diagonal": f"the diagonal of {of} in place of F: everything refers to the diagonal",
         }[self.name]
 
     def measure(self, snapshot: ModelSnapshot, generator: Generator) -> Curvature:
         """Measure F at the weights of a replica.
 
         Args:
-            snapshot: With a private replica and the reference samples.
-            generator: Of the random probes.
+            snapshot: A snapshot with a private replica and the reference samples.
+            generator: Generator of the random probes.
 
         Raises:
             Unavailable: Outputs or gradients are not finite; there are no samples.
-            NotCovered: The gradients of the replica cannot be made any more.
+            NotCovered: The gradients of the replica can no longer be computed.
         """
         if not snapshot.groups:
             raise Unavailable("no reference samples could be kept")
@@ -231,7 +231,7 @@ class CurvaturePlan:
         return self.rows
 
     def matrix(self, snapshot: ModelSnapshot) -> Tensor:
-        """N times F, ``(k, k)`` float64; for the way ``"matrix"``. Raises as :meth:`measure`."""
+        """Return N times F, ``(k, k)`` float64, for the method ``"matrix"``. Raises as :meth:`measure`."""
         engine = cast(FactorEngineName, self._rows.engine)
         total = torch.zeros(num_weights(snapshot), num_weights(snapshot), dtype=torch.float64, device=snapshot.device)
         for batch in snapshot.parts():
@@ -254,9 +254,9 @@ class CurvaturePlan:
         return LanczosCurvature(snapshot, found, product, known, bracket)
 
     def diagonal(self, snapshot: ModelSnapshot, generator: Generator) -> Tensor:
-        """The diagonal of F, ``(k,)`` float64; for the way ``"diagonal"``.
+        """Return the diagonal of F, ``(k,)`` float64, for the method ``"diagonal"``.
 
-        Exact where the outputs are few, else by one random cotangent a sample, which is unbiased. Raises as
+        It is exact for few outputs, otherwise from one random cotangent per sample, which is unbiased. Raises as
         :meth:`measure`.
         """
         total = torch.zeros(num_weights(snapshot), dtype=torch.float64, device=snapshot.device)
@@ -274,17 +274,17 @@ class CurvaturePlan:
 def choose_curvature(
     snapshot: ModelSnapshot, samples: int, name: CurvatureName | Literal["auto"] = "auto", max_rows: int | None = None
 ) -> CurvaturePlan:
-    """Choose by size how F is measured, and who makes the gradients.
+    """Choose by size how F is measured, and which engine computes the gradients.
 
     Args:
-        snapshot: With a few samples.
-        samples: Reference samples that there will be.
-        name: ``"auto"``, or the way to take.
-        max_rows: Rows of a Gram matrix at most; by default :data:`MOST_ROWS`, and fewer for many weights.
+        snapshot: A snapshot with a few samples.
+        samples: Expected number of reference samples.
+        name: ``"auto"``, or the method to use.
+        max_rows: Largest number of rows of a Gram matrix; the default is :data:`MOST_ROWS`, and fewer for many weights.
 
     Raises:
-        NotCovered: No engine makes the gradients exactly; too many outputs for the way that was asked for, or an
-            operator without the second derivative that it takes to draw noise.
+        NotCovered: No engine computes the gradients exactly, there are too many outputs for the requested method, or an
+            operator lacks the second derivative that drawing the noise needs.
     """
     few = snapshot.first(min(CHECK_SAMPLES, snapshot.chunk))
     batch = snapshot.to_device(few.groups[0])
@@ -305,9 +305,8 @@ def choose_curvature(
         return CurvaturePlan(name, samples, each, weights, None)
     if name == "gram" and some < 1:
         raise NotCovered(
-            f"a sample has {each} gradients, one for each output or class but one, of which a Gram "
-            f"matrix takes {most} here; choose "
-            f"curvature='lanczos', which makes none"
+            f"a sample has {each} gradients, one for each output or class but one, and a Gram matrix "
+            f"takes {most} here; choose curvature='lanczos', which needs none"
         )
     size = some if name == "gram" else samples
     rows = snapshot.once("gram engine", lambda: choose_gram_engine(snapshot.module, snapshot.outputs, batch))
@@ -334,7 +333,7 @@ def _is_twice_differentiable(snapshot: ModelSnapshot) -> bool:
 
 
 def num_weights(snapshot: ModelSnapshot) -> int:
-    """k: trainable weights, of complex ones both parts."""
+    """Return k, the number of trainable weights, with both parts of complex ones."""
     return sum(sizes(trainable(snapshot.module).values()))
 
 
@@ -349,7 +348,7 @@ def _row_engine(snapshot: ModelSnapshot, batch: Any) -> GramPlan:
 
 
 def fisher_products(snapshot: ModelSnapshot) -> FisherProducts:
-    """Products with F over all reference samples; they raise Unavailable where outputs are not finite."""
+    """Return products with F over all reference samples; they raise Unavailable if outputs are not finite."""
 
     def predict(module: nn.Module, batch: Any) -> tuple[Tensor, LikelihoodLike, Tensor | None]:
         prediction = _finite(snapshot.predictor(module, batch))
@@ -359,7 +358,7 @@ def fisher_products(snapshot: ModelSnapshot) -> FisherProducts:
 
 
 def decomposed(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues ``(k,)`` and eigenvectors ``(k, k)``.
+    """Return eigenvalues ``(k,)`` and eigenvectors ``(k, k)``.
 
     Raises:
         Unavailable: The matrix is not finite.
@@ -377,7 +376,7 @@ def _finite(prediction: Prediction) -> Prediction:
 
 
 def finite_columns(snapshot: ModelSnapshot, batch: Any) -> Tensor:
-    """Exact cotangents ``(C, N, ...)`` float64 of a batch.
+    """Return exact cotangents ``(C, N, ...)`` float64 of a batch.
 
     Raises:
         Unavailable: Some outputs are not finite.
@@ -386,7 +385,7 @@ def finite_columns(snapshot: ModelSnapshot, batch: Any) -> Tensor:
 
 
 def _columns(prediction: Prediction) -> Tensor:
-    """``(C, N, ...)`` float64."""
+    """Return exact cotangents ``(C, N, ...)`` float64."""
     return torch.stack(list(exact_cotangents(prediction.outputs, prediction.likelihood, prediction.mask)))
 
 

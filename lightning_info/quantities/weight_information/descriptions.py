@@ -1,4 +1,4 @@
-"""What the tags of the information in the weights mean."""
+"""Meanings of the tags of the information in the weights."""
 
 from lightning_info.reporting.description import Description
 
@@ -33,7 +33,7 @@ DESCRIPTIONS = {
         "Only its changes mean something: a constant of the number of weights is in it.",
     ),
     "weight_info/trace": Description(
-        "Trace of the Fisher information, of the samples that its spectrum is of",
+        "Trace of the Fisher information, over the samples of its spectrum",
         "nats/weight²",
         "predictions depend more on single weights",
         "predictions depend less on single weights",
@@ -49,7 +49,7 @@ DESCRIPTIONS = {
         "",
         "the sensitivity spreads over more directions",
         "the sensitivity gathers in fewer directions",
-        "At most the number of samples times outputs that the spectrum is of.",
+        "At most the number of samples of the spectrum times the number of outputs.",
     ),
     "weight_info/beta": Description("Level of the noise: the weight of the information in the Lagrangian"),
     "weight_info/lambda": Description("Standard deviation of the prior of the weights"),

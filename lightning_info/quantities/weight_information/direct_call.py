@@ -1,11 +1,11 @@
-"""The module call that a prediction comes from, made by itself, for passes at many weights over the same samples.
+"""The module call that a prediction comes from, made directly, for passes at many weights over the same samples.
 
-What finds out what a ``training_step`` predicts takes longer than a small network in it. Where the prediction is what
-one call gives, that call and the loss of its outputs are all that other weights need. It may be another function there
-all the same: :meth:`DirectCalls.like` compares one pass with a whole one.
+Finding out what a ``training_step`` predicts takes longer than a small network in it. If the prediction is the output
+of one call, other weights need only that call and the loss of its outputs. The function may still be another one at
+other weights: :meth:`DirectCalls.like` compares one pass with a whole one.
 
-Where no weight has more axes than a matrix, several draws of the weights run as one by ``torch.vmap``, in batched
-products. A convolution with other weights for each draw is slower than one after the other.
+If no weight has more axes than a matrix, several draws of the weights run as one with ``torch.vmap``, in batched
+products. Convolutions with other weights for each draw are slower batched than one after the other.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from lightning_info.replica.predicted import Prediction
 from lightning_info.replica.snapshot import ModelSnapshot
 
 MOST_DRAWS = 16
-"""That run as one; of more of them little is won."""
+"""Largest number of draws that run as one; more of them gain little."""
 AT_ONCE = 1 << 20
-"""Numbers in the weights, or the largest output of a module, of all of them."""
+"""Largest number of elements in the weights, or in the largest output of a module, over all draws that run as one."""
 
 Run = Callable[[], Tensor]
-"""Makes the call: the outputs, as those of the prediction."""
+"""Function that makes the call and returns the outputs, in the form of the prediction's."""
 Body = Callable[["DirectCall", Run], dict[str, Tensor]]
-"""What is read of a pass."""
+"""Function that returns what is read of a pass."""
 
 
 @dataclass
@@ -45,11 +45,11 @@ class DirectCall:
 
     Attributes:
         part: The module, or the replica itself.
-        args: What it is called with.
-        kwargs: The same by name.
-        prediction: At the weights at which it was found; its graph is gone.
+        args: Positional arguments of the call.
+        kwargs: Keyword arguments of the call.
+        prediction: The prediction at the weights at which the call was found, without its graph.
         mask: See :attr:`Prediction.mask`.
-        largest: Numbers in the largest output of a module inside.
+        largest: Number of elements of the largest output of a module inside.
     """
 
     part: nn.Module
@@ -65,13 +65,13 @@ class DirectCall:
         return len(self.prediction.outputs)
 
     def loss(self, outputs: Tensor) -> Tensor:
-        """The summed loss of the samples, float64; NaN without targets."""
+        """Return the summed loss of the samples, float64; NaN without targets."""
         if not self.prediction.has_loss:
             return torch.full((), math.nan, dtype=torch.float64, device=outputs.device)
         return self.prediction.summed_of(outputs, self.mask)
 
     def run(self, weights: dict[str, Tensor] | None = None) -> Tensor:
-        """The outputs, at the weights that the module has or at others, by their names in :attr:`part`."""
+        """Return the outputs, at the module's weights or at others, given by their names in :attr:`part`."""
         found: Tensor = (
             self.part(*self.args, **self.kwargs)
             if weights is None
@@ -81,11 +81,11 @@ class DirectCall:
 
 
 def find_call(snapshot: ModelSnapshot, batch: Any) -> DirectCall | None:
-    """The call that the prediction of a batch comes from; None where there is not just one, or a pass does more.
+    """Find the call that the prediction of a batch comes from; None if there is not just one, or a pass does more.
 
     Args:
-        snapshot: With a private replica.
-        batch: On its device.
+        snapshot: A snapshot with a private replica.
+        batch: The batch, on the replica's device.
     """
     module, predictor = snapshot.module, snapshot.predictor
     seen, saved = _Calls(), []
@@ -142,7 +142,7 @@ class _Calls:
             return
         given = _leaves((args, kwargs))
         is_fixed = not any(leaf.requires_grad for leaf in given) and [leaf._version for leaf in given] == before
-        # two of them, so that there is not just one
+        # two of them, so not just one
         self.found += [(part, args, kwargs, output)] * (1 if is_fixed else 2)
 
 
@@ -155,9 +155,9 @@ class DirectCalls:
     """Passes over some samples by direct calls alone.
 
     Attributes:
-        snapshot: Whose replica they are of.
-        calls: One for each chunk of the samples.
-        as_one: How many draws of the weights run as one; 1: one after the other.
+        snapshot: The snapshot of their replica.
+        calls: One call for each chunk of the samples.
+        as_one: Number of draws of the weights that run as one; with 1, one after the other.
     """
 
     snapshot: ModelSnapshot
@@ -173,13 +173,13 @@ class DirectCalls:
         body: Body,
         expected: Mapping[str, Tensor],
     ) -> DirectCalls | None:
-        """Those that give what whole passes gave; None if there are none.
+        """Return direct calls that give what whole passes gave; None if there are none.
 
         Args:
-            snapshot: With a private replica.
-            batches: The samples in chunks, on its device.
-            noise: On the weights in the whole passes, ``(k,)``.
-            body: What is read.
+            snapshot: A snapshot with a private replica.
+            batches: The samples in chunks, on the replica's device.
+            noise: Noise on the weights in the whole passes, ``(k,)``.
+            body: Returns what is read of a pass.
             expected: What was read of the whole passes, without the axis of the draws.
         """
         calls = []
@@ -201,11 +201,11 @@ class DirectCalls:
         return None
 
     def read(self, noises: Tensor, body: Body) -> dict[str, Tensor]:
-        """What is read of passes at some draws, those of a chunk one after the other behind the axis of the draws.
+        """Return what is read of passes at some draws; samples of all chunks follow the axis of the draws.
 
         Args:
-            noises: ``(K, k)``, added to the weights of the replica.
-            body: What to read, the samples of a chunk first.
+            noises: Noise ``(K, k)``, added to the weights of the replica.
+            body: Returns what is read, with the samples of a chunk on the first axis.
         """
         with torch.no_grad(), default_dtype_of(self.snapshot.module):
             if self.as_one > 1:
@@ -242,7 +242,7 @@ def _draws_as_one(snapshot: ModelSnapshot, calls: Sequence[DirectCall]) -> int:
 
 
 def _agree(snapshot: ModelSnapshot, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
-    """Whether two passes gave the same but for the rounding of the replica's precision."""
+    """Tell whether two passes agree within the rounding of the replica's precision."""
     dtypes = {p.dtype for p in snapshot.module.parameters() if p.is_floating_point()}
     share = 0.1 * max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0) ** 0.5
     return found.keys() == expected.keys() and all(_close(found[name], one, share) for name, one in expected.items())

@@ -1,4 +1,4 @@
-"""Standard errors of what ``WeightInfoCallback`` logs from a spectrum by Lanczos' method."""
+"""Standard errors of the values that ``WeightInfoCallback`` logs from a spectrum by Lanczos' method."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_info.quantities.weight_information.curvature import LanczosCurvat
 
 
 def spectrum_errors(curvature: LanczosCurvature, temperature: float) -> dict[str, float]:
-    """By tag: of what is known without a prior.
+    """Return standard errors, by tag, of the values that need no prior.
 
     Args:
         curvature: F of the mean loss.
@@ -37,14 +37,14 @@ def information_errors(
     here: RatePoint,
     prior_std: Callable[[Spectrum], float],
 ) -> dict[str, float]:
-    """By tag: of what a level and a prior add.
+    """Return standard errors, by tag, of the values that depend on a level and a prior.
 
     Args:
         curvature: F of the mean loss.
         n: N training samples.
-        distance: ``‖w - w_ref‖²``; None where it is not known, and with it the KL.
+        distance: ``‖w - w_ref‖²``; None if it, and so the KL, is not known.
         here: The level, with the measured loss.
-        prior_std: ``spectrum of N F -> λ`` at this level.
+        prior_std: Function of the spectrum of N F that returns λ at this level.
     """
     summed, bracket = [one.scaled(n) for one in curvature.spectra], curvature.bracket.scaled(n)
     beta, rise = here.beta, bracket.expected_loss_rise(here.beta, here.lambda_)
@@ -59,7 +59,7 @@ def information_errors(
         )
 
     return {
-        # drawn by as many steps, the noise raises a quadratic loss by what Gauss' rule says
+        # drawn with as many steps, the noise raises a quadratic loss by what Gauss' rule says
         "weight_info/expected_loss_stderr": math.hypot(here.stderr, rise.systematic(rise.high) / n),
         "weight_info/kl_stderr": math.nan if distance is None else kl_error(distance),
         "weight_info/kl_precision_stderr": kl_error(0.0),

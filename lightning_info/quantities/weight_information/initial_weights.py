@@ -12,13 +12,13 @@ from lightning_info.gradients.real import as_real, flat
 
 
 class InitialWeights:
-    """Copies on the CPU of the trainable weights at the start, by name; they travel in a checkpoint.
+    """Copies on the CPU of the trainable weights at the start, by name; they are saved in checkpoints.
 
     A complex weight counts as two numbers, its real and imaginary part.
 
     Attributes:
-        std: Standard deviation over all of them, one number; NaN if they are not known.
-        weights: By name; None if they are not known, or not kept.
+        std: Standard deviation over all weights, one number; NaN if they are not known.
+        weights: The weights by name; None if they are not known, or not kept.
     """
 
     def __init__(self) -> None:
@@ -26,18 +26,18 @@ class InitialWeights:
         self.weights: dict[str, Tensor] | None = None
 
     def keep(self, module: nn.Module, whole: bool) -> None:
-        """Keep the present weights.
+        """Keep the current weights.
 
         Args:
             module: The module.
-            whole: Keep the weights themselves, not their standard deviation only.
+            whole: Whether to keep the weights themselves, not only their standard deviation.
         """
         parameters = {name: p.detach() for name, p in trainable(module).items()}
         self.std = spread(parameters.values())
         self.weights = {name: p.cpu().clone() for name, p in parameters.items()} if whole else None
 
     def squared_distance(self, module: nn.Module) -> float | None:
-        """``‖w - w_0‖²`` over the weights that are trainable now; None where one of them was not kept."""
+        """Return ``‖w - w_0‖²`` over the weights that are trainable now; None if one of them was not kept."""
         parameters, kept = trainable(module), self.weights
         if kept is None or any(name not in kept or kept[name].shape != p.shape for name, p in parameters.items()):
             return None
@@ -45,16 +45,16 @@ class InitialWeights:
         return sum(part.square().sum().item() for part in moved)
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """Return the state for a checkpoint."""
         return {"std": self.std, "weights": self.weights}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`state` gave."""
+        """Restore what :meth:`state` returned."""
         self.std, self.weights = float(state["std"]), state["weights"]
 
 
 def spread(parameters: Any) -> float:
-    """Standard deviation over all elements of some tensors."""
+    """Return the standard deviation over all elements of some tensors."""
     count = total = squares = 0.0
     for p in parameters:
         p = as_real(p.detach()).double()
@@ -63,5 +63,5 @@ def spread(parameters: Any) -> float:
 
 
 def squared_norm(module: nn.Module) -> float:
-    """``‖w‖²`` of the trainable weights."""
+    """Return ``‖w‖²`` of the trainable weights."""
     return sum(as_real(p.detach()).double().square().sum().item() for p in trainable(module).values())

@@ -1,4 +1,4 @@
-"""What a step of Lanczos costs, by trials."""
+"""Cost of a step of Lanczos, by trials."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lightning_info.replica.timing import trial
 
 
 def seconds_of_step(snapshot: ModelSnapshot) -> tuple[float, float]:
-    """Of a step of Lanczos: a product with F of the samples of a snapshot, and what keeps its vectors orthogonal."""
+    """Time a product with F over the samples of a snapshot, and the orthogonalisation of the vectors of a step."""
     product, few = fisher_products(snapshot), 4
     vector = torch.ones(product.weights, dtype=torch.float64, device=snapshot.device)
     rows = vector.expand(few, -1).contiguous()

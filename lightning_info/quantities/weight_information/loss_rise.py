@@ -1,4 +1,4 @@
-"""By how much weight noise raises the loss, each draw on a share of the samples alone."""
+"""The rise of the loss under weight noise, with each draw on a share of the samples only."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from lightning_info.replica.snapshot import ModelSnapshot
 
 
 class LossRise:
-    """By how much weight noise raises the mean loss of a sample, nats.
+    """Rise of the mean loss of a sample under weight noise, nats.
 
-    Without targets it is the mean ``KL(p_w(y|x) ‖ p_{w+n}(y|x))``, by which the loss rises at labels from the model.
+    Without targets it is the mean ``KL(p_w(y|x) ‖ p_{w+n}(y|x))``, the rise of the loss at labels from the model.
 
-    The draws differ more than the samples, so that many of them on a share each say more than few on all. A draw comes
-    with its opposite, so that what is linear in it cancels.
+    Draws differ more than samples, so many draws on a share each say more than a few on all samples. A draw comes with
+    its opposite, so linear terms cancel.
 
     Args:
-        snapshot: With a private replica, at the weights without noise.
-        shares: The samples fall into so many interleaved parts; fewer samples are one part each.
-        loss: Without noise, of all samples; None where there are no targets.
+        snapshot: A snapshot with a private replica, at the weights without noise.
+        shares: Number of interleaved subsets of the samples; if there are fewer samples, each is one subset.
+        loss: Loss of all samples without noise; None if there are no targets.
     """
 
     def __init__(self, snapshot: ModelSnapshot, shares: int, loss: float | None) -> None:
@@ -35,7 +35,7 @@ class LossRise:
         self._size, self._loss = snapshot.size, loss or 0.0
 
     def __call__(self, noises: Iterable[Tensor]) -> float:
-        """The rise under draws ``(k,)``, as many as the shares or a multiple."""
+        """Return the rise under draws ``(k,)``, as many as the shares or a multiple."""
         total, draws, shares = 0.0, 0, len(self._shares)
         for noise in noises:
             total += self._shares[draws % shares].at(noise)
@@ -57,7 +57,7 @@ class _Share:
 
 
 class _Loss(_Share):
-    """Their loss; by direct calls, once they gave that of whole passes."""
+    """Their loss; by direct calls, once these have reproduced whole passes."""
 
     _is_known = False
     _calls: DirectCalls | None = None
@@ -78,7 +78,7 @@ class _Loss(_Share):
 
 
 class _Divergence(_Share):
-    """The KL divergence of their predictions from those without noise."""
+    """KL divergence of their predictions from those without noise."""
 
     def __init__(self, snapshot: ModelSnapshot, numbers: Tensor) -> None:
         super().__init__(snapshot, numbers)

@@ -20,9 +20,9 @@ class NoisyLoss(NamedTuple):
     """Expected loss of a sample under weight noise, nats.
 
     Attributes:
-        mean: Over the draws; NaN where one of them gives a loss that is not finite.
+        mean: Mean over the draws; NaN if the loss of one of them is not finite.
         stderr: Its standard error over pairs of draws, not over samples, for the noise in use; NaN for one pair. ±1.96
-            of it cover 95 %, also of few pairs (:mod:`~..functional.standard_error`).
+            of it cover 95 %, also for few pairs (:mod:`~..functional.standard_error`).
     """
 
     mean: float
@@ -38,14 +38,13 @@ def noisy_losses(
 ) -> list[NoisyLoss]:
     """Measure ``E_Q[loss]`` on the samples of F under ``N(0, Σ*)``, at each level.
 
-    Noise comes in opposite pairs ±n, so that what is linear in it cancels exactly; the same normal numbers serve all
-    levels.
+    Noise comes in opposite pairs ±n, so linear terms cancel exactly; all levels use the same normal numbers.
 
     Args:
         curvature: F at the weights of the replica.
-        levels: β and the standard deviation λ of the prior, of each.
+        levels: The level β and the standard deviation λ of the prior, for each level.
         training_samples: N of the summed loss.
-        draws: How many for each level, an even number.
+        draws: Number of draws for each level, even.
         generator: Source of the draws.
     """
     snapshot = curvature.snapshot
@@ -59,19 +58,19 @@ def noisy_losses(
 
 
 def has_loss(snapshot: ModelSnapshot) -> bool:
-    """Whether there are targets to take the loss at."""
+    """Tell whether there are targets for the loss."""
     return snapshot.predictor(snapshot.module, snapshot.first_chunk()).has_loss
 
 
 def mean_loss(snapshot: ModelSnapshot) -> float:
-    """Mean training loss of a sample, nats; the positions of a sample are summed."""
+    """Return the mean training loss of a sample, nats; the positions of a sample are summed."""
     total = torch.stack([snapshot.predictor(snapshot.module, part).summed_loss().detach() for part in snapshot.parts()])
     return total.sum().item() / snapshot.size
 
 
 @contextmanager
 def moved(snapshot: ModelSnapshot, noise: Tensor) -> Iterator[None]:
-    """A private replica with noise ``(k,)`` on its weights, laid out as in :mod:`~..gradients.real`; then put back."""
+    """Put noise ``(k,)``, laid out as in :mod:`~..gradients.real`, on the weights of a private replica inside."""
     parameters = list(trainable(snapshot.module).values())
     saved = [p.detach().clone() for p in parameters]
     parts = torch.split(noise, sizes(parameters))

@@ -44,21 +44,21 @@ from lightning_info.replica.timing import seconds, trial
 GRID = tuple(10.0**exponent for exponent in (-3, -2, -1, 0, 1, 2))
 """Levels of the rate-distortion curve, as multiples of ``beta``."""
 MOST_CURVES = 6
-"""Points whose rate-distortion curve is kept for the figure: the first, the last, and some between."""
+"""Number of points whose rate-distortion curve is kept for the figure: the first, the last, and some between."""
 FEWEST_DRAWS = 4
-"""At a level, in opposite pairs, so that their scatter tells an error."""
+"""Smallest number of draws at a level, in opposite pairs, whose scatter gives an error."""
 TRIAL_SAMPLES, TRIAL_SIZE = 32, 512
 """Samples and size of a matrix for the forecast of a point's cost."""
 _OF_LOSS = ("loss", "expected_loss", "predicted_loss", "complexity", "free_energy")
-"""What needs targets."""
+"""Names of the values that need targets."""
 
 
 class WeightInformation(Quantity):
     """See :class:`~.WeightInfoCallback` for the arguments and values.
 
     Attributes:
-        rate_distortion: ``step -> points of the rate-distortion curve``, by rising beta: of the first and the last
-            point of the run and some between, those that the figure shows.
+        rate_distortion: Points of the rate-distortion curve by step, with rising beta, for the points that the figure
+            shows: the first, the last, and some between.
     """
 
     name = "weight_info"
@@ -68,7 +68,7 @@ class WeightInformation(Quantity):
     needs_start = True
     table: tuple[tuple[str, str], ...] = (("weight_info/kl_precision", "weight_info/kl_precision_stderr"),)
 
-    least_passes = len(GRID) * FEWEST_DRAWS / 3  # a forward pass is a third of one that goes backward too
+    least_passes = len(GRID) * FEWEST_DRAWS / 3  # a forward pass takes a third of a forward and backward pass
 
     _eigenvalues: Tensor  # of the last point
 
@@ -129,12 +129,12 @@ class WeightInformation(Quantity):
     def prepare(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, str]:
         if self.lambda_ == "init_std" and self._initial.std == 0:
             raise NotMeasurable(
-                "the weights at the start are all equal, so that their standard deviation gives no prior; give a "
+                "the weights at the start are all equal, so their standard deviation gives no prior; pass a "
                 "number, for example lambda_=0.1"
             )
         self._has_loss = has_loss(snapshot)
         if self._has_loss:
-            mean_loss(snapshot)  # the targets have to fit the outputs
+            mean_loss(snapshot)  # the targets must fit the outputs
         self._plan = plan = self._choose(snapshot, point)
         prior = "0" if self.prior == "zero" else "the weights at the start"
         curve = f"; rate-distortion curve at {len(GRID)} levels, {self.draws} draws each" if self._has_loss else ""
@@ -146,7 +146,7 @@ class WeightInformation(Quantity):
         if not self._has_loss:
             self.tags = tuple(tag for tag in self.tags if not _is_of_loss(tag))
             self.table = tuple(pair for pair in self.table if not _is_of_loss(pair[0]))
-            rows["targets"] = f"none, so that {', '.join(_OF_LOSS)} and the rate-distortion curve are left out"
+            rows["targets"] = f"none, so {', '.join(_OF_LOSS)} and the rate-distortion curve are left out"
         return rows
 
     @override
@@ -155,7 +155,7 @@ class WeightInformation(Quantity):
         plan = self._plan
         few = min(TRIAL_SAMPLES, num_samples(snapshot.groups[0]))
         snapshot = snapshot.first(few)
-        if plan.name == "lanczos":  # a whole run takes minutes, of a few weights too
+        if plan.name == "lanczos":  # a whole run takes minutes, even for a few weights
             step, beside = seconds_of_step(snapshot)
             losses = 0.0
             if self._has_loss:
@@ -246,7 +246,7 @@ class WeightInformation(Quantity):
         return choose_curvature(snapshot, point.num_samples, self.curvature, self._most_rows)
 
     def _squared_distance(self, snapshot: ModelSnapshot, point: Point) -> float | None:
-        """``‖w - w_ref‖²``; None where the weights at the start are not known."""
+        """Return ``‖w - w_ref‖²``; None if the weights at the start are not known."""
         if self.prior == "zero":
             return squared_norm(snapshot.module)
         distance = self._initial.squared_distance(snapshot.module)
@@ -255,7 +255,7 @@ class WeightInformation(Quantity):
         return distance
 
     def _prior_std(self, summed: Spectrum, distance: float | None, beta: float, point: Point) -> float:
-        """λ at a level; NaN where it is not known."""
+        """Return λ at a level; NaN if it is not known."""
         if self.lambda_ == "init_std":
             if math.isnan(self._initial.std):
                 _warn_of_start(point)
@@ -267,7 +267,7 @@ class WeightInformation(Quantity):
         best = optimal_lambda(summed, distance, beta)
         if best.is_floor:
             point.warn(
-                f"the optimal lambda is 0 while the weights are where they started; {best.lambda_:g} is taken", "floor"
+                f"the optimal lambda is 0 while the weights are where they started; {best.lambda_:g} is used", "floor"
             )
         return best.lambda_
 

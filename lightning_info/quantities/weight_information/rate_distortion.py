@@ -22,15 +22,15 @@ def rate_distortion_curve(
     draws: int,
     generator: Generator,
 ) -> list[RatePoint]:
-    """KL and expected loss at each level, on the samples that F is of.
+    """Measure KL and expected loss at each level, on the samples of F.
 
     Args:
         curvature: F at the weights of the replica.
-        loss: Mean loss of a sample without noise, nats; None where there are no targets, and no loss at any level.
-        levels: β and the standard deviation λ of the prior, of each.
+        loss: Mean loss of a sample without noise, nats; None without targets, and so without a loss at any level.
+        levels: The level β and the standard deviation λ of the prior, for each level.
         squared_distance: ``‖w - w_ref‖²``; None if it is not known.
         training_samples: N of the summed loss.
-        draws: Weights drawn for each level, an even number.
+        draws: Number of weight draws for each level, even.
         generator: Source of the draws.
     """
     summed = curvature.spectrum.scaled(training_samples)

@@ -1,4 +1,4 @@
-"""Run a plan of how F is measured, and choose again where the module has changed."""
+"""Run a plan of how F is measured, and choose again if the module has changed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ T = TypeVar("T")
 def run_plan(
     plan: CurvaturePlan | None, choose: Callable[[], CurvaturePlan], run: Callable[[CurvaturePlan], T]
 ) -> tuple[CurvaturePlan, T]:
-    """Run a plan; if it does not fit the replica any more, as the module changed its structure, choose again, once.
+    """Run a plan; if it no longer fits the replica, as the module changed its structure, choose again, once.
 
     Returns:
-        The plan that ran, and what it gave.
+        The plan that ran, and its result.
 
     Raises:
-        Unavailable: None fits.
+        Unavailable: No plan fits.
     """
     if plan is not None:
         try:
@@ -32,4 +32,4 @@ def run_plan(
         plan = choose()
         return plan, run(plan)
     except NotCovered as error:
-        raise Unavailable(f"F cannot be had exactly here: {error}") from error
+        raise Unavailable(f"the Fisher information cannot be computed exactly for this module: {error}") from error

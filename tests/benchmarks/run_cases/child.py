@@ -189,7 +189,7 @@ def compared(case: Case, adapted: bool) -> dict[str, Any]:
     errors = {}
     if "fisher/trace" in fisher.history:
         errors["Fisher"] = relative(fisher.history["fisher/trace"][-1][1], truth)
-    is_exact = not any(word in weights.report() for word in ("Lanczos", "in the place of F"))
+    is_exact = not any(word in weights.report() for word in ("Lanczos", "in place of F"))
     if is_exact and "weight_info/trace" in weights.history:
         errors["weights"] = relative(weights.history["weight_info/trace"][-1][1], truth)
     same = seen["fingerprint"]

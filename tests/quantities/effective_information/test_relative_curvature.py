@@ -90,11 +90,11 @@ def test_the_size_decides_what_is_refused(monkeypatch):
     plan = choose_relative_curvature(snapshot, N, "low_rank")
     assert (plan.samples, plan.size) == (16, 32)
     monkeypatch.setattr(module, "KEPT", 2 * 16 * k - 1)
-    with pytest.raises(TooLarge, match=f"with {k} numbers each: memory is taken for those of 15 samples"):
+    with pytest.raises(TooLarge, match=f"with {k} numbers each: there is memory for 15 samples"):
         choose_relative_curvature(snapshot, N, "low_rank")
     assert choose_relative_curvature(snapshot, 12, "low_rank").samples == 12  # there are no more
     monkeypatch.setattr(module, "FULL_WEIGHTS", k - 1)
-    with pytest.raises(TooLarge, match=f"up to {k - 1} and not for {k}; choose noise='low_rank'"):
+    with pytest.raises(TooLarge, match=f"up to {k - 1}, not for {k}; choose noise='low_rank'"):
         choose_relative_curvature(snapshot, N, "full")
     assert choose_relative_curvature(snapshot, N, "diagonal").name == "diagonal"
     assert issubclass(TooLarge, NotCovered)

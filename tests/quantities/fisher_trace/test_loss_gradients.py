@@ -95,7 +95,7 @@ def test_a_loss_that_is_no_mean_over_samples_is_refused_with_the_reason(loss):
 
 
 def test_a_single_sample_tells_nothing():
-    with pytest.raises(MisconfigurationException, match="as there is one sample only"):
+    with pytest.raises(MisconfigurationException, match="cannot be seen from a single sample"):
         fit(quantiles, batch_size=1)
 
 
