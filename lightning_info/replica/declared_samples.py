@@ -42,7 +42,7 @@ class DeclaredSamples:
     """Where the samples are, as far as the user says it.
 
     Args:
-        owner: Name of the caller, for messages.
+        owner: Who asks, for messages.
         split: The argument of a callback.
         collate: The argument of a callback.
         batch_axes: The argument of a callback.
