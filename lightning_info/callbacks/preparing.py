@@ -211,8 +211,7 @@ class Preparing(Resuming):
             few = few.replace("reference samples", "samples")
             cost = f"in the time budget {rows['less']}" if "less" in rows else rows["cost"].partition(",")[0]
             late = rows["cost"].partition("; ")[2]
-            text = "; ".join(filter(None, [f"{owner}: {measured}, {few}", *said, cost, late]))
-            return textwrap.fill(text, 116, subsequent_indent="  ")
+            return "; ".join(filter(None, [f"{owner}: {measured}, {few}", *said, cost, late]))
         for title in ("samples", "steps", *SAID, "less", "BatchNorm", "cost"):
             text = rows.get(title, "")
             if text and self._session.first_to_say(owner, f"{title} {text}") == owner:

@@ -172,7 +172,7 @@ def test_a_tanh_net_parts_at_every_level_where_lambda_is_large_and_it_is_said():
 
 def test_the_optimal_lambda_minimises_the_lagrangian_of_each_level_and_has_a_floor_at_the_start():
     callback = weight_info(lambda_="optimal", beta=0.5)
-    with pytest.warns(UserWarning, match="optimal lambda is 0 while the .*; 0.001 is taken"):
+    with pytest.warns(UserWarning, match="optimal lambda is 0 while the .*; 0.001 is used"):
         module = fit(callback)
     assert value(callback, "lambda", 0) == 1e-3
     weights = nn.utils.parameters_to_vector(module.parameters()).detach()

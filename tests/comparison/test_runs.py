@@ -207,7 +207,10 @@ def test_starts_that_differ_have_no_relative_distance_there(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "seed", "message"),
-    [({"training_samples": None}, 1, "N = 30, the reference samples"), ({}, 3, "start from different weights")],
+    [
+        ({"training_samples": None}, 1, "N = 30, the number of reference"),
+        ({}, 3, "start from different weights"),
+    ],
 )
 def test_what_must_be_known_to_read_the_numbers_is_said(tmp_path, options, seed, message):
     with pytest.warns(UserWarning, match=message):

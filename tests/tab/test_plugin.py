@@ -12,6 +12,7 @@ from logs import LAYERS, STEPS, values, write_run
 from werkzeug.test import Client
 
 from lightning_info.run_logs.provided import of_folders
+from lightning_info.tab.cache import CurveCache
 from lightning_info.tab.plugin import InfoTab
 
 EVIL = "<script>alert(1)</script>"
@@ -147,6 +148,7 @@ def test_only_the_tags_of_a_panel_are_read_and_few_points_of_each(served, monkey
         return read(*args, **options)
 
     monkeypatch.setattr(served.provider, "read_scalars", watched)
+    monkeypatch.setattr(served.tab, "_cache", CurveCache())  # other tests have asked for the same
     served.panel("heat_maps", "fisher_layers", {"all": ["a/seed0"]})
     (options,) = asked
     assert set(options["run_tag_filter"].tags) == {*(f"fisher_layers/{layer}" for layer in LAYERS), "epoch"}

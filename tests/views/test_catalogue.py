@@ -128,4 +128,4 @@ def test_the_comparison_has_ends_with_errors_and_differences():
 def test_what_the_run_printed_is_shown_and_else_the_table_of_its_curves():
     assert "does not compress" in dict(panels([run_log("a")])["verdicts"]["found"].texts)["a"]
     table = dict(panels([RunLog("b", values(), {"fisher/trace": TRACE})])["verdicts"]["found"].texts)["b"]
-    assert "It fell 4-fold: flatter." in table
+    assert "Fell 4-fold: flatter." in table

@@ -265,7 +265,7 @@ class InformationPlane(Quantity):
         }
         short = {name: judgement.verdict.partition(":")[0] for name, judgement in self.verdicts.items()}
         table = verdict_table(falls, short, unit)
-        return f"\n{table}\nOne run is not evidence; seeds differ. -: the range does not fit the activations."
+        return f"\n{table}\nOne run is not evidence; seeds differ (-: that range does not fit)."
 
     @override
     def conclusions(self, record: Record) -> Mapping[str, Any]:

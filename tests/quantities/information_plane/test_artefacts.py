@@ -24,7 +24,9 @@ N = 256
 Y = torch.arange(N) % 4
 COARSE = (torch.arange(N) % 8).double().unsqueeze(1)  # eight values: nothing is wrong with it
 LEVELS = torch.arange(N).double().unsqueeze(1)
-UNIQUE = LEVELS * torch.tensor([1.0, 0.0]) + torch.rand(N, 2, dtype=torch.float64)
+UNIQUE = LEVELS * torch.tensor([1.0, 0.0]) + torch.rand(
+    N, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+)
 TINY = 1e-6 * torch.randn(N, 1)
 
 
