@@ -21,10 +21,15 @@ LATER = ("overhead", "coverage", "twin_overhead", "beta", "lambda", "temperature
 
 
 def plans(contents: Contents) -> list[Plan]:
-    """A panel for each quantity, what tells of the measurement itself at the end."""
+    """A panel for each quantity; at the end those of the measurement itself, and those that there are in one range too.
+
+    The early points of ``info_plane/I_XT`` are in finer bins than those of ``info_plane_final/I_XT``.
+    """
     below, found = companions(contents), []
     own = [tag for tags in below.values() for tag in tags]
-    for quantity, tags in sorted(contents.quantities.items(), key=rank):
+    ordered = sorted(contents.quantities.items(), key=rank)
+    ordered.sort(key=lambda item: final_of(item[1][0]) in contents.quantities)
+    for quantity, tags in ordered:
         needed = frozenset([*tags, *(end for tag in tags for end in uncertainties(tag)), *own])
         found.append(Plan(quantity, quantity, needed, partial(panel, quantity, tags, below)))
     return found
@@ -69,6 +74,12 @@ def layer_of(tag: str) -> str:
     """Layer of a tag of ours, or of a quantity of the user's own."""
     known = parsed(tag)
     return known.layer if known else tag.partition("/")[2].partition("/")[2]
+
+
+def final_of(tag: str) -> str:
+    """The quantity that has a tag's curve in one range of bins, if there is one."""
+    known = parsed(tag)
+    return known._replace(family=f"{known.family}_final").quantity if known else ""
 
 
 def companions(contents: Contents) -> dict[str, list[str]]:

@@ -83,6 +83,15 @@ def test_curves_have_the_words_of_the_run_and_the_loss_below():
     assert any("Student" in note for note in panel.notes)
 
 
+def test_curves_in_one_range_come_before_those_in_bins_that_changed():
+    curves = {f"{family}/I_XT/net.0": [(0, 1.0), (8, 2.0)] for family in ("info_plane", "info_plane_final", "fisher")}
+    live = ["info_plane/I_XT/net.0", "fisher/I_XT/net.0"]
+    whole = ["fisher/I_XT", "info_plane_final/I_XT", "info_plane/I_XT"]
+    for tags, order in ((list(curves), whole), (live, ["fisher/I_XT", "info_plane/I_XT"])):
+        run = RunLog("run", {tag: curves[tag] for tag in tags})
+        assert list(plans(Contents.of([run]))["curves"]) == order
+
+
 def test_a_run_that_says_nothing_has_the_words_of_the_quantity():
     silent = RunLog("old", values())
     panel = panels([silent])["curves"]["info_plane/I_XT"]
