@@ -118,6 +118,7 @@ class EffectiveInformationOfLayers(Quantity):
         self._plan: CurvaturePlan | None = None
         self._features, self._has_targets = NoisyFeatures((), MOST_UNITS, self.seed), False
         self._has_loss = True
+        self._crossed: set[str] = set()
         self._linear: dict[str, str] = {}  # label of a layer -> name of the nn.Linear that gives it
         self._levels: dict[str, float] = {}  # family -> the last level found
         self._last: dict[str, dict[str, EffectiveInformation]] = {}  # family -> layer -> the last point's
@@ -308,11 +309,12 @@ class EffectiveInformationOfLayers(Quantity):
             if far:
                 values[f"{family}/I_XZ/{name}"] = values[f"{family}_stderr/I_XZ/{name}"] = math.nan
                 lost.append(name)
-        if lost:
+        if not self._crossed.issuperset(lost):  # each layer is named once
+            self._crossed.update(lost)
             point.warn(
                 f"no I(X;Z) of {', '.join(map(repr, lost))} at step {point.step} (NaN): the bound is far below that of "
                 f"a layer behind, so it is loose (few draws, or behind a ReLU); {family}/crossing says how far",
-                "crossing",
+                f"crossing {lost}",
             )
         return values
 
