@@ -520,3 +520,18 @@ def test_a_bound_far_below_a_later_one_is_no_value(monkeypatch):
     assert value(callback, "effective_info/I_XZ/net.2") == 2.0  # not far above the outputs
     assert value(callback, "effective_info/I_ZY/net.0") >= 0
     assert value(callback, "effective_info/crossing") == 2.0
+
+
+def test_each_layer_whose_bound_crosses_is_named_once(monkeypatch):
+    real, points = module_of_quantity.effective_information, iter([0.0, 2.0, 1.9] + [3.0, 0.0, 1.9] * 20)
+
+    def bound(*args, **kwargs):
+        return real(*args, **kwargs)._replace(I_XZ=next(points), I_XZ_stderr=0.1)
+
+    monkeypatch.setattr(module_of_quantity, "effective_information", bound)
+    callback = effective(beta=0.1, on_error="warn")
+    with pytest.warns(UserWarning, match="no I.X;Z. of") as said:
+        fit(callback, module=Rectified())
+    named = [str(w.message) for w in said if "no I(X;Z) of" in str(w.message)]
+    assert ["'net.0'" in text for text in named] == [True, False]
+    assert ["'net.2'" in text for text in named] == [False, True]
