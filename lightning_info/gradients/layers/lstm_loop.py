@@ -28,7 +28,8 @@ def state_share(before: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if has_torch_function((before, weight, bias)):
         shown: Tensor = handle_torch_function(state_share, (before, weight, bias), before, weight, bias)
         return shown
-    share: Tensor = _StateShare.apply(before, weight, bias)  # type: ignore[no-untyped-call]
+    apply: Any = _StateShare.apply  # without types before torch 2.15
+    share: Tensor = apply(before, weight, bias)
     return share
 
 
@@ -47,7 +48,8 @@ def run(gates: Tensor, weight: Tensor, bias: Tensor | None, h: Tensor, c: Tensor
     """
     kept = _Steps(gates.detach(), weight.detach(), None if bias is None else bias.detach(), h.detach(), c.detach())
     share = state_share(kept.h[:, :-1], weight, bias)
-    found: tuple[Tensor, Tensor] = _Loop.apply(kept, gates, share, h, c)  # type: ignore[no-untyped-call]
+    apply: Any = _Loop.apply
+    found: tuple[Tensor, Tensor] = apply(kept, gates, share, h, c)
     return found
 
 
