@@ -1,9 +1,9 @@
 r"""Decoders of a label from activations, in closed form.
 
-**Linear.** Ridge regression of the classes' indicators on standardised activations gives scores, at all penalties from
-one singular value decomposition. On scores of samples that the regression was not fitted on, Gaussians with a common
-covariance (linear discriminant analysis) say :math:`p(y|t)`, at a temperature. Without penalty nothing of it depends on
-an invertible linear map of the activations.
+**Linear.** Ridge regression of the classes' indicators on the principal components of the standardised activations gives
+scores, at all penalties from one eigendecomposition. On scores of samples that the regression was not fitted on,
+Gaussians with a common covariance (linear discriminant analysis) say :math:`p(y|t)`, at a temperature. Without penalty
+nothing of it depends on an invertible linear map of the activations, as long as no component is left out.
 
 **Nearest neighbours.** Counts of the classes among the k nearest, and one more sample of the classes' shares.
 """
@@ -11,8 +11,7 @@ an invertible linear map of the activations.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -27,9 +26,6 @@ NEIGHBOURS = (5, 15, 45)
 RANK = 1e-10
 """Squared singular values below this part of the largest are none."""
 
-Predict = Callable[[Tensor], Tensor]
-"""Activations ``(M, d)`` -> predictions ``(M, m)``."""
-
 
 class Decoder(NamedTuple):
     """A fitted one.
@@ -37,81 +33,100 @@ class Decoder(NamedTuple):
     Attributes:
         family: Of which it is; ``"none"`` if it does not look at the activations.
         worth: Mean log probability, or density, of samples that it was not fitted on, nats.
-        log_probabilities: ``(M, d)`` activations and their ``(M,)`` or ``(M, m)`` labels -> ``(M,)``.
+        log_probabilities: Of the labels ``(M,)`` of the samples that it is judged by, on demand.
     """
 
     family: str
     worth: float
-    log_probabilities: Callable[[Tensor, Tensor], Tensor]
+    log_probabilities: Callable[[], Tensor]
 
 
-class Standardised:
-    """Activations of mean 0 and variance 1, as a singular value decomposition.
+def components(t: Tensor, most: int) -> Tensor:
+    """Return the principal components of activations of mean 0 and variance 1, ``(N, d) -> (N, at most d)``, float64.
 
     Args:
-        t: ``(n, d)`` float64.
+        t: Activations of all samples. Labels have no part in it, so a decoder may be judged by some of them.
+        most: Largest number of components.
+    """
+    t = t.double()
+    t = t - t.mean(0)
+    std = t.square().mean(0).sqrt()
+    t = t * torch.where(std > 1e-9 * std.max(), 1 / std, 0.0)
+    n, d = t.shape
+    squares, vectors = torch.linalg.eigh(t @ t.T if d > n else t.T @ t)
+    kept = squares > RANK * squares[-1]
+    kept[: max(0, len(kept) - most)] = False
+    return vectors[:, kept] * squares[kept].sqrt() if d > n else t @ vectors[:, kept]
+
+
+class Moments(NamedTuple):
+    """Sums over some samples: what ridge regressions need of them.
 
     Attributes:
-        rows: The activations on the new scale.
-        squares: The squared singular values, ``(r,)``.
-        u: The left singular vectors, ``(n, r)``.
+        count: Number of samples.
+        z: Of the components, ``(r,)``.
+        y: Of the targets, ``(m,)``.
+        zz: Of products of components, ``(r, r)``.
+        zy: Of products with targets, ``(r, m)``.
     """
 
-    def __init__(self, t: Tensor) -> None:
-        self._mean = t.mean(0)
-        std = (t - self._mean).square().mean(0).sqrt()
-        self._scale = torch.where(std > 1e-9 * std.max(), 1 / std, 0.0)
-        self.rows = self.of(t)
-        n, d = t.shape
-        squares, vectors = torch.linalg.eigh(self.rows @ self.rows.T if d > n else self.rows.T @ self.rows)
-        kept = squares > RANK * squares[-1]
-        self.squares, vectors = squares[kept], vectors[:, kept]
-        root = self.squares.sqrt()
-        self._right = self.rows.T @ (vectors / root) if d > n else vectors
-        self.u = vectors if d > n else self.rows @ vectors / root
+    count: int
+    z: Tensor
+    y: Tensor
+    zz: Tensor
+    zy: Tensor
 
-    def of(self, t: Tensor) -> Tensor:
-        """Other activations on the same scale."""
-        centred: Tensor = t - self._mean
-        return centred * self._scale
-
-    def along(self, t: Tensor) -> Tensor:
-        """``(M, r)``: other activations along the right singular vectors."""
-        return torch.matmul(self.of(t), self._right)
+    @classmethod
+    def of(cls, z: Tensor, y: Tensor) -> Moments:
+        """Sum over samples ``(n, r)`` and their targets ``(n, m)``."""
+        return cls(len(z), z.sum(0), y.sum(0), z.T @ z, z.T @ y)
 
 
-def regressions(family: Family, x: Standardised, y: Tensor) -> list[Predict]:
-    """Ridge regressions of ``y (n, m)``, one a penalty; for ``"lda"`` that without; none where no activation varies."""
-    if not len(x.squares):
-        return []
-    mean = y.mean(0)
-    along, root = x.u.T @ (y - mean), x.squares.sqrt()
+def regressions(parts: Sequence[Moments]) -> Callable[[Tensor], Tensor]:
+    """Fit ridge regressions on parts of the samples.
 
-    def predict(t: Tensor, weights: Tensor) -> Tensor:
-        return x.along(t) @ weights + mean
+    Returns:
+        Components ``(M, r)`` -> predictions ``(1 + P, M, m)``, without penalty and at each of the :data:`PENALTIES`.
+    """
+    count, z, y, zz, zy = (sum(column[1:], start=column[0]) for column in zip(*parts, strict=True))
+    z, y = z / count, y / count
+    squares, vectors = torch.linalg.eigh(zz - count * torch.outer(z, z))
+    along = vectors.T @ (zy - count * torch.outer(z, y))
+    scale = squares[-1:].clamp_min(torch.finfo(torch.float64).tiny)
+    penalised = squares.clamp_min(0) + torch.tensor((0.0, *PENALTIES), dtype=torch.float64)[:, None] * scale
+    shrunk = torch.where(squares > RANK * scale, 1 / penalised, 0.0)  # (1 + P, r)
+    weights = vectors @ (shrunk[:, :, None] * along)
+    return lambda rows: (rows - z) @ weights + y
 
-    squares = [x.squares + penalty * x.squares[-1] for penalty in ((0.0,) if family == "lda" else PENALTIES)]
-    return [partial(predict, weights=(root / one)[:, None] * along) for one in squares]
 
-
-def neighbours(x: Standardised, y: Tensor, classes: int) -> list[Predict]:
-    """Log probabilities of the classes by nearest neighbours, one a number of them."""
+def neighbours(z: Tensor, y: Tensor, classes: int) -> Callable[[Tensor], Tensor]:
+    """Return log probabilities by nearest neighbours: components ``(M, r)`` -> ``(len(NEIGHBOURS), M, classes)``."""
     told = shares_of(y, classes)
 
-    def counted(t: Tensor, k: int) -> Tensor:
-        near = torch.cdist(x.of(t), x.rows).topk(k, largest=False).indices
-        return ((torch.nn.functional.one_hot(y[near], classes).double().sum(1) + told) / (k + 1)).log()
+    def counted(rows: Tensor) -> Tensor:
+        numbers = [min(k, len(y)) for k in NEIGHBOURS]
+        near = torch.cdist(rows, z).topk(numbers[-1], largest=False).indices
+        counts = torch.nn.functional.one_hot(y[near], classes).double().cumsum(1)
+        return torch.stack([((counts[:, k - 1] + told) / (k + 1)).log() for k in numbers])
 
-    return [partial(counted, k=min(k, len(y))) for k in NEIGHBOURS]
+    return counted
 
 
-def by_shares(y: Tensor, classes: int) -> Decoder:
-    """The shares of the classes, whatever the activations."""
+def by_shares(y: Tensor, judged: Tensor, classes: int) -> Decoder:
+    """The shares of the classes, whatever the activations.
+
+    Args:
+        y: Classes of the samples to learn from.
+        judged: Classes of the others.
+        classes: How many there are.
+    """
     told = shares_of(y, classes).log()
-    return Decoder("none", told[y].mean().item(), lambda t, y: told[y])
+    return Decoder("none", told[y].mean().item(), lambda: told[judged])
 
 
-def by_scores(family: Family, held_out: Tensor, y: Tensor, parts: Tensor, predict: Predict, classes: int) -> Decoder:
+def by_scores(
+    family: str, held_out: Tensor, y: Tensor, parts: Tensor, scores: Tensor, judged: Tensor, classes: int
+) -> Decoder:
     """Discriminants on scores, at the best temperature.
 
     Args:
@@ -119,31 +134,33 @@ def by_scores(family: Family, held_out: Tensor, y: Tensor, parts: Tensor, predic
         held_out: Scores ``(n, classes)`` of samples that their regressions were not fitted on.
         y: Classes of those.
         parts: To which part each of them belongs: discriminants are judged by a part and fitted on the others.
-        predict: Gives scores.
+        scores: Scores ``(M, classes)`` of the samples that the decoder is judged by.
+        judged: Classes of those.
         classes: How many there are, of which some may be missing.
     """
     shares = shares_of(y, classes)
     lengths, directions = torch.linalg.eigh(torch.cov(held_out.T))
     span = directions[:, lengths > 1e-8 * lengths[-1]]
-    scores, own = held_out @ span, torch.empty_like(held_out)
+    held_out, own = held_out @ span, torch.empty_like(held_out)
     for part in set(parts.tolist()):
-        own[parts == part] = _discriminants(scores[parts != part], y[parts != part], classes)(scores[parts == part])
-    worths = [_mixed(own * tau, shares)[torch.arange(len(y)), y].mean().item() for tau in TEMPERATURES]
-    tau, logits = TEMPERATURES[worths.index(max(worths))], _discriminants(scores, y, classes)
+        own[parts == part] = _discriminants(held_out[parts != part], y[parts != part], classes)(held_out[parts == part])
+    tempered = _mixed(torch.tensor(TEMPERATURES, dtype=own.dtype)[:, None, None] * own, shares)
+    worth, best = tempered[:, torch.arange(len(y)), y].mean(1).max(0)
 
-    def told(t: Tensor, y: Tensor) -> Tensor:
-        return _mixed(logits(predict(t) @ span) * tau, shares)[torch.arange(len(y)), y]
+    def told() -> Tensor:
+        logits = _discriminants(held_out, y, classes)(scores @ span) * TEMPERATURES[int(best)]
+        return _mixed(logits, shares)[torch.arange(len(judged)), judged]
 
-    return Decoder(family, max(worths), told)
+    return Decoder(family, worth.item(), told)
 
 
-def by_counts(held_out: Tensor, y: Tensor, predict: Predict) -> Decoder:
-    """Nearest neighbours; see :func:`by_scores`."""
+def by_counts(held_out: Tensor, y: Tensor, told: Tensor, judged: Tensor) -> Decoder:
+    """Nearest neighbours, of log probabilities ``(n, classes)`` and ``(M, classes)``; see :func:`by_scores`."""
     worth = held_out[torch.arange(len(y)), y].mean().item()
-    return Decoder("knn", worth, lambda t, y: predict(t)[torch.arange(len(y)), y])
+    return Decoder("knn", worth, lambda: told[torch.arange(len(judged)), judged])
 
 
-def by_gaussian(family: str, held_out: Tensor, y: Tensor, predict: Predict) -> Decoder:
+def by_gaussian(family: str, held_out: Tensor, y: Tensor, predicted: Tensor, judged: Tensor) -> Decoder:
     """A Gaussian around a prediction of continuous targets ``(n, m)``; see :func:`by_scores`."""
     rest = y - held_out
     covariance = rest.T @ rest / len(y)
@@ -156,15 +173,15 @@ def by_gaussian(family: str, held_out: Tensor, y: Tensor, predict: Predict) -> D
         squares: Tensor = white.square().sum(0)
         return squares.mul(-0.5).add(constant)
 
-    return Decoder(family, log_density(rest).mean().item(), lambda t, y: log_density(y - predict(t)))
+    return Decoder(family, log_density(rest).mean().item(), lambda: log_density(judged - predicted))
 
 
 def shares_of(y: Tensor, classes: int) -> Tensor:
-    """The shares of the classes, none of them 0."""
+    """Return the shares of the classes, none of them 0."""
     return (torch.bincount(y, minlength=classes).double() + 0.5) / (len(y) + classes / 2)
 
 
-def _discriminants(scores: Tensor, y: Tensor, classes: int) -> Predict:
+def _discriminants(scores: Tensor, y: Tensor, classes: int) -> Callable[[Tensor], Tensor]:
     """Log densities of Gaussians with the covariance within classes, but for what all classes have in common."""
     indicators = torch.nn.functional.one_hot(y, classes).double()
     means = (indicators.T @ scores) / indicators.sum(0).clamp(min=1)[:, None]
@@ -175,5 +192,5 @@ def _discriminants(scores: Tensor, y: Tensor, classes: int) -> Predict:
 
 def _mixed(logits: Tensor, shares: Tensor) -> Tensor:
     """Log probabilities, with a thousandth of the classes' shares, so no label is impossible."""
-    told = torch.log_softmax(logits + shares.log(), 1)
+    told = torch.log_softmax(logits + shares.log(), -1)
     return torch.logaddexp(told + math.log1p(-1e-3), shares.log() + math.log(1e-3))

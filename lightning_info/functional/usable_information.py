@@ -20,16 +20,19 @@ from torch import Generator, Tensor
 from lightning_info.functional.decoders import (
     Decoder,
     Family,
-    Predict,
-    Standardised,
+    Moments,
     by_counts,
     by_gaussian,
     by_scores,
     by_shares,
+    components,
     neighbours,
     regressions,
 )
 from lightning_info.functional.units import Unit, per_nat
+
+COMPONENTS = 4
+"""Samples for each principal component that decoders use; a linear decoder cannot learn more from them."""
 
 
 class UsableInformation(NamedTuple):
@@ -49,57 +52,80 @@ class UsableInformation(NamedTuple):
 
 
 def usable_information(
-    t: Tensor,
+    t: Tensor | Sequence[Tensor],
     y: Tensor,
     *,
     families: Sequence[Family] = ("lda", "ridge"),
     folds: int = 5,
+    groups: Tensor | None = None,
     generator: Generator | None = None,
     unit: Unit = "bits",
 ) -> UsableInformation:
     """Cross-fitted lower bound of the information about the label in activations.
 
-    Each fold is judged by the decoder of the others, whose family, penalty and temperature are those of the best log
-    probability of samples of these that are left out of the fit in their turn. H(Y) is the entropy of the classes'
-    shares with the correction of Miller and Madow, ``(C - 1) / 2N`` nats.
+    Each fold is judged by the decoder of the others, whose family and temperature are those of the best log probability
+    of samples of these that are left out of the fit in their turn, and whose penalty is that of the smallest squared
+    error of these. Decoders see the first N / 4 principal components of the standardised activations. H(Y) is the
+    entropy of the classes' shares with the correction of Miller and Madow, ``(C - 1) / 2N`` nats.
 
     Of floating targets the decoders are Gaussian, and the information is that beyond a Gaussian of the targets alone: a
     lower bound of I(T;Y) where the targets are Gaussian, else what a linear-Gaussian decoder can use.
 
     Args:
-        t: Activations ``(N, ...)``; all positions and channels of a sample are used.
+        t: Activations ``(N, ...)``; all positions and channels of a sample are used. Several tensors are several views
+            of them (their means over positions, say), of which the best is chosen as a family is.
         y: Classes ``(N,)``, integers or bool; or floating targets ``(N,)`` or ``(N, m)``.
         families: Of decoders: ``"lda"``, ``"ridge"``, ``"knn"`` (classes only).
         folds: Parts that the samples fall into, each class evenly.
+        groups: Integers ``(N,)``; samples of one group, positions of one sequence say, are not independent: they are in
+            one fold, and count as one in the error.
         generator: Deals the samples out; by default with seed 0.
         unit: Unit of the result.
 
     Raises:
         ValueError: Shapes, activations or targets that are not finite, too few samples, an unknown family.
     """
-    rows = t.detach().flatten(1).double().cpu() if t.dim() > 1 else t.detach().double().cpu()[:, None]
+    views = [_rows(one) for one in ([t] if isinstance(t, Tensor) else t)]
     y = y.detach().cpu()
-    _check(rows, y, families, folds)
+    parts_of = None if groups is None else torch.unique(groups.detach().cpu(), return_inverse=True)[1]
+    _check(views, y, families, folds, parts_of)
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
+    views = [components(rows, len(y) // COMPONENTS) for rows in views]
     if y.is_floating_point():
-        return _of_targets(rows, y.double().reshape(len(y), -1), families, folds, generator, per_nat(unit))
-    return _of_classes(rows, torch.unique(y, return_inverse=True)[1], families, folds, generator, per_nat(unit))
+        return _of_targets(views, y.double().reshape(len(y), -1), families, folds, parts_of, generator, per_nat(unit))
+    classes = torch.unique(y, return_inverse=True)[1]
+    return _of_classes(views, classes, families, folds, parts_of, generator, per_nat(unit))
 
 
-def _check(rows: Tensor, y: Tensor, families: Sequence[str], folds: int) -> None:
+def _rows(t: Tensor) -> Tensor:
+    return t.detach().flatten(1).cpu() if t.dim() > 1 else t.detach().cpu()[:, None]
+
+
+def _check(views: Sequence[Tensor], y: Tensor, families: Sequence[str], folds: int, groups: Tensor | None) -> None:
     known = get_args(Family)
     if not families or not set(families) <= set(known):
         raise ValueError(f"usable_information: families={tuple(families)}: choose among {', '.join(map(repr, known))}")
-    if len(y) != len(rows) or y.dim() > (2 if y.is_floating_point() else 1):
-        raise ValueError(f"usable_information: y of shape {tuple(y.shape)}: expected N = {len(rows)} labels")
-    if folds < 3 or len(rows) < 2 * folds:
-        raise ValueError(f"usable_information: {len(rows)} samples in {folds} folds; each needs two, and three folds")
-    if not rows.isfinite().all() or (y.is_floating_point() and not y.isfinite().all()):
+    n = len(views[0]) if views else 0
+    if len(y) != n or y.dim() > (2 if y.is_floating_point() else 1):
+        raise ValueError(f"usable_information: y of shape {tuple(y.shape)}: expected N = {n} labels")
+    if any(len(rows) != n for rows in views) or (groups is not None and groups.shape != (n,)):
+        raise ValueError(f"usable_information: all views of the activations, and groups, need N = {n} rows")
+    independent = n if groups is None else int(groups.max()) + 1
+    if folds < 3 or independent < 2 * folds:
+        what = "samples" if groups is None else "groups of samples"
+        raise ValueError(f"usable_information: {independent} {what} in {folds} folds; each needs two, and three folds")
+    if not all(rows.isfinite().all() for rows in views) or (y.is_floating_point() and not y.isfinite().all()):
         raise ValueError("usable_information: activations and targets must be finite")
 
 
 def _of_classes(
-    rows: Tensor, y: Tensor, families: Sequence[Family], folds: int, generator: Generator, factor: float
+    views: Sequence[Tensor],
+    y: Tensor,
+    families: Sequence[Family],
+    folds: int,
+    groups: Tensor | None,
+    generator: Generator,
+    factor: float,
 ) -> UsableInformation:
     n, classes = len(y), int(y.max()) + 1
     shares = torch.bincount(y).double() / n
@@ -107,97 +133,125 @@ def _of_classes(
     if classes == 1:
         return UsableInformation(0.0, 0.0, 0.0, ("none",) * folds)
     indicators = torch.nn.functional.one_hot(y, classes).double()
+    parts = _dealt(y, folds, generator) if groups is None else _dealt_groups(groups, folds, generator)
 
-    def fitted(family: Family, x: Standardised, chosen: Tensor) -> list[Predict]:
-        return neighbours(x, y[chosen], classes) if family == "knn" else regressions(family, x, indicators[chosen])
-
-    def decoder(family: Family, held_out: Tensor, chosen: Tensor, of: Tensor, predict: Predict) -> Decoder:
+    def fit(view: Tensor, family: Family, kept: Sequence[int], moments: Sequence[Moments]) -> Predict:
         if family == "knn":
-            return by_counts(held_out, y[chosen], predict)
-        return by_scores(family, held_out, y[chosen], of, predict, classes)
+            chosen = torch.cat([parts[j] for j in kept])
+            return neighbours(view[chosen], y[chosen], classes)
+        return regressions([moments[j] for j in kept])
 
-    parts = _dealt(y, folds, generator)
-    best = _best(rows, parts, families, fitted, decoder, lambda chosen: by_shares(y[chosen], classes))
+    def decoder(family: Family, held_out: Tensor, chosen: Tensor, of: Tensor, told: Tensor, part: Tensor) -> Decoder:
+        if family == "knn":
+            worths = held_out[:, torch.arange(len(chosen)), y[chosen]].mean(1)
+            best = int(worths.argmax())
+            return by_counts(held_out[best], y[chosen], told[best], y[part])
+        errors = (held_out - indicators[chosen]).square().sum((1, 2))
+        best = 0 if family == "lda" else 1 + int(errors[1:].argmin())
+        return by_scores(family, held_out[best], y[chosen], of, told[best], y[part], classes)
+
+    def alone(chosen: Tensor, part: Tensor) -> Decoder:
+        return by_shares(y[chosen], y[part], classes)
+
+    best = _best(views, indicators, parts, families, fit, decoder, alone)
     gains = torch.empty(n, dtype=torch.float64)
     for part, one in zip(parts, best, strict=True):
-        gains[part] = one.log_probabilities(rows[part], y[part]) - shares.log()[y[part]]
+        gains[part] = one.log_probabilities() - shares.log()[y[part]]
     information = gains.mean().item() + (classes - 1) / (2 * n)
-    stderr = math.hypot(_error(gains, parts), math.sqrt((classes - 1) / 2) / n)  # the second of the entropy
+    stderr = math.hypot(_error(gains, parts, groups), math.sqrt((classes - 1) / 2) / n)  # the second of the entropy
     chosen = tuple(one.family for one in best)
     return UsableInformation(information * factor, stderr * factor, entropy * factor, chosen)
 
 
 def _of_targets(
-    rows: Tensor, y: Tensor, families: Sequence[Family], folds: int, generator: Generator, factor: float
+    views: Sequence[Tensor],
+    y: Tensor,
+    families: Sequence[Family],
+    folds: int,
+    groups: Tensor | None,
+    generator: Generator,
+    factor: float,
 ) -> UsableInformation:
     linear = [family for family in families if family != "knn"]
     if not linear:
         raise ValueError("usable_information: 'knn' decodes classes only; add 'ridge'")
+    one_class = torch.zeros(len(y), dtype=torch.int64)
+    parts = _dealt(one_class, folds, generator) if groups is None else _dealt_groups(groups, folds, generator)
 
-    def alone(chosen: Tensor) -> Decoder:
+    def decoder(family: Family, held_out: Tensor, chosen: Tensor, of: Tensor, told: Tensor, part: Tensor) -> Decoder:
+        settings = [0] if family == "lda" else range(1, len(held_out))
+        made = [by_gaussian(family, held_out[i], y[chosen], told[i], y[part]) for i in settings]
+        return max(made, key=lambda one: one.worth)
+
+    def alone(chosen: Tensor, part: Tensor) -> Decoder:
         mean = y[chosen].mean(0)
-        return by_gaussian("none", mean.expand(len(chosen), -1), y[chosen], lambda t: mean)
+        return by_gaussian("none", mean.expand(len(chosen), -1), y[chosen], mean, y[part])
 
-    parts = _dealt(torch.zeros(len(y), dtype=torch.int64), folds, generator)
     best = _best(
-        rows,
+        views,
+        y,
         parts,
         linear,
-        lambda family, x, chosen: regressions(family, x, y[chosen]),
-        lambda family, held_out, chosen, of, predict: by_gaussian(family, held_out, y[chosen], predict),
+        lambda view, family, kept, moments: regressions([moments[j] for j in kept]),
+        decoder,
         alone,
     )
     gains = torch.empty(len(y), dtype=torch.float64)
-    for part, one in zip(parts, best, strict=True):
-        without = alone(_without(parts, part))
-        gains[part] = one.log_probabilities(rows[part], y[part]) - without.log_probabilities(rows[part], y[part])
+    for k, (part, one) in enumerate(zip(parts, best, strict=True)):
+        others = torch.cat([parts[j] for j in range(folds) if j != k])
+        gains[part] = one.log_probabilities() - alone(others, part).log_probabilities()
     chosen = tuple(one.family for one in best)
-    return UsableInformation(gains.mean().item() * factor, _error(gains, parts) * factor, math.nan, chosen)
+    error = _error(gains, parts, groups) * factor
+    return UsableInformation(gains.mean().item() * factor, error, math.nan, chosen)
+
+
+Predict = Callable[[Tensor], Tensor]
+"""Components ``(M, r)`` -> predictions ``(settings, M, m)``."""
 
 
 def _best(
-    rows: Tensor,
+    views: Sequence[Tensor],
+    targets: Tensor,
     parts: Sequence[Tensor],
     families: Sequence[Family],
-    fitted: Callable[[Family, Standardised, Tensor], list[Predict]],
-    decoder: Callable[[Family, Tensor, Tensor, Tensor, Predict], Decoder],
-    alone: Callable[[Tensor], Decoder],
+    fit: Callable[[Tensor, Family, Sequence[int], Sequence[Moments]], Predict],
+    decoder: Callable[[Family, Tensor, Tensor, Tensor, Tensor, Tensor], Decoder],
+    alone: Callable[[Tensor, Tensor], Decoder],
 ) -> list[Decoder]:
     """For each fold the decoder of the others that is worth most on samples of these that it was not fitted on.
 
     Args:
-        rows: Activations of all samples.
+        views: Components of all samples, of every view of the activations.
+        targets: Of all samples, ``(N, m)``, for regressions.
         parts: Indices of the samples of each fold.
         families: Of decoders.
-        fitted: Fits a family on some samples: predictions, one a setting.
-        decoder: Makes a decoder of predictions for samples that these were not fitted on, the samples, their folds, and
-            predictions for others.
-        alone: The decoder that does not look.
+        fit: Fits a family on some folds of a view.
+        decoder: Makes a decoder of predictions for samples that these were not fitted on, the samples, their folds,
+            predictions for a fold that it is judged by, and the samples of that one.
+        alone: The decoder that does not look, of samples for others.
     """
-    fits: dict[tuple[int, ...], dict[Family, list[Predict]]] = {}  # by the folds that are left out
-
-    def fit(*out: int) -> dict[Family, list[Predict]]:
-        key = tuple(sorted(out))
-        if key not in fits:
-            chosen = _without(parts, *(parts[k] for k in out))
-            x = Standardised(rows[chosen])
-            fits[key] = {family: fitted(family, x, chosen) for family in families}
-        return fits[key]
-
-    best = []
-    for k in range(len(parts)):
-        others = [j for j in range(len(parts)) if j != k]
-        chosen = torch.cat([parts[j] for j in others])
-        of = torch.cat([torch.full((len(parts[j]),), j) for j in others])
-        found = [alone(chosen)]
-        for family in families:
-            for setting, predict in enumerate(fit(k)[family]):
-                made = [fit(k, j)[family] for j in others]
-                if all(made):  # none where no activation varies
-                    held_out = torch.cat([one[setting](rows[parts[j]]) for one, j in zip(made, others, strict=True)])
-                    found.append(decoder(family, held_out, chosen, of, predict))
-        best.append(max(found, key=lambda one: one.worth))
-    return best
+    folds = range(len(parts))
+    others = [torch.cat([parts[j] for j in folds if j != k]) for k in folds]
+    of = [torch.cat([torch.full((len(parts[j]),), j) for j in folds if j != k]) for k in folds]
+    found = [[alone(others[k], parts[k])] for k in folds]
+    for view in views:
+        if not view.shape[1]:
+            continue  # no activation varies
+        moments = [Moments.of(view[part], targets[part]) for part in parts]
+        for alike in (["lda", "ridge"], ["knn"]):  # of one fit
+            asked = [family for family in families if family in alike]
+            if not asked:
+                continue
+            without: dict[tuple[int, int], Tensor] = {}  # predictions for the first fold by a fit without both
+            for k in folds:
+                for j in range(k):
+                    predict = fit(view, asked[0], [i for i in folds if i not in (j, k)], moments)
+                    without[j, k], without[k, j] = predict(view[parts[j]]), predict(view[parts[k]])
+            for k in folds:
+                held_out = torch.cat([without[j, k] for j in folds if j != k], 1)
+                told = fit(view, asked[0], [i for i in folds if i != k], moments)(view[parts[k]])
+                found[k] += [decoder(family, held_out, others[k], of[k], told, parts[k]) for family in asked]
+    return [max(some, key=lambda one: one.worth) for some in found]
 
 
 def _dealt(y: Tensor, folds: int, generator: Generator) -> list[Tensor]:
@@ -207,12 +261,18 @@ def _dealt(y: Tensor, folds: int, generator: Generator) -> list[Tensor]:
     return [by_class[first::folds] for first in range(folds)]
 
 
-def _without(parts: Sequence[Tensor], *out: Tensor) -> Tensor:
-    """Indices of the samples of the other parts."""
-    return torch.cat([part for part in parts if not any(part is one for one in out)])
+def _dealt_groups(groups: Tensor, folds: int, generator: Generator) -> list[Tensor]:
+    """Indices of the parts: those of some groups each."""
+    part_of = torch.randperm(int(groups.max()) + 1, generator=generator) % folds
+    return [(part_of[groups] == part).nonzero().squeeze(1) for part in range(folds)]
 
 
-def _error(gains: Tensor, parts: Sequence[Tensor]) -> float:
-    """Of the mean: that of samples, and that of decoders, as the means of the folds differ."""
+def _error(gains: Tensor, parts: Sequence[Tensor], groups: Tensor | None) -> float:
+    """Of the mean: that of samples, or of groups, and that of decoders, as the means of the folds differ."""
     means = torch.stack([gains[part].mean() for part in parts])
-    return math.sqrt(gains.var().item() / len(gains) + means.var().item() / len(parts))
+    own = gains.var().item() / len(gains)
+    if groups is not None:
+        count = int(groups.max()) + 1
+        sums = torch.zeros(count, dtype=gains.dtype).index_add_(0, groups, gains - gains.mean())
+        own = count / (count - 1) * sums.square().sum().item() / len(gains) ** 2
+    return math.sqrt(own + means.var().item() / len(parts))
