@@ -1,7 +1,7 @@
 r"""Decoders of a label from activations, in closed form.
 
-**Linear.** Ridge regression of the classes' indicators on the principal components of the standardised activations gives
-scores, at all penalties from one eigendecomposition. On scores of samples that the regression was not fitted on,
+**Linear.** Ridge regression of the classes' indicators on the principal components of the standardised activations
+gives scores, at all penalties from one eigendecomposition. On scores of samples that the regression was not fitted on,
 Gaussians with a common covariance (linear discriminant analysis) say :math:`p(y|t)`, at a temperature. Without penalty
 nothing of it depends on an invertible linear map of the activations, as long as no component is left out.
 
@@ -56,21 +56,22 @@ def components(t: Tensor, most: int) -> Tensor:
     squares, vectors = torch.linalg.eigh(t @ t.T if d > n else t.T @ t)
     kept = squares > RANK * squares[-1]
     kept[: max(0, len(kept) - most)] = False
-    return vectors[:, kept] * squares[kept].sqrt() if d > n else t @ vectors[:, kept]
+    found: Tensor = vectors[:, kept] * squares[kept].sqrt() if d > n else t @ vectors[:, kept]
+    return found
 
 
 class Moments(NamedTuple):
     """Sums over some samples: what ridge regressions need of them.
 
     Attributes:
-        count: Number of samples.
+        samples: Their number.
         z: Of the components, ``(r,)``.
         y: Of the targets, ``(m,)``.
         zz: Of products of components, ``(r, r)``.
         zy: Of products with targets, ``(r, m)``.
     """
 
-    count: int
+    samples: int
     z: Tensor
     y: Tensor
     zz: Tensor
