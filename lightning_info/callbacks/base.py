@@ -392,7 +392,7 @@ class InfoCallback(TakeAway):
         self._points = self._cheapened = 0
         self._drawing = 0.0
         self._rows = {}
-        self._forecast = Forecast(math.nan, math.nan, "")
+        self._forecast = Forecast(math.nan, 0.0, math.nan, "")
 
 
 InfoCallback.__doc__ = (InfoCallback.__doc__ or "").replace(MARK, ARGUMENTS)

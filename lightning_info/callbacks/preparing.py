@@ -190,7 +190,9 @@ class Preparing(Resuming):
             if self._normalises:
                 rows["BatchNorm"] = STATISTICS[self.batch_norm]
             copying = partial(self._new_snapshot, trainer, pl_module, [])
-            self._forecast = forecast(found.snapshot, copying, partial(self.quantity.cost, samples=size))
+            normalised = size if self._normalises and self.batch_norm == "reference" else 0
+            cost = partial(self.quantity.cost, samples=size)
+            self._forecast = forecast(found.snapshot, copying, cost, normalised)
             rows["cost"] = self._forecast.text
             if self._offline:
                 del rows["steps"]
@@ -248,6 +250,7 @@ class Preparing(Resuming):
             budget.expect(trainer, account, step, self._forecast.plain * trainer.accumulate_grad_batches)
             budget.sample_pass = self._forecast.plain / self._chunk
         less: dict[str, None] = {}
+        statistics = self._forecast.statistics  # fewer draws make nothing of it cheaper
         if self._resumed:  # as before
             again, self._cheapened = self._cheapened, 0
             for _ in range(again):
@@ -255,31 +258,33 @@ class Preparing(Resuming):
         for _ in range(MOST_HALVINGS):
             if self._affords(trainer, account.next_point + account.ending):
                 break
-            words, part = self._cheaper(trainer.world_size)
+            words, part, fewer_samples = self._cheaper(trainer.world_size)
             if not words:
                 break
             less[words] = None
-            account.point *= part
+            rest = account.point - statistics
+            statistics *= part if fewer_samples else 1.0
+            account.point = statistics + rest * part
         self._rows["steps"] += messages.within_budget(budget.limit, FLOOR, budget.expected)
         if less:
             self._rows["less"] = f"{messages.joined(less)} (about {account.point:.2g} s a point)"
         if not self._affords(trainer, account.next_point + account.ending):
             self._rows["cost"] += "; no point fits into the time budget of the run so far"
 
-    def _cheaper(self, processes: int) -> tuple[str, float]:
-        """Return what is reduced from now on, and the remaining share of a point's cost."""
+    def _cheaper(self, processes: int) -> tuple[str, float, bool]:
+        """Return what is reduced from now on, the remaining share of its cost, and whether it is the samples."""
         words = ""
         with self._error_policy.guard("measuring less"):
             words = self.quantity.cheaper()
         if words:
             self._cheapened += 1
-            return words, 0.5
+            return words, 0.5, False
         before = len(self._samples) if self._samples.complete else self._samples.size
         after = max(min(LEAST_SAMPLES, before), before // 2)
         if after == before:
-            return "", 1.0
+            return "", 1.0, True
         self._samples.shrink(after)
-        return f"{after * processes} samples instead of {before * processes}", after / before
+        return f"{after * processes} samples instead of {before * processes}", after / before, True
 
     def _write_layout(self, trainer: Any) -> None:
         with self._error_policy.guard("writing the chart layout"):

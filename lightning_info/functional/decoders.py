@@ -53,10 +53,14 @@ def components(t: Tensor, most: int) -> Tensor:
     std = t.square().mean(0).sqrt()
     t = t * torch.where(std > 1e-9 * std.max(), 1 / std, 0.0)
     n, d = t.shape
-    squares, vectors = torch.linalg.eigh(t @ t.T if d > n else t.T @ t)
+    products = t @ t.T if d > n else t.T @ t
+    squares, vectors = torch.linalg.eigh(products.float())  # twice as fast, and exact enough for the largest
+    if len(squares) <= most or squares[-most] < 1e-4 * squares[-1]:
+        squares, vectors = torch.linalg.eigh(products)
     kept = squares > RANK * squares[-1]
     kept[: max(0, len(kept) - most)] = False
-    found: Tensor = vectors[:, kept] * squares[kept].sqrt() if d > n else t @ vectors[:, kept]
+    vectors = vectors[:, kept].double()
+    found: Tensor = vectors * squares[kept].double().sqrt() if d > n else t @ vectors
     return found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -19,15 +19,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from lightning_info.functional.likelihoods import Product
-from lightning_info.gradients.real import as_real
 from lightning_info.replica.experiments import is_experiment
 from lightning_info.replica.padding import Padding, of_positions
 from lightning_info.replica.predicted import Prediction
 from lightning_info.replica.shown_tensor import description, shown_tensor
-from lightning_info.replica.unit_rows import SampleAxis, by_channel, by_sample, mean_of, units
-
-SHOWN_UNITS = 64
-"""Activations of one sample that a histogram shows, evenly spread over the layer."""
+from lightning_info.replica.unit_rows import SampleAxis, all_rows, by_channel, by_sample, mean_of, shown_units, units
 
 _FUNCTIONS = {
     "celu", "elu", "gelu", "glu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log_sigmoid",
@@ -118,11 +114,14 @@ class Activation:
         shown: ``(N, at most SHOWN_UNITS)``, the values at single positions.
         before: What an invertible activation function took, like ``units``: the same information, without saturation.
             None for another layer, where a mean over positions was taken, and where the call overwrote it.
+        rows: ``(N, channels, positions)``, all activations of a layer that is no code, if a reader asks for them; 0 at
+            positions that are padding.
     """
 
     units: Tensor
     shown: Tensor
     before: Tensor | None = None
+    rows: Tensor | None = None
 
 
 @dataclass
@@ -284,6 +283,7 @@ class LayerCapture(Capture):
         layers: The layers; with none of them the pass is left alone.
         samples: N.
         known: See :class:`Capture`; by default what the layers say of themselves, if all do and are modules.
+        everywhere: Whether :attr:`Activation.rows` are kept.
 
     Attributes:
         activations: By label; of layers that did not run there is none.
@@ -296,13 +296,14 @@ class LayerCapture(Capture):
         layers: Collection[Layer],
         samples: int,
         known: Mapping[tuple[str, int], bool] | None = None,
+        everywhere: bool = False,
     ) -> None:
         known = _known(module, layers) if known is None else known
         super().__init__(module if layers else None, self._keep, known)
         self.calls: dict[tuple[str, int], bool] = {}
         self.activations: dict[str, Activation] = {}
         self._wanted = {(layer.name, layer.index): layer for layer in layers}
-        self._samples = samples
+        self._samples, self._everywhere = samples, everywhere
         self._padded: dict[str, Tensor] = {}  # by label, channels on axis 1: until it is known where the padding is
 
     def take_outputs(self, prediction: Prediction) -> None:
@@ -316,7 +317,10 @@ class LayerCapture(Capture):
             for label, rows in self._padded.items():
                 mask = of_positions(masks, self._samples, rows.shape[2])
                 if mask is not None:
-                    self.activations[label].units = mean_of(rows, mask.kept)
+                    activation = self.activations[label]
+                    activation.units = mean_of(rows, mask.kept)
+                    if activation.rows is not None:
+                        activation.rows = torch.where(mask.kept.to(rows.device)[:, None], activation.rows, 0)
             self._padded.clear()
 
     def _keep(self, call: Call, tensor: Tensor, before: Tensor | None) -> None:
@@ -330,7 +334,8 @@ class LayerCapture(Capture):
                 same = alike and not layer.positions
                 taken = by_sample(before, self._samples, layer.samples) if before is not None and same else None
                 flat = None if taken is None else units(taken, call.channels_first, layer.samples).clone()
-                self.activations[layer.label] = Activation(values.clone(), _shown(rows), flat)
+                whole = all_rows(rows, call.channels_first, layer.samples) if self._everywhere else None
+                self.activations[layer.label] = Activation(values.clone(), shown_units(rows), flat, whole)
                 if layer.padding:
                     self._padded[layer.label] = by_channel(rows, call.channels_first, layer.samples).clone()
 
@@ -361,21 +366,6 @@ def _is_activation(module: nn.Module) -> bool:
 
 def _length(value: Any) -> int:
     return len(value) if isinstance(value, (tuple, list)) else 1
-
-
-def _shown(rows: Tensor) -> Tensor:
-    """Of layers with positions always as many, whatever the length of a sequence; in no step with its axes."""
-    flat = as_real(rows).reshape(len(rows), -1)
-    width = flat.shape[1]
-    if rows.dim() < 3 and width <= SHOWN_UNITS:
-        return flat.clone()
-    return flat.index_select(1, _places(width).to(flat.device))
-
-
-@lru_cache(maxsize=64)
-def _places(width: int) -> Tensor:
-    golden = torch.arange(SHOWN_UNITS, dtype=torch.float64) * ((5**0.5 - 1) / 2) % 1
-    return (golden * width).long()
 
 
 def masks_of(prediction: Prediction) -> list[Padding]:

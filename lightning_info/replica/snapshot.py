@@ -26,6 +26,8 @@ from lightning_info.replica.prediction import Predictor
 
 TARGETS = "targets"
 """Name of rows that are as long as the longest sample of their part."""
+LONG = "long/"
+"""First part of the names of others."""
 
 
 class Unavailable(Exception):
@@ -36,7 +38,10 @@ T = TypeVar("T")
 
 
 class ForwardStatistic(Protocol):
-    """Takes from a forward pass what a measurement needs; hashable, so that equal ones read once."""
+    """Takes from a forward pass what a measurement needs; hashable, so that equal ones read once.
+
+    One with an attribute ``everywhere = True`` gets the activations at all positions too (:attr:`Activation.rows`).
+    """
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -156,6 +161,7 @@ class ModelSnapshot:
 
     def _pass(self, statistics: list[ForwardStatistic]) -> None:
         layers = dict.fromkeys(layer for reader in statistics for layer in reader.layers)
+        everywhere = any(getattr(reader, "everywhere", False) for reader in statistics)
         rows: dict[ForwardStatistic, dict[str, list[Tensor]]] = {reader: defaultdict(list) for reader in statistics}
         failed: dict[ForwardStatistic, Exception] = {}
 
@@ -175,13 +181,16 @@ class ModelSnapshot:
                 rows[reader][name].append(values.cpu())
 
         def join(reader: ForwardStatistic) -> None:
-            joined = {name: _as_long(parts) if name == TARGETS else parts for name, parts in rows[reader].items()}
+            joined = {
+                name: _as_long(parts) if name.startswith((TARGETS, LONG)) else parts
+                for name, parts in rows[reader].items()
+            }
             whole = {name: torch.cat(parts) for name, parts in joined.items()}
             self._read[reader] = {name: found for name, found in whole.items() if len(found) == self.size}
 
         looked_at = -1 if self.audit.done or not layers else int(self.audit.spot * self.size)
         for batch in self.parts(max(self.chunk, self.at_once)):
-            seen = LayerCapture(self.module, layers, num_samples(batch))
+            seen = LayerCapture(self.module, layers, num_samples(batch), everywhere=everywhere)
             with seen if layers else nullcontext():  # a pass without layers is left alone
                 prediction = self.predictor(self.module, batch)
             seen.take_outputs(prediction)

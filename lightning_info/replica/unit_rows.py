@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -11,6 +12,9 @@ from lightning_info.gradients.real import as_real, in_double
 
 SampleAxis = Literal["first", "second", "folded"]
 """Where the samples are: on axis 0, on axis 1 (sequence first), or with positions folded into axis 0."""
+
+SHOWN_UNITS = 64
+"""Activations of one sample that a histogram shows, evenly spread over the layer."""
 
 
 def is_discrete(tensor: Tensor) -> bool:
@@ -63,6 +67,19 @@ def by_channel(tensor: Tensor, channels_first: bool, axis: SampleAxis) -> Tensor
     return tensor.movedim(channel, 1).flatten(2)
 
 
+def all_rows(tensor: Tensor, channels_first: bool, axis: SampleAxis) -> Tensor | None:
+    """A copy of all activations, ``(N, channels, positions)``, of a tensor as :func:`by_sample` gives it.
+
+    Complex channels become two; None of codes.
+    """
+    if is_discrete(tensor):
+        return None
+    if tensor.dim() < 3:
+        return as_real(tensor).reshape(len(tensor), -1, 1).clone()
+    rows = by_channel(tensor, channels_first, axis)
+    return as_real(rows).movedim(-1, 2).flatten(1, 2).clone() if rows.is_complex() else rows.clone()
+
+
 def mean_of(rows: Tensor, kept: Tensor) -> Tensor:
     """Mean over the positions that are kept, ``(N, C, P), (N, P) -> (N, C)``; 0 where none is.
 
@@ -72,3 +89,21 @@ def mean_of(rows: Tensor, kept: Tensor) -> Tensor:
     total = in_double(torch.where(kept, rows, 0)).sum(2)
     mean = (total / kept.sum(2).clamp_min(1)).to(rows.dtype)
     return as_real(mean).reshape(len(mean), -1)
+
+
+def shown_units(rows: Tensor) -> Tensor:
+    """Values at single positions, ``(N, at most SHOWN_UNITS)``, of a tensor as :func:`by_sample` gives it.
+
+    Of layers with positions always as many, whatever the length of a sequence; in no step with its axes.
+    """
+    flat = as_real(rows).reshape(len(rows), -1)
+    width = flat.shape[1]
+    if rows.dim() < 3 and width <= SHOWN_UNITS:
+        return flat.clone()
+    return flat.index_select(1, _places(width).to(flat.device))
+
+
+@lru_cache(maxsize=64)
+def _places(width: int) -> Tensor:
+    golden = torch.arange(SHOWN_UNITS, dtype=torch.float64) * ((5**0.5 - 1) / 2) % 1
+    return (golden * width).long()

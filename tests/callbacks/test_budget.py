@@ -11,6 +11,8 @@ from models import Classifier, loader, trainer
 
 from lightning_info import FisherTraceCallback, InfoCallback
 from lightning_info.callbacks import budget as budgets
+from lightning_info.callbacks import forecast as forecasts
+from lightning_info.callbacks import preparing
 from lightning_info.callbacks.budget import AHEAD, FIGURES, FLOOR, Account, Budget
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.quantities import Quantity
@@ -327,3 +329,40 @@ def test_a_dear_fisher_trace_is_measured_with_fewer_draws_as_if_they_had_been_as
     assert "16 draws instead of 64" in callback.report()
     assert callback.draws == 64
     assert less == asked
+
+
+@pytest.mark.parametrize(("statistics", "passes"), [("reference", 32), ("running", 0)])
+def test_the_forecast_holds_the_pass_for_the_statistics_of_batch_norm(monkeypatch, statistics, passes):
+    """Trials of a clock that says one second a call: 256 samples are 32 trials of eight."""
+    found = []
+
+    def noted(*args):
+        found.append(forecasts.forecast(*args))
+        return found[-1]
+
+    monkeypatch.setattr(preparing, "forecast", noted)
+    monkeypatch.setattr(forecasts, "trial", lambda call, device: 1.0)
+    monkeypatch.setattr(forecasts, "training_pass", lambda snapshot, batch: 1.0)
+    callback = FisherTraceCallback(every_n_train_steps=100, batch_norm=statistics, on_error="raise")
+    trainer(callback, max_steps=1).fit(Classifier(batch_norm=True), loader(256))
+    assert [one.statistics for one in found] == [passes]
+    assert found[0].seconds > 1 + passes
+
+
+def test_fewer_draws_leave_the_statistics_of_batch_norm_as_dear_as_they_are(monkeypatch):
+    """A point of 1 s, of which 0.8 s are for the statistics: half of the draws leave 0.9, half of the samples half."""
+    callback = FisherTraceCallback(summary=False)
+    asked = []
+
+    def known(snapshot, copying, point, normalised):
+        return forecasts.Forecast(1.0, 0.8, 0.001, "a trial")
+
+    def affords(trainer, seconds, early=True):
+        asked.append(seconds - FIGURES)
+        return len(asked) > 5
+
+    monkeypatch.setattr(preparing, "forecast", known)
+    monkeypatch.setattr(callback, "_affords", affords)
+    trainer(callback, max_steps=1).fit(Classifier(batch_norm=True), loader(256))
+    points = [seconds / 2 for seconds in asked[:5]]  # the next, and the one at the end
+    assert points == pytest.approx([1.0, 0.9, 0.85, 0.825, 0.4125])
