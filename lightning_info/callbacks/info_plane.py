@@ -10,7 +10,7 @@ from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.options import CommonOptions
 from lightning_info.functional.information_estimators import EstimatorName
 from lightning_info.quantities.information_plane.estimates import BinRange
-from lightning_info.quantities.information_plane.quantity import InformationPlane
+from lightning_info.quantities.information_plane.quantity import InformationPlane, LabelInformation
 from lightning_info.quantities.information_plane.trajectory import Plane
 from lightning_info.quantities.information_plane.verdicts import CompressionVerdict
 from lightning_info.replica.layer_selection import LayerNames
@@ -29,7 +29,8 @@ class InfoPlaneCallback(InfoCallback):
     Nothing in the user's code changes: layers (including activation functions that are not modules) and labels are
     found in a replica's ``training_step`` in eval mode, so training is bit-identical to training without the callback.
     Images and sequences are reduced to one value per channel, the mean over positions; layers with more than 12 units
-    to ``directions`` random orthonormal combinations of them, the same at every point. The labels are the classes;
+    to ``directions`` random orthonormal combinations of them, the same at every point, and that ``projections`` times:
+    the values are means over these, with their error. The labels are the classes;
     continuous targets are cut into ``bins`` intervals; several labels of a sample are combined. No likelihood is
     needed: if the loss is not known, the labels are the integers of the batch, if there is one for each sample.
 
@@ -41,9 +42,14 @@ class InfoPlaneCallback(InfoCallback):
 
     - ``info_plane/I_XT/<layer>``, ``info_plane/I_TY/<layer>``: by the first estimator and range; without one label
       per sample, I(X;T) only.
+    - ``info_plane_decoder/I_TY/<layer>``, ``info_plane_decoder_stderr/I_TY/<layer>``: I(T;Y) without bins, the lower
+      bound that cross-fitted decoders prove, and its standard error (:func:`~.usable_information`). They see all units
+      at all positions. With a label for each position (language models) they see single positions, and tell the 15 most
+      frequent labels and the rest apart.
     - ``info_plane_<name>/...``: other estimators and ranges, for example ``binning_adaptive`` or ``mixture``;
       ``..._lower`` and ``..._upper`` are Kolchinsky and Tracey's bounds for the mixture, ``..._stderr`` is the standard
       error of the estimate between them.
+    - ``info_plane_stderr/...``: standard errors of the first over the sets of random combinations.
     - ``info_plane_final/...``: for the global range, at the end of fit, the whole curve in bins over the range of all
       of training; the values above were logged before it was known.
     - ``info_plane_shuffled/I_TY/<layer>``: I(T;Y) with shuffled labels, if the first estimate is by bins: the part that
@@ -70,6 +76,9 @@ class InfoPlaneCallback(InfoCallback):
         directions: Number of random combinations to which a layer with more than 12 units is reduced. 1024 samples
             resolve no more than two or three: with ten, the deep layers of a trained ResNet give log2 N, and shuffled
             labels give as much as the true ones (``docs/info_plane.md``).
+        projections: Number of such sets of combinations; values and verdicts are of the mean over them.
+        label_information: ``"decoder"``: I(T;Y) of the figure is the lower bound by decoders, logged beside that of the
+            bins; ``"binned"``: only the latter, as in the paper.
         num_samples: Number of reference samples: the first that training uses. They set the ceiling, log2 of it.
         **common: The arguments that all callbacks share, see :class:`~.CommonOptions`.
 
@@ -98,11 +107,22 @@ class InfoPlaneCallback(InfoCallback):
         noise: float = 0.1,
         noise_variance: float | None = None,
         directions: int = 2,
+        projections: int = 8,
+        label_information: LabelInformation = "decoder",
         num_samples: int = 1024,
         **common: Unpack[CommonOptions],
     ) -> None:
         plane = InformationPlane(
-            layers, estimator, bins, bin_range, noise, noise_variance, directions, common.get("seed", 0)
+            layers,
+            estimator,
+            bins,
+            bin_range,
+            noise,
+            noise_variance,
+            directions,
+            projections,
+            label_information,
+            common.get("seed", 0),
         )
         super().__init__(plane, num_samples=num_samples, **common)
 

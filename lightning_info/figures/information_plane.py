@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from math import ceil, isfinite
+from math import ceil, isfinite, nan
 from textwrap import fill
 from typing import Literal
 
@@ -37,16 +37,18 @@ class PlaneCurve:
         layer: Dotted name.
         points: ``(optimiser step, I(X;T), I(T;Y))``; NaN where there is no value.
         saturated: So near its ceiling that the path means nothing.
+        halves: Half of the 95 % intervals of the last point; NaN where they are not known.
     """
 
     layer: str
     points: Sequence[tuple[int, float, float]]
     saturated: bool = False
+    halves: tuple[float, float] = (nan, nan)
 
     def times(self, factor: float) -> PlaneCurve:
         """The same path in another unit."""
         points = [(step, x * factor, y * factor) for step, x, y in self.points]
-        return PlaneCurve(self.layer, points, self.saturated)
+        return PlaneCurve(self.layer, points, self.saturated, (self.halves[0] * factor, self.halves[1] * factor))
 
 
 def information_plane(
@@ -140,6 +142,9 @@ def _layers(
         axes.scatter(x, y, s=22, c=c, marker=marker, edgecolors="white", linewidths=0.3, zorder=2)
         lost = [step for step, *_ in curve.points if len(x) and step > steps[np.flatnonzero(seen)[-1]]]
         end = slice(0, 0) if lost else slice(-1, None)
+        if len(x[end]):
+            across, up = (half if isfinite(half) else None for half in curve.halves)
+            axes.errorbar(x[end], y[end], up, across, fmt="none", ecolor="0.3", elinewidth=0.8, capsize=2, zorder=2)
         axes.scatter(x[end], y[end], s=60, c=c[end], marker=marker, edgecolors="black", linewidths=1.2, zorder=3)
         label = name if len(x) else f"{name} (no value)"
         label = f"{name} (lost since step {lost[0]})" if lost else label

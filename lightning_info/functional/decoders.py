@@ -41,7 +41,7 @@ class Decoder(NamedTuple):
     log_probabilities: Callable[[], Tensor]
 
 
-def components(t: Tensor, most: int) -> Tensor:
+def principal_components(t: Tensor, most: int) -> Tensor:
     """Return the principal components of activations of mean 0 and variance 1, ``(N, d) -> (N, at most d)``, float64.
 
     Args:
@@ -53,14 +53,16 @@ def components(t: Tensor, most: int) -> Tensor:
     std = t.square().mean(0).sqrt()
     t = t * torch.where(std > 1e-9 * std.max(), 1 / std, 0.0)
     n, d = t.shape
-    products = t @ t.T if d > n else t.T @ t
-    squares, vectors = torch.linalg.eigh(products.float())  # twice as fast, and exact enough for the largest
-    if len(squares) <= most or squares[-most] < 1e-4 * squares[-1]:
-        squares, vectors = torch.linalg.eigh(products)
+    wide = d > n
+    if min(n, d) > most:  # single precision is twice as fast, and exact enough for the largest
+        single = t.float()
+        squares, vectors = torch.linalg.eigh(single @ single.T if wide else single.T @ single)
+    if min(n, d) <= most or squares[-most] < 1e-4 * squares[-1]:
+        squares, vectors = torch.linalg.eigh(t @ t.T if wide else t.T @ t)
     kept = squares > RANK * squares[-1]
     kept[: max(0, len(kept) - most)] = False
     vectors = vectors[:, kept].double()
-    found: Tensor = vectors * squares[kept].double().sqrt() if d > n else t @ vectors
+    found: Tensor = vectors * squares[kept].double().sqrt() if wide else t @ vectors
     return found
 
 

@@ -18,7 +18,8 @@ class LayerInformation(NamedTuple):
         unique: Share of the samples that share their bins with no other; NaN without bins.
         low: Lower bounds of the two, if the estimator has any.
         high: Their upper bounds.
-        stderr: Standard errors of the two by sampling, for these samples.
+        stderr: Standard errors of the two, by sampling for these samples, and over random combinations of the units.
+        excess: What was cut from an I(T;Y) above H(Y).
     """
 
     I_XT: float
@@ -27,6 +28,7 @@ class LayerInformation(NamedTuple):
     low: tuple[float, float] | None = None
     high: tuple[float, float] | None = None
     stderr: tuple[float, float] | None = None
+    excess: float = 0.0
 
     def with_I_TY_of(self, few: LayerInformation) -> LayerInformation:
         """Replace I(T;Y) by that of the samples with labels."""
@@ -35,6 +37,7 @@ class LayerInformation(NamedTuple):
             low=_joined(self.low, few.low),
             high=_joined(self.high, few.high),
             stderr=_joined(self.stderr, few.stderr),
+            excess=few.excess,
         )
 
 

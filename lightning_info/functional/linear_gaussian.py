@@ -142,21 +142,28 @@ def gaussian_information(t: Tensor, y: Tensor | None, noise_variance: float, *, 
     Raises:
         ValueError: Invalid shapes, values that are not finite, a noise variance that is not positive.
     """
-    rows, scale = _finite("t", t), per_nat(unit)
+    scale = per_nat(unit)
+    i_xt, i_ty, highest = _in_nats(t, y, noise_variance)
+    return Information(scale * i_xt, scale * min(i_ty, highest))
+
+
+def _in_nats(t: Tensor, y: Tensor | None, noise_variance: float) -> tuple[float, float, float]:
+    """I(X;T), I(T;Y) as it comes out, and H(Y), infinite for continuous targets."""
+    rows = _finite("t", t)
     whole = _half_log_det(rows, noise_variance)
     if y is None:
-        return Information(scale * whole, math.nan)
+        return whole, math.nan, math.inf
     if y.is_floating_point():
         targets = _finite("y", y.to(t.device))
         if len(targets) != len(rows):
             raise ValueError(f"y of shape {tuple(y.shape)}: expected N = {len(rows)} rows")
         rest = _half_log_det(_residual(rows, targets), noise_variance)
-        return Information(scale * whole, scale * max(0.0, whole - rest))
+        return whole, max(0.0, whole - rest), math.inf
     labels = torch.from_numpy(class_labels(y, len(rows))).to(t.device)
     rest = 0.0
     for members in torch.split(rows[labels.argsort(stable=True)], [n for n in labels.bincount().tolist() if n]):
         rest += len(members) / len(rows) * _half_log_det(members, noise_variance)
-    return Information(scale * whole, min(scale * max(0.0, whole - rest), code_information(labels, unit=unit).I_XT))
+    return whole, max(0.0, whole - rest), code_information(labels, unit="nats").I_XT
 
 
 class GaussianEstimator(InformationEstimator):
@@ -168,7 +175,9 @@ class GaussianEstimator(InformationEstimator):
     def __call__(
         self, t: Tensor, y: Tensor | None, noise_variance: float = 0.0, generator: Generator | None = None
     ) -> LayerInformation:
-        return LayerInformation(*gaussian_information(t, y, noise_variance))
+        i_xt, i_ty, highest = (per_nat("bits") * nats for nats in _in_nats(t, y, noise_variance))
+        excess = max(0.0, i_ty - highest) if y is not None else 0.0
+        return LayerInformation(i_xt, min(i_ty, highest), excess=excess)
 
 
 def as_map(name: str, w: Tensor, input_cov: Tensor) -> Tensor:

@@ -25,14 +25,14 @@ from lightning_info.functional.decoders import (
     by_gaussian,
     by_scores,
     by_shares,
-    components,
     neighbours,
+    principal_components,
     regressions,
 )
 from lightning_info.functional.units import Unit, per_nat
 
-COMPONENTS = 4
-"""Samples for each principal component that decoders use; a linear decoder cannot learn more from them."""
+SAMPLES = 4
+"""Samples for each principal component that decoders use by default; they cannot learn more from them."""
 
 
 class UsableInformation(NamedTuple):
@@ -58,6 +58,7 @@ def usable_information(
     families: Sequence[Family] = ("lda", "ridge"),
     folds: int = 5,
     groups: Tensor | None = None,
+    components: int | None = None,
     generator: Generator | None = None,
     unit: Unit = "bits",
 ) -> UsableInformation:
@@ -65,8 +66,8 @@ def usable_information(
 
     Each fold is judged by the decoder of the others, whose family and temperature are those of the best log probability
     of samples of these that are left out of the fit in their turn, and whose penalty is that of the smallest squared
-    error of these. Decoders see the first N / 4 principal components of the standardised activations. H(Y) is the
-    entropy of the classes' shares with the correction of Miller and Madow, ``(C - 1) / 2N`` nats.
+    error of these. Decoders see the first principal components of the standardised activations. H(Y) is the entropy of
+    the classes' shares with the correction of Miller and Madow, ``(C - 1) / 2N`` nats.
 
     Of floating targets the decoders are Gaussian, and the information is that beyond a Gaussian of the targets alone: a
     lower bound of I(T;Y) where the targets are Gaussian, else what a linear-Gaussian decoder can use.
@@ -79,6 +80,8 @@ def usable_information(
         folds: Parts that the samples fall into, each class evenly.
         groups: Integers ``(N,)``; samples of one group, positions of one sequence say, are not independent: they are in
             one fold, and count as one in the error.
+        components: Largest number of principal components; None: N / 4, more cannot be learned from N samples. With
+            fewer it takes less time and finds a little less.
         generator: Deals the samples out; by default with seed 0.
         unit: Unit of the result.
 
@@ -90,7 +93,7 @@ def usable_information(
     parts_of = None if groups is None else torch.unique(groups.detach().cpu(), return_inverse=True)[1]
     _check(views, y, families, folds, parts_of)
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
-    views = [components(rows, len(y) // COMPONENTS) for rows in views]
+    views = [principal_components(rows, components or len(y) // SAMPLES) for rows in views]
     if y.is_floating_point():
         return _of_targets(views, y.double().reshape(len(y), -1), families, folds, parts_of, generator, per_nat(unit))
     classes = torch.unique(y, return_inverse=True)[1]
@@ -158,6 +161,8 @@ def _of_classes(
     for part, one in zip(parts, best, strict=True):
         gains[part] = one.log_probabilities() - shares.log()[y[part]]
     information = gains.mean().item() + (classes - 1) / (2 * n)
+    if all(one.family == "none" for one in best):
+        information = 0.0  # but for the shares of the folds
     stderr = math.hypot(_error(gains, parts, groups), math.sqrt((classes - 1) / 2) / n)  # the second of the entropy
     chosen = tuple(one.family for one in best)
     return UsableInformation(information * factor, stderr * factor, entropy * factor, chosen)

@@ -59,6 +59,7 @@ class Call:
         is_activation: It is an activation function, or a module without parameters or others inside that calls one.
         has_weights: It is a module that owns parameters.
         follows: It is an activation function of what the call that was shown before it gave.
+        learns: A gradient goes back through what it gives: not behind ``no_grad``, or weights that are all frozen.
         channels_first: The channels are on axis 1, as those of the layer with weights that ran last (unless they were
             moved since, which the length of the axes tells).
     """
@@ -70,6 +71,7 @@ class Call:
     has_weights: bool
     channels_first: bool
     follows: bool = False
+    learns: bool = True
 
 
 OUTPUTS_CALL = Call("", 0, "", is_activation=False, has_weights=False, channels_first=False)
@@ -257,7 +259,7 @@ class Capture(TorchFunctionMode):
                 )
                 taken = args[0] if args and isinstance(args[0], Tensor) else None
                 follows = is_activation and taken is not None and _place(taken) == self._shown
-                call = Call(name, index, kind, is_activation, has_weights, first, follows)
+                call = Call(name, index, kind, is_activation, has_weights, first, follows, tensor.requires_grad)
                 is_whole = is_invertible and taken is not None and taken.data_ptr() != tensor.data_ptr()
                 self._hand_over(call, tensor.detach(), taken.detach() if is_whole and taken is not None else None)
                 self._shown = _place(tensor)

@@ -80,7 +80,8 @@ def find_layers(
             (see :class:`~.layout.Layout`) every other one, in their order, stands for another order.
         named: Dotted names of modules or functions (``:index`` for one of several calls), or classes of modules (or
             their names); None for the activation functions before the outputs (without any, the modules with weights
-            that give real numbers), at most eight with the outputs, evenly over depth.
+            that give real numbers), at most eight with the outputs, evenly over depth; none that no gradient goes
+            through, as in a frozen target network, if there are others.
         with_outputs: The outputs are among those that are chosen; if not, they are where there is no other layer.
         before: Of those that are chosen, the calls that an activation function takes its input from stand for it,
             unless the function is invertible and its input is known (:attr:`~.activations.Activation.before`).
@@ -217,6 +218,7 @@ def _final(found: dict[str, tuple[_Seen, Layer]], outputs: Tensor) -> str | None
 def _evenly(found: dict[str, tuple[_Seen, Layer]], final: str, with_outputs: bool, before: bool) -> list[str]:
     labels = list(found)
     inner = labels[: labels.index(final)]
+    inner = [label for label in inner if _learns(found[label][0])] or inner
     candidates = [label for label in inner if found[label][0].call.is_activation] or [
         label for label in inner if found[label][0].call.has_weights and found[label][0].dtype.is_floating_point
     ]
@@ -224,6 +226,11 @@ def _evenly(found: dict[str, tuple[_Seen, Layer]], final: str, with_outputs: boo
     places = torch.linspace(0, len(candidates) - 1, min(len(candidates), MOST - len(last))).round().int().tolist()
     chosen = [candidates[i] for i in places]
     return [*dict.fromkeys(_input_of(found, label) if before else label for label in chosen), *last]
+
+
+def _learns(seen: _Seen) -> bool:
+    """Whether training moves what the call gives; codes have no gradient, but may."""
+    return seen.call.learns or seen.is_discrete
 
 
 def _input_of(found: dict[str, tuple[_Seen, Layer]], label: str) -> str:

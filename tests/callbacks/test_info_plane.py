@@ -209,8 +209,9 @@ def test_loggers_have_every_curve_and_tensorboard_the_figure_histograms_and_layo
     titles = [[chart.title for chart in charts] for charts in (live, last)]
     assert titles[0][0] == "mine/I(X;T) so far [bits], binning, global range"
     assert titles[1][0] == "mine/I(X;T) [bits], binning, global range"
-    assert len(titles[0]) == len(titles[1]) == 4
-    tags = [[tag.replace("\\", "") for tag in charts[1].multiline.tag] for charts in (live, last)]
+    assert len(titles[0]) == len(titles[1]) == 5
+    assert titles[0][1] == titles[1][1] == "mine/I(T;Y) by decoders [bits]"
+    tags = [[tag.replace("\\", "") for tag in charts[2].multiline.tag] for charts in (live, last)]
     assert tags[0][-1] == "mine/info_plane/I_TY/relu:1$"
     assert tags[1][-1] == "mine/info_plane_final/I_TY/relu:1$"
 
@@ -344,14 +345,18 @@ def test_continuous_targets_are_cut_into_bins():
 
 
 @pytest.mark.parametrize("kind", ["positions", "adapter"])
-def test_without_a_label_for_each_sample_there_is_i_xt_only(kind):
+def test_without_a_label_for_each_sample_bins_give_i_xt_only(kind):
     if kind == "positions":
         ours, module = info_plane(), Language()
     else:
         ours, module = info_plane(adapter=lambda module, batch: (module(batch[0]), None, "categorical")), Net()
     fit(ours, module=module)
-    assert "I(X;T) only" in ours.report()
-    assert not [tag for tag in ours.history if "I_TY" in tag]
+    if kind == "adapter":
+        assert "I(X;T) only" in ours.report()
+        assert not [tag for tag in ours.history if "I_TY" in tag]
+    else:
+        assert "positions a sample, for decoders: the 15 most frequent, and the rest" in " ".join(ours.report().split())
+        assert not [tag for tag in ours.history if "info_plane/I_TY" in tag]
     assert all(math.isfinite(value) for curve in ours.history.values() for _, value in curve)
     assert ours.drawings()["info_plane/plane"]().axes
 
@@ -549,8 +554,8 @@ def test_a_lost_plane_says_so_in_curves_table_verdicts_and_legend(tmp_path, caps
             curve = ours.history[f"{family}/I_XT/{layer}"]
             assert [(step, math.isnan(x)) for step, x in curve] == [(s, s > 4) for s in (0, 2, 4, 6, 8)]
     printed = capsys.readouterr().out
-    assert "All lost since step 6 (see the warnings)." in printed
-    assert printed.count("lost since step 6") == 3  # once, and in the verdicts
+    assert printed.count("All lost since step 6 (see the warnings).") == 2  # of both kinds
+    assert printed.count("lost since step 6") == 4  # and in the verdicts
     assert all(math.isnan(fall) for judgement in ours.verdicts.values() for fall in judgement.falls.values())
     legend = ours.drawings()["info_plane/plane"]().legends[0]
     assert [text.get_text() for text in legend.get_texts()] == [f"{n} (lost since step 6)" for n in ("act", "last")]

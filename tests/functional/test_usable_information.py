@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_info.functional import usable_information
-from lightning_info.functional.decoders import PENALTIES, Moments, components, regressions
+from lightning_info.functional.decoders import PENALTIES, Moments, principal_components, regressions
 
 BIT = math.log(2)
 
@@ -109,9 +109,10 @@ def test_components_are_those_of_the_standardised_units_largest_last(d):
     t = torch.randn(60, d, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 2, d)
     rows = (t - t.mean(0)) / t.std(0, correction=0)
     u, s, _ = torch.linalg.svd(rows, full_matrices=False)
-    found = components(t, 15)
-    torch.testing.assert_close(found.square().sum(0), s[:15].flip(0).square())
-    torch.testing.assert_close(found @ found.T, (u[:, :15] * s[:15].square()) @ u[:, :15].T)
+    found = principal_components(t, 15)
+    torch.testing.assert_close(found.square().sum(0), s[:15].flip(0).square(), rtol=1e-5, atol=0)
+    products = (u[:, :15] * s[:15].square()) @ u[:, :15].T
+    torch.testing.assert_close(found @ found.T, products, rtol=0, atol=1e-3)  # single precision
 
 
 def test_the_better_view_is_taken():

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Generator, Tensor
 
 from lightning_info.functional.code_information import shuffled_information
@@ -17,6 +18,8 @@ MOST_CLAMPED = 0.01
 """Share of activations outside of a range above which the range does not fit the layer."""
 _NARROW = 3
 """Intervals that a layer must span for bins to resolve it."""
+_EXCESS = 0.1
+"""Bits above H(Y) at which an approximation is seen not to hold."""
 _WIDE_GAP = 1.0
 """Distance in bits between the bounds of the mixture above which they say little."""
 
@@ -65,12 +68,13 @@ def clamped(t: Tensor, bounds: Bounds) -> float:
     return ((t < bounds[0]) | (t > bounds[1])).double().mean().item()
 
 
-def shuffled(case: LayerReading, setting: PointContext) -> float:
+def shuffled(case: LayerReading, setting: PointContext, repeats: int = 2) -> float:
     """Return I(T;Y) in bits with shuffled labels, where there is nothing to know; NaN unless all samples have a label.
 
     Args:
         case: A layer under an estimate with bins, or of integers.
         setting: See :class:`PointContext`.
+        repeats: Number of permutations.
     """
     labels = setting.labels
     has_codes = case.bounds is not None or not case.t.is_floating_point()
@@ -78,7 +82,7 @@ def shuffled(case: LayerReading, setting: PointContext) -> float:
         return math.nan
     found = codes(case.t, setting.bins, case.bounds)
     estimate, generator = case.estimate.of_codes, setting.generator
-    return shuffled_information(found, labels.y, repeats=2, generator=generator, estimate=estimate).mean
+    return shuffled_information(found, labels.y, repeats=repeats, generator=generator, estimate=estimate).mean
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,22 @@ def _starved(hit: list[LayerReading], setting: PointContext) -> str:
     )
 
 
+def _is_stretched(case: LayerReading, setting: PointContext) -> bool:
+    if case.bounds is None or case.estimate.bin_range not in ("global", "adaptive"):
+        return False
+    low, high = case.t.double().quantile(torch.tensor([0.005, 0.995], dtype=torch.float64), dim=0)
+    spread = float((high - low).max())
+    return 0 < spread < _NARROW * (case.bounds[1] - case.bounds[0]) / setting.bins
+
+
+def _stretched(hit: list[LayerReading], setting: PointContext) -> str:
+    return (
+        f"99 % of the activations of {_layers(hit)} lie in fewer than {_NARROW} of the {setting.bins} bins "
+        f"({hit[0].estimate}): a few large ones, now or earlier in training, stretch the range, and I(X;T) sees little "
+        f"of the others. bin_range=(low, high) sets it by hand"
+    )
+
+
 def _is_outside(case: LayerReading, setting: PointContext) -> bool:
     return case.bounds is not None and _has_given_range(case) and clamped(case.t, case.bounds) > MOST_CLAMPED
 
@@ -187,11 +207,26 @@ def _wide(hit: list[LayerReading], setting: PointContext) -> str:
     )
 
 
+def _is_cut(case: LayerReading, setting: PointContext) -> bool:
+    return case.reading.excess > _EXCESS
+
+
+def _cut(hit: list[LayerReading], setting: PointContext) -> str:
+    worst = max(hit, key=lambda case: case.reading.excess)
+    return (
+        f"I(T;Y) of {_layers(hit)} was cut to H(Y): as Gaussians the classes would give up to "
+        f"{worst.reading.excess:.2g} bits more, so the approximation does not hold there; "
+        f"info_plane_decoder/I_TY needs no such assumption"
+    )
+
+
 ARTEFACTS = {
     "ceiling": Artefact(_is_at_ceiling, _ceiling),
     "memorised": Artefact(_is_memorised, _memorised),
     "sign bit": Artefact(_is_cut_in_two, _sign_bit),
     "starved": Artefact(_is_starved, _starved),
+    "stretched": Artefact(_is_stretched, _stretched),
+    "excess": Artefact(_is_cut, _cut),
     "outside": Artefact(_is_outside, _outside),
     "bounds": Artefact(_is_wide, _wide),
 }

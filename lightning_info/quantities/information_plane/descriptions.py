@@ -31,7 +31,21 @@ _LABEL = Description(
     "What info_plane_shuffled/I_TY shows comes from the number of samples alone.",
 )
 
+_DECODER = Description(
+    "I(T;Y): the information about the label that decoders find in the layer's activations, a lower bound without "
+    "bins, at most the entropy of the labels",
+    "bits",
+    "the label can be read off better (linearly)",
+    "the label can be read off less well",
+    "The bound is what linear decoders learn from the reference samples: information that only a curved decoder sees, "
+    "or more samples would show, is not in it.",
+)
+
 DESCRIPTIONS = {
+    "info_plane_decoder/I_TY/*": _DECODER,
+    "info_plane_decoder_stderr/I_TY/*": Description(
+        "Standard error of info_plane_decoder/I_TY, over samples and folds", "bits"
+    ),
     "info_plane_shuffled/I_TY/*": Description(
         "I(T;Y) after shuffling the labels: the part of it that comes from the number of samples and says nothing",
         "bits",

@@ -75,10 +75,14 @@ class Estimate:
         """Whether log2 N bounds it."""
         return self.estimator.has_ceiling
 
-    @property
-    def families(self) -> tuple[str, ...]:
-        """First parts of all its tags."""
-        tails = ("", "_lower", "_upper", "_stderr") if self.estimator.has_bounds else ("",)
+    def families(self, projections: int = 1) -> tuple[str, ...]:
+        """Return the first parts of the tags of a layer.
+
+        Args:
+            projections: Number of projections of the layer; a mean over several has an error.
+        """
+        tails = ["", "_lower", "_upper"] if self.estimator.has_bounds else [""]
+        tails += ["_stderr"] if self.estimator.has_bounds or projections > 1 else []
         return tuple(self.family + tail for tail in tails)
 
     def bounds(self, t: Tensor, seen: Bounds) -> Bounds | None:
@@ -92,10 +96,15 @@ class Estimate:
 
     def tagged(self, reading: LayerInformation, layer: str) -> dict[str, float]:
         """Return the values of a reading by their tags."""
-        pairs = [(reading.I_XT, reading.I_TY), reading.low, reading.high, reading.stderr]
+        pairs = {
+            "": (reading.I_XT, reading.I_TY),
+            "_lower": reading.low,
+            "_upper": reading.high,
+            "_stderr": reading.stderr,
+        }
         return {
-            f"{family}/{kind}/{layer}": value
-            for family, pair in zip(self.families, pairs, strict=False)
+            f"{self.family}{tail}/{kind}/{layer}": value
+            for tail, pair in pairs.items()
             if pair is not None
             for kind, value in zip(("I_XT", "I_TY"), pair, strict=True)
         }

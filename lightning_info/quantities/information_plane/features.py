@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from lightning_info.functional.codes import row_hashes
+from lightning_info.quantities.information_plane.decoded import MOST, views_at_positions, views_of
 from lightning_info.quantities.information_plane.labels import targets_of
+from lightning_info.quantities.information_plane.projections import keys_of
 from lightning_info.quantities.quantity import Warn
 from lightning_info.replica.activations import LOSS, Activation, Layer, masks_of
 from lightning_info.replica.predicted import Prediction
@@ -28,38 +30,68 @@ class LayerFeatures:
     Args:
         layers: The layers.
         directions: Number of directions to which layers with more than :data:`MOST_UNITS` units are projected.
-        seed: Seed of the projection.
+        seed: Seed of the projections.
+        projections: Number of such projections.
+        decoded: Positions of a sample that decoders of its labels see; 0 if a sample has one label, for which they see
+            the whole of it; None without decoders.
+        most: Largest number of activations that they see as they are.
     """
 
     layers: tuple[Layer, ...]
     directions: int
     seed: int
+    projections: int = 1
+    decoded: int | None = None
+    most: int = MOST
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether the activations at all positions are needed."""
+        return self.decoded is not None
+
+    @property
+    def parts(self) -> dict[str, list[str]]:
+        """Keys of the projections of each layer."""
+        return {layer.label: keys_of(layer.label, self._count(layer)) for layer in self.layers}
+
+    def _count(self, layer: Layer) -> int:
+        return 1 if layer.is_discrete or layer.units <= MOST_UNITS else self.projections
 
     def __call__(self, prediction: Prediction, activations: Mapping[str, Activation]) -> dict[str, Tensor]:
-        """Return ``units/<layer>``, ``shown/<layer>`` and, if a sample has one target, ``targets``."""
-        read = {}
-        for label, activation in activations.items():
-            read[f"units/{label}"] = self.project(activation.units)
+        """Return ``units/<key>`` of each projection, ``shown/<layer>``, what decoders see, ``targets`` if any."""
+        read, own = {}, {label: activations[label] for label in self.parts if label in activations}
+        for label, activation in own.items():
+            for number, key in enumerate(self.parts[label]):
+                read[f"units/{key}"] = self.project(activation.units, number)
             read[f"shown/{label}"] = activation.shown
         targets = targets_of(prediction)
         if targets is not None:
             read[TARGETS] = targets
+        if self.decoded:
+            read |= views_at_positions(prediction, own, self.decoded, self.most)
+        elif self.decoded is not None:
+            read |= views_of(own, self.most)
         return read
 
-    def project(self, units: Tensor) -> Tensor:
-        """Reduce units above :data:`MOST_UNITS` to ``(N, d)``: random orthonormal combinations, a hash for integers."""
+    def project(self, units: Tensor, number: int = 0) -> Tensor:
+        """Reduce units above :data:`MOST_UNITS` to ``(N, d)``: random orthonormal combinations, a hash for integers.
+
+        Args:
+            units: ``(N, units)``.
+            number: Which of the projections.
+        """
         width = units.shape[1]
         if width <= MOST_UNITS:
             return units
         if is_discrete(units):
             return row_hashes(units).unsqueeze(1)
-        projected: Tensor = units @ _directions(width, self.directions, self.seed).to(units)
+        projected: Tensor = units @ _directions(width, self.directions, self.seed, number).to(units)
         return projected
 
 
-@lru_cache(maxsize=64)
-def _directions(width: int, count: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed((1_000_003 * seed + width) % 2**63)
+@lru_cache(maxsize=512)
+def _directions(width: int, count: int, seed: int, number: int) -> Tensor:
+    generator = torch.Generator().manual_seed((1_000_003 * seed + width + 7_368_787 * number) % 2**63)
     normal = torch.randn(width, min(count, width), generator=generator, dtype=torch.float64)
     directions: Tensor = torch.linalg.qr(normal).Q
     return directions

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from statistics import fmean
+from typing import Any, Literal, get_args
 
 import torch
 from matplotlib.figure import Figure
@@ -14,27 +15,20 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_info import validation
-from lightning_info.figures.information_plane import PlaneCurve, information_plane
 from lightning_info.functional.information_estimators import EstimatorName
 from lightning_info.gradients.batches import num_samples, take
+from lightning_info.quantities.information_plane import pictures
 from lightning_info.quantities.information_plane.arguments import estimates
-from lightning_info.quantities.information_plane.artefacts import (
-    ARTEFACTS,
-    LayerReading,
-    PointContext,
-    shuffled,
-)
+from lightning_info.quantities.information_plane.artefacts import ARTEFACTS, LayerReading, PointContext, shuffled
+from lightning_info.quantities.information_plane.decoded import CLASSES, positions_seen
 from lightning_info.quantities.information_plane.descriptions import DESCRIPTIONS
-from lightning_info.quantities.information_plane.estimates import (
-    BinRange,
-    Bounds,
-    Estimate,
-    EstimatorSettings,
-)
+from lightning_info.quantities.information_plane.estimates import BinRange, Bounds, Estimate, EstimatorSettings
 from lightning_info.quantities.information_plane.features import MOST_UNITS, TARGETS, LayerFeatures, rows_of_layers
-from lightning_info.quantities.information_plane.labels import Labels, describe_targets, labels_of
+from lightning_info.quantities.information_plane.label_information import LabelDecoders
+from lightning_info.quantities.information_plane.labels import Labels, describe_targets, labels_of, targets_of
+from lightning_info.quantities.information_plane.projections import averaged, averaged_plane
 from lightning_info.quantities.information_plane.trajectory import Plane, Trajectory
-from lightning_info.quantities.information_plane.verdicts import CompressionVerdict, is_saturated, judge
+from lightning_info.quantities.information_plane.verdicts import CompressionVerdict, judge
 from lightning_info.quantities.quantity import Point, Quantity, Record, Warn
 from lightning_info.replica.activations import Layer, LayerCapture
 from lightning_info.replica.label_dependence import label_dependence
@@ -44,10 +38,12 @@ from lightning_info.replica.timing import trial
 from lightning_info.reporting.layout import Chart
 from lightning_info.reporting.table import Curve, lost_since, verdict_table
 
-SHUFFLED = "info_plane_shuffled"
-"""First part of the tags of I(T;Y) with shuffled labels."""
+LabelInformation = Literal["decoder", "binned"]
+SHUFFLED = pictures.SHUFFLED
 GROWTH = 2.0
 """Factor by which a layer's range may grow since its first point before a note about the earlier, finer bins."""
+LEAST_SEEN = 128
+"""Smallest number of activations to which the run's budget may reduce what decoders see."""
 
 
 class InformationPlane(Quantity):
@@ -75,9 +71,12 @@ class InformationPlane(Quantity):
         noise: float,
         noise_variance: float | None,
         directions: int,
+        projections: int,
+        label_information: LabelInformation,
         seed: int,
     ) -> None:
-        self.layers, self.bins, self.directions, self.seed = layers, bins, directions, seed
+        self.layers, self.bins, self.directions, self.projections = layers, bins, directions, projections
+        self.label_information, self.seed = label_information, seed
         self._estimator, self._bin_range = estimator, bin_range
         self.method = EstimatorSettings(bins, noise, noise_variance)
         self.reset()
@@ -87,6 +86,8 @@ class InformationPlane(Quantity):
         validation.layers(owner, self.layers)
         validation.positive_integer(owner, "bins", self.bins, 30)
         validation.positive_integer(owner, "directions", self.directions, 2)
+        validation.positive_integer(owner, "projections", self.projections, 8)
+        validation.one_of(owner, "label_information", self.label_information, get_args(LabelInformation))
         validation.positive_number(owner, "noise", self.method.noise, 0.1)
         if self.method.noise_variance is not None:
             validation.positive_number(owner, "noise_variance", self.method.noise_variance, 0.1)
@@ -95,7 +96,7 @@ class InformationPlane(Quantity):
     @override
     def reset(self) -> None:
         self._trajectory = Trajectory()
-        self._features = LayerFeatures((), 1, 0)
+        self._features, self._decoders = LayerFeatures((), 1, 0), LabelDecoders()
         self._shown, self._first_width, self._told = {}, {}, set()
         self.verdicts: dict[str, CompressionVerdict] = {}
 
@@ -109,22 +110,37 @@ class InformationPlane(Quantity):
         with LayerCapture(snapshot.module, found, num_samples(batch)) as capture:
             prediction = snapshot.predictor(snapshot.module, batch)
         layers = [replace(one, channels_first=capture.calls.get((one.name, one.index))) for one in found]
-        self._features = LayerFeatures(tuple(layers), self.directions, self.seed)
-        targets = snapshot.on(snapshot.groups).read(self._features).get(TARGETS)
+        seen = None
+        if self.label_information == "decoder":
+            seen = positions_seen(prediction, targets_of(prediction), point.num_samples)
+        self._features = LayerFeatures(tuple(layers), self.directions, self.seed, self.projections, seen)
+        read = snapshot.on(snapshot.groups).read(self._features)
+        targets, self._decoders = read.get(TARGETS), LabelDecoders(read)
         kinds = ("I_XT",) if targets is None else ("I_XT", "I_TY")
-        families = [family for estimate in self.estimates for family in estimate.families]
         names = [layer.label for layer in layers]
-        self.tags = tuple(f"{family}/{kind}/{name}" for family in families for kind in kinds for name in names)
+        self.tags = tuple(
+            f"{family}/{kind}/{name}"
+            for estimate in self.estimates
+            for kind in kinds
+            for name, keys in self._features.parts.items()
+            for family in estimate.families(len(keys))
+        )
         if self.estimates[0].bin_range is not None and targets is not None:
             self.tags += tuple(f"{SHUFFLED}/I_TY/{name}" for name in names)
+        self.tags += self._decoders.tags
         shown = "info_plane_final" if self.estimates[0].bin_range == "global" else "info_plane"
-        self.table = tuple((f"{shown}/I_XT/{name}", None) for name in names)
+        errors = {name: f"info_plane_stderr/I_XT/{name}" for name in names}
+        rows_of = [(f"{shown}/I_XT/{name}", error if error in self.tags else None) for name, error in errors.items()]
+        self.table = (*rows_of, *self._decoders.table)
         binned = f"; {self.bins} bins" if any(estimate.bin_range for estimate in self.estimates) else ""
+        by_decoders = "; I_TY by decoders" if self._decoders.tags else ""
         rows = {
-            "measures": f"{', '.join(kinds)} in bits: {'; '.join(map(str, self.estimates))}{binned}",
+            "measures": f"{', '.join(kinds)} in bits: {'; '.join(map(str, self.estimates))}{binned}{by_decoders}",
             "layers": "; ".join(map(self._describe, layers)),
             "labels": describe_targets(targets, self.bins),
         }
+        if seen:
+            rows["labels"] = f"of {seen} positions a sample, for decoders: the {CLASSES} most frequent, and the rest"
         if reason := label_dependence(snapshot):
             point.warn(f"{reason} by adapter=..., or leave them out by layers=[...]", "label")
         if prediction.unknown and targets is not None:
@@ -136,7 +152,8 @@ class InformationPlane(Quantity):
             how = f", a hash of them, as more than {MOST_UNITS}" if layer.units > MOST_UNITS else ""
             return f"{layer.label} ({layer.kind}, exact codes of {layer.units} integers together{how})"
         what = "channel means" if layer.positions else "units"
-        reduced = f" as {self.directions} random combinations" if layer.units > MOST_UNITS else ""
+        times = f"{self.projections} times " if self.projections > 1 else ""
+        reduced = f" as {times}{self.directions} random combinations" if layer.units > MOST_UNITS else ""
         return f"{layer.label} ({f'{layer.kind}, ' if layer.kind else ''}{layer.units} {what}{reduced})"
 
     @override
@@ -146,11 +163,22 @@ class InformationPlane(Quantity):
         many = [take(few.groups[0], torch.arange(size) % few.size)]
         cost = trial(lambda: few.on(many).read(self._features), snapshot.device) * samples / size
         repeated, y = torch.arange(samples) % few.size, Labels(torch.arange(samples) % 2)
-        for layer in self._features.layers:
-            t = few.read(self._features)[f"units/{layer.label}"][repeated]
+        read = few.read(self._features)
+        for layer, keys in self._features.parts.items():
+            t = read[f"units/{layer}"][repeated]
             for estimate in self.estimates:
-                cost += trial(partial(estimate.read, t, y, _ends(t), self.method), t.device)
-        return cost
+                one = partial(estimate.read, t, y, _ends(t), self.method)
+                cost += trial(one, t.device) * len(keys)
+        return cost + self._decoders.seconds(samples * max(1, self._features.decoded or 0), CLASSES)
+
+    @override
+    def cheaper(self) -> str:
+        before = self._features.most
+        if not self._decoders.tags or before <= LEAST_SEEN:
+            return ""
+        self._features = replace(self._features, most=before // 2)
+        self._decoders.most //= 2
+        return f"decoders of {before // 2} units of a layer instead of {before}"
 
     # ---- a point
 
@@ -160,38 +188,46 @@ class InformationPlane(Quantity):
 
     @override
     def measure(self, snapshot: ModelSnapshot, point: Point) -> dict[str, float]:
-        step = point.step
+        step, parts = point.step, self._features.parts
         read = snapshot.read(self._features)
-        names = [layer.label for layer in self._features.layers if f"units/{layer.label}" in read]
-        activations = {name: read[f"units/{name}"] for name in names}
-        self._shown = {name: read[f"shown/{name}"] for name in names}
+        activations = {key: read[f"units/{key}"] for keys in parts.values() for key in keys if f"units/{key}" in read}
+        self._shown = {name: read[f"shown/{name}"] for name in parts if name in activations}
         labels = self._labels(read.get(TARGETS), point.warn)
         if not self._trajectory.fits(labels, snapshot.size):  # other samples than before
             self._trajectory = Trajectory()
         self._trajectory.add(step, activations, labels, snapshot.size)
         values, cases = dict.fromkeys(self.tags, math.nan), []
-        for layer in self._features.layers:
-            name, t = layer.label, activations.get(layer.label)
-            if t is None or not t.isfinite().all():
-                what = "has activations that are not finite"
-                if t is None:
-                    what = "did not run for all samples as at the start"
-                if name in snapshot.audit.mixed:
-                    what = "gives a sample other activations beside others than alone, or those of another sample,"
-                point.warn(f"layer {name!r} {what} at step {step} (NaN)", f"{what} {name}")
+        setting = PointContext(self.bins, labels, point.generator)
+        for name, keys in parts.items():
+            if self._is_lost(name, activations.get(name), snapshot, step, point.warn):
                 continue
             for estimate in self.estimates:
-                seen = self._trajectory.ranges[name]
-                reading = estimate.read(t, labels, seen, self.method, point.generator)
-                values |= {tag: value for tag, value in estimate.tagged(reading, name).items() if tag in values}
-                cases.append(LayerReading(name, estimate, t, estimate.bounds(t, seen), reading))
-        setting = PointContext(self.bins, labels, point.generator)
-        for case in cases:
-            tag = f"{SHUFFLED}/I_TY/{case.layer}"
-            if tag in values and case.estimate is self.estimates[0]:
-                values[tag] = shuffled(case, setting)
+                found = []
+                for key in keys:
+                    t, seen = activations[key], self._trajectory.ranges[key]
+                    reading = estimate.read(t, labels, seen, self.method, point.generator)
+                    found.append(LayerReading(name, estimate, t, estimate.bounds(t, seen), reading))
+                mean = averaged([case.reading for case in found])
+                values |= {tag: value for tag, value in estimate.tagged(mean, name).items() if tag in values}
+                tag = f"{SHUFFLED}/I_TY/{name}"
+                if tag in values and estimate is self.estimates[0]:
+                    values[tag] = fmean(shuffled(case, setting, 2 if len(found) == 1 else 1) for case in found)
+                cases.append(replace(found[0], reading=mean))
+        values |= self._decoders.measure(read, labels, point.warn)
         self._warn(cases, setting, point.warn)
         return values
+
+    def _is_lost(self, name: str, t: Tensor | None, snapshot: ModelSnapshot, step: int, warn: Warn) -> bool:
+        """Tell whether a layer has no values at a point, and say why."""
+        if t is not None and t.isfinite().all():
+            return False
+        what = "has activations that are not finite"
+        if t is None:
+            what = "did not run for all samples as at the start"
+        if name in snapshot.audit.mixed:
+            what = "gives a sample other activations beside others than alone, or those of another sample,"
+        warn(f"layer {name!r} {what} at step {step} (NaN)", f"{what} {name}")
+        return True
 
     def _labels(self, targets: Tensor | None, warn: Warn) -> Labels | None:
         if targets is None:
@@ -227,19 +263,14 @@ class InformationPlane(Quantity):
 
     def planes(self, bin_range: BinRange, estimator: str = "binning") -> Plane:
         """Return the curves by bins under any range, see :meth:`~.InfoPlaneCallback.curves`."""
-        return self._trajectory.curves(Estimate("", estimator, bin_range), self.method)
-
-    def _measured_curves(self, estimate: Estimate, record: Record) -> Plane:
-        plane: Plane = {}
-        for layer in self._features.layers:
-            x, y = (dict(record.curves.get(f"{estimate.family}/{kind}/{layer.label}", ())) for kind in ("I_XT", "I_TY"))
-            plane[layer.label] = [(step, x[step], y.get(step, math.nan)) for step in sorted(x)]
-        return plane
+        curves = self._trajectory.curves(Estimate("", estimator, bin_range), self.method)
+        return averaged_plane(curves, self._features.parts or {name: [name] for name in curves})
 
     @override
     def finish(self, record: Record, point: Point) -> Mapping[str, Curve]:
-        measured = {e: self._measured_curves(e, record) for e in self.estimates if e.bin_range is None}
-        self.verdicts = judge(self._trajectory, self.estimates, self.method, measured)
+        names = list(self._features.parts)
+        measured = {e: pictures.measured_plane(e, names, record) for e in self.estimates if e.bin_range is None}
+        self.verdicts = judge(self._trajectory, self.estimates, self.method, measured, self._features.parts)
         for name, judgement in self.verdicts.items():
             since = lost_since(record.curves.get(f"{self.estimates[0].family}/I_XT/{name}", ()))
             if since is not None:  # a fall to the end is not known
@@ -270,12 +301,15 @@ class InformationPlane(Quantity):
     @override
     def conclusions(self, record: Record) -> Mapping[str, Any]:
         unit, factor = record.shown(self.unit)
+
+        def known(values: Mapping[str, float]) -> dict[str, float | None]:
+            return {kind: value * factor if math.isfinite(value) else None for kind, value in values.items()}
+
         return {
             name: {
                 "verdict": judgement.verdict,
-                "falls": {
-                    kind: fall * factor if math.isfinite(fall) else None for kind, fall in judgement.falls.items()
-                },
+                "falls": known(judgement.falls),
+                "stderr": known(judgement.errors),
                 "unit": unit,
             }
             for name, judgement in self.verdicts.items()
@@ -283,20 +317,7 @@ class InformationPlane(Quantity):
 
     @override
     def charts(self) -> Mapping[str, Chart]:
-        charts: dict[str, Chart] = {}
-        for estimate in self.estimates:
-            is_whole = estimate.bin_range == "global" and bool(self.verdicts)  # the curves in one range are there
-            family = f"{estimate.family}_final" if is_whole else estimate.family
-            how = str(estimate).removesuffix(" (over training so far)")
-            of = f", {how}" if len(self.estimates) > 1 else ""
-            so_far = " so far" if estimate.bin_range == "global" and not is_whole else ""
-            for kind, title in (("I_XT", "I(X;T)"), ("I_TY", "I(T;Y)")):
-                start = f"{estimate.family}/{kind}/"
-                layers = [tag.removeprefix(start) for tag in self.tags if tag.startswith(start)]
-                if layers:
-                    tags = [f"{family}/{kind}/{layer}" for layer in layers]
-                    charts[f"{title}{so_far} [bits]{of}"] = ("Multiline", tags)
-        return charts
+        return pictures.charts(self.estimates, self.tags, is_ended=bool(self.verdicts))
 
     @override
     def histograms(self) -> Mapping[str, Tensor]:
@@ -308,30 +329,17 @@ class InformationPlane(Quantity):
         return {f"{estimate.family}/plane": partial(self._plane, estimate, record) for estimate in drawn}
 
     def _plane(self, estimate: Estimate, record: Record) -> Figure:
-        is_global, samples, labels = estimate.bin_range == "global", self._trajectory.samples, self._trajectory.labels
-        plane = self.planes("global", estimate.name) if is_global else self._measured_curves(estimate, record)
-        for points in plane.values():  # no activations are kept of points without a value
-            last = points[-1][0] if points else -1
-            points += [(step, math.nan, math.nan) for step in sorted(record.epochs) if step > last]
-        how = f"{estimate.name}, global range (over training)" if is_global else str(estimate)
-        bins = f", {self.bins} bins" if estimate.bin_range is not None else ""
-        bounded = estimate.has_ceiling and samples > 0
-        chance = [record.curves.get(f"{SHUFFLED}/I_TY/{name}", [(0, math.nan)])[-1][1] for name in plane]
-        known = estimate is self.estimates[0] and any(map(math.isfinite, chance))
-        unit, factor = record.shown(self.unit)
-        told = [f"{name} {value * factor:.2g}" for name, value in zip(plane, chance, strict=True)]
-        return information_plane(
-            [
-                PlaneCurve(name, points, bounded and is_saturated((x for _, x, _ in points), samples)).times(factor)
-                for name, points in plane.items()
-            ],
-            title=f"Information plane: {how}{bins}, {samples} samples",
-            ceiling_x=math.log2(samples) * factor if bounded else math.inf,
-            ceiling_y=math.inf if labels is None else labels.entropy * factor,
-            epochs=record.epochs,
-            unit=unit,
-            caption=f"I(T;Y) at the end with shuffled labels: {', '.join(told)}" if known else "",
+        whole = self.planes("global", estimate.name) if estimate.bin_range == "global" else None
+        plane = pictures.measured_plane(estimate, list(self._features.parts), record) if whole is None else whole
+        setting = pictures.Setting(
+            estimate,
+            self.bins,
+            self._trajectory.samples,
+            self._trajectory.labels,
+            self.label_information == "decoder",
+            estimate is self.estimates[0],
         )
+        return pictures.drawn(plane, setting, record, *record.shown(self.unit))
 
     # ---- state
 
@@ -339,6 +347,7 @@ class InformationPlane(Quantity):
     def settings(self) -> Mapping[str, object]:
         first = self.estimates[0]  # tags of further ones have their names
         settings = {"estimator": str(first), "directions": self.directions, "seed": self.seed}
+        settings |= {"projections": self.projections, "label_information": self.label_information}
         ranges = {estimate.bin_range for estimate in self.estimates}
         if ranges != {None}:
             settings["bins"] = self.bins

@@ -10,8 +10,8 @@ from torch import Tensor
 from lightning_info.quantities.information_plane.estimates import Bounds, Estimate, EstimatorSettings
 from lightning_info.quantities.information_plane.labels import Labels
 
-LARGEST = 1 << 26
-"""Bytes of activations that are kept, 64 MiB; beyond that every second point is dropped."""
+LARGEST = 1 << 25
+"""Bytes of activations that are kept, 32 MiB; beyond that every second point is dropped."""
 MOST_POINTS = 200
 """Largest number of points of a curve that is computed anew; of more, every second, fourth, ... is used."""
 

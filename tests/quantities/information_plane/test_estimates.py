@@ -193,8 +193,9 @@ def test_estimates_say_what_they_are():
 
 
 def test_only_the_mixture_has_families_of_bounds():
-    assert Estimate("a", "binning", "fixed").families == Estimate("a", "gaussian", None).families == ("a",)
-    assert Estimate("a", "mixture", None).families == ("a", "a_lower", "a_upper", "a_stderr")
+    assert Estimate("a", "binning", "fixed").families() == Estimate("a", "gaussian", None).families() == ("a",)
+    assert Estimate("a", "binning", "fixed").families(8) == ("a", "a_stderr")
+    assert Estimate("a", "mixture", None).families() == ("a", "a_lower", "a_upper", "a_stderr")
 
 
 # ---- layers of integers
@@ -211,7 +212,7 @@ def test_of_integers_information_is_exact_under_every_estimator(estimate, dtype)
     assert pytest.approx(stats.entropy(counts, base=2)) == found.I_XT
     assert pytest.approx(mutual_info_score([rows.index(row) for row in rows], y) / math.log(2)) == found.I_TY
     tags = estimate.tagged(found, "net")
-    assert len(tags) == 2 * len(estimate.families)
+    assert len(tags) == 2 * len(estimate.families())
     assert all(math.isfinite(value) for value in tags.values())
 
 

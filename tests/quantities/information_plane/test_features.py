@@ -10,7 +10,7 @@ from torch import nn
 
 from lightning_info.quantities.information_plane.features import MOST_UNITS, TARGETS, LayerFeatures
 from lightning_info.quantities.information_plane.labels import IGNORED
-from lightning_info.replica.activations import Activation
+from lightning_info.replica.activations import Activation, Layer
 from lightning_info.replica.prediction import Predictor
 from lightning_info.replica.replicate import replicate
 from lightning_info.replica.stand_in_trainer import StandInTrainer
@@ -76,7 +76,7 @@ def test_units_that_are_not_finite_stay_so():
 # ---- targets
 
 
-def read(step, y, net=None, activations=()):
+def read(step, y, net=None, activations=(), layers=()):
     """What is read of a LightningModule with this training_step, a function ``(outputs, targets)``."""
 
     def training_step(self, batch, batch_idx):
@@ -84,7 +84,7 @@ def read(step, y, net=None, activations=()):
 
     module = replicate(type("Custom", (Classifier,), {"training_step": training_step})(net))
     prediction = Predictor(StandInTrainer(None))(module, (X, y))
-    return LayerFeatures((), 2, 0)(prediction, dict(activations))
+    return LayerFeatures(layers, 2, 0)(prediction, dict(activations))
 
 
 POSITIONS = nn.Sequential(nn.Linear(FEATURES, CLASSES * 5), nn.Unflatten(1, (CLASSES, 5)))
@@ -164,7 +164,13 @@ def test_an_adapter_without_targets_gives_none():
 
 def test_activations_of_the_layers_that_ran_are_given_by_label():
     wide, narrow, shown = torch.randn(N, 30), torch.randn(N, 3), torch.randn(N, 64)
-    found = read(F.cross_entropy, Y, None, {"a.b": Activation(wide, shown), "c:1": Activation(narrow, shown)}.items())
+    activations = {
+        "a.b": Activation(wide, shown),
+        "c:1": Activation(narrow, shown),
+        "of another": Activation(wide, shown),
+    }
+    layers = Layer("a.b", "a.b", 0, "", "first", 30, False), Layer("c:1", "c", 1, "", "first", 3, False)
+    found = read(F.cross_entropy, Y, None, activations, layers)
     assert found.keys() == {"units/a.b", "shown/a.b", "units/c:1", "shown/c:1", TARGETS}
     assert found["units/a.b"].shape == (N, 2)
     assert torch.equal(found["units/c:1"], narrow)

@@ -1,0 +1,141 @@
+"""I(T;Y) without bins: what cross-fitted decoders make of a layer about the label, with its standard error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Generator, Tensor
+
+from lightning_info.functional.usable_information import SAMPLES, usable_information
+from lightning_info.quantities.information_plane.decoded import MOST, TOKENS, grouped
+from lightning_info.quantities.information_plane.labels import IGNORED, Labels
+from lightning_info.quantities.quantity import Warn
+from lightning_info.replica.snapshot import LONG, TARGETS
+from lightning_info.replica.timing import trial
+
+DECODER = "info_plane_decoder"
+"""First part of the tags."""
+STDERR = f"{DECODER}_stderr"
+KIND = "I_TY"
+FOLDS = 5
+VIEWS = ("all", "mean")
+
+
+def tags_of(kind: str, layers: Sequence[str]) -> tuple[str, ...]:
+    """Return the tags of a kind of information (``I_TY``) for some layers, and of its errors."""
+    return tuple(f"{family}/{kind}/{layer}" for family in (DECODER, STDERR) for layer in layers)
+
+
+def decoded(
+    views: Sequence[Tensor],
+    targets: Tensor,
+    groups: Tensor | None,
+    components: int,
+    kind: str,
+    layer: str,
+    warn: Warn,
+) -> dict[str, float]:
+    """Return the information of a layer about targets in bits, and its standard error, by their tags.
+
+    Args:
+        views: Activations ``(N, ...)``, see :func:`~.usable_information`.
+        targets: Classes ``(N,)``, :data:`IGNORED` where there is none, or floating targets ``(N, k)``, not finite where
+            there are none.
+        groups: See :func:`~.usable_information`.
+        components: Largest number of principal components.
+        kind: Kind of information in the tags.
+        layer: The layer.
+        warn: Warns the user once.
+    """
+    known = targets.isfinite().all(1) if targets.is_floating_point() else targets != IGNORED
+    if not known.all():
+        views, targets = [view[known] for view in views], targets[known]
+        groups = None if groups is None else groups[known]
+    independent = len(targets) if groups is None else len(torch.unique(groups))
+    information = stderr = math.nan
+    if independent < 2 * FOLDS:
+        what = "samples" if groups is None else "sequences"
+        warn(
+            f"{DECODER}/{kind} is NaN: decoders need {2 * FOLDS} {what} with a label, not {independent}", f"few {kind}"
+        )
+    elif all(view.isfinite().all() for view in views):
+        information, stderr, *_ = usable_information(
+            views, targets, folds=FOLDS, groups=groups, components=min(components, len(targets) // SAMPLES)
+        )
+    return dict(zip(tags_of(kind, [layer]), (information, stderr), strict=True))
+
+
+class LabelDecoders:
+    """Decoders of the label, for the layers that have what they need.
+
+    Attributes:
+        tags: Tags of the information and of its errors.
+        most: Largest number of activations of a sample that they see.
+    """
+
+    def __init__(self, read: Mapping[str, Tensor] | None = None) -> None:
+        """Take the layers from what was read of a few samples; none without.
+
+        Args:
+            read: What :class:`~.LayerFeatures` reads.
+        """
+        self._widths: dict[str, list[int]] = {}
+        first = f"{LONG}{VIEWS[0]}/"
+        for name in read or {}:
+            if name.startswith(first):
+                layer = name.removeprefix(first)
+                self._widths[layer] = [view.shape[-1] for view in _views(read or {}, layer)]
+        self.tags, self.most = tags_of(KIND, list(self._widths)), MOST
+
+    @property
+    def table(self) -> tuple[tuple[str, str], ...]:
+        """Rows of the table at the end: tags and those of their errors."""
+        half = len(self.tags) // 2
+        return tuple(zip(self.tags[:half], self.tags[half:], strict=True))
+
+    def measure(self, read: Mapping[str, Tensor], labels: Labels | None, warn: Warn) -> dict[str, float]:
+        """Return the values by tag; there is none of a layer that did not run.
+
+        Args:
+            read: What was read of the samples.
+            labels: Labels of the samples; None if they have none, or are not finite.
+            warn: Warns the user once.
+        """
+        targets, groups = read.get(TARGETS), None
+        if TOKENS in read:
+            count = read[TOKENS].shape[1]
+            targets = grouped(read[TOKENS]).flatten()
+            groups = torch.arange(len(read[TOKENS])).repeat_interleave(count)
+        elif targets is not None and not targets.is_floating_point():
+            targets = None if labels is None else labels.y
+        values: dict[str, float] = {}
+        if targets is None:
+            return values
+        for layer in self._widths:
+            views = [view.reshape(len(targets), -1) for view in _views(read, layer)]
+            if views:
+                values |= decoded(views, targets, groups, self.most // SAMPLES, KIND, layer, warn)
+        return values
+
+    def seconds(self, samples: int, classes: int) -> float:
+        """Return the seconds of a point, by a trial for each width.
+
+        Args:
+            samples: Number of samples.
+            classes: Number of labels.
+        """
+        generator = Generator().manual_seed(0)
+        y = torch.arange(samples) % max(2, min(classes, samples // FOLDS))
+        cost: dict[tuple[int, ...], float] = {}
+        for widths in map(tuple, self._widths.values()):
+            if widths not in cost and samples >= 2 * FOLDS:
+                rows = [torch.randn(samples, width, generator=generator) for width in widths]
+                cost[widths] = trial(partial(usable_information, rows, y, folds=FOLDS), y.device)
+        return sum(cost.get(tuple(widths), 0.0) for widths in self._widths.values())
+
+
+def _views(read: Mapping[str, Tensor], layer: str) -> list[Tensor]:
+    return [read[f"{LONG}{view}/{layer}"] for view in VIEWS if f"{LONG}{view}/{layer}" in read]
