@@ -69,24 +69,32 @@ def curves_table(curves: Mapping[str, Curve]) -> str:
     return _aligned(lines, text=())
 
 
-def verdict_table(falls: Mapping[str, Mapping[str, float]], verdicts: Mapping[str, str], unit: str = "bits") -> str:
+def verdict_table(
+    falls: Mapping[str, Mapping[str, float]],
+    verdicts: Mapping[str, str],
+    unit: str = "bits",
+    beside: Mapping[str, Mapping[str, str]] | None = None,
+) -> str:
     """Return a table of the falls of information from peak to end, by layer and by range, with verdicts.
 
     Args:
         falls: ``layer -> range policy -> fall``; NaN and missing ones are shown as ``-``.
         verdicts: Verdicts by layer.
         unit: Unit of the falls.
+        beside: Further cells: ``title -> layer -> text``.
 
     Returns:
         A table of fixed width, layers in the order of ``falls``.
     """
     policies = list(dict.fromkeys(policy for row in falls.values() for policy in row))
-    lines = [(f"fall of I(X;T) by bins ({unit})", *policies, "verdict")]
+    beside = beside or {}
+    lines = [(f"fall of I(X;T), {unit}", *policies, *beside, "verdict")]
     for layer, row in falls.items():
         values = [row.get(policy, math.nan) for policy in policies]
         cells = ["-" if math.isnan(value) else f"{value:.2f}" for value in values]
+        cells += [column.get(layer, "-") for column in beside.values()]
         lines.append((layer, *cells, verdicts.get(layer, "-")))
-    return _aligned(lines, text=(0, len(policies) + 1))
+    return _aligned(lines, text=(0, len(lines[0]) - 1))
 
 
 def _aligned(lines: Sequence[Sequence[str]], text: Collection[int] = (0,)) -> str:

@@ -22,7 +22,7 @@ def test_verdicts_by_layer_and_policy():
     }
     table = verdict_table(falls, {"net.10": "compresses under every range", "net.0": "no compression"})
     header, *rows = table.splitlines()
-    assert header.split("  ")[0] == "fall of I(X;T) by bins (bits)"
+    assert header.split("  ")[0] == "fall of I(X;T), bits"
     assert header.split()[-4:] == ["fixed", "global", "adaptive", "verdict"]
     assert [row.split(maxsplit=4) for row in rows] == [
         ["net.0", "0.00", "0.00", "-", "no compression"],
@@ -34,9 +34,9 @@ def test_verdicts_by_layer_and_policy():
     assert {row.index(verdict) for row, verdict in zip(rows[:2], ("no comp", "compresses"), strict=True)} == {
         header.index("verdict")
     }
-    assert "(nats)" in verdict_table({"a": {"fixed": 1.0}}, {}, "nats")
+    assert ", nats" in verdict_table({"a": {"fixed": 1.0}}, {}, "nats")
 
 
 def test_tables_of_nothing():
-    assert verdict_table({}, {}).split("  ") == ["fall of I(X;T) by bins (bits)", "verdict"]
+    assert verdict_table({}, {}).split("  ") == ["fall of I(X;T), bits", "verdict"]
     assert curves_table({}) == "step"

@@ -26,9 +26,10 @@ _LABEL = Description(
     "I(T;Y): information about the label in the layer's binned or noisy activations T, at most the entropy of "
     "the labels",
     "bits",
-    "classes are told apart better, or more samples have a bin of their own: compare with info_plane_shuffled",
+    "classes are told apart better, or more samples have a bin of their own",
     "classes are told apart less",
-    "What info_plane_shuffled/I_TY shows comes from the number of samples alone.",
+    "Part of it comes from the number of samples alone: info_plane_decoder/I_TY is free of that, and with "
+    "label_information='binned' info_plane_shuffled/I_TY shows it.",
 )
 
 _DECODER = Description(

@@ -9,12 +9,14 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
+from lightning_info.functional.standard_error import NORMAL
 from lightning_info.functional.usable_information import SAMPLES, usable_information
 from lightning_info.quantities.information_plane.decoded import MOST, TOKENS, grouped
 from lightning_info.quantities.information_plane.labels import IGNORED, Labels
 from lightning_info.quantities.quantity import Warn
 from lightning_info.replica.snapshot import LONG, TARGETS
 from lightning_info.replica.timing import trial
+from lightning_info.reporting.table import Curve
 
 DECODER = "info_plane_decoder"
 """First part of the tags."""
@@ -90,11 +92,22 @@ class LabelDecoders:
                 self._widths[layer] = [view.shape[-1] for view in _views(read or {}, layer)]
         self.tags, self.most = tags_of(KIND, list(self._widths)), MOST
 
-    @property
-    def table(self) -> tuple[tuple[str, str], ...]:
-        """Rows of the table at the end: tags and those of their errors."""
-        half = len(self.tags) // 2
-        return tuple(zip(self.tags[:half], self.tags[half:], strict=True))
+    def __contains__(self, layer: str) -> bool:
+        return layer in self._widths
+
+    def ends(self, curves: Mapping[str, Curve], factor: float) -> dict[str, dict[str, str]]:
+        """Return the column of the table at the end: the last values by layer, with half of their 95 % intervals.
+
+        Args:
+            curves: What was logged, by tag.
+            factor: The table's unit per bit.
+        """
+        told = {}
+        for layer in self._widths:
+            value, error = (curves.get(tag, [(0, math.nan)])[-1][1] * factor for tag in tags_of(KIND, [layer]))
+            if math.isfinite(value):
+                told[layer] = f"{value:.2f} ± {NORMAL * error:.2f}"
+        return {"I(T;Y), end": told} if told else {}
 
     def measure(self, read: Mapping[str, Tensor], labels: Labels | None, warn: Warn) -> dict[str, float]:
         """Return the values by tag; there is none of a layer that did not run.

@@ -120,9 +120,10 @@ def charts(estimates: Sequence[Estimate], tags: Sequence[str], is_ended: bool) -
         for kind, title in (("I_XT", "I(X;T)"), ("I_TY", "I(T;Y)")):
             start = f"{estimate.family}/{kind}/"
             layers = [tag.removeprefix(start) for tag in tags if tag.startswith(start)]
+            if kind == "I_TY" and decoded:  # that of bins is not computed anew
+                family, so_far, title = estimate.family, "", f"{title} by bins"
             if layers:
-                named = f"{title}{so_far}{' by bins' if decoded and kind == 'I_TY' and not of else ''} [bits]{of}"
-                found[named] = ("Multiline", [f"{family}/{kind}/{layer}" for layer in layers])
+                found[f"{title}{so_far} [bits]{of}"] = ("Multiline", [f"{family}/{kind}/{layer}" for layer in layers])
             if decoded and kind == "I_XT" and estimate is estimates[0]:
                 found["I(T;Y) by decoders [bits]"] = ("Multiline", decoded)
     return found

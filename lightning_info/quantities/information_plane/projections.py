@@ -9,6 +9,7 @@ from statistics import fmean
 from lightning_info.functional.information_estimator import LayerInformation
 from lightning_info.functional.standard_error import standard_error
 from lightning_info.quantities.information_plane.trajectory import Plane
+from lightning_info.reporting.table import Curve
 
 Parts = Mapping[str, Sequence[str]]
 """Layer -> the keys of its projections, one for a layer that is not projected."""
@@ -47,6 +48,18 @@ def averaged_plane(plane: Plane, parts: Parts) -> Plane:
             found[layer] = [
                 (points[0][0], fmean(x for _, x, _ in points), fmean(y for _, _, y in points))
                 for points in zip(*curves, strict=True)
+            ]
+    return found
+
+
+def errors_of_plane(plane: Plane, parts: Parts) -> dict[str, Curve]:
+    """Return the standard errors of the mean I(X;T) of layers that are projected several times."""
+    found: dict[str, Curve] = {}
+    for layer, keys in parts.items():
+        curves = [plane[key] for key in keys if key in plane]
+        if len(curves) > 1:
+            found[layer] = [
+                (points[0][0], standard_error([x for _, x, _ in points])) for points in zip(*curves, strict=True)
             ]
     return found
 

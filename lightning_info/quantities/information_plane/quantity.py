@@ -26,7 +26,7 @@ from lightning_info.quantities.information_plane.estimates import BinRange, Boun
 from lightning_info.quantities.information_plane.features import MOST_UNITS, TARGETS, LayerFeatures, rows_of_layers
 from lightning_info.quantities.information_plane.label_information import LabelDecoders
 from lightning_info.quantities.information_plane.labels import Labels, describe_targets, labels_of, targets_of
-from lightning_info.quantities.information_plane.projections import averaged, averaged_plane
+from lightning_info.quantities.information_plane.projections import averaged, averaged_plane, errors_of_plane
 from lightning_info.quantities.information_plane.trajectory import Plane, Trajectory
 from lightning_info.quantities.information_plane.verdicts import CompressionVerdict, judge
 from lightning_info.quantities.quantity import Point, Quantity, Record, Warn
@@ -124,14 +124,16 @@ class InformationPlane(Quantity):
             for kind in kinds
             for name, keys in self._features.parts.items()
             for family in estimate.families(len(keys))
+            if kind == "I_XT" or not family.endswith("_stderr") or name not in self._decoders
         )
         if self.estimates[0].bin_range is not None and targets is not None:
-            self.tags += tuple(f"{SHUFFLED}/I_TY/{name}" for name in names)
+            self.tags += tuple(f"{SHUFFLED}/I_TY/{name}" for name in names if name not in self._decoders)
         self.tags += self._decoders.tags
         shown = "info_plane_final" if self.estimates[0].bin_range == "global" else "info_plane"
-        errors = {name: f"info_plane_stderr/I_XT/{name}" for name in names}
-        rows_of = [(f"{shown}/I_XT/{name}", error if error in self.tags else None) for name, error in errors.items()]
-        self.table = (*rows_of, *self._decoders.table)
+        self.table = tuple(
+            (f"{shown}/I_XT/{name}", f"{shown}_stderr/I_XT/{name}" if len(keys) > 1 else None)
+            for name, keys in self._features.parts.items()
+        )
         binned = f"; {self.bins} bins" if any(estimate.bin_range for estimate in self.estimates) else ""
         by_decoders = "; I_TY by decoders" if self._decoders.tags else ""
         rows = {
@@ -266,6 +268,11 @@ class InformationPlane(Quantity):
         curves = self._trajectory.curves(Estimate("", estimator, bin_range), self.method)
         return averaged_plane(curves, self._features.parts or {name: [name] for name in curves})
 
+    def _errors(self, estimate: Estimate) -> dict[str, Curve]:
+        """Return the standard errors of I(X;T) over projections, at each step."""
+        curves = self._trajectory.curves(Estimate("", estimate.name, "global"), self.method)
+        return errors_of_plane(curves, self._features.parts)
+
     @override
     def finish(self, record: Record, point: Point) -> Mapping[str, Curve]:
         names = list(self._features.parts)
@@ -279,9 +286,12 @@ class InformationPlane(Quantity):
         curves: dict[str, Curve] = {}
         for estimate in self.estimates:
             final = self.planes("global", estimate.name) if estimate.bin_range == "global" else {}
+            errors = self._errors(estimate) if final else {}
             for name, points in final.items():
                 curves[f"{estimate.family}_final/I_XT/{name}"] = [(step, x) for step, x, _ in points]
-                if self._trajectory.labels is not None:
+                if name in errors:
+                    curves[f"{estimate.family}_final_stderr/I_XT/{name}"] = errors[name]
+                if self._trajectory.labels is not None and name not in self._decoders:
                     curves[f"{estimate.family}_final/I_TY/{name}"] = [(step, y) for step, _, y in points]
         return curves
 
@@ -295,7 +305,7 @@ class InformationPlane(Quantity):
             for name, judgement in self.verdicts.items()
         }
         short = {name: judgement.verdict.partition(":")[0] for name, judgement in self.verdicts.items()}
-        table = verdict_table(falls, short, unit)
+        table = verdict_table(falls, short, unit, self._decoders.ends(record.curves, factor))
         return f"\n{table}\nOne run is not evidence; seeds differ (-: that range does not fit)."
 
     @override
