@@ -10,6 +10,7 @@ from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.options import CommonOptions
 from lightning_info.functional.information_estimators import EstimatorName
 from lightning_info.quantities.information_plane.estimates import BinRange
+from lightning_info.quantities.information_plane.nuisances import Nuisances
 from lightning_info.quantities.information_plane.quantity import InformationPlane, LabelInformation
 from lightning_info.quantities.information_plane.trajectory import Plane
 from lightning_info.quantities.information_plane.verdicts import CompressionVerdict
@@ -52,6 +53,8 @@ class InfoPlaneCallback(InfoCallback):
     - ``info_plane_stderr/...``: standard errors of the first over the sets of random combinations.
     - ``info_plane_final/...``: for the global range, at the end of fit, the whole curve in bins over the range of all
       of training; the values above were logged before it was known. I(T;Y) only without decoders.
+    - ``info_plane_decoder/I_TN_<nuisance>/<layer>`` and its standard errors, for each of the ``nuisances``; figure
+      ``info_plane_decoder/plane_<nuisance>``.
     - ``info_plane_shuffled/I_TY/<layer>``: I(T;Y) with shuffled labels, if the first estimate is by bins and there are
       no decoders: the part that is due to the number of samples, not to the layer.
     - ``info_plane/overhead``: share of the run's time that this callback has taken so far.
@@ -79,6 +82,10 @@ class InfoPlaneCallback(InfoCallback):
         projections: Number of such sets of combinations; values and verdicts are of the mean over them.
         label_information: ``"decoder"``: I(T;Y) of the figure is the lower bound by decoders, logged beside that of the
             bins; ``"binned"``: only the latter, as in the paper.
+        nuisances: What moves the inputs and says nothing of the label, by name: a function that takes a sample (the
+            first entry of the batch at one place, or the dict of all entries) and returns it transformed, with the
+            label of the nuisance (``lambda x: (torch.rot90(x, k, (1, 2)), k)`` with a random k); or the entry of the
+            batch that holds the label (``"camera"``). A layer that has little of I(T;N) is invariant to it.
         num_samples: Number of reference samples: the first that training uses. They set the ceiling, log2 of it.
         **common: The arguments that all callbacks share, see :class:`~.CommonOptions`.
 
@@ -109,6 +116,7 @@ class InfoPlaneCallback(InfoCallback):
         directions: int = 2,
         projections: int = 8,
         label_information: LabelInformation = "decoder",
+        nuisances: Nuisances | None = None,
         num_samples: int = 1024,
         **common: Unpack[CommonOptions],
     ) -> None:
@@ -122,6 +130,7 @@ class InfoPlaneCallback(InfoCallback):
             directions,
             projections,
             label_information,
+            nuisances,
             common.get("seed", 0),
         )
         super().__init__(plane, num_samples=num_samples, **common)

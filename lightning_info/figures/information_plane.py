@@ -60,6 +60,7 @@ def information_plane(
     epochs: Mapping[int, float],
     unit: str = "bits",
     symbol: str = "T",
+    across: str = "",
     caption: str = "",
 ) -> Figure:
     """I(T;Y) against I(X;T): colour = epoch, a marker for each layer, layers of one epoch joined, last points outlined.
@@ -75,6 +76,7 @@ def information_plane(
         epochs: Epochs passed, by optimiser step.
         unit: Unit of all values.
         symbol: Name of the representation.
+        across: What is to the right; by default I(X;T).
         caption: What else one must know to read the values.
     """
     steps = sorted({step for curve in curves for step, *pair in curve.points if any(map(isfinite, pair))})
@@ -88,7 +90,7 @@ def information_plane(
     shown = [epochs[step] for step in steps]
     time, ticks = _epoch_scale(shown, list(epochs.values()) if len(steps) > 1 else shown)
     colours = matplotlib.colormaps[_COLOURS](time)
-    i_x, i_y = f"I(X;{symbol}) [{unit}]", f"I({symbol};Y) [{unit}]"
+    i_x, i_y = f"{across or f'I(X;{symbol})'} [{unit}]", f"I({symbol};Y) [{unit}]"
     log_n = "log$_2$ N" if unit == "bits" else "log N"
 
     title, caption = fill(title, 76), fill(caption, 100)

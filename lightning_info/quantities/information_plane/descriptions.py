@@ -44,8 +44,17 @@ _DECODER = Description(
 
 DESCRIPTIONS = {
     "info_plane_decoder/I_TY/*": _DECODER,
-    "info_plane_decoder_stderr/I_TY/*": Description(
-        "Standard error of info_plane_decoder/I_TY, over samples and folds", "bits"
+    "info_plane_decoder/I_TN_*": Description(
+        "I(T;N): the information about a nuisance that decoders find in the layer's activations, a lower bound",
+        "bits",
+        "the nuisance can be read off better (linearly)",
+        "the layer becomes invariant to the nuisance, as far as linear decoders see",
+        "A low value is invariance only as far as linear decoders of this many samples can tell.",
+    ),
+    "info_plane_decoder_stderr/*": Description("Standard error of info_plane_decoder, over samples and folds", "bits"),
+    "info_plane_decoder/plane_*": Description(
+        "Information of the layers about the label upwards, and about a nuisance to the right, by decoders; the colour "
+        "is the epoch"
     ),
     "info_plane_shuffled/I_TY/*": Description(
         "I(T;Y) after shuffling the labels: the part of it that comes from the number of samples and says nothing",

@@ -89,7 +89,7 @@ class LabelDecoders:
         for name in read or {}:
             if name.startswith(first):
                 layer = name.removeprefix(first)
-                self._widths[layer] = [view.shape[-1] for view in _views(read or {}, layer)]
+                self._widths[layer] = [view.shape[-1] for view in views_read(read or {}, layer)]
         self.tags, self.most = tags_of(KIND, list(self._widths)), MOST
 
     def __contains__(self, layer: str) -> bool:
@@ -108,6 +108,11 @@ class LabelDecoders:
             if math.isfinite(value):
                 told[layer] = f"{value:.2f} ± {NORMAL * error:.2f}"
         return {"I(T;Y), end": told} if told else {}
+
+    @property
+    def components(self) -> int:
+        """Largest number of principal components."""
+        return self.most // SAMPLES
 
     def measure(self, read: Mapping[str, Tensor], labels: Labels | None, warn: Warn) -> dict[str, float]:
         """Return the values by tag; there is none of a layer that did not run.
@@ -128,9 +133,9 @@ class LabelDecoders:
         if targets is None:
             return values
         for layer in self._widths:
-            views = [view.reshape(len(targets), -1) for view in _views(read, layer)]
+            views = [view.reshape(len(targets), -1) for view in views_read(read, layer)]
             if views:
-                values |= decoded(views, targets, groups, self.most // SAMPLES, KIND, layer, warn)
+                values |= decoded(views, targets, groups, self.components, KIND, layer, warn)
         return values
 
     def seconds(self, samples: int, classes: int) -> float:
@@ -150,5 +155,6 @@ class LabelDecoders:
         return sum(cost.get(tuple(widths), 0.0) for widths in self._widths.values())
 
 
-def _views(read: Mapping[str, Tensor], layer: str) -> list[Tensor]:
+def views_read(read: Mapping[str, Tensor], layer: str) -> list[Tensor]:
+    """Return what was read of a layer for decoders."""
     return [read[f"{LONG}{view}/{layer}"] for view in VIEWS if f"{LONG}{view}/{layer}" in read]

@@ -13,6 +13,7 @@ from lightning_info.functional.standard_error import NORMAL
 from lightning_info.quantities.information_plane.estimates import Estimate
 from lightning_info.quantities.information_plane.label_information import DECODER, STDERR
 from lightning_info.quantities.information_plane.labels import Labels
+from lightning_info.quantities.information_plane.nuisances import kind_of
 from lightning_info.quantities.information_plane.trajectory import Plane
 from lightning_info.quantities.information_plane.verdicts import is_saturated
 from lightning_info.quantities.quantity import Record
@@ -93,6 +94,37 @@ def drawn(plane: Plane, setting: Setting, record: Record, unit: str, factor: flo
         epochs=record.epochs,
         unit=unit,
         caption=caption,
+    )
+
+
+def nuisance_plane(
+    name: str, layers: Sequence[str], entropy: float, record: Record, unit: str, factor: float
+) -> Figure:
+    """Draw what layers hold of the label against what they hold of a nuisance.
+
+    Args:
+        name: The nuisance.
+        layers: The layers.
+        entropy: H(Y) in bits.
+        record: What was logged.
+        unit: Unit of the figure.
+        factor: The figure's unit per bit.
+    """
+    curves = []
+    for layer in layers:
+        of, label = (dict(record.curves.get(f"{DECODER}/{kind}/{layer}", ())) for kind in (kind_of(name), "I_TY"))
+        points = [(step, x, label.get(step, math.nan)) for step, x in sorted(of.items())]
+        halves = [NORMAL * _end(record, f"{STDERR}/{kind}/{layer}") for kind in (kind_of(name), "I_TY")]
+        curves.append(PlaneCurve(layer, points, False, (halves[0], halves[1])).times(factor))
+    return information_plane(
+        curves,
+        title=f"Information about the label and the nuisance {name!r}, by decoders",
+        ceiling_x=math.inf,
+        ceiling_y=entropy * factor,
+        epochs=record.epochs,
+        unit=unit,
+        across=f"I(T;N) of {name}",
+        caption="Lower bounds. To the left: invariant to the nuisance. Bars: 95 % at the last point",
     )
 
 

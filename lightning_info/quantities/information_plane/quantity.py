@@ -24,8 +24,9 @@ from lightning_info.quantities.information_plane.decoded import CLASSES, positio
 from lightning_info.quantities.information_plane.descriptions import DESCRIPTIONS
 from lightning_info.quantities.information_plane.estimates import BinRange, Bounds, Estimate, EstimatorSettings
 from lightning_info.quantities.information_plane.features import MOST_UNITS, TARGETS, LayerFeatures, rows_of_layers
-from lightning_info.quantities.information_plane.label_information import LabelDecoders
+from lightning_info.quantities.information_plane.label_information import DECODER, LabelDecoders
 from lightning_info.quantities.information_plane.labels import Labels, describe_targets, labels_of, targets_of
+from lightning_info.quantities.information_plane.nuisances import NuisanceDecoders, Nuisances, check_nuisances
 from lightning_info.quantities.information_plane.projections import averaged, averaged_plane, errors_of_plane
 from lightning_info.quantities.information_plane.trajectory import Plane, Trajectory
 from lightning_info.quantities.information_plane.verdicts import CompressionVerdict, judge
@@ -73,10 +74,11 @@ class InformationPlane(Quantity):
         directions: int,
         projections: int,
         label_information: LabelInformation,
+        nuisances: Nuisances | None,
         seed: int,
     ) -> None:
         self.layers, self.bins, self.directions, self.projections = layers, bins, directions, projections
-        self.label_information, self.seed = label_information, seed
+        self.label_information, self.nuisances, self.seed = label_information, dict(nuisances or {}), seed
         self._estimator, self._bin_range = estimator, bin_range
         self.method = EstimatorSettings(bins, noise, noise_variance)
         self.reset()
@@ -88,6 +90,7 @@ class InformationPlane(Quantity):
         validation.positive_integer(owner, "directions", self.directions, 2)
         validation.positive_integer(owner, "projections", self.projections, 8)
         validation.one_of(owner, "label_information", self.label_information, get_args(LabelInformation))
+        check_nuisances(owner, self.nuisances)
         validation.positive_number(owner, "noise", self.method.noise, 0.1)
         if self.method.noise_variance is not None:
             validation.positive_number(owner, "noise_variance", self.method.noise_variance, 0.1)
@@ -97,6 +100,7 @@ class InformationPlane(Quantity):
     def reset(self) -> None:
         self._trajectory = Trajectory()
         self._features, self._decoders = LayerFeatures((), 1, 0), LabelDecoders()
+        self._nuisances = NuisanceDecoders(self.nuisances, self.seed)
         self._shown, self._first_width, self._told = {}, {}, set()
         self.verdicts: dict[str, CompressionVerdict] = {}
 
@@ -128,7 +132,8 @@ class InformationPlane(Quantity):
         )
         if self.estimates[0].bin_range is not None and targets is not None:
             self.tags += tuple(f"{SHUFFLED}/I_TY/{name}" for name in names if name not in self._decoders)
-        self.tags += self._decoders.tags
+        self._nuisances.prepare(snapshot, [layer.label for layer in layers if not layer.is_discrete])
+        self.tags += self._decoders.tags + self._nuisances.tags
         shown = "info_plane_final" if self.estimates[0].bin_range == "global" else "info_plane"
         self.table = tuple(
             (f"{shown}/I_XT/{name}", f"{shown}_stderr/I_XT/{name}" if len(keys) > 1 else None)
@@ -171,7 +176,9 @@ class InformationPlane(Quantity):
             for estimate in self.estimates:
                 one = partial(estimate.read, t, y, _ends(t), self.method)
                 cost += trial(one, t.device) * len(keys)
-        return cost + self._decoders.seconds(samples * max(1, self._features.decoded or 0), CLASSES)
+        cost += self._decoders.seconds(samples * max(1, self._features.decoded or 0), CLASSES)
+        of_one = self._decoders.seconds(samples, CLASSES) if self.nuisances else 0.0
+        return cost + self._nuisances.seconds(few, self._features, samples, of_one)
 
     @override
     def cheaper(self) -> str:
@@ -216,6 +223,7 @@ class InformationPlane(Quantity):
                     values[tag] = fmean(shuffled(case, setting, 2 if len(found) == 1 else 1) for case in found)
                 cases.append(replace(found[0], reading=mean))
         values |= self._decoders.measure(read, labels, point.warn)
+        values |= self._nuisances.measure(snapshot, self._features, self._decoders.components, point.warn)
         self._warn(cases, setting, point.warn)
         return values
 
@@ -265,13 +273,11 @@ class InformationPlane(Quantity):
 
     def planes(self, bin_range: BinRange, estimator: str = "binning") -> Plane:
         """Return the curves by bins under any range, see :meth:`~.InfoPlaneCallback.curves`."""
-        curves = self._trajectory.curves(Estimate("", estimator, bin_range), self.method)
+        curves = self._curves(bin_range, estimator)
         return averaged_plane(curves, self._features.parts or {name: [name] for name in curves})
 
-    def _errors(self, estimate: Estimate) -> dict[str, Curve]:
-        """Return the standard errors of I(X;T) over projections, at each step."""
-        curves = self._trajectory.curves(Estimate("", estimate.name, "global"), self.method)
-        return errors_of_plane(curves, self._features.parts)
+    def _curves(self, bin_range: BinRange, estimator: str) -> Plane:
+        return self._trajectory.curves(Estimate("", estimator, bin_range), self.method)
 
     @override
     def finish(self, record: Record, point: Point) -> Mapping[str, Curve]:
@@ -286,7 +292,7 @@ class InformationPlane(Quantity):
         curves: dict[str, Curve] = {}
         for estimate in self.estimates:
             final = self.planes("global", estimate.name) if estimate.bin_range == "global" else {}
-            errors = self._errors(estimate) if final else {}
+            errors = errors_of_plane(self._curves("global", estimate.name), self._features.parts) if final else {}
             for name, points in final.items():
                 curves[f"{estimate.family}_final/I_XT/{name}"] = [(step, x) for step, x, _ in points]
                 if name in errors:
@@ -336,7 +342,14 @@ class InformationPlane(Quantity):
     @override
     def figures(self, record: Record) -> Mapping[str, Callable[[], Figure]]:
         drawn = self.estimates if self._trajectory.points else ()
-        return {f"{estimate.family}/plane": partial(self._plane, estimate, record) for estimate in drawn}
+        planes = {f"{estimate.family}/plane": partial(self._plane, estimate, record) for estimate in drawn}
+        for name in self.nuisances if drawn else ():
+            entropy = math.inf if self._trajectory.labels is None else self._trajectory.labels.entropy
+            layers = list(self._features.parts)
+            planes[f"{DECODER}/plane_{name}"] = partial(
+                pictures.nuisance_plane, name, layers, entropy, record, *record.shown(self.unit)
+            )
+        return planes
 
     def _plane(self, estimate: Estimate, record: Record) -> Figure:
         whole = self.planes("global", estimate.name) if estimate.bin_range == "global" else None
