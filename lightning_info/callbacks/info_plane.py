@@ -48,7 +48,7 @@ class InfoPlaneCallback(InfoCallback):
       of training; the values above were logged before it was known.
     - ``info_plane_shuffled/I_TY/<layer>``: I(T;Y) with shuffled labels, if the first estimate is by bins: the part that
       is due to the number of samples, not to the layer.
-    - ``info_plane/overhead``: share of the run's time that this callback has taken so far.
+    - ``info_plane/overhead``: share of the run's time that this callback has taken so far; in ``history`` only.
     - histograms ``activations/<layer>``: 10,000 activations, at most 64 from one sample.
     - figure ``info_plane/plane``: I(T;Y) against I(X;T), colour = epoch, layers of one epoch joined.
 

@@ -377,7 +377,8 @@ class Points(Member):
         return in_unit(known.unit, self.unit)[1] if known else 1.0
 
     def _is_logged(self, tag: str) -> bool:
-        return self.quantity.is_logged(self._untagged(tag))
+        name = self._untagged(tag)
+        return name != f"{self.quantity.name}/overhead" and self.quantity.is_logged(name)
 
     @property
     def _samples(self) -> ReferenceSamples:
