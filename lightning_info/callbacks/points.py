@@ -82,7 +82,7 @@ class Points(Member):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy, which belongs to no run."""
-        return {name: value for name, value in vars(self).items() if name != "_session"}
+        return {name: value for name, value in vars(self).items() if name not in ("_session", "_joined")}
 
     # ---- replicas
 

@@ -148,10 +148,12 @@ class StabilityCallback(InfoCallback):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """End the twins."""
         self._stop()
+        super().on_exception(trainer, pl_module, exception)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """End the twins."""
         self._stop()
+        super().teardown(trainer, pl_module, stage)
 
     def _stop(self) -> None:
         for twin in self.twins:
