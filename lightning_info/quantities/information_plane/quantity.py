@@ -265,7 +265,9 @@ class InformationPlane(Quantity):
         }
         short = {name: judgement.verdict.partition(":")[0] for name, judgement in self.verdicts.items()}
         table = verdict_table(falls, short, unit)
-        return f"\n{table}\nOne run is not evidence; seeds differ (-: that range does not fit)."
+        labels = self._trajectory.labels
+        top = "" if labels is None else f"\nH(Y) = {labels.entropy * factor:.4g} {unit}: no layer can tell more of Y."
+        return f"\n{table}\nOne run is not evidence; seeds differ (-: that range does not fit).{top}"
 
     @override
     def conclusions(self, record: Record) -> Mapping[str, Any]:
