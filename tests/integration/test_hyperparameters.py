@@ -17,7 +17,7 @@ OPTIONS = {"num_samples": 16, "every_n_epochs": 1, "on_error": "raise", "summary
 OURS = {
     "FisherTraceCallback/num_samples": 16,
     "FisherTraceCallback/seed": 3,
-    "FisherTraceCallback/unit": "nats / weight²",
+    "FisherTraceCallback/unit": "nats/weight²",
     "FisherTraceCallback/estimator": "importance",
     "FisherTraceCallback/draws": 5,
     "FisherTraceCallback/every_n_epochs": 1,
