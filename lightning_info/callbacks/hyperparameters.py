@@ -9,7 +9,7 @@ from typing import Any
 from lightning_info.callbacks.take_away import TakeAway
 from lightning_info.functional.units import in_unit
 from lightning_info.replica.isolation import exits_are_errors
-from lightning_info.reporting.hyperparameters import JoinedHyperparameters
+from lightning_info.reporting.hyperparameters import OURS, JoinedHyperparameters
 
 EMPTY = ("", "()", "[]", "{}")
 """What an argument that asks for nothing is written as."""
@@ -28,7 +28,7 @@ class LogsHyperparameters(TakeAway):
         own = {name: getattr(quantity, name, None) for name in inspect.signature(type(quantity)).parameters}
         known = {**own, "seed": self.seed, **asdict(self._schedule), **self.arguments()}
         known["unit"] = in_unit(quantity.unit, self.unit)[0]
-        title = self.tagged(type(self).__name__)
+        title = f"{OURS}/{self.tagged(type(self).__name__)}"
         plain = {f"{title}/{name}": _plain(value) for name, value in known.items() if value is not None}
         return {name: value for name, value in plain.items() if value not in EMPTY}
 

@@ -6,6 +6,9 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
+OURS = "with"
+"""First part of our names: TensorBoard shows the first few by the alphabet, which are to be the user's own."""
+
 
 class JoinedHyperparameters:
     """Takes the place of a logger's ``log_hyperparams``, and adds settings to whatever is logged, until :meth:`end`.

@@ -15,13 +15,13 @@ from lightning_info import FisherTraceCallback, InfoPlaneCallback
 OWN = {"width": 7, "rate": 0.5, "name": "mine"}
 OPTIONS = {"num_samples": 16, "every_n_epochs": 1, "on_error": "raise", "summary": False}
 OURS = {
-    "FisherTraceCallback/num_samples": 16,
-    "FisherTraceCallback/seed": 3,
-    "FisherTraceCallback/unit": "nats/weight²",
-    "FisherTraceCallback/estimator": "importance",
-    "FisherTraceCallback/draws": 5,
-    "FisherTraceCallback/every_n_epochs": 1,
-    "FisherTraceCallback/batch_norm": "reference",
+    "with/FisherTraceCallback/num_samples": 16,
+    "with/FisherTraceCallback/seed": 3,
+    "with/FisherTraceCallback/unit": "nats/weight²",
+    "with/FisherTraceCallback/estimator": "importance",
+    "with/FisherTraceCallback/draws": 5,
+    "with/FisherTraceCallback/every_n_epochs": 1,
+    "with/FisherTraceCallback/batch_norm": "reference",
 }
 
 
@@ -89,10 +89,11 @@ def test_the_users_hyperparameters_stay_and_ours_are_beside_them(tmp_path, modul
         assert own in (OWN, {})  # Lightning does not write to the file again what comes late
         assert {name: both[name] for name in own} == own
         assert both.items() >= OURS.items()
-        assert {name.partition("/")[0] for name in both.keys() - own.keys()} == {"FisherTraceCallback"}
+        assert {name.rpartition("/")[0] for name in both.keys() - own.keys()} == {"with/FisherTraceCallback"}
     (own, metric), (both, same_metric) = shown(plain[0]), shown(loggers[0])
     assert own == OWN
     assert both.items() >= (OWN | OURS).items()
+    assert sorted(both)[: len(OWN)] == sorted(OWN)  # the order of TensorBoard's columns, of which it shows the first
     assert metric == same_metric != {}
     assert dict(of_user.hparams) == dict(module().hparams)
 
@@ -103,9 +104,12 @@ def test_where_the_user_logs_none_there_are_ours_alone_of_each_callback_that_is_
     board, table = fit(tmp_path, Classifier(), *callbacks)
     for found in (in_files(board), in_files(table), shown(board)[0]):
         assert found.items() >= OURS.items()
-        assert {name.rpartition("/")[0] for name in found} == {"FisherTraceCallback", "mine/InfoPlaneCallback"}
-        assert found["mine/InfoPlaneCallback/bins"] == 9
-        assert found["mine/InfoPlaneCallback/unit"] == "nats"
+        assert {name.rpartition("/")[0] for name in found} == {
+            "with/FisherTraceCallback",
+            "with/mine/InfoPlaneCallback",
+        }
+        assert found["with/mine/InfoPlaneCallback/bins"] == 9
+        assert found["with/mine/InfoPlaneCallback/unit"] == "nats"
 
 
 def test_without_being_asked_nothing_is_added(tmp_path):
