@@ -18,6 +18,7 @@ from lightning_info.callbacks.budget import Account
 from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.error_policy import ErrorPolicy, NoRoom, Refused, WrongArgument
 from lightning_info.callbacks.forecast import Forecast
+from lightning_info.callbacks.hyperparameters import LogsHyperparameters
 from lightning_info.callbacks.monitors import monitors
 from lightning_info.callbacks.options import ARGUMENTS, MARK, check_common_options, show_common_options
 from lightning_info.callbacks.preflight import refuse_sharding
@@ -28,7 +29,6 @@ from lightning_info.callbacks.reference_collector import ReferenceCollector
 from lightning_info.callbacks.resuming import steps_taken
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.callbacks.session import Session
-from lightning_info.callbacks.take_away import TakeAway
 from lightning_info.functional.units import Unit
 from lightning_info.quantities.checks import check_quantity
 from lightning_info.quantities.quantity import Quantity
@@ -41,7 +41,7 @@ from lightning_info.replica.user_warning import warn
 from lightning_info.reporting.table import Curve, last_values
 
 
-class InfoCallback(TakeAway):
+class InfoCallback(LogsHyperparameters):
     """Measures a quantity during training: decides when, on which samples, and where the values go.
 
     The callbacks of this package build on it; use it directly for a :class:`~.Quantity` of your own, see
@@ -104,6 +104,7 @@ class InfoCallback(TakeAway):
         summary: bool = True,
         verbose: bool = False,
         prog_bar: bool = False,
+        log_hyperparams: bool = False,
         save_samples: bool = True,
     ) -> None:
         owner = type(self).__name__
@@ -127,7 +128,7 @@ class InfoCallback(TakeAway):
         self._declared = DeclaredSamples(owner, split, collate, batch_axes)
         self.seed, self.prefix, self.on_error, self.summary = seed, prefix or None, on_error, summary
         self.verbose, self.prog_bar, self.unit, self._asked_unit = verbose, prog_bar, unit, unit
-        self.batch_norm, self.save_samples = batch_norm, save_samples
+        self.batch_norm, self.save_samples, self.log_hyperparams = batch_norm, save_samples, log_hyperparams
         self.history = {}
         self._schedule = Schedule(every_n_epochs, every_n_train_steps, max_overhead)
         self._active = False

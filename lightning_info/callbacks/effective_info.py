@@ -39,7 +39,7 @@ class EffectiveInfoCallback(InfoCallback):
     - ``effective_info/crossing``: largest amount by which a layer's bound lies below that of a later one. The true
       information cannot do so for layers through which everything passes, so this shows how loose the bounds are. A
       layer more than 0.1 nats and three standard errors below a later one is NaN.
-    - ``effective_info/overhead``: share of the run's time that this callback has taken so far.
+    - ``effective_info/overhead``: share of the run's time that this callback has taken so far; in ``history`` only.
     - figure ``effective_info/plane``.
 
     Further distortions have ``effective_info_<distortion>/...``. A distortion that no level reaches is NaN, with a

@@ -34,7 +34,7 @@ class FisherTraceCallback(InfoCallback):
     - ``fisher/trace_stderr``, ``fisher/trace_low``, ``fisher/trace_high``: its standard error and 95 % band. They cover
       the draws and labels on the reference samples, not samples beyond them.
     - ``fisher/coverage``: share of the trainable weights whose per-sample gradient norm was computed exactly.
-    - ``fisher/overhead``: share of the run's time that this callback has taken so far.
+    - ``fisher/overhead``: share of the run's time that this callback has taken so far; in ``history`` only.
     - ``fisher/empirical_trace``, ``fisher/exact_trace``, ``fisher/hessian_trace`` if requested with ``also``, each with
       ``_stderr``. The last is the trace of the Hessian of the training loss (at the labels of the data), which F
       approximates; it may be negative.

@@ -52,12 +52,13 @@ class InfoPlaneCallback(InfoCallback):
       error of the estimate between them.
     - ``info_plane_stderr/...``: standard errors of the first over the sets of random combinations.
     - ``info_plane_final/...``: for the global range, at the end of fit, the whole curve in bins over the range of all
-      of training; the values above were logged before it was known. I(T;Y) only without decoders.
+      of training; the values above were logged before it was known.
     - ``info_plane_decoder/I_TN_<nuisance>/<layer>`` and its standard errors, for each of the ``nuisances``; figure
       ``info_plane_decoder/plane_<nuisance>``.
-    - ``info_plane_shuffled/I_TY/<layer>``: I(T;Y) with shuffled labels, if the first estimate is by bins and there are
-      no decoders: the part that is due to the number of samples, not to the layer.
-    - ``info_plane/overhead``: share of the run's time that this callback has taken so far.
+    - ``info_plane_shuffled/I_TY/<layer>``: I(T;Y) with shuffled labels, if the first estimate is by bins: the part that
+      is due to the number of samples, not to the layer. With decoders in ``history`` only, as the I(T;Y) of
+      ``info_plane_final``.
+    - ``info_plane/overhead``: share of the run's time that this callback has taken so far; in ``history`` only.
     - histograms ``activations/<layer>``: 10,000 activations, at most 64 from one sample.
     - figure ``info_plane/plane``: I(T;Y) against I(X;T), colour = epoch, layers of one epoch joined.
 

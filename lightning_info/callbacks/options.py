@@ -58,6 +58,8 @@ ARGUMENTS = """\
             instead of one line with what is measured and what is left out.
         prog_bar: Whether to show the last value of the headline, the first row of the table at the end, in the progress
             bar.
+        log_hyperparams: Whether to add the arguments (``with/FisherTraceCallback/num_samples``, ...) to the run's
+            hyperparameters in its loggers, beside those of ``save_hyperparameters()``.
         save_samples: Whether to keep the reference samples (up to 64 MiB) in checkpoints; a resumed run then measures
             on the same ones. False keeps training data out of them: a resumed run then collects samples anew and says
             so. The values before and after come from different samples, and no error bar includes that change.
@@ -83,6 +85,7 @@ class CommonOptions(TypedDict, total=False):
     summary: bool
     verbose: bool
     prog_bar: bool
+    log_hyperparams: bool
     save_samples: bool
 
 

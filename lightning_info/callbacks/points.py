@@ -82,7 +82,7 @@ class Points(Member):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy, which belongs to no run."""
-        return {name: value for name, value in vars(self).items() if name != "_session"}
+        return {name: value for name, value in vars(self).items() if name not in ("_session", "_joined")}
 
     # ---- replicas
 
@@ -377,7 +377,8 @@ class Points(Member):
         return in_unit(known.unit, self.unit)[1] if known else 1.0
 
     def _is_logged(self, tag: str) -> bool:
-        return self.quantity.is_logged(self._untagged(tag))
+        name = self._untagged(tag)
+        return name != f"{self.quantity.name}/overhead" and self.quantity.is_logged(name)
 
     @property
     def _samples(self) -> ReferenceSamples:

@@ -112,12 +112,12 @@ class Resuming(Points, Callback, ABC):
     def _restart(self) -> None:
         """Return to the state at the start of a run."""
 
-    def _settings(self) -> dict[str, str]:
-        """Return the arguments that must agree for values to be comparable, in Python's notation."""
+    def arguments(self) -> dict[str, object]:
+        """Return the arguments that must agree for values to be comparable."""
         adapter = getattr(self.adapter, "__qualname__", type(self.adapter).__qualname__) if self.adapter else None
         if isinstance(self.adapter, LikelihoodCall):
             adapter = repr(self.adapter)
-        settings = {
+        settings: dict[str, object] = {
             "num_samples": self.num_samples,
             "adapter": adapter,
             "batch_norm": self.batch_norm,
@@ -125,7 +125,11 @@ class Resuming(Points, Callback, ABC):
         }
         if self._declared.text:
             settings["samples"] = self._declared.text
-        return {name: repr(value) for name, value in (settings | dict(self.quantity.settings())).items()}
+        return settings | dict(self.quantity.settings())
+
+    def _settings(self) -> dict[str, str]:
+        """Return them in Python's notation."""
+        return {name: repr(value) for name, value in self.arguments().items()}
 
     def _end_curves(self, trainer: Any) -> None:
         """End the curves of a checkpoint with other settings."""

@@ -43,7 +43,7 @@ class StabilityCallback(InfoCallback):
     - ``stability/unique_information``: ``N δᵀFδ / (2 beta)``, nats: information that the weights hold about this sample
       only.
     - ``stability/overhead``, ``stability/twin_overhead``: share of the run's time that the points, and the twin's
-      training, have taken so far.
+      training, have taken so far; in ``history`` only.
     - figure ``stability/paths``, at the end: both paths in the plane of where they start and end.
 
     Until the replaced sample first appears, the twin must equal the run bit by bit, which is checked at every step.
@@ -148,10 +148,12 @@ class StabilityCallback(InfoCallback):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """End the twins."""
         self._stop()
+        super().on_exception(trainer, pl_module, exception)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """End the twins."""
         self._stop()
+        super().teardown(trainer, pl_module, stage)
 
     def _stop(self) -> None:
         for twin in self.twins:

@@ -47,7 +47,7 @@ class WeightInfoCallback(InfoCallback):
     - ``weight_info/complexity`` (with ``_stderr``, of both terms): ``C_β = N E_Q[loss] + β KL`` (eq. 2), nats.
     - ``weight_info/temperature``, ``weight_info/free_energy``: ``T = η / (2 B (1 - μ))`` of the optimiser, for gradient
       noise of unit variance (with Adam it only follows η), and ``loss + T/2 log det(F + I)``.
-    - ``weight_info/overhead``: share of the run's time that this callback has taken so far.
+    - ``weight_info/overhead``: share of the run's time that this callback has taken so far; in ``history`` only.
     - figure ``weight_info/rate_distortion``; histogram ``weight_info/log10_eigenvalues`` of F.
 
     With an adapter that returns no targets the losses, ``complexity``, ``free_energy`` and the figure are left out.

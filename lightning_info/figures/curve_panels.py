@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
+from lightning_info.figures.interactive.style import colours
 from lightning_info.figures.margins import set_margins
 from lightning_info.figures.notebook_figure import NotebookFigure
 from lightning_info.reporting.table import Curve
@@ -41,18 +42,19 @@ def curve_panels(curves: Mapping[str, Curve], errors: Mapping[str, Mapping[int, 
     for axes in places[len(shown) :]:
         axes.set_axis_off()
     for axes, (panel, lines) in zip(places, shown, strict=False):
-        for layer, curve in lines.items():
+        for (layer, curve), colour in zip(lines.items(), colours(len(lines)), strict=True):
             tag = f"{panel}/{layer}" if layer else panel
             steps, values = [step for step, _ in curve], np.array([value for _, value in curve])
             bar = 1.96 * np.array([errors.get(tag, {}).get(step, math.nan) for step in steps])
             if len(steps) == 1:
-                axes.errorbar(steps, values, None if np.isnan(bar).any() else bar, fmt="o", capsize=3, label=layer)
+                found = None if np.isnan(bar).any() else bar
+                axes.errorbar(steps, values, found, fmt="o", color=colour, capsize=3, label=layer)
                 continue
-            (line,) = axes.plot(steps, values, marker=".", label=layer)
-            axes.fill_between(steps, values - bar, values + bar, color=line.get_color(), alpha=0.2, linewidth=0)
+            axes.plot(steps, values, color=colour, marker=".", label=layer)
+            axes.fill_between(steps, values - bar, values + bar, color=colour, alpha=0.2, linewidth=0)
         axes.set_title(panel, fontsize=10, y=1)
         axes.set_xlabel("optimiser steps")
         if len(lines) > 1:
-            axes.legend(fontsize=7)
+            axes.legend(fontsize=8)
     set_margins(figure, left=0.85, right=0.2, bottom=0.55, top=0.3, across=0.95, down=0.85)
     return figure

@@ -27,6 +27,8 @@ Array = NDArray[np.float64]
 _COLOURS = "viridis"
 _GREY = "0.75"
 _MARKERS = "os^DvPX*<>ph"
+SMALL = 8
+"""Size of small text, points: to be read where TensorBoard shows the figure 300 pixels wide."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,11 @@ def information_plane(
     i_x, i_y = f"{across or f'I(X;{symbol})'} [{unit}]", f"I({symbol};Y) [{unit}]"
     log_n = "log$_2$ N" if unit == "bits" else "log N"
 
-    title, caption = fill(title, 76), fill(caption, 100)
-    figure = NotebookFigure(figsize=(6, 4.5))
+    title, caption = fill(title, 60), fill(caption, 72)
+    figure = NotebookFigure(figsize=(5.2, 4.4))
     figure.suptitle(title, fontsize=10)
     axes = figure.add_subplot()
-    axes.set_title(caption, fontsize=7, color="0.3", y=1, pad=8)
+    axes.set_title(caption, fontsize=SMALL, color="0.3", y=1, pad=8)
     axes.margins(0.07, 0.1)
     right = 0.15
     if not np.isfinite(values).any():
@@ -126,7 +128,8 @@ def information_plane(
     if any(curve.saturated for curve in curves):
         notes.append(f"grey: {'within 1 bit of' if unit == 'bits' else 'at'} {log_n}, not informative")
     legend = _legend(figure, handles, "; ".join(notes))
-    top = 0.15 + lines_height(title, 10) + lines_height(caption, 7)
+    top = 0.15 + lines_height(title, 10) + lines_height(caption, SMALL)
+    figure.set_figheight(4 + legend)
     set_margins(figure, left=0.75, right=right, bottom=0.55 + legend, top=top)
     return figure
 
@@ -177,7 +180,7 @@ def _ceiling(axes: Axes, axis: Literal["x", "y"], value: float, name: str, value
         xycoords=transform,
         textcoords="offset points",
         rotation=rotation,
-        fontsize=7,
+        fontsize=SMALL,
         color="0.3",
     )
 
@@ -187,18 +190,19 @@ def _legend(figure: Figure, handles: Sequence[Line2D], note: str) -> float:
     if not handles:
         return 0.0
     longest = max(len(str(handle.get_label())) for handle in handles)
-    rows = ceil(len(handles) * (longest + 5) / 95)  # in letters: a marker takes 5, the figure 95
+    columns = max(1, 72 // (longest + 5))  # in letters: a marker takes 5, the figure 72
+    rows = ceil(len(handles) / columns)
     columns = ceil(len(handles) / rows)
     figure.legend(
         handles=handles,
         loc="lower center",
         ncols=columns,
         title=note,
-        fontsize=7,
-        title_fontsize=7,
+        fontsize=SMALL,
+        title_fontsize=SMALL,
         frameon=False,
     )
-    return lines_height(note + rows * "\n", 7) + 0.05
+    return lines_height(note + rows * "\n", SMALL) + 0.05
 
 
 def _epoch_scale(epochs: Sequence[float], measured: Sequence[float]) -> tuple[Array, dict[float, str]]:

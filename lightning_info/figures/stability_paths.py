@@ -24,8 +24,10 @@ FLAT = 4.0
 """Paths so many times longer than wide are drawn once more with their width stretched."""
 ROUNDING = 1e-6
 """Unless the width is of rounding errors."""
-RUN, TWIN, LOSS, FISHER = "#009e73", "#d55e00", "0.55", "#0072b2"
+RUN, TWIN, LOSS, FISHER = "#0072b2", "#d55e00", "0.55", "#cc79a7"
 """Of Okabe and Ito, told apart by colour-blind people too."""
+WIDTH, HEIGHT, SMALL = 5.4, 3.6, 8
+"""Width of the figure and height of a picture, inches; size of small text, points."""
 
 Array = NDArray[np.float64]
 
@@ -90,8 +92,8 @@ class LossLandscape:
 def stability_paths(picture: LossLandscape, *, title: str, caption: str = "") -> Figure:
     """Both paths in the plane of ``w_0, w_T, w'_T``, contours of the loss, ellipses of the inverse projected F.
 
-    At one scale for both axes; beside it, where the paths are hardly apart, across stretched, and the ellipses at
-    their size.
+    At one scale for both axes; below it, where the paths are hardly apart, across stretched, and the ellipses at their
+    size: not beside it, as TensorBoard shows a figure 300 pixels wide.
 
     Args:
         picture: What to draw.
@@ -102,40 +104,40 @@ def stability_paths(picture: LossLandscape, *, title: str, caption: str = "") ->
     points = np.concatenate([paths.run.numpy(), paths.twin.numpy()])
     spans = np.ptp(points, axis=0)
     is_flat = ROUNDING < spans[1] / spans[0] < 1 / FLAT
-    figure = NotebookFigure(figsize=(11, 5.4) if is_flat else (6.4, 5.8))
-    plane = figure.add_subplot(1, 2 if is_flat else 1, 1)
+    share = f"; paths from {100 * paths.share:.2g} % of the weights" if paths.share < 1 else ""
+    title = fill(title + share, 60)
+    notes = fill("; ".join([*_notes(picture), *([caption] if caption else [])]), 78)
+    rows = 2 + len(picture.ellipses)  # of the legend
+    top, bottom, between = 0.3 + lines_height(title, 10), 0.6 + lines_height(notes + rows * "\n", SMALL), 0.9
+    figure = NotebookFigure(figsize=(WIDTH, top + HEIGHT + is_flat * (between + HEIGHT) + bottom))
+    plane = figure.add_subplot(2 if is_flat else 1, 1, 1)
     _contours(plane, picture)
     _ellipses(plane, picture, [shape.factor for shape in picture.ellipses.values()])
     _paths(plane, paths)
     plane.set(xlim=picture.x[[0, -1]].tolist(), ylim=picture.y[[0, -1]].tolist(), aspect="equal")
-    plane.set_title("one scale", fontsize=8, y=1)
+    plane.set_title("one scale", fontsize=9, y=1)
     across = "towards w'$_T$" if picture.second == "twin" else "in a random direction"
     plane.set(xlabel="from w$_0$ towards w$_T$", ylabel=f"across, {across}")
     handles, labels = plane.get_legend_handles_labels()
     if is_flat:
-        near = figure.add_subplot(1, 2, 2)
+        near = figure.add_subplot(2, 1, 2)
         _ellipses(near, picture, [1.0] * len(picture.ellipses))
         _paths(near, paths)
         low, high = points.min(0) - 0.1 * spans, points.max(0) + 0.1 * spans
         near.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel=plane.get_xlabel(), ylabel=plane.get_ylabel())
         near.set_box_aspect(1)
-        near.set_title(f"across stretched {_short(spans[0] / spans[1])} times; ellipses at their size", fontsize=8, y=1)
-    share = f"; paths from {100 * paths.share:.2g} % of the weights" if paths.share < 1 else ""
-    title = fill(title + share, 110 if is_flat else 70)
+        near.set_title(f"across stretched {_short(spans[0] / spans[1])} times; ellipses at their size", fontsize=9, y=1)
     figure.suptitle(title, fontsize=10)
-    notes = fill("; ".join([*_notes(picture), *([caption] if caption else [])]), 160 if is_flat else 95)
     figure.legend(
         handles=handles,
         labels=labels,
         loc="lower center",
-        ncols=2,
         title=notes,
-        fontsize=7,
-        title_fontsize=7,
+        fontsize=SMALL,
+        title_fontsize=SMALL,
         frameon=False,
     )
-    below = lines_height(notes + (len(handles) + 1) // 2 * "\n", 7) + 0.05
-    set_margins(figure, left=0.75, right=0.2, bottom=0.55 + below, top=0.3 + lines_height(title, 10), across=0.85)
+    set_margins(figure, left=0.85, right=0.2, bottom=bottom, top=top, down=between)
     return figure
 
 
@@ -171,7 +173,7 @@ def _contours(axes: Axes, picture: LossLandscape) -> None:
     rounded = (np.unique([float(f"{level:.{digits}g}") for level in quantiles]) for digits in range(2, 9))
     levels = next((found for found in rounded if len(found) == len(quantiles)), np.unique(quantiles))
     lines = axes.contour(picture.x.numpy(), picture.y.numpy(), loss, levels, colors=LOSS, linewidths=0.8, alpha=0.7)
-    axes.clabel(lines, fontsize=6, fmt="%.8g")
+    axes.clabel(lines, fontsize=7, fmt="%.8g")
 
 
 def _notes(picture: LossLandscape) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+from lightning_info.reporting.hyperparameters import OURS
 from lightning_info.run_logs.groups import RunGroup
 from lightning_info.tab.plotly_source import plotly_packed, plotly_source
 from lightning_info.views.catalogue import VIEWS, plans
@@ -21,6 +22,8 @@ from lightning_info.views.panel import Contents, Panel, Table
 
 STATIC = Path(__file__).parents[1] / "tab" / "static"
 """The files of the tab, of which the page has two in it."""
+MOST_SETTINGS = 12
+"""Hyperparameters in the table of the runs."""
 LARGEST = 6_000_000
 """Bytes of the page; pictures that would not fit are left out, which is said."""
 PACKAGES = ("lightning-info", "lightning", "pytorch-lightning", "torch", "tensorboard", "plotly")
@@ -84,7 +87,8 @@ def page(
 def _settings(groups: Sequence[RunGroup]) -> Panel:
     """Which runs these are, with their hyperparameters."""
     runs = [(group, run) for group in groups for run in group.runs]
-    names = list(dict.fromkeys(name for _, run in runs for name in run.settings))[:12]
+    found = dict.fromkeys(name for _, run in runs for name in run.settings)
+    names = sorted(found, key=lambda name: name.startswith(f"{OURS}/"))[:MOST_SETTINGS]  # the user's own first
     rows = [[run.name, group.name, *(str(run.settings.get(name, "")) for name in names)] for group, run in runs]
     return Panel("Runs and settings", table=Table(["run", "group", *names], rows))
 

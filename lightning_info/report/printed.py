@@ -87,7 +87,7 @@ def _plane(start: str, group: RunGroup) -> Figure:
     layers = list(
         dict.fromkeys(layer_of(t) for run in group.runs for t in run.curves if t.startswith(f"{start}/I_XT/"))
     )
-    top = ceilings(group.runs[0], start.rpartition("/")[2])[0]
+    top = ceilings(group.runs[0], start.rpartition("/")[2])
     paths: list[PlaneCurve] = []
     steps: set[int] = set()
     for layer in layers:
@@ -96,12 +96,18 @@ def _plane(start: str, group: RunGroup) -> Figure:
             continue
         up = np.full(len(x.steps), np.nan) if y is None else np.interp(x.steps, y.steps, y.values)
         steps.update(x.steps)
-        is_grey = bool((x.values[np.isfinite(x.values)] > top - 1).all())
+        is_grey = bool((x.values[np.isfinite(x.values)] > top.x - top.bit).all())
         paths.append(PlaneCurve(layer, list(zip(x.steps, x.values.tolist(), up.tolist(), strict=True)), is_grey))
     order = sorted(steps)
     epochs = dict(zip(order, group.runs[0].epochs(order) or map(float, order), strict=True))
-    # of the entropy of the labels the logs do not tell
-    return information_plane(paths, title=f"{start}: {group.name}", ceiling_x=top, ceiling_y=math.inf, epochs=epochs)
+    return information_plane(
+        paths,
+        title=f"{start}: {group.name}",
+        ceiling_x=top.x,
+        ceiling_y=top.y if top.is_entropy else math.inf,
+        epochs=epochs,
+        unit="bits" if top.bit == 1 else "nats",
+    )
 
 
 def _safe(name: str) -> str:

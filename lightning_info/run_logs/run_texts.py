@@ -7,12 +7,14 @@ import re
 from typing import NamedTuple
 
 from lightning_info.run_logs.run_log import RunLog
+from lightning_info.run_logs.tags import parsed
 
 GUIDE, RESULT = "lightning_info/how_to_read/text_summary", "lightning_info/result/text_summary"
 
 _SECTION = re.compile(r"^### (?P<title>[^\n]*)\n(?P<words>.*?)```\n(?P<rows>.*?)\n```", re.MULTILINE | re.DOTALL)
 _SAMPLES = re.compile(r"^\s*samples\s+(?:all )?(\d[\d,]*)", re.MULTILINE)
 _OUTPUTS = re.compile(r"categorical outputs \((\d+),")
+_ENTROPY = re.compile(r"^H\(Y\) = (\d[\d.e+-]*) (?:bits|nats):", re.MULTILINE)
 
 
 class Section(NamedTuple):
@@ -49,17 +51,35 @@ def result(run: RunLog) -> str:
     return run.texts.get(RESULT, "").strip().removeprefix("```").removesuffix("```").strip("\n")
 
 
-def ceilings(run: RunLog, family: str) -> tuple[float, float]:
-    """Highest possible information about input and label of a plane, in its unit; infinite where it is not told.
+class Ceilings(NamedTuple):
+    """Highest possible information of a plane, in the unit of its curves; infinite where it is not told.
+
+    Attributes:
+        x: About the input: the logarithm of the number of samples.
+        y: About the label: the entropy of the labels, or before the end of a run the logarithm of the classes.
+        is_entropy: Whether it is the former.
+        bit: One bit in that unit.
+    """
+
+    x: float = math.inf
+    y: float = math.inf
+    is_entropy: bool = False
+    bit: float = 1.0
+
+
+def ceilings(run: RunLog, family: str) -> Ceilings:
+    """Highest possible information about input and label of a plane.
 
     Args:
         run: The run.
         family: Of the plane's tags, without prefix.
     """
     if not family.startswith("info_plane"):  # lower bounds have no ceiling of their own
-        return math.inf, math.inf
+        return Ceilings()
+    tags = (tag for tag in run.descriptions if (known := parsed(tag)) and known.family.startswith("info_plane"))
+    bit = math.log(2) if any("[nats]" in run.descriptions[tag] for tag in tags) else 1.0
     told = next((one for one in sections(run) if one.title.startswith("InfoPlane")), None)
-    if told is None:
-        return math.inf, math.inf
-    x = math.log2(told.samples) if told.samples else math.inf
-    return x, math.log2(told.classes) if told.classes else math.inf
+    x = math.log2(told.samples) * bit if told and told.samples else math.inf
+    entropies = [float(found) for found in _ENTROPY.findall(result(run))]  # of several planes the highest
+    y = math.log2(told.classes) * bit if told and told.classes else math.inf
+    return Ceilings(x, max(entropies, default=y), bool(entropies), bit)

@@ -53,9 +53,9 @@ def _coverage(run: RunLog, tags: Tags) -> Iterable[str]:
 def _at_ceiling(run: RunLog, tags: Tags) -> Iterable[str]:
     layers = []
     for name, tag in tags.items():
-        top = ceilings(run, tag.family)[0]
+        top, *_, bit = ceilings(run, tag.family)
         values = [value for _, value in run.curves[name] if math.isfinite(value)]
-        if tag.kind == "I_XT" and math.isfinite(top) and values and min(values) > top - NEAR:
+        if tag.kind == "I_XT" and math.isfinite(top) and values and min(values) > top - NEAR * bit:
             layers.append(name)
     if layers:
         yield f"{_few(layers)}: within 1 bit of the ceiling throughout, which says nothing of the layer."

@@ -84,12 +84,14 @@ def panel(
     )
     stops = thinned(steps, MOST_STOPS)
     tops = [ceilings(run, family) for group in groups for run in group.runs]
-    top_x, top_y = (max((pair[i] for pair in tops), default=math.inf) for i in (0, 1))
+    top_x, top_y = (max((one[i] for one in tops), default=math.inf) for i in (0, 1))
+    bit = max((one.bit for one in tops), default=1.0)
+    log, is_entropy = ("log2" if bit == 1 else "log"), all(one.is_entropy for one in tops)
     top_y = top_y if y.endswith("Y") else math.inf
     paths = []
     for group in groups:
         for layer, (across, up, chance) in curves[group.name].items():
-            is_grey = math.isfinite(top_x) and bool((across.values[np.isfinite(across.values)] > top_x - 1).all())
+            is_grey = math.isfinite(top_x) and bool((across.values[np.isfinite(across.values)] > top_x - bit).all())
             name = f"{layer} · {group.name}" if len(groups) > 1 else layer
             at = [_at(part, stops) for part in (across, up)]
             baseline = np.full(len(stops), math.nan) if chance is None else _at(chance, stops)[0]
@@ -109,8 +111,8 @@ def panel(
         labels,
         x_title=f"{_symbol(x)}{unit}",
         y_title=f"{_symbol(y)}{unit}",
-        ceiling_x=(top_x, f"log2 of the samples = {top_x:.4g}"),
-        ceiling_y=(top_y, f"log2 of the classes = {top_y:.4g}"),
+        ceiling_x=(top_x, f"{log} of the samples = {top_x:.4g}"),
+        ceiling_y=(top_y, f"{'H(Y)' if is_entropy else f'{log} of the classes'} = {top_y:.4g}"),
     )
     has_baseline = any(np.isfinite(path.baseline).any() for path in paths)
     what = f"Each layer's path over training: {_symbol(x)} to the right, {_symbol(y)} upwards. {said.what}"

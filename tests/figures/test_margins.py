@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from lightning_info.figures.curve_panels import curve_panels
+from lightning_info.figures.information_plane import PlaneCurve, information_plane
 from lightning_info.figures.layer_heat_map import layer_heat_map
 from lightning_info.figures.margins import LETTER, lines_height, set_margins, widest
 from lightning_info.figures.rate_distortion import rate_distortion
@@ -49,6 +54,12 @@ def paths(width: float, share: float, title: str, caption: str) -> Figure:
     return stability_paths(LossLandscape(shown, ellipses, x, y, loss, 64, "twin"), title=title, caption=caption)
 
 
+def plane(layers: int) -> Figure:
+    curves = [PlaneCurve(f"layer{i}.relu", [(s, 9.0 - i, 0.1 * s) for s in range(9)]) for i in range(layers)]
+    options = {"ceiling_x": 10.0, "ceiling_y": 1.0, "epochs": {s: float(s) for s in range(9)}}
+    return information_plane(curves, title="binning, 30 bins, 1024 samples", caption="what one must know", **options)
+
+
 FIGURES = {
     "map of one layer": lambda: heat_map(1),
     "map of many layers": lambda: heat_map(200, last=10**7),
@@ -59,7 +70,8 @@ FIGURES = {
     "panels of small values": lambda: panels(24, 0.00123),
     "weights": lambda: weights(1.0),
     "weights of small losses": lambda: weights(1e-9, "what one must know of it; " * 15, negative=True),
-    "paths side by side": lambda: paths(0.2, 1.0, "sample 3 replaced " * 10, "β = 1"),
+    "plane": lambda: plane(8),
+    "paths below one another": lambda: paths(0.2, 1.0, "sample 3 replaced " * 10, "β = 1"),
     "paths of a share": lambda: paths(3.0, 0.01, "sample 3 replaced", "β = 1; " * 20),
 }
 
@@ -84,6 +96,31 @@ def test_nothing_is_cut_off_and_axes_texts_and_legends_do_not_overlap(name):
         for other in found[:number]:
             width, height = min(box.x1, other.x1) - max(box.x0, other.x0), min(box.y1, other.y1) - max(box.y0, other.y0)
             assert min(width, height) < 1
+
+
+@pytest.mark.parametrize("name", [name for name in FIGURES if "panel" not in name and "long names" not in name])
+def test_texts_can_be_read_where_tensorboard_shows_a_figure_300_pixels_wide(name):
+    figure = FIGURES[name]()
+    FigureCanvasAgg(figure).draw()
+    shown = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    least = min(text.get_fontsize() for text in shown)
+    assert least / 72 * 300 / figure.get_figwidth() > 5  # pixels a line
+
+
+def seen(colour: str) -> torch.Tensor:
+    """A colour as the eye without red cones sees it (Viénot, Brettel & Mollon 1999), linear red and green."""
+    red, green, blue = (torch.tensor(to_rgb(colour)) ** 2.2).tolist()
+    return torch.tensor([0.1124 * red + 0.8876 * green, 0.004 * red - 0.004 * green + blue])
+
+
+def test_lines_have_colours_that_everybody_tells_apart():
+    curves = {f"plane/I_XT/net.{i}": [(0, 1.0 + i), (8, 2.0 * i)] for i in range(6)}
+    (axes,) = (axes for axes in curve_panels(curves, {}).axes if axes.axison)
+    paths_of = {line.get_color() for line in paths(0.2, 1.0, "", "").axes[0].lines if line.get_linestyle() == "-"}
+    for found in ([line.get_color() for line in axes.lines], sorted(paths_of)):
+        assert len(found) >= 2
+        for one, other in itertools.combinations(found, 2):
+            assert (seen(one) - seen(other)).norm() > 0.05, (one, other)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 3)])

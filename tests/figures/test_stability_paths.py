@@ -100,7 +100,7 @@ def test_what_a_reader_must_know_is_said():
     assert "errors" not in note
     figure = draw(picture(share=0.13))
     _, note = legend(figure)
-    assert "paths from 13 % of the weights" in figure.get_suptitle()
+    assert "paths from 13 % of the weights" in figure.get_suptitle().replace("\n", " ")
     assert "0.01 along and 0.02 across" in note
     (axes,) = draw(picture(second="random")).axes
     assert "random direction" in axes.get_ylabel()

@@ -15,6 +15,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from models import Classifier, loader, trainer
+from models import curves as measured
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_info import FisherTraceCallback
@@ -82,11 +83,11 @@ def test_every_logger_gets_every_scalar_and_none_can_change_what_the_next_gets(t
     callback = fit(Greedy(), board, table, memory)
     events = EventAccumulator(board.log_dir).Reload()
     in_events = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    assert_equal(in_events, {tag: [(s, np.float32(v)) for s, v in c] for tag, c in callback.history.items()})
+    assert_equal(in_events, {tag: [(s, np.float32(v)) for s, v in c] for tag, c in measured(callback).items()})
     with open(f"{table.log_dir}/metrics.csv") as file:
         rows = [(int(row.pop("step")), {tag: float(v) for tag, v in row.items() if v}) for row in csv.DictReader(file)]
-    assert_equal(curves(rows), callback.history)
-    assert_equal(curves(memory.rows), callback.history)
+    assert_equal(curves(rows), measured(callback))
+    assert_equal(curves(memory.rows), measured(callback))
 
 
 def test_csv_has_all_its_columns_from_the_first_point_on(tmp_path):
@@ -103,7 +104,7 @@ def test_csv_has_all_its_columns_from_the_first_point_on(tmp_path):
     logger = CSVLogger(tmp_path, flush_logs_every_n_steps=1)
     trainer(callback, Reader(), logger=logger, max_epochs=1).fit(Classifier(), loader())
     assert len(headers) == 9
-    assert all(header == set(callback.history) for header in headers)
+    assert all(header == set(measured(callback)) for header in headers)
 
 
 def test_no_tag_is_a_folder_of_another(tmp_path):
@@ -136,7 +137,7 @@ def test_mlflow_stores_every_scalar_and_the_figure(tmp_path):
     store = logger.experiment
     tags = store.get_run(logger.run_id).data.metrics
     found = {tag: [(m.step, m.value) for m in store.get_metric_history(logger.run_id, tag)] for tag in tags}
-    assert_equal(found, callback.history)
+    assert_equal(found, measured(callback))
     folder = "my run-1.0/fisher/layers"
     assert [a.path for a in store.list_artifacts(logger.run_id, folder)] == [f"{folder}/step=000008.png"]
     (image,) = (tmp_path / "artifacts").rglob("*.png")
@@ -179,7 +180,7 @@ def test_wandb_stores_every_scalar_and_the_figure(tmp_path, monkeypatch):
     wandb.teardown()  # closes the file, which finish() does not wait for
     (path,) = tmp_path.rglob("*.wandb")
     rows = list(wandb_rows(path))
-    assert_equal(curves(rows), callback.history)
+    assert_equal(curves(rows), measured(callback))
     ((step, (name,)),) = curves(rows)["my run-1.0/fisher/layers/filenames"]
     assert step == 8
     with open(f"{folder}/{name}", "rb") as file:

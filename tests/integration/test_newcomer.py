@@ -85,6 +85,12 @@ def printed(capfd, monkeypatch):
     return run
 
 
+def scalars(folder):
+    """Tags of ours in the event file."""
+    events = EventAccumulator(str(folder / "lightning_logs/version_0")).Reload()
+    return [tag for tag in events.Tags()["scalars"] if tag in events.summary_metadata]
+
+
 def test_the_first_hour(tmp_path, printed):
     callbacks = [kind() for kind in public_callbacks()]
     before = printed(tmp_path / "plain", [], 1)
@@ -100,12 +106,13 @@ def test_the_first_hour(tmp_path, printed):
         for tag, curve in callback.history.items():
             is_whole = all(math.isfinite(value) for _, value in curve)
             assert is_whole or tag.split("/")[-1] in callback.report(), tag
+    own_tags = {tag for callback in callbacks for tag in callback.history if callback.quantity.is_logged(tag)}
+    assert set(scalars(tmp_path / "with")) == {tag for tag in own_tags if not tag.endswith("overhead")}
 
 
 def test_the_two_callbacks_of_the_readme_have_no_more_scalars_than_one_can_look_at(tmp_path, printed):
     callbacks = [FisherTraceCallback(), InfoPlaneCallback()]
     printed(tmp_path, callbacks, 1)
-    events = EventAccumulator(str(tmp_path / "lightning_logs/version_0")).Reload()
-    ours = [tag for tag in events.Tags()["scalars"] if tag in events.summary_metadata]
+    ours = scalars(tmp_path)
     assert {tag.partition("/")[0] for tag in ours} >= {"fisher", "info_plane", "info_plane_final"}
     assert len(ours) <= MOST_SCALARS, "\n".join(ours)

@@ -29,7 +29,7 @@ def callbacks_under_test(**options: Any) -> list[Any]:
     configured = [
         FisherTraceCallback("importance", draws=5, prefix="drawn", **often),
         FisherTraceCallback("exact", also=("empirical",), batch_norm="reference", prefix="reference", **often),
-        FisherTraceCallback(prefix="default", max_overhead=1.0, **common),
+        FisherTraceCallback(prefix="default", max_overhead=1.0, log_hyperparams=True, **common),
         InfoPlaneCallback(estimator=["binning", "mixture", "gaussian"], bin_range=["global", "fixed"], **often),
         WeightInfoCallback(lambda_=0.1, draws=4, **often),
         EffectiveInfoCallback(beta=0.1, draws=2, **often),

@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -118,6 +119,13 @@ def test_settings_and_versions_are_in_the_page():
     assert runs["table"]["rows"] == [["a", "a", "0.1", "1"], ["b", "b", "0.1", "2"]]
     assert "\ntorch " in about["Written with"]
     assert "Achille" in about["To cite"]
+
+
+def test_the_users_settings_come_before_those_of_the_measurement():
+    of_callbacks = {f"with/FisherTraceCallback/{i}": i for i in range(20)}
+    run = replace(run_log(), settings={**of_callbacks, "lr": 0.1})
+    columns = panels(page(grouped([run]), "t"), "Runs")["Runs and settings"]["table"]["columns"]
+    assert columns[2:4] == ["lr", "with/FisherTraceCallback/0"]
 
 
 def test_pictures_that_do_not_fit_are_left_out_with_a_word(tmp_path, monkeypatch):

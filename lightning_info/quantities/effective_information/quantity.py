@@ -147,17 +147,13 @@ class EffectiveInformationOfLayers(Quantity):
         labels = [layer.label for layer in layers]
         losses = ("noisy_loss", "noisy_loss_stderr", "loss") if self._has_loss else ()
         names_of_a_level = ("beta", "beta_stderr", *losses, "crossing")
+        of_layers = [f"{kind}/{label}" for kind in kinds for label in labels]
         self.tags = tuple(
             tag
             for family in self._targets
             for tag in (
-                *(f"{family}/{name}" for name in names_of_a_level),
-                *(
-                    f"{part}/{kind}/{label}"
-                    for part in (family, f"{family}_stderr")
-                    for kind in kinds
-                    for label in labels
-                ),
+                *(f"{family}/{name}" for name in (*names_of_a_level, *of_layers)),
+                *(f"{family}_stderr/{name}" for name in of_layers),
             )
         )
         self.table = tuple((f"{self.name}/I_XZ/{label}", f"{self.name}_stderr/I_XZ/{label}") for label in labels)
@@ -372,6 +368,10 @@ class EffectiveInformationOfLayers(Quantity):
         return "\n".join(line for family, found in known.items() for line in at_ceilings(family, found))
 
     # ---- state
+
+    @override
+    def is_logged(self, tag: str) -> bool:
+        return tag == f"{self.name}/loss" or tag.partition("/")[2] != "loss"  # the loss without noise has no level
 
     @override
     def settings(self) -> Mapping[str, object]:

@@ -55,7 +55,7 @@ class FisherTrace(Quantity):
 
     name = "fisher"
     needs_likelihood = False
-    unit = "nats / weight²"
+    unit = "nats/weight²"
     descriptions = DESCRIPTIONS
     table = (
         ("fisher/trace", "fisher/trace_stderr"),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_info.functional.binning import bin_targets
 from lightning_info.functional.code_information import code_information
+from lightning_info.quantities.quantity import Warn
 from lightning_info.replica.predicted import Prediction
 
 IGNORED = -1
@@ -89,6 +90,16 @@ def labels_of(targets: Tensor, bins: int) -> Labels | None:
         return None
     y = bin_targets(targets, bins)
     return None if code_information(y).unique > 0.5 else Labels(y)
+
+
+def labels_told(targets: Tensor | None, bins: int, warn: Warn) -> Labels | None:
+    """Make labels from targets as :func:`labels_of` does, and say where there is nothing to know."""
+    labels = None if targets is None else labels_of(targets, bins)
+    if targets is not None and labels is None:
+        warn("I(T;Y) is NaN: targets are not finite, or more than half of the samples have a unique target", "targets")
+    elif labels is not None and labels.entropy == 0 and labels.known is None:
+        warn("all reference samples have one label: I(T;Y) is 0, as H(Y) is", "one class")
+    return labels
 
 
 def describe_targets(targets: Tensor | None, bins: int) -> str:

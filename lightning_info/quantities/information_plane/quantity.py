@@ -25,7 +25,7 @@ from lightning_info.quantities.information_plane.descriptions import DESCRIPTION
 from lightning_info.quantities.information_plane.estimates import BinRange, Bounds, Estimate, EstimatorSettings
 from lightning_info.quantities.information_plane.features import MOST_UNITS, TARGETS, LayerFeatures, rows_of_layers
 from lightning_info.quantities.information_plane.label_information import DECODER, LabelDecoders
-from lightning_info.quantities.information_plane.labels import Labels, describe_targets, labels_of, targets_of
+from lightning_info.quantities.information_plane.labels import Labels, describe_targets, labels_told, targets_of
 from lightning_info.quantities.information_plane.nuisances import NuisanceDecoders, Nuisances, check_nuisances
 from lightning_info.quantities.information_plane.projections import averaged, averaged_plane, errors_of_plane
 from lightning_info.quantities.information_plane.trajectory import Plane, Trajectory
@@ -128,10 +128,9 @@ class InformationPlane(Quantity):
             for kind in kinds
             for name, keys in self._features.parts.items()
             for family in estimate.families(len(keys))
-            if kind == "I_XT" or not family.endswith("_stderr") or name not in self._decoders
         )
         if self.estimates[0].bin_range is not None and targets is not None:
-            self.tags += tuple(f"{SHUFFLED}/I_TY/{name}" for name in names if name not in self._decoders)
+            self.tags += tuple(f"{SHUFFLED}/I_TY/{name}" for name in names)
         self._nuisances.prepare(snapshot, [layer.label for layer in layers if not layer.is_discrete])
         self.tags += self._decoders.tags + self._nuisances.tags
         shown = "info_plane_final" if self.estimates[0].bin_range == "global" else "info_plane"
@@ -201,7 +200,7 @@ class InformationPlane(Quantity):
         read = snapshot.read(self._features)
         activations = {key: read[f"units/{key}"] for keys in parts.values() for key in keys if f"units/{key}" in read}
         self._shown = {name: read[f"shown/{name}"] for name in parts if name in activations}
-        labels = self._labels(read.get(TARGETS), point.warn)
+        labels = labels_told(read.get(TARGETS), self.bins, point.warn)
         if not self._trajectory.fits(labels, snapshot.size):  # other samples than before
             self._trajectory = Trajectory()
         self._trajectory.add(step, activations, labels, snapshot.size)
@@ -238,19 +237,6 @@ class InformationPlane(Quantity):
             what = "gives a sample other activations beside others than alone, or those of another sample,"
         warn(f"layer {name!r} {what} at step {step} (NaN)", f"{what} {name}")
         return True
-
-    def _labels(self, targets: Tensor | None, warn: Warn) -> Labels | None:
-        if targets is None:
-            return None
-        labels = labels_of(targets, self.bins)
-        if labels is None:
-            warn(
-                "I(T;Y) is NaN: targets are not finite, or more than half of the samples have a unique target",
-                "targets",
-            )
-        elif labels.entropy == 0 and labels.known is None:
-            warn("all reference samples have one label: I(T;Y) is 0, as H(Y) is", "one class")
-        return labels
 
     def _warn(self, cases: list[LayerReading], setting: PointContext, warn: Warn) -> None:
         for kind in ARTEFACTS.keys() - self._told:
@@ -297,7 +283,7 @@ class InformationPlane(Quantity):
                 curves[f"{estimate.family}_final/I_XT/{name}"] = [(step, x) for step, x, _ in points]
                 if name in errors:
                     curves[f"{estimate.family}_final_stderr/I_XT/{name}"] = errors[name]
-                if self._trajectory.labels is not None and name not in self._decoders:
+                if self._trajectory.labels is not None:
                     curves[f"{estimate.family}_final/I_TY/{name}"] = [(step, y) for step, _, y in points]
         return curves
 
@@ -312,7 +298,9 @@ class InformationPlane(Quantity):
         }
         short = {name: judgement.verdict.partition(":")[0] for name, judgement in self.verdicts.items()}
         table = verdict_table(falls, short, unit, self._decoders.ends(record.curves, factor))
-        return f"\n{table}\nOne run is not evidence; seeds differ (-: that range does not fit)."
+        labels = self._trajectory.labels
+        top = "" if labels is None else f"\nH(Y) = {labels.entropy * factor:.4g} {unit}: no layer can tell more of Y."
+        return f"\n{table}\nOne run is not evidence; seeds differ (-: that range does not fit).{top}"
 
     @override
     def conclusions(self, record: Record) -> Mapping[str, Any]:
@@ -365,6 +353,20 @@ class InformationPlane(Quantity):
         return pictures.drawn(plane, setting, record, *record.shown(self.unit))
 
     # ---- state
+
+    @override
+    def is_logged(self, tag: str) -> bool:
+        """Leave to the history what bins say of the label, but for the live value, where decoders say it better.
+
+        So with the errors in a range that is not known yet; those of the curves at the end are logged.
+        """
+        family, _, rest = tag.partition("/")
+        kind, _, layer = rest.partition("/")
+        if any(family == f"{one.family}_stderr" and one.bin_range == "global" for one in self.estimates):
+            return False
+        if kind != "I_TY" or layer not in self._decoders or family.startswith(DECODER):
+            return True
+        return family != SHUFFLED and not family.endswith(("_final", "_stderr"))
 
     @override
     def settings(self) -> Mapping[str, object]:

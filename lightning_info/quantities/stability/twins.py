@@ -106,6 +106,10 @@ class TwinStability(Stability):
     # ---- what is shown
 
     @override
+    def is_logged(self, tag: str) -> bool:
+        return tag != "stability/twin_overhead"  # a matter of the run's time, not of what is learnt
+
+    @override
     def figures(self, record: Record) -> Mapping[str, Callable[[], Figure]]:
         """Return the figure of the first twin's paths, once they have an end."""
         found = None if self.landscape_at_end is None else self.landscape_at_end()
