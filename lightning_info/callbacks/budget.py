@@ -18,6 +18,8 @@ ENOUGH = 8
 """Steps whose time is enough to forecast the length of the run."""
 AHEAD = 0.5
 """Part of the budget that points and figures have in any case, before it is earned, if the run's length is known."""
+OWN = 0.4
+"""Part of an equal part that a callback has even if others took more than theirs: cheap points are not lost."""
 
 
 @dataclass(eq=False)
@@ -149,7 +151,8 @@ class Budget:
         """Return the seconds that one callback may take now.
 
         The others keep what they claim by now: what they have taken and need for their next point and their end, but
-        at most an equal part of the whole. All together, with their ends, must fit into the budget of the whole run.
+        at most an equal part of the whole. All together, with their ends, must fit into the budget of the whole run;
+        but of an equal part :data:`OWN` is left to each, however far others have exceeded theirs.
 
         Args:
             account: Account of the callback.
@@ -160,7 +163,9 @@ class Budget:
         count, others = len(self.accounts), [other for other in self.accounts if other is not account]
         claimed = sum(min(now / count, other.wanted) for other in others)
         bound = sum(other.bound(whole / count) for other in others)
-        return min(now - claimed, whole - bound) - account.spent
+        has_excess = any(other.spent > whole / count for other in others)
+        own = OWN * min(now, whole) / count if has_excess else 0.0
+        return max(own, min(now - claimed, whole - bound)) - account.spent
 
     def affords(self, account: Account, wanted: float, early: bool = True) -> bool:
         """Tell whether a callback can take so many seconds now.

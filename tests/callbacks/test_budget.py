@@ -13,7 +13,7 @@ from lightning_info import FisherTraceCallback, InfoCallback
 from lightning_info.callbacks import budget as budgets
 from lightning_info.callbacks import forecast as forecasts
 from lightning_info.callbacks import preparing
-from lightning_info.callbacks.budget import AHEAD, FIGURES, FLOOR, Account, Budget
+from lightning_info.callbacks.budget import AHEAD, FIGURES, FLOOR, OWN, Account, Budget
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.quantities import Quantity
 from lightning_info.quantities.fisher_trace.quantity import FisherTrace
@@ -131,7 +131,8 @@ def test_a_check_before_the_first_step_is_in_the_budget_and_starves_nobody():
     assert budget.seconds(900.0, early=False) == 5.0
     dear.clock.take(50.0)  # points that took longer than expected
     dear.took(50.0)
-    assert not budget.affords(other, 1.2)
+    assert budget.affords(other, OWN * 25.0 / 2)
+    assert not budget.affords(other, 0.1 + OWN * 25.0 / 2)
 
 
 def test_a_run_whose_length_is_known_tells_what_it_can_never_hold():
@@ -366,3 +367,22 @@ def test_fewer_draws_leave_the_statistics_of_batch_norm_as_dear_as_they_are(monk
     trainer(callback, max_steps=1).fit(Classifier(batch_norm=True), loader(256))
     points = [seconds / 2 for seconds in asked[:5]]  # the next, and the one at the end
     assert points == pytest.approx([1.0, 0.9, 0.85, 0.825, 0.4125])
+
+
+def test_a_cheap_callback_keeps_its_points_when_a_dear_one_takes_more_than_it_said():
+    """The dear one says 0.2 s a point and takes 4: of 3 s for both, 0.4 of an equal part are 0.6 s for the other."""
+    time, budget = Time(), Budget()
+    cheap, dear = Account(FakeClock(time), 0.05), Account(FakeClock(time), 0.05)
+    for account, seconds in ((cheap, 0.02), (dear, 0.2)):
+        budget.open(account)
+        account.point = seconds
+    budget.expected = 20.0
+    dear.clock.take(4.0)
+    dear.took(4.0)
+    taken = 0
+    while budget.affords(cheap, cheap.point + cheap.ending):
+        cheap.clock.take(0.02)
+        cheap.took(0.02)
+        taken += 1
+    assert taken == int((OWN * FLOOR / 2 - FIGURES) / 0.02) - 1  # and its end
+    assert not budget.affords(dear, dear.point + dear.ending)
