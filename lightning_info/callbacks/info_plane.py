@@ -69,8 +69,9 @@ class InfoPlaneCallback(InfoCallback):
             estimators without bins, as binned outputs tell nearly all samples apart.
         estimator: ``"binning"``; ``"mixture"``: noise is added and the information of the Gaussian mixture over the
             samples is estimated by sampling, with bounds; ``"gaussian"``: noise is added and the activations are
-            treated as Gaussian (exact for linear networks of Gaussian inputs, otherwise an approximation). One or a
-            list.
+            treated as Gaussian (exact for linear networks of Gaussian inputs, otherwise an approximation);
+            ``"exact"``: all activations of a sample as they are, for quantised networks, where nothing is estimated
+            (:func:`~.exact_information`). One or a list.
         bins: Number of intervals that a unit's range is cut into. (The paper's "30 bins" are 29 intervals.)
         bin_range: The range that they cover: ``"global"``, each layer's smallest to largest activation over training;
             ``"fixed"``, (-1, 1); ``"adaptive"``, each layer's range at each point, which makes growing activations look

@@ -12,6 +12,7 @@ from lightning_info.functional.code_information import (
     CodeInformation,
     ShuffledInformation,
     code_information,
+    exact_information,
     shuffled_information,
 )
 from lightning_info.functional.codes import exact_codes
@@ -108,6 +109,7 @@ __all__ = [
     "effective_information",
     "exact_codes",
     "exact_cotangents",
+    "exact_information",
     "expected_loss_rise",
     "fisher_cotangent",
     "fisher_trace",

@@ -36,6 +36,23 @@ def exact_codes(t: Tensor) -> Tensor:
     return codes
 
 
+def value_codes(t: Tensor) -> Tensor:
+    """Return one integer per sample, equal if all values are equal, to the last bit: the net's own grid of numbers.
+
+    Args:
+        t: ``(N, ...)``, real or complex floating-point numbers of any precision, integers or booleans.
+
+    Returns:
+        ``(N,)``, int64, on the device of ``t``; a 64-bit hash, see :func:`row_hashes`.
+    """
+    t = t.detach()
+    rows = (torch.view_as_real(t.resolve_conj()) if t.is_complex() else t).reshape(len(t), -1)
+    if rows.is_floating_point():
+        size = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.element_size()]
+        rows = (rows + 0.0 if rows.element_size() > 1 else rows).contiguous().view(size)  # -0 and 0 are one value
+    return row_hashes(rows)
+
+
 def row_hashes(rows: Tensor) -> Tensor:
     """64-bit hashes of rows of integers ``(N, d) -> (N,)``, int64.
 

@@ -52,9 +52,11 @@ class InformationEstimator(ABC):
         has_bins: Whether it takes the bins of the samples; otherwise activations, and the variance of noise on them.
         has_ceiling: Whether the logarithm of the number of samples bounds it.
         has_bounds: Whether it gives ``low``, ``high`` and ``stderr``.
+        is_exact: Whether it counts activations as they are, all of a sample together: codes, with ``has_bins`` False.
     """
 
     has_bins = False
+    is_exact = False
     has_ceiling = True
     has_bounds = False
 

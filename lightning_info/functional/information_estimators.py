@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lightning_info.functional.code_information import PlugInEstimator
+from lightning_info.functional.code_information import ExactEstimator, PlugInEstimator
 from lightning_info.functional.information_estimator import InformationEstimator
 from lightning_info.functional.linear_gaussian import GaussianEstimator
 from lightning_info.functional.mixture import MixtureEstimator
 from lightning_info.validation import one_of
 
-EstimatorName = Literal["binning", "mixture", "gaussian"]
+EstimatorName = Literal["binning", "mixture", "gaussian", "exact"]
 ESTIMATORS: dict[str, InformationEstimator] = {
     "binning": PlugInEstimator(),
     "mixture": MixtureEstimator(),
     "gaussian": GaussianEstimator(),
+    "exact": ExactEstimator(),
 }
 
 

@@ -26,11 +26,12 @@ class InformationPlane(Metric):
 
     Args:
         estimator: ``"binning"`` (:func:`~lightning_info.functional.binned_information`), ``"mixture"``
-            (:func:`~lightning_info.functional.mixture_information`, the sampling estimate) or ``"gaussian"``
-            (:func:`~lightning_info.functional.gaussian_information`).
+            (:func:`~lightning_info.functional.mixture_information`, the sampling estimate), ``"gaussian"``
+            (:func:`~lightning_info.functional.gaussian_information`) or ``"exact"``
+            (:func:`~lightning_info.functional.exact_information`).
         bins: Number of intervals that a unit is cut into.
         bin_range: ``"fixed"`` is (-1, 1), ``"adaptive"`` is the range of all samples, or ``(low, high)``.
-        noise_variance: Variance of the layer's noise; needed by the estimators without bins.
+        noise_variance: Variance of the layer's noise; needed by ``"mixture"`` and ``"gaussian"``.
         seed: Seed of the mixture's noise; global random numbers are never touched.
         unit: Unit of the result.
         kwargs: Arguments of :class:`torchmetrics.Metric`.
@@ -68,8 +69,8 @@ class InformationPlane(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        has_bins = estimator_named(estimator, "InformationPlane").has_bins
-        if not has_bins and not (noise_variance is not None and noise_variance > 0):
+        found = estimator_named(estimator, "InformationPlane")
+        if not found.has_bins and not found.is_exact and not (noise_variance is not None and noise_variance > 0):
             raise ValueError(
                 f"InformationPlane: estimator={estimator!r} needs the variance of the noise, for example "
                 "noise_variance=0.01"

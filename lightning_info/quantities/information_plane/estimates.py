@@ -66,6 +66,11 @@ class Estimate:
         return ESTIMATORS[self.name]
 
     @property
+    def reads(self) -> str:
+        """What it takes of a layer: its units, or all activations of a sample as one code."""
+        return "codes" if self.estimator.is_exact else "units"
+
+    @property
     def of_codes(self) -> InformationEstimator:
         """The estimator for codes, which have no noise."""
         return self.estimator if self.estimator.has_bins else PlugInEstimator()

@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from lightning_info.functional.codes import row_hashes
+from lightning_info.functional.codes import row_hashes, value_codes
 from lightning_info.quantities.information_plane.decoded import MOST, views_at_positions, views_of
 from lightning_info.quantities.information_plane.labels import targets_of
 from lightning_info.quantities.information_plane.projections import keys_of
@@ -35,6 +35,7 @@ class LayerFeatures:
         decoded: Positions of a sample that decoders of its labels see; 0 if a sample has one label, for which they see
             the whole of it; None without decoders.
         most: Largest number of activations that they see as they are.
+        codes: Whether the activations of a sample, all of them as they are, are read as one integer.
     """
 
     layers: tuple[Layer, ...]
@@ -43,11 +44,12 @@ class LayerFeatures:
     projections: int = 1
     decoded: int | None = None
     most: int = MOST
+    codes: bool = False
 
     @property
     def everywhere(self) -> bool:
         """Whether the activations at all positions are needed."""
-        return self.decoded is not None
+        return self.decoded is not None or self.codes
 
     @property
     def parts(self) -> dict[str, list[str]]:
@@ -58,12 +60,15 @@ class LayerFeatures:
         return 1 if layer.is_discrete or layer.units <= MOST_UNITS else self.projections
 
     def __call__(self, prediction: Prediction, activations: Mapping[str, Activation]) -> dict[str, Tensor]:
-        """Return ``units/<key>`` of each projection, ``shown/<layer>``, what decoders see, ``targets`` if any."""
+        """Return ``units/<key>`` of each projection, ``shown/<layer>``, ``targets``, what decoders see, and codes."""
         read, own = {}, {label: activations[label] for label in self.parts if label in activations}
         for label, activation in own.items():
             for number, key in enumerate(self.parts[label]):
                 read[f"units/{key}"] = self.project(activation.units, number)
             read[f"shown/{label}"] = activation.shown
+            if self.codes:
+                whole = activation.units if activation.rows is None else activation.rows
+                read[f"codes/{label}"] = value_codes(whole)[:, None]
         targets = targets_of(prediction)
         if targets is not None:
             read[TARGETS] = targets

@@ -117,7 +117,8 @@ class InformationPlane(Quantity):
         seen = None
         if self.label_information == "decoder":
             seen = positions_seen(prediction, targets_of(prediction), point.num_samples)
-        self._features = LayerFeatures(tuple(layers), self.directions, self.seed, self.projections, seen)
+        codes = any(estimate.estimator.is_exact for estimate in self.estimates)
+        self._features = LayerFeatures(tuple(layers), self.directions, self.seed, self.projections, seen, codes=codes)
         read = snapshot.on(snapshot.groups).read(self._features)
         targets, self._decoders = read.get(TARGETS), LabelDecoders(read)
         kinds = ("I_XT",) if targets is None else ("I_XT", "I_TY")
@@ -127,7 +128,7 @@ class InformationPlane(Quantity):
             for estimate in self.estimates
             for kind in kinds
             for name, keys in self._features.parts.items()
-            for family in estimate.families(len(keys))
+            for family in estimate.families(len(keys) if estimate.reads == "units" else 1)
         )
         if self.estimates[0].bin_range is not None and targets is not None:
             self.tags += tuple(f"{SHUFFLED}/I_TY/{name}" for name in names)
@@ -171,8 +172,8 @@ class InformationPlane(Quantity):
         repeated, y = torch.arange(samples) % few.size, Labels(torch.arange(samples) % 2)
         read = few.read(self._features)
         for layer, keys in self._features.parts.items():
-            t = read[f"units/{layer}"][repeated]
             for estimate in self.estimates:
+                t = read[f"{estimate.reads}/{layer}"][repeated]
                 one = partial(estimate.read, t, y, _ends(t), self.method)
                 cost += trial(one, t.device) * len(keys)
         cost += self._decoders.seconds(samples * max(1, self._features.decoded or 0), CLASSES)
@@ -211,8 +212,8 @@ class InformationPlane(Quantity):
                 continue
             for estimate in self.estimates:
                 found = []
-                for key in keys:
-                    t, seen = activations[key], self._trajectory.ranges[key]
+                for key in keys if estimate.reads == "units" else [name]:
+                    t, seen = read[f"{estimate.reads}/{key}"], self._trajectory.ranges[key]
                     reading = estimate.read(t, labels, seen, self.method, point.generator)
                     found.append(LayerReading(name, estimate, t, estimate.bounds(t, seen), reading))
                 mean = averaged([case.reading for case in found])

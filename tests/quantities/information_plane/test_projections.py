@@ -132,3 +132,33 @@ def test_a_dead_layer_does_not_compress():
     found = judge(points, [GLOBAL], METHOD, {})["a"]
     assert found.falls["global"] > 1
     assert found.verdict == DEAD
+
+
+def test_a_quantised_net_is_measured_exactly_whatever_its_width():
+    """Forty units of three bits together, not random combinations of them; a net in single precision is at log2 N."""
+    torch.manual_seed(0)
+
+    class Levels(nn.Module):
+        def forward(self, t):
+            return t + (t.mul(4).round().div(4) - t).detach()
+
+    module = Wide()
+    module.net = nn.Sequential(nn.Linear(1, 40), nn.Tanh(), Levels(), nn.Linear(40, 3))
+    x = torch.linspace(-1, 1, 128)[:, None]
+    callback = InfoPlaneCallback(
+        layers=["net.1", "net.2"], estimator="exact", every_n_epochs=9, on_error="raise", summary=False
+    )
+    with torch.no_grad():
+        t = [module.net[:2](x), module.net[:3](x)]
+    trainer(callback, max_epochs=1).fit(module, DataLoader(TensorDataset(x, torch.arange(128) % 3), 32))
+    for layer, values in zip(("net.1", "net.2"), t, strict=True):
+        truth = binned_codes_entropy(values)
+        assert callback.history[f"info_plane/I_XT/{layer}"][0] == (0, pytest.approx(truth))
+    assert callback.history["info_plane/I_XT/net.1"][0][1] == pytest.approx(7.0)
+    assert callback.history["info_plane/I_XT/net.2"][0][1] < 6.9
+    assert set(callback.verdicts["net.2"].falls) == {"exact"}
+
+
+def binned_codes_entropy(t):
+    counts = torch.unique(t, dim=0, return_counts=True)[1].double() / len(t)
+    return -(counts * counts.log2()).sum().item()
