@@ -105,14 +105,20 @@ def test_a_regression_is_that_of_the_penalised_normal_equations():
 
 
 @pytest.mark.parametrize("d", [20, 80])
-def test_components_are_those_of_the_standardised_units_largest_last(d):
+@pytest.mark.parametrize("most", [18, 35])
+def test_components_are_those_of_the_standardised_units_largest_last(d, most):
     t = torch.randn(60, d, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 2, d)
     rows = (t - t.mean(0)) / t.std(0, correction=0)
     u, s, _ = torch.linalg.svd(rows, full_matrices=False)
-    found = principal_components(t, 15)
-    torch.testing.assert_close(found.square().sum(0), s[:15].flip(0).square(), rtol=1e-5, atol=0)
-    products = (u[:, :15] * s[:15].square()) @ u[:, :15].T
-    torch.testing.assert_close(found @ found.T, products, rtol=0, atol=1e-3)  # single precision
+    u, s = u[:, :most], s[:most]
+    found = principal_components(t, most)
+    if min(60, d) <= 2 * most:
+        torch.testing.assert_close(found.square().sum(0), s.flip(0).square())
+        torch.testing.assert_close(found @ found.T, (u * s.square()) @ u.T)
+    else:  # of a subspace that holds nearly all of their variance
+        assert found.shape == (60, most)
+        assert 0.97 * s.square().sum() < found.square().sum() < 1.0001 * s.square().sum()
+        assert (found.square().sum(0).diff() > -1e-3).all()
 
 
 def test_the_better_view_is_taken():

@@ -22,7 +22,7 @@ DECODER = "info_plane_decoder"
 """First part of the tags."""
 STDERR = f"{DECODER}_stderr"
 KIND = "I_TY"
-FOLDS = 5
+FOLDS = 4
 VIEWS = ("all", "mean")
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_info import InfoPlaneCallback
 from lightning_info.functional import usable_information
 from lightning_info.quantities.information_plane.decoded import CLASSES, grouped, sketched
-from lightning_info.quantities.information_plane.label_information import LabelDecoders, decoded
+from lightning_info.quantities.information_plane.label_information import FOLDS, LabelDecoders, decoded
 from lightning_info.quantities.information_plane.labels import IGNORED
 
 BIT = math.log(2)
@@ -97,7 +97,7 @@ def test_values_are_those_of_the_function_on_the_activations():
     x, y = torch.randn(200, 6, generator=generator), torch.randint(3, (200,), generator=generator)
     net = nn.Sequential(nn.Linear(6, 20), nn.Tanh(), nn.Linear(20, 3))
     with torch.no_grad():
-        truth = usable_information(net[:2](x), y)
+        truth = usable_information(net[:2](x), y, folds=FOLDS)
     found = fit(plane(every_n_epochs=9), Small(net), x, y)
     assert found["info_plane_decoder/I_TY/net.1"][0] == (0, pytest.approx(truth.information, abs=1e-5))
     assert found["info_plane_decoder_stderr/I_TY/net.1"][0] == (0, pytest.approx(truth.stderr, abs=1e-5))
@@ -180,10 +180,10 @@ def test_with_bins_alone_loggers_have_the_baseline_of_shuffled_labels_instead(la
 def test_few_samples_are_a_gap_with_a_word():
     said = []
     values = decoded(
-        [torch.randn(9, 3)], torch.arange(9) % 2, None, 4, "I_TY", "a", lambda text, kind: said.append(text)
+        [torch.randn(7, 3)], torch.arange(7) % 2, None, 4, "I_TY", "a", lambda text, kind: said.append(text)
     )
     assert all(math.isnan(value) for value in values.values())
-    assert said == ["info_plane_decoder/I_TY is NaN: decoders need 10 samples with a label, not 9"]
+    assert said == ["info_plane_decoder/I_TY is NaN: decoders need 8 samples with a label, not 7"]
 
 
 def test_samples_without_a_label_are_left_out():
@@ -191,7 +191,7 @@ def test_samples_without_a_label_are_left_out():
     some = y.masked_fill(torch.arange(60) % 5 == 0, IGNORED)
     known = some != IGNORED
     found = decoded([t], some, None, 10, "I_TY", "a", print)
-    truth = usable_information(t[known], y[known], components=10)
+    truth = usable_information(t[known], y[known], folds=FOLDS, components=10)
     assert list(found.values()) == [truth.information, truth.stderr]
 
 
