@@ -23,7 +23,7 @@ PENALTIES = (1e-5, 1e-3, 1e-2, 0.1, 1.0)
 """In units of the largest squared singular value."""
 TEMPERATURES = (0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
 NEIGHBOURS = (5, 15, 45)
-ITERATIONS = 3
+ITERATIONS = 2
 """Passes over wide layers in search of their largest principal components."""
 RANK = 1e-10
 """Squared singular values below this part of the largest are none."""

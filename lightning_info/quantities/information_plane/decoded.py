@@ -8,7 +8,7 @@ knows of them is a lower bound all the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -21,12 +21,20 @@ from lightning_info.replica.snapshot import LONG, TARGETS
 
 MOST = 1024
 """Activations of a sample that are used as they are; of more, as many random sums."""
+LARGE = 1 << 15
+"""Activations of a sample in all measured layers; of a net with fewer, whose passes are cheap, half as many count."""
 TOKENS = f"{TARGETS}/positions"
 """Name of the labels at the positions of a sequence that are looked at."""
 MOST_POSITIONS = 8
 """Largest number of positions of a sequence that are looked at; of many sequences fewer."""
 CLASSES = 15
 """Labels of positions that stay apart, the most frequent; all others are one."""
+
+
+def most_seen(activations: Iterable[Activation]) -> int:
+    """Return how many activations of a sample decoders see in a layer, so that they do not cost more than the net."""
+    numbers = sum(one.rows[0].numel() for one in activations if one.rows is not None)
+    return MOST if numbers >= LARGE else MOST // 2
 
 
 def views_of(activations: Mapping[str, Activation], most: int) -> dict[str, Tensor]:

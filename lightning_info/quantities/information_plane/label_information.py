@@ -78,11 +78,12 @@ class LabelDecoders:
         most: Largest number of activations of a sample that they see.
     """
 
-    def __init__(self, read: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(self, read: Mapping[str, Tensor] | None = None, most: int = MOST) -> None:
         """Take the layers from what was read of a few samples; none without.
 
         Args:
             read: What :class:`~.LayerFeatures` reads.
+            most: See :attr:`most`.
         """
         self._widths: dict[str, list[int]] = {}
         first = f"{LONG}{VIEWS[0]}/"
@@ -90,7 +91,7 @@ class LabelDecoders:
             if name.startswith(first):
                 layer = name.removeprefix(first)
                 self._widths[layer] = [view.shape[-1] for view in views_read(read or {}, layer)]
-        self.tags, self.most = tags_of(KIND, list(self._widths)), MOST
+        self.tags, self.most = tags_of(KIND, list(self._widths)), most
 
     def __contains__(self, layer: str) -> bool:
         return layer in self._widths

@@ -20,7 +20,7 @@ from lightning_info.gradients.batches import num_samples, take
 from lightning_info.quantities.information_plane import pictures
 from lightning_info.quantities.information_plane.arguments import estimates
 from lightning_info.quantities.information_plane.artefacts import ARTEFACTS, LayerReading, PointContext, shuffled
-from lightning_info.quantities.information_plane.decoded import CLASSES, positions_seen
+from lightning_info.quantities.information_plane.decoded import CLASSES, most_seen, positions_seen
 from lightning_info.quantities.information_plane.descriptions import DESCRIPTIONS
 from lightning_info.quantities.information_plane.estimates import BinRange, Bounds, Estimate, EstimatorSettings
 from lightning_info.quantities.information_plane.features import MOST_UNITS, TARGETS, LayerFeatures, rows_of_layers
@@ -111,16 +111,17 @@ class InformationPlane(Quantity):
         batch = snapshot.to_device(snapshot.groups[0])
         with_outputs = all(estimate.bin_range is None for estimate in self.estimates)  # bins tell all of them apart
         found, left_out = find_layers(snapshot.module, snapshot.predictor, batch, self.layers, with_outputs)
-        with LayerCapture(snapshot.module, found, num_samples(batch)) as capture:
+        with LayerCapture(snapshot.module, found, num_samples(batch), everywhere=True) as capture:
             prediction = snapshot.predictor(snapshot.module, batch)
         layers = [replace(one, channels_first=capture.calls.get((one.name, one.index))) for one in found]
         seen = None
         if self.label_information == "decoder":
             seen = positions_seen(prediction, targets_of(prediction), point.num_samples)
+        most = most_seen(capture.activations.values())
         codes = any(estimate.estimator.is_exact for estimate in self.estimates)
-        self._features = LayerFeatures(tuple(layers), self.directions, self.seed, self.projections, seen, codes=codes)
+        self._features = LayerFeatures(tuple(layers), self.directions, self.seed, self.projections, seen, most, codes)
         read = snapshot.on(snapshot.groups).read(self._features)
-        targets, self._decoders = read.get(TARGETS), LabelDecoders(read)
+        targets, self._decoders = read.get(TARGETS), LabelDecoders(read, most)
         kinds = ("I_XT",) if targets is None else ("I_XT", "I_TY")
         names = [layer.label for layer in layers]
         self.tags = tuple(
