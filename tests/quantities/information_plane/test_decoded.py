@@ -200,13 +200,14 @@ def test_nothing_is_decoded_without_layers_or_targets():
     assert LabelDecoders({"long/all/a": torch.randn(4, 3)}).measure({}, None, print) == {}
 
 
-def test_the_budget_makes_decoders_see_less_before_it_takes_samples():
+@pytest.mark.parametrize(("width", "most"), [(2000, 512), (33_000, 1024)])
+def test_the_budget_makes_decoders_see_less_and_of_small_nets_they_see_less_anyway(width, most):
     callback = plane(every_n_epochs=None)
     quantity = callback.quantity
     x, y = torch.randn(256, 6), torch.arange(256) % 3
-    fit(callback, Small(nn.Sequential(nn.Linear(6, 2000), nn.Tanh(), nn.Linear(2000, 3))), x, y)
+    fit(callback, Small(nn.Sequential(nn.Linear(6, width), nn.Tanh(), nn.Linear(width, 3))), x, y)
     said = []
     while word := quantity.cheaper():
         said.append(word)
-    assert said[0] == "decoders of 512 units of a layer instead of 1024"
+    assert said[0] == f"decoders of {most // 2} units of a layer instead of {most}"
     assert said[-1].startswith("decoders of 128 units")
