@@ -41,7 +41,7 @@ class UsableInformation(NamedTuple):
     Attributes:
         information: The bound; below 0, but by little, where nothing can be told.
         stderr: Its standard error, over samples and folds.
-        label_entropy: H(Y), which the bound cannot exceed but by its error; NaN of continuous targets.
+        label_entropy: H(Y), which the bound cannot exceed; NaN of continuous targets.
         families: Of the decoder of each fold, ``"none"`` where none beats the shares of the classes.
     """
 
@@ -67,7 +67,7 @@ def usable_information(
     Each fold is judged by the decoder of the others, whose family and temperature are those of the best log probability
     of samples of these that are left out of the fit in their turn, and whose penalty is that of the smallest squared
     error of these. Decoders see the first principal components of the standardised activations. H(Y) is the entropy of
-    the classes' shares with the correction of Miller and Madow, ``(C - 1) / 2N`` nats.
+    the classes' shares in the sample: about ``(C - 1) / 2N`` nats below that of the labels, which keeps the bound.
 
     Of floating targets the decoders are Gaussian, and the information is that beyond a Gaussian of the targets alone: a
     lower bound of I(T;Y) where the targets are Gaussian, else what a linear-Gaussian decoder can use.
@@ -132,7 +132,7 @@ def _of_classes(
 ) -> UsableInformation:
     n, classes = len(y), int(y.max()) + 1
     shares = torch.bincount(y).double() / n
-    entropy = -(shares * shares.log()).sum().item() + (classes - 1) / (2 * n)
+    entropy = -(shares * shares.log()).sum().item()
     if classes == 1:
         return UsableInformation(0.0, 0.0, 0.0, ("none",) * folds)
     indicators = torch.nn.functional.one_hot(y, classes).double()
@@ -160,10 +160,10 @@ def _of_classes(
     gains = torch.empty(n, dtype=torch.float64)
     for part, one in zip(parts, best, strict=True):
         gains[part] = one.log_probabilities() - shares.log()[y[part]]
-    information = gains.mean().item() + (classes - 1) / (2 * n)
+    information = gains.mean().item()
     if all(one.family == "none" for one in best):
         information = 0.0  # but for the shares of the folds
-    stderr = math.hypot(_error(gains, parts, groups), math.sqrt((classes - 1) / 2) / n)  # the second of the entropy
+    stderr = _error(gains, parts, groups)
     chosen = tuple(one.family for one in best)
     return UsableInformation(information * factor, stderr * factor, entropy * factor, chosen)
 
