@@ -79,10 +79,11 @@ STAGES = {
 PLANE_STAGES = {
     "layers": ("lightning_info.replica.snapshot.LayerCapture", True),
     "reader": ("lightning_info.quantities.information_plane.features.targets_of", True),
-    "labels": ("lightning_info.quantities.information_plane.quantity.labels_of", True),
+    "labels": ("lightning_info.quantities.information_plane.quantity.labels_told", True),
     "information": ("lightning_info.quantities.information_plane.estimates.bin_codes", True),
+    "decoders": ("lightning_info.quantities.information_plane.label_information.usable_information", True),
     "artefacts": ("lightning_info.quantities.information_plane.quantity.shuffled", True),
-    "plane figure": ("lightning_info.quantities.information_plane.quantity.information_plane", False),
+    "plane figure": ("lightning_info.quantities.information_plane.pictures.information_plane", False),
     "histogram": ("lightning_info.callbacks.points.report_histogram", False),
     "verdict": ("lightning_info.quantities.information_plane.quantity.judge", False),
 }

@@ -40,7 +40,12 @@ def test_callbacks_share_their_samples_and_measure_what_they_measure_alone():
     assert [count(c) for c in together] == [20, 44, 20]
     for ours, alone in zip(together, callbacks(), strict=True):
         fit(alone)
-        assert curves(ours) == curves(alone)
+        theirs = curves(alone)
+        for tag, curve in curves(ours).items():  # decoders see the rounding of passes of another size
+            assert curve == [
+                (step, pytest.approx(value, rel=1e-6 if "decoder" in tag else 0)) for step, value in theirs.pop(tag)
+            ]
+        assert not theirs
         assert places(alone) != places(ours)
 
 
