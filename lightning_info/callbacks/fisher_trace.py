@@ -33,8 +33,11 @@ class FisherTraceCallback(InfoCallback):
     - ``fisher/trace``: the trace over the reference samples, a mean per sample.
     - ``fisher/trace_stderr``, ``fisher/trace_low``, ``fisher/trace_high``: its standard error and 95 % band. They cover
       the draws and labels on the reference samples, not samples beyond them.
+    - ``fisher/scale_invariant_trace`` and its ``_stderr``: the sum over tensors of weights of their squared norm times
+      their trace, which rescaling layers without a change of the net leaves fixed.
     - ``fisher/coverage``: share of the trainable weights whose per-sample gradient norm was computed exactly.
     - ``fisher/overhead``: share of the run's time that this callback has taken so far; in ``history`` only.
+    - ``fisher/rao_norm`` with ``also=["rao_norm"]``: wᵀFw over all reference samples.
     - ``fisher/empirical_trace``, ``fisher/exact_trace``, ``fisher/hessian_trace`` if requested with ``also``, each with
       ``_stderr``. The last is the trace of the Hessian of the training loss (at the labels of the data), which F
       approximates; it may be negative.

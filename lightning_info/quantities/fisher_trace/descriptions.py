@@ -14,6 +14,21 @@ DESCRIPTIONS = {
         "Rescaling the weights changes it, so compare a net with itself over training, not two nets. With BatchNorm on "
         "running statistics its first points show their warm-up.",
     ),
+    "fisher/scale_invariant_trace": Description(
+        "Fisher trace in which each tensor of weights counts by its squared norm: it stays where layers are rescaled "
+        "without a change of what the net computes, as tr F does not",
+        "nats",
+        "predictions depend more on relative weight changes",
+        "predictions depend less on relative weight changes",
+        "A fall of tr F without a fall of this one is a matter of larger weights. Rescaling single units moves it too.",
+    ),
+    "fisher/rao_norm": Description(
+        "wᵀFw, the squared Fisher-Rao norm of the weights: how strongly predictions react if all weights grow by one "
+        "factor",
+        "nats",
+        "predictions are more confident or more sensitive to the scale of the weights",
+        "predictions depend less on the scale of the weights",
+    ),
     "fisher/coverage": Description(
         "Share of the trainable weights whose gradient was computed exactly for every sample; 1 unless it is said"
     ),

@@ -28,6 +28,7 @@ from lightning_info.quantities.fisher_trace.sampling import (
     pool_trace,
     scores_of,
 )
+from lightning_info.quantities.fisher_trace.scale_invariance import rao_norm
 from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record
 from lightning_info.replica.alone import Misattributed
 from lightning_info.replica.label_dependence import label_dependence
@@ -37,7 +38,9 @@ from lightning_info.replica.timing import training_pass, trial
 from lightning_info.replica.user_warning import warn
 from lightning_info.reporting.layout import Chart
 
-Also = Literal["empirical", "exact", "hessian"]
+RAO: Literal["rao_norm"] = "rao_norm"
+SCALED = "fisher/scale_invariant_trace"
+Also = Literal["empirical", "exact", "hessian", "rao_norm"]
 Engine = EngineName | Literal["cotangent"]
 LAYERS = "fisher_layers/"
 """First part of the tags of modules."""
@@ -59,6 +62,7 @@ class FisherTrace(Quantity):
     descriptions = DESCRIPTIONS
     table = (
         ("fisher/trace", "fisher/trace_stderr"),
+        (SCALED, f"{SCALED}_stderr"),
         ("fisher/empirical_trace", "fisher/empirical_trace_stderr"),
         ("fisher/exact_trace", "fisher/exact_trace_stderr"),
         ("fisher/hessian_trace", "fisher/hessian_trace_stderr"),
@@ -93,9 +97,12 @@ class FisherTrace(Quantity):
         self.plan: Plan | None = None
         self.of_loss = False
         self._draws = self.draws
-        parts = ("trace", "trace_stderr", "trace_low", "trace_high", "coverage")
-        further = (f"{name}_trace{tail}" for name in self.also for tail in ("", "_stderr"))
-        self.tags = tuple(f"fisher/{name}" for name in (*parts, *further))
+        scaled = "scale_invariant_trace", "scale_invariant_trace_stderr"
+        parts = "trace", "trace_stderr", "trace_low", "trace_high", "coverage", *scaled
+        traces = [name for name in self.also if name != RAO]
+        further = (f"{name}_trace{tail}" for name in traces for tail in ("", "_stderr"))
+        rest = [RAO] if RAO in self.also else []
+        self.tags = tuple(f"fisher/{name}" for name in (*parts, *further, *rest))
 
     @override
     def prepare(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, str]:
@@ -179,6 +186,8 @@ class FisherTrace(Quantity):
         first, cost = norms(1), 0.0
         for estimator in (self.estimator, *self.also):
             cost += (samples if plan.makes_one_pass else samples + drawn) * forward + drawn * first
+            if estimator == RAO:  # three passes over all
+                cost += 3 * samples * (forward + first)
             if estimator == "hessian":  # a backward pass through a backward pass
                 cost += 2 * drawn * first
             if estimator == "exact":
@@ -205,7 +214,8 @@ class FisherTrace(Quantity):
     def statistics(self) -> list[ForwardStatistic]:
         if self.of_loss:
             return []
-        return [SamplingScores(name) for name in (self.estimator, *self.also) if name != "hessian"]
+        names = (name for name in (self.estimator, *self.also) if name != "hessian" and name != "rao_norm")
+        return [SamplingScores(name) for name in names]
 
     @override
     def measure(self, snapshot: ModelSnapshot, point: Point) -> dict[str, float]:
@@ -224,8 +234,13 @@ class FisherTrace(Quantity):
             "fisher/trace_low": main.estimate.low,
             "fisher/trace_high": main.estimate.high,
             "fisher/coverage": main.coverage,
+            SCALED: main.scale_invariant.trace,
+            f"{SCALED}_stderr": main.scale_invariant.stderr,
         }
         for name in self.also:
+            if name == RAO:
+                values[f"fisher/{RAO}"] = rao_norm(snapshot)
+                continue
             if name == "hessian":
                 estimate = hessian_trace(snapshot, self._draws, point.generator)
             else:
@@ -260,7 +275,10 @@ class FisherTrace(Quantity):
         if self.of_loss:
             return {}
         band = ("fisher/trace", "fisher/trace_low", "fisher/trace_high")
-        return {"Fisher trace (tr F) with its 95 % band": ("Margin", band)}
+        return {
+            "Fisher trace (tr F) with its 95 % band": ("Margin", band),
+            "tr F whatever the scale of the weights": ("Multiline", [SCALED]),
+        }
 
     @override
     def figures(self, record: Record) -> Mapping[str, Callable[[], Figure]]:

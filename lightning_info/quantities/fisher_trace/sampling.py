@@ -23,6 +23,7 @@ from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.norms import squared_norm
 from lightning_info.gradients.plan import coverage
 from lightning_info.gradients.real import as_real
+from lightning_info.quantities.fisher_trace.scale_invariance import squared_weight_norms
 from lightning_info.replica.activations import Activation, Layer
 from lightning_info.replica.alone import Alone, NotItsOwn
 from lightning_info.replica.predicted import Prediction
@@ -42,11 +43,13 @@ class PoolTrace:
     Attributes:
         estimate: The trace and its standard error; the error does not cover samples outside the pool.
         per_parameter: The contribution of each trainable parameter, by name; they sum to the trace.
+        scale_invariant: Their sum with the squared norm of each parameter as its weight, see :mod:`.scale_invariance`.
         coverage: Share of the trainable weights whose per-sample norm was computed exactly.
     """
 
     estimate: TraceEstimate
     per_parameter: dict[str, float]
+    scale_invariant: TraceEstimate
     coverage: float
 
 
@@ -100,10 +103,17 @@ def pool_trace(
     _check_finite(values, "samples")
     probabilities = None if probabilities is None else probabilities[torch.cat(order)]
     estimate = trace_estimate(values, probabilities, size)
+    scaled = trace_estimate(_times_weight_norms(norms, snapshot.module), probabilities, size)
     if estimator == "exact":
-        estimate = TraceEstimate(estimate.trace, 0.0)
+        estimate, scaled = (TraceEstimate(one.trace, 0.0) for one in (estimate, scaled))
     per_parameter = {name: trace_estimate(norm, probabilities, size).trace for name, norm in norms.items()}
-    return PoolTrace(estimate, per_parameter, coverage(snapshot.module, norms))
+    return PoolTrace(estimate, per_parameter, scaled, coverage(snapshot.module, norms))
+
+
+def _times_weight_norms(norms: Mapping[str, Tensor], module: nn.Module) -> Tensor:
+    """Return ``Σ_t ‖w_t‖² ‖J_tᵀ u_n‖²`` of each sample or group."""
+    weights = squared_weight_norms(module)
+    return torch.stack([weights[name] * norm for name, norm in norms.items()]).sum(0)
 
 
 class _Forward:
@@ -197,7 +207,10 @@ def _by_cotangents(
         rows.append(torch.stack([as_real(gradient).double().square().sum() for gradient in total.values()]))
     norms = torch.stack(rows, 1).cpu()
     _check_finite(norms.sum(0), "groups")
-    return PoolTrace(trace_estimate(norms.sum(0)), dict(zip(parameters, norms.mean(1).tolist(), strict=True)), 0.0)
+    by_name = dict(zip(parameters, norms, strict=True))
+    scaled = trace_estimate(_times_weight_norms(by_name, snapshot.module))
+    per_parameter = {name: norm.mean().item() for name, norm in by_name.items()}
+    return PoolTrace(trace_estimate(norms.sum(0)), per_parameter, scaled, 0.0)
 
 
 def _check_finite(values: Tensor, of: str) -> None:
