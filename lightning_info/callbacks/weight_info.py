@@ -94,7 +94,8 @@ class WeightInfoCallback(InfoCallback):
         max_rows: int | None = None,
         draws: int = 8,
         num_samples: int = 256,
+        delta: float = 0.05,
         **common: Unpack[CommonOptions],
     ) -> None:
-        quantity = WeightInformation(beta, prior, lambda_, curvature, max_rows, draws)
+        quantity = WeightInformation(beta, prior, lambda_, curvature, max_rows, draws, delta)
         super().__init__(quantity, num_samples=num_samples, **common)

@@ -1,0 +1,126 @@
+"""The error of weights drawn from Q, and what it can be at most on the whole training set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from lightning_info.functional.diagonal_gaussian import DiagonalGaussian
+from lightning_info.functional.pac_bayes import gibbs_risk_bound
+from lightning_info.quantities.weight_information.classification import errors, errors_of_call
+from lightning_info.quantities.weight_information.direct_call import AT_ONCE, MOST_DRAWS, DirectCalls
+from lightning_info.quantities.weight_information.noisy_loss import moved
+from lightning_info.replica.snapshot import ModelSnapshot
+
+PART = 64
+"""Samples that share draws of the weights, about."""
+MOST_PARTS = 64
+
+
+class GibbsError(NamedTuple):
+    """Error of the Gibbs classifier on the training set.
+
+    Attributes:
+        mean: Mean over draws of the weights and samples.
+        stderr: Its standard error over both.
+        upper: Upper bound, with the confidence asked for.
+    """
+
+    mean: float
+    stderr: float
+    upper: float
+
+
+class NoisyErrors:
+    """Errors of some samples of a snapshot at many weights; by direct calls, once these reproduce a whole pass.
+
+    Args:
+        snapshot: A snapshot with a private replica, at the weights without noise.
+        numbers: Numbers of the samples; all of them without.
+    """
+
+    def __init__(self, snapshot: ModelSnapshot, numbers: Tensor | None = None) -> None:
+        self._snapshot = snapshot
+        self._numbers = torch.arange(snapshot.size) if numbers is None else numbers
+        self._is_known = False
+        self._calls: DirectCalls | None = None
+
+    def at(self, noises: Tensor) -> Tensor:
+        """Return the error of each sample at each draw, ``(D, n)`` float64 on the CPU; draws are noise ``(D, k)``."""
+        if not self._is_known:
+            self._is_known = True
+            if len(self._snapshot.groups) > 1:  # outputs of different shapes
+                return self.at(noises)
+            seen = {"outputs": self._outputs(noises[0])}
+            self._calls = DirectCalls.like(
+                self._snapshot, self._batches(), noises[0], lambda call, run: {"outputs": run()}, seen
+            )
+        if self._calls is not None:
+            return self._calls.read(noises, errors_of_call)["errors"].cpu()
+        return torch.stack([self.whole(noise) for noise in noises])
+
+    def _batches(self) -> Iterator[Any]:
+        return (batch for batch, _ in self._snapshot.drawn(self._numbers))
+
+    def _outputs(self, noise: Tensor) -> Tensor:
+        with moved(self._snapshot, noise):
+            parts = [self._snapshot.predictor(self._snapshot.module, batch).outputs for batch in self._batches()]
+            return torch.cat(parts).detach()
+
+    def whole(self, noise: Tensor) -> Tensor:
+        """Return the error of each sample at one draw, ``(n,)``, by whole passes."""
+        with moved(self._snapshot, noise):
+            found = [self._snapshot.predictor(self._snapshot.module, batch) for batch in self._batches()]
+            return torch.cat([errors(one.outputs.detach(), one, one.mask).cpu() for one in found])
+
+
+def gibbs_error(
+    snapshot: ModelSnapshot, posterior: DiagonalGaussian, draws: int, total: float, delta: float, generator: Generator
+) -> GibbsError:
+    """Measure the error of weights from Q on the training set, and bound it.
+
+    The samples are taken in parts of about :data:`PART`, and each part has draws of its own: as many averages as there
+    are draws, independent given Q and the samples. Errors of a smaller part count as if the missing samples were right,
+    so that all averages have the same weight; the mean is scaled back. If the samples are a random part of the training
+    set, half of ``delta`` pays for that.
+
+    Args:
+        snapshot: A snapshot with a private replica at the mean of Q, and the samples.
+        posterior: Q, chosen without these draws, and without the random choice of the samples.
+        draws: Number of draws of the weights, at least; rounded up to a multiple of the parts.
+        total: N, the size of the training set.
+        delta: Probability that the upper bound fails.
+        generator: Source of the draws.
+    """
+    size = snapshot.size
+    count = min(MOST_PARTS, math.ceil(size / PART))
+    each, largest = math.ceil(draws / count), math.ceil(size / count)
+    wrong = variance = 0.0
+    for numbers in torch.tensor_split(torch.arange(size), count):
+        part, sums = NoisyErrors(snapshot, numbers), []
+        for some in _counts(each, len(posterior.std)):
+            sums.append(part.at(posterior.noise(some, generator)).sum(1))
+        found = torch.cat(sums)
+        wrong += found.sum().item()
+        variance += found.var().item() / each if each > 1 else 0.0
+    mean = wrong / (each * size)
+    is_part = size < total
+    share = delta / 2 if is_part else delta
+    padded = count * largest / size
+    upper = min(1.0, padded * gibbs_risk_bound(min(1.0, mean / padded), each * count, share))
+    if is_part:
+        upper = gibbs_risk_bound(upper, size, share)
+        variance += size * mean * (1 - mean) * (1 - size / total)
+    return GibbsError(mean, math.sqrt(variance) / size, upper)
+
+
+def _counts(draws: int, weights: int) -> Iterator[int]:
+    """Return how many draws are made at a time: as many as run as one, in little memory."""
+    most = max(1, min(MOST_DRAWS, AT_ONCE // max(1, weights)))
+    while draws > 0:
+        yield min(most, draws)
+        draws -= most
