@@ -6,9 +6,9 @@ differentiable relaxation of the kl form,
 .. math:: \bigl(\sqrt{\tilde R + B} + \sqrt{B}\bigr)^2, \qquad
           B = \frac{\mathrm{KL}(Q\|P_\lambda) + \log(2 \sqrt N J / \delta)}{2N},
 
-in which a surrogate loss replaces the 0-1 error, and λ takes its best value for the present Q. It only finds Q. The
-bound of what is found is computed afterwards, from the 0-1 error of fresh draws, with :func:`~.pac_bayes.seeger_bound`
-over the same J values of λ.
+in which a surrogate loss replaces the 0-1 error, and λ of each group of weights takes its best value for the present Q.
+It only finds Q. The bound of what is found is computed afterwards, from the 0-1 error of fresh draws, with
+:func:`~.pac_bayes.seeger_bound` and the nearest of the J priors (:meth:`~.DiagonalGaussian.nearest_prior`).
 
 This certifies another classifier than the one that was trained: Q is trained again, with the bound as its loss.
 ``prior_mean`` may be any weights that do not depend on the N samples: those at initialisation, or a network trained on
@@ -22,7 +22,7 @@ Source: Dziugaite & Roy (2017); the relaxation is ``f_quad`` of Rivasplata et al
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -55,6 +55,7 @@ def optimise_posterior(
     steps: int,
     batch_size: int,
     generator: Generator,
+    sizes: Sequence[int] | None = None,
     std: float = 0.03,
     learning_rate: float = 1e-3,
     std_learning_rate: float = 1e-2,
@@ -72,6 +73,7 @@ def optimise_posterior(
         steps: Number of steps; the learning rates fall to 0 over them as a cosine.
         batch_size: Samples in a step, drawn without replacement in every epoch.
         generator: Generator of batches and draws, on the CPU.
+        sizes: Number of weights in each group that has a λ of its own; by default all weights are one group.
         std: First standard deviation of every weight.
         learning_rate: Of Adam, for the mean.
         std_learning_rate: Of Adam, for the logarithms of the standard deviations.
@@ -93,13 +95,17 @@ def optimise_posterior(
             f"and 1"
         )
     prior_mean, weights = prior_mean.detach(), len(start)
+    groups = [weights] if sizes is None else list(sizes)
+    if sum(groups) != weights:
+        raise ValueError(f"optimise_posterior: sizes of {sum(groups)} weights in all; there are {weights}")
+    counts = torch.tensor(groups, dtype=start.dtype, device=start.device)
     mean = start.detach().clone().requires_grad_()
     log_std = torch.full_like(mean, math.log(std)).detach().requires_grad_()
     optimiser = torch.optim.Adam(
         [{"params": [mean], "lr": learning_rate}, {"params": [log_std], "lr": std_learning_rate}]
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    price = math.log(2 * math.sqrt(samples) * len(PRIOR_STDS) / delta)
+    price = math.log(2 * math.sqrt(samples) / delta) + len(groups) * math.log(len(PRIOR_STDS))
     order = torch.empty(0, dtype=torch.long)
     for number in range(steps):
         if len(order) < batch_size:
@@ -107,9 +113,10 @@ def optimise_posterior(
         batch, order = order[:batch_size], order[batch_size:]
         noise = torch.randn(weights, generator=generator, dtype=mean.dtype).to(mean.device)
         risk = loss(mean + log_std.exp() * noise, batch)
-        # at the best λ, λ² = (‖μ - m‖² + tr Σ) / k, the squares add up to k
-        squares = ((mean - prior_mean).square() + (2 * log_std).exp()).sum()
-        information = weights / 2 * (squares / weights).log() - log_std.sum()
+        # at the best λ of a group, λ² = (‖μ - m‖² + tr Σ) / k, its squares add up to k
+        squares = torch.split((mean - prior_mean).square() + (2 * log_std).exp(), groups)
+        best = torch.stack([part.sum() for part in squares]) / counts
+        information = (counts * best.log()).sum() / 2 - log_std.sum()
         rate = (information + price) / (2 * samples)
         objective = ((risk + rate).sqrt() + rate.sqrt()).square()
         if watch is not None:

@@ -29,8 +29,8 @@ from dataclasses import dataclass
 import torch
 
 PRIOR_STDS = tuple(1000 ** (i / 300 - 1) for i in range(301))
-"""Standard deviations λ of J = 301 priors, from 0.001 to 1, among which a bound chooses. For k weights the nearest of
-them costs at most 0.00013 k nats more than the best λ; log J is 5.7 nats."""
+"""Standard deviations λ of priors, from 0.001 to 1, among which a bound chooses for each group of weights. The choice
+costs 5.7 nats, and the nearest of them at most 0.00014 k nats more than the best λ for k weights."""
 PREFACTORS = tuple(100 ** (i / 30) for i in range(31))
 """B. The best b, ``(1 + √(1 + 2 R̂ N / (KL + ...))) / 2``, is never below 1."""
 
@@ -132,7 +132,9 @@ def binomial_tail_inverse(errors: int, samples: int, delta: float) -> float:
     return high
 
 
-def seeger_bound(risk: float, information: Sequence[float], samples: int, delta: float) -> RiskBound:
+def seeger_bound(
+    risk: float, information: Sequence[float], samples: int, delta: float, log_choices: float | None = None
+) -> RiskBound:
     """Return ``min_j kl⁻¹(risk, (KL_j + log(2 √N J / δ)) / N)``.
 
     Args:
@@ -140,24 +142,27 @@ def seeger_bound(risk: float, information: Sequence[float], samples: int, delta:
         information: ``KL(Q‖P_j)`` for each of the J priors, fixed before the samples were seen; nats.
         samples: N.
         delta: Probability that it fails.
+        log_choices: log J, if the priors given are the best of more; by default that of their number.
 
     Raises:
         ValueError: An argument is out of range.
     """
     _check(risk, samples, delta, information)
     prior = min(range(len(information)), key=information.__getitem__)
-    price = math.log(2 * math.sqrt(samples) * len(information) / delta)
+    price = math.log(2 * math.sqrt(samples) / delta) + _log_choices(information, log_choices)
     return RiskBound(kl_inverse(risk, (information[prior] + price) / samples), prior)
 
 
-def mcallester_bound(risk: float, information: Sequence[float], samples: int, delta: float) -> RiskBound:
+def mcallester_bound(
+    risk: float, information: Sequence[float], samples: int, delta: float, log_choices: float | None = None
+) -> RiskBound:
     """Return ``min_{j, b} [risk + b/N (KL_j + log(J |B| / δ))] / (1 - 1/(2b))``, the form of Theorem 2.2.
 
     The arguments are those of :func:`seeger_bound`; b is one of :data:`PREFACTORS`.
     """
     _check(risk, samples, delta, information)
     prior = min(range(len(information)), key=information.__getitem__)
-    price = math.log(len(information) * len(PREFACTORS) / delta)
+    price = math.log(len(PREFACTORS) / delta) + _log_choices(information, log_choices)
     rate = (information[prior] + price) / samples
     return RiskBound(min((risk + b * rate) / (1 - 1 / (2 * b)) for b in PREFACTORS), prior)
 
@@ -166,6 +171,12 @@ def _kl(q: float, p: float) -> float:
     """Return the KL of two Bernoulli distributions, ``q < p < 1``; accurate also if they are close."""
     kl = -(1 - q) * math.log1p((q - p) / (1 - q))
     return kl - q * math.log1p((p - q) / q) if q > 0 else kl
+
+
+def _log_choices(information: Sequence[float], log_choices: float | None) -> float:
+    if log_choices is not None and not log_choices >= math.log(len(information)) - 1e-9:
+        raise ValueError(f"PAC-Bayes: log_choices={log_choices}; there are {len(information)} priors at least")
+    return math.log(len(information)) if log_choices is None else log_choices
 
 
 def _check(risk: float, number: int, delta: float, information: Sequence[float] = (0.0,)) -> None:

@@ -17,9 +17,9 @@ from lightning_info.functional.pac_bayes import (
     seeger_bound,
 )
 from lightning_info.gradients.contract import NotCovered, trainable
-from lightning_info.gradients.real import flat
+from lightning_info.gradients.real import flat, sizes
 from lightning_info.quantities.weight_information.classification import constant_error, errors, labels_of
-from lightning_info.quantities.weight_information.gibbs_error import GibbsError, NoisyErrors, gibbs_error
+from lightning_info.quantities.weight_information.gibbs_error import NoisyErrors, gibbs_error
 from lightning_info.quantities.weight_information.initial_weights import InitialWeights
 from lightning_info.replica.predicted import NoPrediction
 from lightning_info.replica.random_subset import SampledSet
@@ -27,11 +27,13 @@ from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 
 SAMPLES = 4096
 """Most samples of the training set, and of the validation data, on which errors are measured."""
-DRAWS, FEWEST_DRAWS = 1024, 128
+DRAWS, FEWEST_DRAWS = 2048, 128
 SEARCH_DRAWS = 4
 BETAS = tuple(10.0 ** (i / 2) for i in range(-4, 7))
-LAMBDAS = tuple(10.0 ** (i / 4) for i in range(-12, 1))
-"""Levels β and widths λ of the Q that are tried. Any Q may be taken, so they cost nothing."""
+WIDTHS = tuple(10.0 ** (i / 8) for i in range(-12, 7))
+"""Levels β of the Q that are tried, and their largest noise, in units of the best λ. Any Q may be taken, so this costs
+nothing."""
+ROUNDS = 30
 SHARE = 0.2
 """Part of ``delta`` that the measurement of the Gibbs error may use up."""
 
@@ -43,9 +45,10 @@ class NoCertificate(Exception):
 class Certificate:
     """The bound of a run, at one point after the other.
 
-    Q is ``N(w, diag(β / (N f_i + β / λ²)))`` with the diagonal f of F; β and λ are those with the smallest bound by the
-    errors of the reference samples. P is ``N(w_ref, λ_P² I)`` with λ_P among :data:`PRIOR_STDS`. The error of Q is then
-    measured with new draws, on samples whose choice does not depend on the network.
+    Q is ``N(w, diag(β / (N f_i + β / (c λ_t)²)))`` with the diagonal f of F and, for each parameter tensor t, the
+    ``λ_t`` that is best for a quadratic loss. β and the width c are those with the smallest bound by the errors of the
+    reference samples. P is ``N(w_ref, diag λ_t²)`` with every ``λ_t`` among :data:`PRIOR_STDS`, whose choice is paid
+    for. The error of Q is then measured with new draws, on samples whose choice does not depend on the network.
 
     Args:
         delta: Probability that a bound fails.
@@ -54,7 +57,7 @@ class Certificate:
     def __init__(self, delta: float) -> None:
         self.delta = delta
         self.draws = DRAWS
-        self._place = BETAS.index(1.0), LAMBDAS.index(0.1)
+        self._place = BETAS.index(1.0), WIDTHS.index(1.0)
         self._known_start: str | None = None  # why the initial weights are no prior; empty if they may be one
 
     def bound(
@@ -97,14 +100,14 @@ class Certificate:
             found = gibbs_error(training, posterior, self.draws, total, SHARE * self.delta, generator)
         except (NoPrediction, Unavailable, NotCovered) as error:
             raise NoCertificate(str(error)) from error
+        prior = posterior.nearest_prior(w_ref, _sizes(snapshot.module), PRIOR_STDS)
         return {
-            "weight_info/pac_bayes_bound": self._bound(found, posterior.divergence(w_ref, PRIOR_STDS), total),
+            "weight_info/pac_bayes_bound": seeger_bound(
+                found.upper, [prior.information], data.total, (1 - SHARE) * self.delta, prior.log_choices
+            ).value,
             "weight_info/gibbs_error": found.mean,
             "weight_info/gibbs_error_stderr": found.stderr,
         }
-
-    def _bound(self, found: GibbsError, information: list[float], total: float) -> float:
-        return seeger_bound(found.upper, information, int(total), (1 - SHARE) * self.delta).value
 
     def _check_start(self, training: ModelSnapshot, back: Tensor) -> None:
         """Refuse initial weights that classify the training samples already, as those loaded from a file do."""
@@ -129,16 +132,18 @@ class Certificate:
         """Return the Q with the smallest bound by the errors of the reference samples, from one that may be near."""
         z = torch.randn(SEARCH_DRAWS, len(w), generator=generator, dtype=torch.float64).to(w.device)
         samples, seen = NoisyErrors(snapshot), dict[tuple[int, int], float]()
+        groups, distance = _sizes(snapshot.module), (w - w_ref).square()
 
         def at(place: tuple[int, int]) -> DiagonalGaussian:
-            beta, lambda_ = BETAS[place[0]], LAMBDAS[place[1]]
-            return DiagonalGaussian(w, (beta / (curvature + beta / lambda_**2)).sqrt())
+            beta, width = BETAS[place[0]], WIDTHS[place[1]]
+            scale = width * best_scale(curvature, distance, groups, beta)
+            return DiagonalGaussian(w, (beta / (curvature + beta / scale.square())).sqrt())
 
         def score(place: tuple[int, int]) -> float:
             if place not in seen:
                 q = at(place)
                 error = samples.at(z * q.std).mean().item()
-                half = min(q.divergence(w_ref, PRIOR_STDS)) / (2 * total)
+                half = q.nearest_prior(w_ref, groups, PRIOR_STDS).information / (2 * total)
                 seen[place] = (math.sqrt(error + half) + math.sqrt(half)) ** 2  # differs beyond a bound of 1 too
             return seen[place]
 
@@ -184,15 +189,39 @@ def refusal(snapshot: ModelSnapshot) -> str:
     return ""
 
 
+def best_scale(curvature: Tensor, distance: Tensor, groups: list[int], beta: float) -> Tensor:
+    """Return for each weight the λ of its group that minimises ``E_Q[L] + β KL(Q‖P)`` of a quadratic loss, ``(k,)``.
+
+    It is the fixed point of ``λ² = (‖w - w_ref‖² + tr Σ) / k`` of the group; no λ is below that of the narrowest prior.
+
+    Args:
+        curvature: Diagonal of the curvature of the summed loss, ``(k,)``.
+        distance: Squared distances from the mean of the prior, ``(k,)``.
+        groups: Number of weights in each group.
+        beta: Level of the task.
+    """
+    scales = []
+    for h, moved in zip(torch.split(curvature, groups), torch.split(distance, groups), strict=True):
+        square = torch.full((), PRIOR_STDS[-1] ** 2, dtype=torch.float64, device=h.device)
+        for _ in range(ROUNDS):
+            square = (moved + beta / (h + beta / square)).mean().clamp(PRIOR_STDS[0] ** 2, PRIOR_STDS[-1] ** 2)
+        scales.append(square.sqrt().expand(len(h)))
+    return torch.cat(scales)
+
+
 def _around(place: tuple[int, int]) -> Iterator[tuple[int, int]]:
     for row, column in ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1), (1, 1), (-1, -1), (1, -1), (-1, 1)):
         here = place[0] + row, place[1] + column
-        if 0 <= here[0] < len(BETAS) and 0 <= here[1] < len(LAMBDAS):
+        if 0 <= here[0] < len(BETAS) and 0 <= here[1] < len(WIDTHS):
             yield here
 
 
 def _flat(module: nn.Module) -> Tensor:
     return torch.cat([flat(p.detach()).double() for p in trainable(module).values()])
+
+
+def _sizes(module: nn.Module) -> list[int]:
+    return sizes(trainable(module).values())
 
 
 def _initial(module: nn.Module, initial: InitialWeights) -> Tensor:

@@ -83,10 +83,12 @@ def gibbs_error(
 ) -> GibbsError:
     """Measure the error of weights from Q on the training set, and bound it.
 
-    The samples are taken in parts of about :data:`PART`, and each part has draws of its own: as many averages as there
-    are draws, independent given Q and the samples. Errors of a smaller part count as if the missing samples were right,
-    so that all averages have the same weight; the mean is scaled back. If the samples are a random part of the training
-    set, half of ``delta`` pays for that.
+    The samples are divided at random into parts of about :data:`PART`, each with D draws of its own, and every draw is
+    evaluated on all samples of its part. With all N samples, these are as many independent averages as there are draws;
+    errors of a smaller part count as if the missing samples were right, so that all have the same weight, and the mean
+    is scaled back. If the samples are a random part of the N, take a draw with each of D distinct samples of its part:
+    that is a mean over independent draws at random samples, with a Chernoff bound, and the mean over all such choices
+    has the same bound (Hoeffding 1963, section 5b).
 
     Args:
         snapshot: A snapshot with a private replica at the mean of Q, and the samples.
@@ -97,25 +99,25 @@ def gibbs_error(
         generator: Source of the draws.
     """
     size = snapshot.size
-    count = min(MOST_PARTS, math.ceil(size / PART))
+    count = math.ceil(size / PART)
+    count = min(count, MOST_PARTS, draws)
     each, largest = math.ceil(draws / count), math.ceil(size / count)
-    wrong = variance = 0.0
-    for numbers in torch.tensor_split(torch.arange(size), count):
+    means, wrong, variance = 0.0, 0.0, 0.0
+    for numbers in torch.tensor_split(torch.randperm(size, generator=generator), count):
         part, sums = NoisyErrors(snapshot, numbers), []
         for some in _counts(each, len(posterior.std)):
             sums.append(part.at(posterior.noise(some, generator)).sum(1))
         found = torch.cat(sums)
-        wrong += found.sum().item()
+        wrong += found.mean().item()
+        means += found.mean().item() / (len(numbers) * count)
         variance += found.var().item() / each if each > 1 else 0.0
-    mean = wrong / (each * size)
-    is_part = size < total
-    share = delta / 2 if is_part else delta
-    padded = count * largest / size
-    upper = min(1.0, padded * gibbs_risk_bound(min(1.0, mean / padded), each * count, share))
-    if is_part:
-        upper = gibbs_risk_bound(upper, size, share)
-        variance += size * mean * (1 - mean) * (1 - size / total)
-    return GibbsError(mean, math.sqrt(variance) / size, upper)
+    if size < total:
+        upper = gibbs_risk_bound(min(1.0, means), count * min(each, size // count), delta)
+        variance += size * means * (1 - means) * (1 - size / total)
+    else:
+        padded = count * largest
+        upper = min(1.0, padded / size * gibbs_risk_bound(min(1.0, wrong / padded), each * count, delta))
+    return GibbsError(wrong / size, math.sqrt(variance) / size, upper)
 
 
 def _counts(draws: int, weights: int) -> Iterator[int]:
