@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +33,14 @@ class Evaluating(Resuming):
         self._validation_set = RandomSubset(most, 2 * self.seed + 1)
         self._missing, self._saved_set = {}, None
 
+    def _restore_sets(self, batch: Any) -> None:
+        """Take up the samples of a checkpoint, in the form of a batch of this run."""
+        saved, self._saved_set = self._saved_set, None
+        if saved is not None:
+            with contextlib.suppress(Exception):  # the batches of this run look different
+                self._training_set.samples.restore(saved["groups"], batch)
+                self._training_set.total = int(saved["total"])
+
     def _see_training(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Let a training batch pass by; it is the next to be trained on."""
         if not self.quantity.evaluation_samples or self._training_set.is_closed or "training" in self._missing:
@@ -49,10 +58,6 @@ class Evaluating(Resuming):
             self._missing["training"] = PROCESSES
         elif (repeats := _repeats(trainer.train_dataloader)) and not trainer.overfit_batches:
             self._missing["training"] = f"{repeats}, so the number of independent training samples is not known"
-        elif self._saved_set is not None:
-            saved, self._saved_set = self._saved_set, None
-            subset.samples.restore(saved["groups"], laid)
-            subset.total = int(saved["total"])
         elif not subset.total and steps_taken(trainer) and not self._is_first(trainer, batch_idx):
             self._missing["training"] = RESUMED
         elif subset.total and batch_idx == 0:  # the epoch ended early

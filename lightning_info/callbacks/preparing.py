@@ -87,6 +87,7 @@ class Preparing(Evaluating):
                     batch = self._laid(batch)
                 if self._skipped == 0:
                     self._collector.start(trainer, batch, self._saved, self._session.store)
+                    self._restore_sets(batch)
                 self._chunk = self._collector.chunk
                 seen = self._look(trainer, pl_module, batch)
         except Refused as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -122,6 +122,14 @@ class Bounds:
             delta = self._certificate.delta
             found |= _or_none(lambda: {TEST_TAG: validation_bound(snapshot, fresh, delta)}, TEST_TAG, point)
         return found
+
+    def state(self) -> list[int]:
+        """Return where the next search begins, for a checkpoint."""
+        return list(self._certificate.place)
+
+    def restore(self, place: Sequence[int]) -> None:
+        """Restore what :meth:`state` returned."""
+        self._certificate.place = place[0], place[1]
 
     def _diagonal(self, snapshot: ModelSnapshot, generator: Generator) -> Tensor:
         assert self._plan is not None

@@ -27,9 +27,9 @@ from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 
 SAMPLES = 4096
 """Most samples of the training set, and of the validation data, on which errors are measured."""
-DRAWS, FEWEST_DRAWS = 2048, 128
-SEARCH_DRAWS = 4
-BETAS = tuple(10.0 ** (i / 2) for i in range(-4, 7))
+DRAWS, FEWEST_DRAWS = 4096, 128
+SEARCH_DRAWS = 16
+BETAS = tuple(10.0 ** (i / 4) for i in range(-8, 13))
 WIDTHS = tuple(10.0 ** (i / 8) for i in range(-12, 7))
 """Levels β of the Q that are tried, and their largest noise, in units of the best λ. Any Q may be taken, so this costs
 nothing."""
@@ -57,7 +57,7 @@ class Certificate:
     def __init__(self, delta: float) -> None:
         self.delta = delta
         self.draws = DRAWS
-        self._place = BETAS.index(1.0), WIDTHS.index(1.0)
+        self.place = BETAS.index(1.0), WIDTHS.index(1.0)
         self._known_start: str | None = None  # why the initial weights are no prior; empty if they may be one
 
     def bound(
@@ -143,13 +143,14 @@ class Certificate:
             if place not in seen:
                 q = at(place)
                 error = samples.at(z * q.std).mean().item()
-                half = q.nearest_prior(w_ref, groups, PRIOR_STDS).information / (2 * total)
-                seen[place] = (math.sqrt(error + half) + math.sqrt(half)) ** 2  # differs beyond a bound of 1 too
+                rate = q.nearest_prior(w_ref, groups, PRIOR_STDS).information / total
+                bound = kl_inverse(error, rate)
+                seen[place] = bound if bound < 0.99 else bound + rate  # it differs where every bound is vacuous too
             return seen[place]
 
-        while (best := min(_around(self._place), key=score)) != self._place:
-            self._place = best
-        return at(self._place)
+        while (best := min(_around(self.place), key=score)) != self.place:
+            self.place = best
+        return at(self.place)
 
 
 def validation_bound(snapshot: ModelSnapshot, data: SampledSet, delta: float) -> float:

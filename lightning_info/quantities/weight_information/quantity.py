@@ -345,11 +345,13 @@ class WeightInformation(Quantity):
     @override
     def state_dict(self) -> dict[str, Any]:
         curves = {step: [list(point) for point in curve] for step, curve in self.rate_distortion.items()}
-        return {"initial": self._initial.state(), "curves": curves}
+        return {"initial": self._initial.state(), "curves": curves, "search": self._bounds.state()}
 
     @override
     def load_state_dict(self, state: Mapping[str, Any], same_settings: bool) -> None:
         self._initial.restore(state["initial"])
+        if "search" in state:
+            self._bounds.restore(state["search"])
         if same_settings:
             self.rate_distortion = {int(s): [RatePoint(*point) for point in c] for s, c in state["curves"].items()}
 
