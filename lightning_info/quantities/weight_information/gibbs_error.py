@@ -12,13 +12,15 @@ from torch import Generator, Tensor
 from lightning_info.functional.diagonal_gaussian import DiagonalGaussian
 from lightning_info.functional.pac_bayes import gibbs_risk_bound
 from lightning_info.quantities.weight_information.classification import errors, errors_of_call
-from lightning_info.quantities.weight_information.direct_call import AT_ONCE, MOST_DRAWS, DirectCalls
+from lightning_info.quantities.weight_information.direct_call import AT_ONCE, DirectCalls
 from lightning_info.quantities.weight_information.noisy_loss import moved
 from lightning_info.replica.snapshot import ModelSnapshot
 
 PART = 64
 """Samples that share draws of the weights, about."""
 MOST_PARTS = 64
+MOST_DRAWS = 256
+"""Largest number of draws that run as one: for a small network a call takes as long as many draws in it."""
 
 
 class GibbsError(NamedTuple):
@@ -57,7 +59,7 @@ class NoisyErrors:
                 return self.at(noises)
             seen = {"outputs": self._outputs(noises[0])}
             self._calls = DirectCalls.like(
-                self._snapshot, self._batches(), noises[0], lambda call, run: {"outputs": run()}, seen
+                self._snapshot, self._batches(), noises[0], lambda call, run: {"outputs": run()}, seen, MOST_DRAWS
             )
         if self._calls is not None:
             return self._calls.read(noises, errors_of_call)["errors"].cpu()
