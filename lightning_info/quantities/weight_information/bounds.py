@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.contract import NotCovered
-from lightning_info.quantities.quantity import Point
+from lightning_info.quantities.quantity import Point, Record
 from lightning_info.quantities.weight_information.certificate import (
     FEWEST_DRAWS,
     SAMPLES,
@@ -35,6 +35,7 @@ from lightning_info.replica.timing import trial
 
 TAGS = ("weight_info/pac_bayes_bound", "weight_info/gibbs_error", "weight_info/gibbs_error_stderr")
 TEST_TAG = "weight_info/test_bound"
+VACUOUS = 0.995
 TRIED = 30
 """Number of Q that the search tries, about."""
 
@@ -122,6 +123,25 @@ class Bounds:
             delta = self._certificate.delta
             found |= _or_none(lambda: {TEST_TAG: validation_bound(snapshot, fresh, delta)}, TEST_TAG, point)
         return found
+
+    def text(self, record: Record) -> str:
+        """Return what the bounds of the last point say."""
+        found = {
+            tag: curve[-1][1]
+            for tag, curve in record.curves.items()
+            if tag in (*TAGS, TEST_TAG)
+            and curve[-1] == (record.last_step, curve[-1][1])
+            and math.isfinite(curve[-1][1])
+        }
+        parts = []
+        if (bound := found.get(TAGS[0])) is not None:
+            error = f"(error in training {found[TAGS[1]]:.3g})"
+            says = f"err on at most {bound:.3g} of new samples" if bound < VACUOUS else "may err on all new samples"
+            parts.append(f"weights drawn from Q {says} {error}")
+        if (bound := found.get(TEST_TAG)) is not None:
+            parts.append(f"the network itself, by the validation data alone, on at most {bound:.3g}")
+        sure = f"With probability {1 - self._certificate.delta:g} each: "
+        return f"{sure}{'; '.join(parts)}." if parts else ""
 
     def state(self) -> list[int]:
         """Return where the next search begins, for a checkpoint."""

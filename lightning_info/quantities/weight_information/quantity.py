@@ -109,9 +109,8 @@ class WeightInformation(Quantity):
             raise ValueError(
                 f"{owner}: draws={self.draws}; they come in opposite pairs, so give an even number, draws=8"
             )
-        validation.positive_number(owner, "delta", self.delta, 0.05)
-        if self.delta >= 1:
-            raise ValueError(f"{owner}: delta={self.delta}; it is a probability below 1, for example delta=0.05")
+        if not 0 < self.delta < 1:
+            raise ValueError(f"{owner}: delta={self.delta}; it is a probability, for example delta=0.05")
 
     @override
     def reset(self) -> None:
@@ -316,6 +315,9 @@ class WeightInformation(Quantity):
 
     @override
     def closing_text(self, record: Record) -> str:
+        return " ".join(filter(None, [self._parting_text(record), self._bounds.text(record)]))
+
+    def _parting_text(self, record: Record) -> str:
         if not self.rate_distortion or max(self.rate_distortion) != record.last_step:  # none of the end
             return ""
         curve = self.rate_distortion[max(self.rate_distortion)]

@@ -1,0 +1,365 @@
+"""The bounds of ``WeightInfoCallback``, through a real Trainer: they hold, and where they would not there are none."""
+
+from __future__ import annotations
+
+import math
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from models import trainer
+from scipy import stats
+from torch import nn
+from torch.distributions import Normal, kl_divergence
+from torch.func import functional_call
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
+
+from lightning_info import WeightInfoCallback
+from lightning_info.functional import gibbs_risk_bound, kl_inverse, seeger_bound
+from lightning_info.functional.pac_bayes import PRIOR_STDS
+from lightning_info.gradients.layout import bare
+from lightning_info.quantities.weight_information import certificate
+
+FEATURES, CLASSES, SAMPLES, BATCH = 6, 3, 300, 30
+TEACHER = torch.randn(FEATURES, CLASSES, generator=torch.Generator().manual_seed(9))
+
+
+def data(size: int, seed: int) -> TensorDataset:
+    """Inputs, and classes of which one in ten is random."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(size, FEATURES, generator=g)
+    y = (x @ TEACHER).argmax(1)
+    return TensorDataset(x, torch.where(torch.rand(size, generator=g) < 0.1, torch.randint(3, (size,), generator=g), y))
+
+
+def loader(size: int = SAMPLES, seed: int = 1, **options) -> DataLoader:
+    return DataLoader(data(size, seed), **{"batch_size": BATCH, "shuffle": True, **options})
+
+
+class Net(pl.LightningModule):
+    def __init__(self, seed: int = 0, middle: nn.Module | None = None):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.net = nn.Sequential(nn.Linear(FEATURES, 8), middle or nn.Tanh(), nn.Linear(8, CLASSES))
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", F.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], 0.2, momentum=0.5)
+
+
+def weight_info(**options) -> WeightInfoCallback:
+    defaults = {"every_n_epochs": 100, "num_samples": 64, "draws": 2, "on_error": "raise", "summary": False}
+    return WeightInfoCallback(**{**defaults, **options})
+
+
+def fit(callback, *others, module=None, train=None, validation=None, ckpt_path=None, **options) -> Net:
+    module = module or Net()
+    torch.manual_seed(0)
+    run = trainer(callback, *others, **{"max_epochs": 3, **options})
+    run.fit(module, loader() if train is None else train, validation, ckpt_path=ckpt_path)
+    return module
+
+
+def last(callback, name: str) -> float:
+    return callback.history[f"weight_info/{name}"][-1][1]
+
+
+@pytest.fixture
+def certified(monkeypatch):
+    """Every Q whose error is measured: with its samples, their number N, and the noise that was drawn."""
+    seen = []
+    original = certificate.gibbs_error
+
+    def note(snapshot, posterior, draws, total, delta, generator):
+        found = original(snapshot, posterior, draws, total, delta, generator)
+        seen.append((posterior, [bare(group) for group in snapshot.groups], total, found, draws, delta))
+        return found
+
+    monkeypatch.setattr(certificate, "gibbs_error", note)
+    return seen
+
+
+def noisy_errors(module: Net, posterior, x: torch.Tensor, y: torch.Tensor, draws: int, seed: int) -> torch.Tensor:
+    """Error of each draw from Q on some samples, ``(draws,)``, by functional_call."""
+    weights = (posterior.mean + posterior.noise(draws, torch.Generator().manual_seed(seed))).float()
+    names, shapes = zip(*((name, p.shape) for name, p in module.named_parameters()), strict=True)
+    parts = [part.view(-1, *s) for part, s in zip(weights.split([s.numel() for s in shapes], 1), shapes, strict=True)]
+    run = torch.vmap(lambda own: functional_call(module, dict(zip(names, own, strict=True)), x).argmax(-1))
+    return (run(parts) != y).double().mean(1)
+
+
+def test_the_bound_holds_on_fresh_data_in_each_of_20_trainings(certified):
+    # with delta = 0.05 the smallest number of failures that would speak against it is 4 of 20 (p = 0.016)
+    margins = []
+    for seed in range(20):
+        callback = weight_info(seed=seed)
+        module = fit(callback, module=Net(seed), train=loader(seed=seed), max_epochs=2 + seed % 4)
+        posterior, *_ = certified[-1]
+        x, y = data(10_000, 1000 + seed).tensors
+        margins.append(
+            last(callback, "pac_bayes_bound") - noisy_errors(module, posterior, x, y, 50, seed).mean().item()
+        )
+    assert min(margins) > 0.02  # the error of a margin is below 0.01
+
+
+def test_the_bound_is_that_of_its_parts_computed_apart(certified):
+    callback, start = weight_info(delta=0.1), nn.utils.parameters_to_vector(Net().parameters()).detach().double()
+    module = fit(callback)
+    posterior, groups, total, _, draws, delta = certified[-1]
+    ((x, y),) = groups
+    assert (total, len(x), delta) == (SAMPLES, SAMPLES, pytest.approx(0.02))
+    assert torch.equal(x.sort(0).values, data(SAMPLES, 1).tensors[0].sort(0).values)
+    found = noisy_errors(module, posterior, x, y, 4000, 5)
+    error = found.std().item() / 4000**0.5
+    assert last(callback, "gibbs_error") == pytest.approx(found.mean().item(), abs=5 * error)
+    assert last(callback, "gibbs_error_stderr") < 3 * error
+    weights = nn.utils.parameters_to_vector(module.parameters()).detach().double()
+    torch.testing.assert_close(posterior.mean, weights, rtol=0, atol=0)
+    information, groups_of_weights = 0.0, [p.numel() for p in module.parameters()]
+    for q_mean, q_std, w in zip(*(v.split(groups_of_weights) for v in (weights, posterior.std, start)), strict=True):
+        q = Normal(q_mean, q_std)
+        information += min(kl_divergence(q, Normal(w, torch.tensor(s).double())).sum().item() for s in PRIOR_STDS)
+    choices = len(groups_of_weights) * math.log(len(PRIOR_STDS))
+    # 5 parts of 60 samples with 820 draws each
+    upper = gibbs_risk_bound(last(callback, "gibbs_error"), 5 * math.ceil(draws / 5), 0.02)
+    expected = seeger_bound(upper, [information], SAMPLES, 0.08, choices).value
+    assert last(callback, "pac_bayes_bound") == pytest.approx(expected, rel=1e-9)
+
+
+def test_weights_are_drawn_with_the_standard_deviation_that_the_kl_has(certified, monkeypatch):
+    drawn = []
+    original = certificate.NoisyErrors.at
+    monkeypatch.setattr(certificate.NoisyErrors, "at", lambda self, n: drawn.append(n) or original(self, n))
+    fit(weight_info())
+    posterior, _, _, _, draws, _ = certified[-1]
+    noise = torch.cat(drawn)[-draws:]
+    assert len(noise) == draws >= 4000
+    # the standard error of a standard deviation of 4096 draws is 1.1 %
+    assert (noise.std(0) / posterior.std - 1).abs().max() < 0.05
+    # a draw replaces the weights of the replica by their sum: distances from them are as large
+    assert noise.square().sum(1).mean().item() == pytest.approx(posterior.std.square().sum().item(), rel=0.01)
+
+
+def test_it_is_logged_from_the_end_of_the_first_epoch_on_and_absent_before():
+    callback = weight_info(every_n_epochs=None, every_n_train_steps=5)
+    fit(callback, max_epochs=2)
+    steps = [step for step, _ in callback.history["weight_info/pac_bayes_bound"]]
+    assert steps == [10, 15, 20]
+    assert [step for step, _ in callback.history["weight_info/kl"]] == [0, 5, 10, 15, 20]
+    assert "weight_info/test_bound" not in callback.history
+    values = [value for _, value in callback.history["weight_info/pac_bayes_bound"]]
+    assert all(0 < value <= 1 for value in values)
+
+
+@pytest.mark.parametrize(
+    ("train", "options", "expected"),
+    [
+        ({}, {"limit_train_batches": 4}, 4 * BATCH),
+        ({"batch_size": 70, "drop_last": True}, {}, 280),
+        ({}, {"max_epochs": -1, "max_steps": 7}, 7 * BATCH),
+    ],
+    ids=["limited", "last batch dropped", "first epoch ended early"],
+)
+def test_n_is_the_number_of_samples_that_passed(certified, train, options, expected):
+    fit(weight_info(), train=loader(**train), **options)
+    _, groups, total, *_ = certified[-1]
+    assert total == sum(len(x) for x, _ in groups) == expected
+
+
+def test_of_a_large_training_set_a_random_part_is_measured(certified, monkeypatch):
+    monkeypatch.setattr(certificate, "SAMPLES", 90)
+    monkeypatch.setattr(type(weight_info().quantity), "evaluation_samples", 90)
+    fit(weight_info())
+    _, ((x, _),), total, found, _draws, delta = certified[-1]
+    assert (len(x), total) == (90, SAMPLES)
+    # 2 parts of 45 samples: each sample counts with one draw
+    assert found.upper == pytest.approx(gibbs_risk_bound(found.mean, 90, delta), rel=1e-6)
+    assert found.stderr == pytest.approx(math.sqrt(found.mean * (1 - found.mean) / 90 * (1 - 90 / SAMPLES)), rel=0.2)
+
+
+def test_the_test_set_bound_is_the_exact_binomial_one():
+    callback, validation = weight_info(delta=0.1), loader(200, seed=2, shuffle=False)
+    module = fit(callback, validation=validation)
+    x, y = data(200, 2).tensors
+    wrong = (module(x).argmax(1) != y).sum().item()
+    assert 0 < wrong < 200
+    expected = stats.beta.ppf(0.9, wrong + 1, 200 - wrong)
+    assert last(callback, "test_bound") == pytest.approx(expected, abs=1e-9)
+
+
+class Labels(Net):
+    """Three labels a sample, there or not."""
+
+    def training_step(self, batch, batch_idx):
+        return F.binary_cross_entropy_with_logits(self(batch[0]), F.one_hot(batch[1], CLASSES).float())
+
+
+def test_several_labels_a_sample_have_their_mean_error():
+    callback = weight_info()
+    module = fit(callback, module=Labels(), validation=loader(200, seed=2))
+    x, y = data(200, 2).tensors
+    wrong = ((module(x) > 0) != F.one_hot(y, CLASSES)).double().mean().item()
+    assert last(callback, "test_bound") == pytest.approx(kl_inverse(wrong, math.log(20) / 200), abs=1e-9)
+    x, y = data(SAMPLES, 1).tensors
+    wrong = ((module(x) > 0) != F.one_hot(y, CLASSES)).double().mean().item()
+    assert wrong - 0.05 < last(callback, "gibbs_error") < wrong + 0.3
+
+
+class Regression(Net):
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self(batch[0]), F.one_hot(batch[1], CLASSES).float())
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(list(zip(*data(SAMPLES, 1).tensors, strict=True)))
+
+
+class Counter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x):
+        return torch.tanh(self.scale * x)
+
+
+class Learnt(Net):
+    """Keeps something that it learned in a buffer."""
+
+    def __init__(self):
+        super().__init__(middle=Counter())
+
+    def on_train_batch_end(self, *args):
+        self.net[1].scale.mul_(1.01)
+
+
+class Freezing(Net):
+    def on_train_epoch_start(self):
+        if self.current_epoch == 1:
+            self.net[0].requires_grad_(False)
+
+
+class Unfreezing(Net):
+    def __init__(self):
+        super().__init__()
+        self.net[0].requires_grad_(False)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.2)
+
+    def on_train_epoch_start(self):
+        self.net[0].requires_grad_(self.current_epoch > 0)
+
+
+def bounds(callback) -> set[str]:
+    names = {tag.removeprefix("weight_info/") for tag in callback.history}
+    return names & {"pac_bayes_bound", "gibbs_error", "gibbs_error_stderr", "test_bound"}
+
+
+@pytest.mark.parametrize(
+    ("module", "train", "reason"),
+    [
+        (Learnt, None, "net.1.scale has changed since the start and is no trainable weight"),
+        (Freezing, None, "net.0.weight has changed since the start and is no trainable weight"),
+        (Unfreezing, None, "not known for all trainable weights"),
+        (
+            Net,
+            lambda: loader(shuffle=False, sampler=RandomSampler(data(SAMPLES, 1), replacement=True)),
+            "RandomSampler may repeat samples",
+        ),
+        (Net, lambda: DataLoader(Stream(), BATCH), "no data set with a length"),
+    ],
+    ids=["buffer", "frozen", "unfrozen", "with replacement", "stream"],
+)
+def test_where_it_would_not_hold_there_is_none_and_the_reason_is_said_once(module, train, reason):
+    callback = weight_info()
+    with pytest.warns(UserWarning, match="no weight_info/pac_bayes_bound") as warned:
+        fit(callback, module=module(), train=train and train())
+    (message,) = [str(w.message) for w in warned if "pac_bayes_bound" in str(w.message)]
+    assert reason in message
+    assert not bounds(callback)
+    assert math.isfinite(last(callback, "trace"))
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [(Regression, "the targets are no labels"), (lambda: Net(middle=nn.BatchNorm1d(8)), "BatchNorm puts statistics")],
+    ids=["regression", "batch norm"],
+)
+def test_what_is_known_at_the_start_is_in_the_report_only(module, reason, recwarn):
+    callback = weight_info()
+    fit(callback, module=module())
+    assert reason in " ".join(callback.report().split())
+    assert not bounds(callback)
+    assert not [w for w in recwarn if "pac_bayes_bound" in str(w.message)]
+
+
+def test_batch_norm_has_a_test_set_bound():
+    callback = weight_info()
+    fit(callback, module=Net(middle=nn.BatchNorm1d(8)), validation=loader(200, seed=2))
+    assert bounds(callback) == {"test_bound"}
+
+
+def test_weights_that_have_seen_the_data_are_no_prior():
+    module = fit(weight_info(), max_epochs=10)
+    again = weight_info()
+    with pytest.warns(UserWarning, match="classify the training samples already .*prior='zero'"):
+        fit(again, module=module)
+    assert not bounds(again)
+    zero = weight_info(prior="zero")
+    fit(zero, module=module)
+    assert last(zero, "pac_bayes_bound") < 1
+
+
+def test_a_run_that_goes_on_without_the_first_epoch_has_none(tmp_path):
+    saving = ModelCheckpoint(tmp_path, every_n_epochs=1, save_last=True)
+    fit(saving, max_epochs=1, enable_checkpointing=True)
+    callback = weight_info()
+    with pytest.warns(UserWarning, match="without the samples of its first epoch"):
+        fit(callback, ckpt_path=tmp_path / "last.ckpt")
+    assert not bounds(callback)
+
+
+def test_a_run_that_goes_on_from_a_checkpoint_with_it_has_the_same_bound(tmp_path):
+    whole, first, rest = (weight_info() for _ in range(3))
+    fit(whole, train=loader(shuffle=False), max_epochs=2)
+    saving = ModelCheckpoint(tmp_path, every_n_epochs=1, save_last=True)
+    fit(first, saving, train=loader(shuffle=False), max_epochs=1, enable_checkpointing=True)
+    torch.load(tmp_path / "last.ckpt", weights_only=True)
+    fit(rest, train=loader(shuffle=False), max_epochs=2, ckpt_path=tmp_path / "last.ckpt")
+    # the search for Q begins where it ended in the first part
+    assert last(rest, "gibbs_error") == pytest.approx(last(whole, "gibbs_error"), abs=0.05)
+    assert last(rest, "pac_bayes_bound") == pytest.approx(last(whole, "pac_bayes_bound"), abs=0.02)
+
+
+def test_validation_data_that_decide_something_give_no_bound():
+    callback = weight_info()
+    with pytest.warns(UserWarning, match=r"no weight_info/test_bound: EarlyStopping\(monitor='val_loss'\)"):
+        fit(callback, EarlyStopping("val_loss", patience=5), validation=loader(200, seed=2))
+    assert bounds(callback) == {"pac_bayes_bound", "gibbs_error", "gibbs_error_stderr"}
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0, -0.1, math.nan])
+def test_delta_is_a_probability(delta):
+    with pytest.raises(ValueError, match="WeightInfoCallback: delta="):
+        WeightInfoCallback(delta=delta)
+
+
+def test_bounds_are_explained():
+    callback = weight_info()
+    fit(callback, validation=loader(200, seed=2))
+    for name in ("pac_bayes_bound", "gibbs_error", "test_bound"):
+        assert callback.quantity.describe(f"weight_info/{name}") is not None
+    assert "With probability 0.95" in callback.quantity.closing_text(callback.record())
