@@ -287,7 +287,7 @@ def optimised(
 def bounds_of(task: Task, epochs: int, more: int, seed: int) -> list[Row]:
     """Return the three bounds of a task; the third for ten classes only."""
     pl.seed_everything(seed, verbose=False)
-    learning_rate = 0.2
+    learning_rate = 0.5
     net = Net(task.x.shape[1], task.classes, learning_rate)
     weights = Weights(net)
     initial = weights.of(net)

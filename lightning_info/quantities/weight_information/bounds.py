@@ -12,7 +12,6 @@ from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.contract import NotCovered
 from lightning_info.quantities.quantity import Point, Record
 from lightning_info.quantities.weight_information.certificate import (
-    FEWEST_DRAWS,
     SAMPLES,
     SEARCH_DRAWS,
     Certificate,
@@ -28,7 +27,13 @@ from lightning_info.quantities.weight_information.curvature import (
     choose_curvature,
     num_weights,
 )
-from lightning_info.quantities.weight_information.gibbs_error import MOST_PARTS, PART, NoisyErrors
+from lightning_info.quantities.weight_information.gibbs_error import (
+    FEWEST_DRAWS,
+    MOST_PARTS,
+    PART,
+    NoisyErrors,
+    affordable,
+)
 from lightning_info.quantities.weight_information.initial_weights import InitialWeights
 from lightning_info.replica.snapshot import ModelSnapshot
 from lightning_info.replica.timing import trial
@@ -68,7 +73,7 @@ class Bounds:
             return f"none: {error}"
         return (
             f"PAC-Bayes, of the Gibbs classifier, from the end of the first epoch on, delta = {delta:g}; "
-            f"{self._certificate.draws} weight draws on up to {SAMPLES} samples of that epoch"
+            f"up to {self._certificate.draws} weight draws on up to {SAMPLES} samples of that epoch"
         )
 
     def cost(self, snapshot: ModelSnapshot, samples: int, training_samples: float) -> float:
@@ -91,9 +96,11 @@ class Bounds:
         each = trial(draw, snapshot.device) / draws
         there = SAMPLES if math.isnan(training_samples) else min(SAMPLES, training_samples)
         parts = max(1, min(MOST_PARTS, there // PART))
-        search = TRIED * SEARCH_DRAWS * each * max(1.0, samples / few)
+        shares = 1 if trying.runs_many else SEARCH_DRAWS
+        search = TRIED * SEARCH_DRAWS * each * max(1.0, samples / shares / few)
+        made = affordable(self._certificate.draws, weights, trying.runs_many)
         measuring = trial(lambda: self._diagonal(snapshot, Generator()), snapshot.device) * samples / few
-        return measuring + search + self._certificate.draws * each * max(1.0, there / parts / few)
+        return measuring + search + made * each * max(1.0, there / parts / few)
 
     def cheaper(self) -> str:
         """Halve the draws; return what is reduced, in words, or nothing."""

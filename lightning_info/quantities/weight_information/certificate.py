@@ -27,7 +27,7 @@ from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 
 SAMPLES = 4096
 """Most samples of the training set, and of the validation data, on which errors are measured."""
-DRAWS, FEWEST_DRAWS = 4096, 128
+DRAWS = 4096
 SEARCH_DRAWS = 16
 BETAS = tuple(10.0 ** (i / 4) for i in range(-8, 13))
 WIDTHS = tuple(10.0 ** (i / 8) for i in range(-12, 7))
@@ -131,8 +131,10 @@ class Certificate:
     ) -> DiagonalGaussian:
         """Return the Q with the smallest bound by the errors of the reference samples, from one that may be near."""
         z = torch.randn(SEARCH_DRAWS, len(w), generator=generator, dtype=torch.float64).to(w.device)
-        samples, seen = NoisyErrors(snapshot), dict[tuple[int, int], float]()
+        seen = dict[tuple[int, int], float]()
         groups, distance = _sizes(snapshot.module), (w - w_ref).square()
+
+        searched = SearchedError(snapshot)
 
         def at(place: tuple[int, int]) -> DiagonalGaussian:
             beta, width = BETAS[place[0]], WIDTHS[place[1]]
@@ -142,7 +144,7 @@ class Certificate:
         def score(place: tuple[int, int]) -> float:
             if place not in seen:
                 q = at(place)
-                error = samples.at(z * q.std).mean().item()
+                error = searched(z * q.std)
                 rate = q.nearest_prior(w_ref, groups, PRIOR_STDS).information / total
                 bound = kl_inverse(error, rate)
                 seen[place] = bound if bound < 0.99 else bound + rate  # it differs where every bound is vacuous too
@@ -151,6 +153,29 @@ class Certificate:
         while (best := min(_around(self.place), key=score)) != self.place:
             self.place = best
         return at(self.place)
+
+
+class SearchedError:
+    """Mean error of the samples of a snapshot at some draws: of each sample at each draw, where many draws run as one.
+
+    Otherwise each draw is on its own share of the samples.
+    """
+
+    def __init__(self, snapshot: ModelSnapshot) -> None:
+        self._whole = NoisyErrors(snapshot)
+        shares = min(SEARCH_DRAWS, snapshot.size)
+        self._shares = [NoisyErrors(snapshot, torch.arange(n, snapshot.size, shares)) for n in range(shares)]
+        self._size, self._is_known = snapshot.size, False
+
+    def __call__(self, noises: Tensor) -> float:
+        """Return the error at ``(SEARCH_DRAWS, k)`` noise."""
+        if not self._is_known:
+            self._is_known = True
+            self._whole.at(noises[:1])
+        if self._whole.runs_many:
+            return self._whole.at(noises).mean().item()
+        parts = zip(self._shares, noises, strict=False)
+        return sum(part.at(noise[None]).sum().item() for part, noise in parts) / self._size
 
 
 def validation_bound(snapshot: ModelSnapshot, data: SampledSet, delta: float) -> float:

@@ -19,6 +19,11 @@ from lightning_info.replica.snapshot import ModelSnapshot
 PART = 64
 """Samples that share draws of the weights, about."""
 MOST_PARTS = 64
+WORK = 25_000_000_000
+"""Largest number of multiply-adds, draws times weights times :data:`PART`; beyond it there are fewer draws. For that
+many weights the KL is so large that the error of the error does not matter."""
+FEWEST_DRAWS, SINGLE = 128, 8
+"""Fewest draws, and how many times fewer there are if each takes a pass of its own."""
 MOST_DRAWS = 256
 """Largest number of draws that run as one: for a small network a call takes as long as many draws in it."""
 
@@ -51,19 +56,26 @@ class NoisyErrors:
         self._is_known = False
         self._calls: DirectCalls | None = None
 
+    @property
+    def runs_many(self) -> bool:
+        """Whether several draws run as one; known after the first."""
+        return self._calls is not None and self._calls.as_one > 1
+
     def at(self, noises: Tensor) -> Tensor:
         """Return the error of each sample at each draw, ``(D, n)`` float64 on the CPU; draws are noise ``(D, k)``."""
         if not self._is_known:
-            self._is_known = True
-            if len(self._snapshot.groups) > 1:  # outputs of different shapes
-                return self.at(noises)
-            seen = {"outputs": self._outputs(noises[0])}
-            self._calls = DirectCalls.like(
-                self._snapshot, self._batches(), noises[0], lambda call, run: {"outputs": run()}, seen, MOST_DRAWS
-            )
+            self._find(noises[0])
         if self._calls is not None:
             return self._calls.read(noises, errors_of_call)["errors"].cpu()
         return torch.stack([self.whole(noise) for noise in noises])
+
+    def _find(self, noise: Tensor) -> None:
+        self._is_known = True
+        if len(self._snapshot.groups) == 1:  # else the outputs may differ in shape
+            seen = {"outputs": self._outputs(noise)}
+            self._calls = DirectCalls.like(
+                self._snapshot, self._batches(), noise, lambda call, run: {"outputs": run()}, seen, MOST_DRAWS
+            )
 
     def _batches(self) -> Iterator[Any]:
         return (batch for batch, _ in self._snapshot.drawn(self._numbers))
@@ -95,19 +107,22 @@ def gibbs_error(
     Args:
         snapshot: A snapshot with a private replica at the mean of Q, and the samples.
         posterior: Q, chosen without these draws, and without the random choice of the samples.
-        draws: Number of draws of the weights, at least; rounded up to a multiple of the parts.
+        draws: Number of draws of the weights, rounded up to a multiple of the parts; fewer for large networks.
         total: N, the size of the training set.
         delta: Probability that the upper bound fails.
         generator: Source of the draws.
     """
     size = snapshot.size
-    count = math.ceil(size / PART)
-    count = min(count, MOST_PARTS, draws)
+    weights = len(posterior.std)
+    probe = NoisyErrors(snapshot, torch.arange(min(size, PART)))
+    probe.at(posterior.noise(1, generator))
+    draws = affordable(draws, weights, probe.runs_many)
+    count = min(math.ceil(size / PART), MOST_PARTS, draws)
     each, largest = math.ceil(draws / count), math.ceil(size / count)
     means, wrong, variance = 0.0, 0.0, 0.0
     for numbers in torch.tensor_split(torch.randperm(size, generator=generator), count):
         part, sums = NoisyErrors(snapshot, numbers), []
-        for some in _counts(each, len(posterior.std)):
+        for some in _counts(each, weights):
             sums.append(part.at(posterior.noise(some, generator)).sum(1))
         found = torch.cat(sums)
         wrong += found.mean().item()
@@ -120,6 +135,12 @@ def gibbs_error(
         padded = count * largest
         upper = min(1.0, padded / size * gibbs_risk_bound(min(1.0, wrong / padded), each * count, delta))
     return GibbsError(wrong / size, math.sqrt(variance) / size, upper)
+
+
+def affordable(draws: int, weights: int, runs_many: bool) -> int:
+    """Return how many of so many draws are made for a network, by its size and not by the clock."""
+    most = min(draws, max(FEWEST_DRAWS, WORK // (PART * max(1, weights))))
+    return most if runs_many else max(min(FEWEST_DRAWS, most), most // SINGLE)
 
 
 def _counts(draws: int, weights: int) -> Iterator[int]:

@@ -22,6 +22,8 @@ class Steps:
     def __init__(self, snapshot, numbers):
         self.thresholds = snapshot.thresholds[numbers]
 
+    runs_many = True
+
     def at(self, noises):
         return (noises > self.thresholds).double()
 
