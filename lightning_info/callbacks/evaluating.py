@@ -95,8 +95,14 @@ class Evaluating(Resuming):
                 if batch_idx == 0 and self._validation_set.total:
                     self._validation_set.close()
                     return
+                loaders = trainer.val_dataloaders
+                first = loaders[0] if isinstance(loaders, (list, tuple)) else loaders
                 if trainer.world_size > 1:
                     self._missing["validation"] = PROCESSES
+                elif trainer.overfit_batches:
+                    self._missing["validation"] = "overfit_batches validates on training samples"
+                elif repeats := _repeats(first):
+                    self._missing["validation"] = repeats
                 elif chosen := _choosing(trainer):
                     self._missing["validation"] = f"{chosen} decides by the validation data, which are no fresh samples"
                 self._validation_set.add(batch if layout is None else layout.wrap(batch))
@@ -135,7 +141,7 @@ def _repeats(loader: Any) -> str:
     inner = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
     sampler = sampler if inner is None else inner
     if sampler is None or not hasattr(getattr(loader, "dataset", None), "__len__"):
-        return "the training data are no data set with a length"
+        return "the data are no data set with a length"
     if type(sampler) in (SequentialSampler, SubsetRandomSampler):
         return ""
     if type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples <= len(sampler.data_source):

@@ -35,12 +35,14 @@ from lightning_info.quantities.weight_information.gibbs_error import (
     affordable,
 )
 from lightning_info.quantities.weight_information.initial_weights import InitialWeights
-from lightning_info.replica.snapshot import ModelSnapshot
+from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 from lightning_info.replica.timing import trial
 
 TAGS = ("weight_info/pac_bayes_bound", "weight_info/gibbs_error", "weight_info/gibbs_error_stderr")
 TEST_TAG = "weight_info/test_bound"
 VACUOUS = 0.995
+MOST_WEIGHTS = 1 << 24
+"""Largest number of weights with a PAC-Bayes bound, which takes some 100 bytes of memory for each."""
 TRIED = 30
 """Number of Q that the search tries, about."""
 
@@ -67,12 +69,14 @@ class Bounds:
             return "none, as the targets are no labels"
         if reason := refusal(snapshot):
             return f"none: {reason}"
+        if num_weights(snapshot) > MOST_WEIGHTS:
+            return f"none: it is not computed for more than {MOST_WEIGHTS} weights"
         try:
             self._plan = choose_curvature(snapshot, samples, "diagonal")
         except NotCovered as error:
             return f"none: {error}"
         return (
-            f"PAC-Bayes, of the Gibbs classifier, from the end of the first epoch on, delta = {delta:g}; "
+            f"PAC-Bayes, of the Gibbs classifier, once fit has seen a whole epoch, delta = {delta:g}; "
             f"up to {self._certificate.draws} weight draws on up to {SAMPLES} samples of that epoch"
         )
 
@@ -142,13 +146,11 @@ class Bounds:
         }
         parts = []
         if (bound := found.get(TAGS[0])) is not None:
-            error = f"(error in training {found[TAGS[1]]:.3g})"
-            says = f"err on at most {bound:.3g} of new samples" if bound < VACUOUS else "may err on all new samples"
-            parts.append(f"weights drawn from Q {says} {error}")
+            parts.append(f"{bound:.3g}{' (vacuous)' if bound > VACUOUS else ''} for weights drawn from Q")
         if (bound := found.get(TEST_TAG)) is not None:
-            parts.append(f"the network itself, by the validation data alone, on at most {bound:.3g}")
-        sure = f"With probability {1 - self._certificate.delta:g} each: "
-        return f"{sure}{'; '.join(parts)}." if parts else ""
+            parts.append(f"{bound:.3g} for the network")
+        sure = f"With probability {1 - self._certificate.delta:g}, errors on new samples are at most "
+        return f"{sure}{', '.join(parts)}." if parts else ""
 
     def state(self) -> list[int]:
         """Return where the next search begins, for a checkpoint."""
@@ -162,7 +164,7 @@ class Bounds:
         assert self._plan is not None
         try:
             return self._plan.diagonal(snapshot, generator)
-        except NotCovered as error:
+        except (NotCovered, Unavailable) as error:
             raise NoCertificate(str(error)) from error
 
 

@@ -28,7 +28,7 @@ from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 SAMPLES = 4096
 """Most samples of the training set, and of the validation data, on which errors are measured."""
 DRAWS = 4096
-SEARCH_DRAWS = 16
+SEARCH_DRAWS, SEARCH_NUMBERS = 16, 1 << 26
 BETAS = tuple(10.0 ** (i / 4) for i in range(-8, 13))
 WIDTHS = tuple(10.0 ** (i / 8) for i in range(-12, 7))
 """Levels β of the Q that are tried, and their largest noise, in units of the best λ. Any Q may be taken, so this costs
@@ -130,11 +130,12 @@ class Certificate:
         self, snapshot: ModelSnapshot, w: Tensor, w_ref: Tensor, curvature: Tensor, total: float, generator: Generator
     ) -> DiagonalGaussian:
         """Return the Q with the smallest bound by the errors of the reference samples, from one that may be near."""
-        z = torch.randn(SEARCH_DRAWS, len(w), generator=generator, dtype=torch.float64).to(w.device)
+        draws = max(1, min(SEARCH_DRAWS, SEARCH_NUMBERS // len(w)))
+        z = torch.randn(draws, len(w), generator=generator, dtype=torch.float64).to(w.device)
         seen = dict[tuple[int, int], float]()
         groups, distance = _sizes(snapshot.module), (w - w_ref).square()
 
-        searched = SearchedError(snapshot)
+        searched = SearchedError(snapshot, draws)
 
         def at(place: tuple[int, int]) -> DiagonalGaussian:
             beta, width = BETAS[place[0]], WIDTHS[place[1]]
@@ -159,16 +160,20 @@ class SearchedError:
     """Mean error of the samples of a snapshot at some draws: of each sample at each draw, where many draws run as one.
 
     Otherwise each draw is on its own share of the samples.
+
+    Args:
+        snapshot: A snapshot with a private replica.
+        draws: Number of draws.
     """
 
-    def __init__(self, snapshot: ModelSnapshot) -> None:
+    def __init__(self, snapshot: ModelSnapshot, draws: int) -> None:
         self._whole = NoisyErrors(snapshot)
-        shares = min(SEARCH_DRAWS, snapshot.size)
+        shares = min(draws, snapshot.size)
         self._shares = [NoisyErrors(snapshot, torch.arange(n, snapshot.size, shares)) for n in range(shares)]
         self._size, self._is_known = snapshot.size, False
 
     def __call__(self, noises: Tensor) -> float:
-        """Return the error at ``(SEARCH_DRAWS, k)`` noise."""
+        """Return the error at noise ``(draws, k)``."""
         if not self._is_known:
             self._is_known = True
             self._whole.at(noises[:1])
