@@ -21,7 +21,6 @@ class Evaluating(Resuming):
     """Draws samples from what passes in the first epoch and in the first validation, if the quantity asks for them."""
 
     _active: bool
-    _offline: bool
     _training_set: RandomSubset
     _validation_set: RandomSubset
     _missing: dict[str, str]  # why there is no set, by name

@@ -76,7 +76,7 @@ class DiagonalGaussian:
             raise ValueError(f"DiagonalGaussian: prior_std={prior_std}; it must be positive and finite")
         ratio = self.std.detach().double() / scale
         moved = (self._displacement(prior_mean) / scale).square()
-        return 0.5 * (ratio.square() - 1 - 2 * ratio.log() + moved).sum().item()
+        return max(0.0, 0.5 * (ratio.square() - 1 - 2 * ratio.log() + moved).sum().item())  # rounding
 
     def nearest_prior(self, prior_mean: Tensor, sizes: Sequence[int], stds: Sequence[float]) -> NearestPrior:
         """Return the prior with the smallest KL among those that have one of some λ for each group of weights.

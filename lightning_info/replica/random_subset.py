@@ -12,6 +12,8 @@ from lightning_info.gradients.batches import concatenate, map_tensors, num_sampl
 from lightning_info.replica.reference_samples import LARGEST_STATE, ReferenceSamples
 from lightning_info.replica.sample_pool import bytes_of
 
+SALT = 7_046_029_254_386_353_131
+
 
 @dataclass(frozen=True)
 class SampledSet:
@@ -41,7 +43,7 @@ class RandomSubset:
 
     Args:
         most: Largest number of samples.
-        seed: Seed of the generator.
+        seed: Seed of the generator; another one than that of ``torch.manual_seed(seed)``, by which weights may begin.
 
     Attributes:
         total: Number of samples that passed.
@@ -52,7 +54,7 @@ class RandomSubset:
         self.total = 0
         self.samples = ReferenceSamples(most)
         self._size = most
-        self._generator = Generator().manual_seed(seed)
+        self._generator = Generator().manual_seed(SALT * (seed + 1) % 2**63)
         self._highest = 1.0
         self._parts: list[tuple[Any, Tensor]] = []  # samples of one batch, and their numbers
 

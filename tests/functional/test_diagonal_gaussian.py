@@ -24,6 +24,13 @@ def test_the_kl_is_that_of_torch_distributions(std):
     assert Q.divergence(PRIOR, std) == pytest.approx(exact(torch.as_tensor(std, dtype=torch.float64)), rel=1e-12)
 
 
+def test_of_the_prior_itself_it_is_0_and_never_less():
+    for seed in range(20):
+        std = torch.rand(1000, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.1
+        found = DiagonalGaussian(std, std).divergence(std, std * (1 + 1e-15))
+        assert 0 <= found < 1e-9
+
+
 def test_the_standard_deviation_of_the_draws_is_that_of_the_kl():
     draws = 40_000
     noise = Q.noise(draws, torch.Generator().manual_seed(3))

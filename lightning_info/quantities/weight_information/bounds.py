@@ -102,7 +102,7 @@ class Bounds:
         parts = max(1, min(MOST_PARTS, there // PART))
         shares = 1 if trying.runs_many else SEARCH_DRAWS
         search = TRIED * SEARCH_DRAWS * each * max(1.0, samples / shares / few)
-        made = affordable(self._certificate.draws, weights, trying.runs_many)
+        made = self._certificate.draws = affordable(self._certificate.draws, weights, trying.runs_many)
         measuring = trial(lambda: self._diagonal(snapshot, Generator()), snapshot.device) * samples / few
         return measuring + search + made * each * max(1.0, there / parts / few)
 

@@ -17,9 +17,10 @@ from lightning_info.functional.pac_bayes import (
     seeger_bound,
 )
 from lightning_info.gradients.contract import NotCovered, trainable
+from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.real import flat, sizes
 from lightning_info.quantities.weight_information.classification import constant_error, errors, labels_of
-from lightning_info.quantities.weight_information.gibbs_error import NoisyErrors, gibbs_error
+from lightning_info.quantities.weight_information.gibbs_error import DRAWS, NoisyErrors, gibbs_error
 from lightning_info.quantities.weight_information.initial_weights import InitialWeights
 from lightning_info.replica.predicted import NoPrediction
 from lightning_info.replica.random_subset import SampledSet
@@ -27,7 +28,6 @@ from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 
 SAMPLES = 4096
 """Most samples of the training set, and of the validation data, on which errors are measured."""
-DRAWS = 4096
 SEARCH_DRAWS, SEARCH_NUMBERS = 16, 1 << 26
 BETAS = tuple(10.0 ** (i / 4) for i in range(-8, 13))
 WIDTHS = tuple(10.0 ** (i / 8) for i in range(-12, 7))
@@ -134,7 +134,6 @@ class Certificate:
         z = torch.randn(draws, len(w), generator=generator, dtype=torch.float64).to(w.device)
         seen = dict[tuple[int, int], float]()
         groups, distance = _sizes(snapshot.module), (w - w_ref).square()
-
         searched = SearchedError(snapshot, draws)
 
         def at(place: tuple[int, int]) -> DiagonalGaussian:
@@ -205,6 +204,8 @@ def validation_bound(snapshot: ModelSnapshot, data: SampledSet, delta: float) ->
             prediction = snapshot.predictor(snapshot.module, batch)
             found.append(errors(prediction.outputs.detach(), prediction, prediction.mask).cpu())
     except Exception as error:  # validation batches may have a form of their own
+        if is_out_of_memory(error):
+            raise
         raise NoCertificate(f"the validation batches are not such as training_step takes ({error})") from error
     each = torch.cat(found)
     if ((each == 0) | (each == 1)).all():

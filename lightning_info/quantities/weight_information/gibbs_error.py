@@ -19,11 +19,11 @@ from lightning_info.replica.snapshot import ModelSnapshot
 PART = 64
 """Samples that share draws of the weights, about."""
 MOST_PARTS = 64
+DRAWS, FEWEST_DRAWS, SINGLE = 4096, 128, 8
+"""Most draws of the weights, fewest, and how many times fewer there are if each takes a pass of its own."""
 WORK = 25_000_000_000
-"""Largest number of multiply-adds, draws times weights times :data:`PART`; beyond it there are fewer draws. For that
-many weights the KL is so large that the error of the error does not matter."""
-FEWEST_DRAWS, SINGLE = 128, 8
-"""Fewest draws, and how many times fewer there are if each takes a pass of its own."""
+"""Largest number of draws times weights times :data:`PART`; beyond it there are fewer draws. For that many weights the
+KL is so large that the error of the error does not matter."""
 MOST_DRAWS = 256
 """Largest number of draws that run as one: for a small network a call takes as long as many draws in it."""
 
@@ -139,8 +139,8 @@ def gibbs_error(
 
 def affordable(draws: int, weights: int, runs_many: bool) -> int:
     """Return how many of so many draws are made for a network, by its size and not by the clock."""
-    most = min(draws, max(FEWEST_DRAWS, WORK // (PART * max(1, weights))))
-    return most if runs_many else max(min(FEWEST_DRAWS, most), most // SINGLE)
+    most = min(DRAWS, WORK // (PART * max(1, weights)))
+    return min(draws, max(FEWEST_DRAWS, most if runs_many else most // SINGLE))
 
 
 def _counts(draws: int, weights: int) -> Iterator[int]:

@@ -76,9 +76,27 @@ def test_its_standard_error_is_the_scatter():
         assert 0.9 * scatter < stated < (1.1 if kept == total else 1.5) * scatter
 
 
-def test_with_many_draws_and_all_samples_it_is_exact():
+def test_with_many_draws_and_all_samples_it_is_exact(monkeypatch):
+    monkeypatch.setattr(module, "DRAWS", 100_000)
     whole = thresholds(300, 2)
     found = measured(whole, 100_000, 300, 0.01, 0)
     assert found.mean == pytest.approx(truth(whole), abs=5 * found.stderr)
     assert found.stderr < 2e-3
     assert truth(whole) < found.upper < truth(whole) + 0.01
+
+
+@pytest.mark.parametrize(
+    ("draws", "weights", "runs_many", "expected"),
+    [
+        (4096, 1000, True, 4096),
+        (4096, 1000, False, 512),
+        (256, 1000, False, 256),
+        (4096, 400_000, True, 976),  # 25e9 / (64 · 400 000)
+        (4096, 400_000, False, 128),
+        (4096, 10_000_000, True, 128),
+        (64, 10_000_000, True, 64),
+    ],
+)
+def test_the_number_of_draws_depends_on_the_size_of_the_network(draws, weights, runs_many, expected):
+    found = module.affordable(draws, weights, runs_many)
+    assert found == expected == module.affordable(found, weights, runs_many)
