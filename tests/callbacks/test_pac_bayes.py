@@ -87,7 +87,7 @@ def test_the_bound_holds_on_fresh_data_in_each_of_20_trainings(certified, monkey
     # with delta = 0.05 the smallest number of failures that would speak against it is 4 of 20 (p = 0.016)
     margins = []
     for seed in range(20):
-        callback = weight_info(seed=seed)
+        callback = weight_info(seed=seed, curvature="diagonal")
         module = fit(callback, module=Net(seed), train=loader(seed=seed), max_epochs=2 + seed % 4)
         posterior, *_ = certified[-1]
         x, y = data(5000, 1000 + seed).tensors

@@ -276,4 +276,6 @@ def _labels(snapshot: ModelSnapshot) -> tuple[Tensor, str, int]:
         if kind == "categorical" and prediction.mask is not None:
             labels = labels[prediction.mask.to(labels.device)]
         found.append(labels.reshape(-1) if kind == "categorical" else labels.reshape(len(labels), -1))
+    if len({labels.shape[1:] for labels in found}) > 1:  # of samples of several lengths
+        found = [labels.reshape(-1, 1) for labels in found]
     return torch.cat(found), kind, classes

@@ -71,19 +71,24 @@ class NoisyErrors:
 
     def _find(self, noise: Tensor) -> None:
         self._is_known = True
-        if len(self._snapshot.groups) == 1:  # else the outputs may differ in shape
-            seen = {"outputs": self._outputs(noise)}
+        parts = self._outputs(noise)
+        if len({part.shape[1:] for part in parts}) == 1:  # a module may cut each batch to its longest sample
             self._calls = DirectCalls.like(
-                self._snapshot, self._batches(), noise, lambda call, run: {"outputs": run()}, seen, MOST_DRAWS
+                self._snapshot,
+                self._batches(),
+                noise,
+                lambda call, run: {"outputs": run()},
+                {"outputs": torch.cat(parts)},
+                MOST_DRAWS,
             )
 
     def _batches(self) -> Iterator[Any]:
         return (batch for batch, _ in self._snapshot.drawn(self._numbers))
 
-    def _outputs(self, noise: Tensor) -> Tensor:
+    def _outputs(self, noise: Tensor) -> list[Tensor]:
         with moved(self._snapshot, noise):
-            parts = [self._snapshot.predictor(self._snapshot.module, batch).outputs for batch in self._batches()]
-            return torch.cat(parts).detach()
+            predictor, module = self._snapshot.predictor, self._snapshot.module
+            return [predictor(module, batch).outputs.detach() for batch in self._batches()]
 
     def whole(self, noise: Tensor) -> Tensor:
         """Return the error of each sample at one draw, ``(n,)``, by whole passes."""
