@@ -38,7 +38,7 @@ from lightning_info.replica.isolation import isolated
 from lightning_info.replica.noise import Noise
 from lightning_info.replica.prediction import Adapter
 from lightning_info.replica.user_warning import warn
-from lightning_info.reporting.table import Curve, last_values
+from lightning_info.reporting.table import last_values
 
 
 class InfoCallback(LogsHyperparameters):
@@ -232,6 +232,7 @@ class InfoCallback(LogsHyperparameters):
             with self._or_off(trainer), self._clock.spending(), self._error_policy.guard("its bookkeeping"), shown:
                 self._act(trainer, pl_module, batch, batch_idx)
         if self._active:
+            self._see_training(trainer, pl_module, batch, batch_idx)
             self._session.leave_batch(self)
 
     def _act(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -264,6 +265,7 @@ class InfoCallback(LogsHyperparameters):
                 if not in_any_process(trainer, bool(self._samples.groups)):
                     return
                 self._close_samples(trainer, pl_module)
+            self._end_first_epoch()
             step = self._step = steps_taken(trainer)
             if step != self._measured and not trainer.fast_dev_run and self._ends_with_point(trainer):
                 due = [c for c in self._session.members if c.is_ready and c.last_step != step]
@@ -357,22 +359,11 @@ class InfoCallback(LogsHyperparameters):
         elif self._step not in self._left_out:
             self._left_out.append(self._step)
 
-    def last_curves(self) -> dict[str, Curve]:
-        """Return the curves with a value at the last point, by full tag."""
-        return {tag: curve for tag, curve in self.history.items() if curve[-1][0] == self._measured}
-
-    def closing_lines(self) -> list[str]:
-        """Return what is printed below the table at the end of fit."""
-        return list(filter(None, [self.quantity.closing_text(self.record())]))
-
-    def time_taken(self) -> tuple[str, float]:
-        """Return how many points there are, and the share of the run's time that they took."""
-        return f"{self.tagged(self.quantity.name)} ({self._points})", self._clock.overhead
-
     # ---- small things
 
     def _restart(self) -> None:
         self.quantity.reset()
+        self._new_sets()
         self._error_policy = ErrorPolicy(type(self).__name__, self.on_error)
         self._collector = ReferenceCollector(self.num_samples, self.reference, self._error_policy, self._declared)
         self._clock = Clock()

@@ -15,12 +15,13 @@ from torch.utils.data import Dataset
 from lightning_info.callbacks import messages
 from lightning_info.callbacks.budget import FLOOR
 from lightning_info.callbacks.error_policy import NoRoom, Refused, WrongArgument
+from lightning_info.callbacks.evaluating import Evaluating
 from lightning_info.callbacks.first_batch import findings
 from lightning_info.callbacks.forecast import Forecast, forecast
 from lightning_info.callbacks.monitors import monitors
 from lightning_info.callbacks.preflight import STATISTICS, summary_text
 from lightning_info.callbacks.processes import in_all_processes, in_any_process, of_rank_zero
-from lightning_info.callbacks.resuming import Resuming, steps_taken
+from lightning_info.callbacks.resuming import steps_taken
 from lightning_info.callbacks.schedule import Schedule
 from lightning_info.gradients.batches import num_samples, take
 from lightning_info.quantities.checks import prepared
@@ -40,7 +41,7 @@ MOST_SKIPPED = 10
 """Largest number of batches for which ``training_step`` returns None that are skipped before one can be checked."""
 
 
-class Preparing(Resuming):
+class Preparing(Evaluating):
     """Checks the module at the first batch, and collects the reference samples."""
 
     reference: Dataset[Any] | Sequence[Tensor] | None
@@ -86,6 +87,7 @@ class Preparing(Resuming):
                     batch = self._laid(batch)
                 if self._skipped == 0:
                     self._collector.start(trainer, batch, self._saved, self._session.store)
+                    self._restore_sets(batch)
                 self._chunk = self._collector.chunk
                 seen = self._look(trainer, pl_module, batch)
         except Refused as error:

@@ -18,6 +18,7 @@ from lightning_info.callbacks.without_trainer import WithoutTrainer
 from lightning_info.figures.curve_panels import curve_panels
 from lightning_info.reporting.closing_table import closing_table
 from lightning_info.reporting.explanations import reading_guide
+from lightning_info.reporting.table import Curve
 from lightning_info.run_logs.groups import RunGroup
 from lightning_info.run_logs.run_log import EPOCH, RunLog
 from lightning_info.run_logs.run_texts import GUIDE, RESULT
@@ -111,6 +112,18 @@ class TakeAway(WithoutTrainer):
     def closing_table(self) -> str:
         """Return the table printed at the end of fit, for this callback alone."""
         return closing_table(self.rows(self.history))
+
+    def last_curves(self) -> dict[str, Curve]:
+        """Return the curves with a value at the last point, by full tag."""
+        return {tag: curve for tag, curve in self.history.items() if curve[-1][0] == self._measured}
+
+    def closing_lines(self) -> list[str]:
+        """Return what is printed below the table at the end of fit."""
+        return list(filter(None, [self.quantity.closing_text(self.record())]))
+
+    def time_taken(self) -> tuple[str, float]:
+        """Return how many points there are, and the share of the run's time that they took."""
+        return f"{self.tagged(self.quantity.name)} ({self._points})", self._clock.overhead
 
     def __repr__(self) -> str:
         """Return the class and what was measured last."""

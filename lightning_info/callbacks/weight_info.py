@@ -47,6 +47,11 @@ class WeightInfoCallback(InfoCallback):
     - ``weight_info/complexity`` (with ``_stderr``, of both terms): ``C_β = N E_Q[loss] + β KL`` (eq. 2), nats.
     - ``weight_info/temperature``, ``weight_info/free_energy``: ``T = η / (2 B (1 - μ))`` of the optimiser, for gradient
       noise of unit variance (with Adam it only follows η), and ``loss + T/2 log det(F + I)``.
+    - ``weight_info/pac_bayes_bound``: largest error on new samples, with probability ``1 - delta``, of weights that are
+      drawn for each prediction from a Q chosen for this bound; ``weight_info/gibbs_error`` (with ``_stderr``): its
+      error on the training set. For labels only, once the first epoch is over, and where the bound is valid:
+      ``docs/weight_info.md`` has the conditions. ``weight_info/test_bound``: largest error on new samples of the
+      network itself, by the validation data alone.
     - ``weight_info/overhead``: share of the run's time that this callback has taken so far; in ``history`` only.
     - figure ``weight_info/rate_distortion``; histogram ``weight_info/log10_eigenvalues`` of F.
 
@@ -67,6 +72,7 @@ class WeightInfoCallback(InfoCallback):
         draws: Number of weight draws for each level, in opposite pairs; all levels use the same normal numbers.
         num_samples: Number of reference samples: the first that training uses, kept on the CPU; with several processes
             an equal number from each, which every process then measures.
+        delta: Probability that ``pac_bayes_bound`` fails at a point, and that ``test_bound`` does.
         **common: The arguments that all callbacks share, see :class:`~.CommonOptions`.
 
     Raises:
@@ -94,7 +100,8 @@ class WeightInfoCallback(InfoCallback):
         max_rows: int | None = None,
         draws: int = 8,
         num_samples: int = 256,
+        delta: float = 0.05,
         **common: Unpack[CommonOptions],
     ) -> None:
-        quantity = WeightInformation(beta, prior, lambda_, curvature, max_rows, draws)
+        quantity = WeightInformation(beta, prior, lambda_, curvature, max_rows, draws, delta)
         super().__init__(quantity, num_samples=num_samples, **common)

@@ -16,6 +16,7 @@ from lightning_info.functional.code_information import (
     shuffled_information,
 )
 from lightning_info.functional.codes import exact_codes
+from lightning_info.functional.diagonal_gaussian import DiagonalGaussian, NearestPrior
 from lightning_info.functional.distortion import DistortionLevel, distortion_level, quadratic_level
 from lightning_info.functional.effective_information import (
     EffectiveInformation,
@@ -42,9 +43,12 @@ from lightning_info.functional.linear_gaussian import (
     linear_subset_information,
 )
 from lightning_info.functional.mixture import MixtureInformation, mixture_information
+from lightning_info.functional.optimised_posterior import optimise_posterior
 from lightning_info.functional.output_kl import output_kl
 from lightning_info.functional.pac_bayes import (
+    PRIOR_STDS,
     RiskBound,
+    binomial_tail_inverse,
     gibbs_risk_bound,
     kl_inverse,
     mcallester_bound,
@@ -79,12 +83,15 @@ from lightning_info.functional.weight_information import (
 from lightning_info.functional.weight_noise import diagonal_noise, full_noise, lanczos_noise, low_rank_noise
 
 __all__ = [
+    "PRIOR_STDS",
     "CodeInformation",
+    "DiagonalGaussian",
     "DistortionLevel",
     "EffectiveInformation",
     "Eigenpairs",
     "Information",
     "MixtureInformation",
+    "NearestPrior",
     "OptimalLambda",
     "RatePoint",
     "RiskBound",
@@ -98,6 +105,7 @@ __all__ = [
     "bin_codes",
     "bin_targets",
     "binned_information",
+    "binomial_tail_inverse",
     "brunel_nadal_information",
     "code_information",
     "complexity",
@@ -132,6 +140,7 @@ __all__ = [
     "one_unit_information",
     "one_unit_probabilities",
     "optimal_lambda",
+    "optimise_posterior",
     "output_fisher_product",
     "output_fisher_trace",
     "output_kl",

@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 
 from lightning_info.functional.units import Unit, in_unit
 from lightning_info.quantities.training_setup import TrainingSetup
+from lightning_info.replica.random_subset import SampledSet
 from lightning_info.replica.snapshot import ForwardStatistic, ModelSnapshot
 from lightning_info.replica.timing import trial
 from lightning_info.reporting.description import SHARE, Description, describe
@@ -53,6 +54,9 @@ class Point:
         setup: Known facts about the training: its number of samples, its optimiser.
         num_samples: Number of reference samples of a measurement.
         warn: Warns the user once.
+        training_set: Random samples of the first epoch, or why there are none; None until it is over, or if the
+            quantity does not ask for them by :attr:`Quantity.evaluation_samples`.
+        validation_set: The same of the first validation.
     """
 
     step: int
@@ -60,6 +64,8 @@ class Point:
     setup: TrainingSetup = field(default_factory=TrainingSetup)
     num_samples: int = 0
     warn: Warn = _warn
+    training_set: SampledSet | None = None
+    validation_set: SampledSet | None = None
 
     def training_samples(self, measured: int) -> float:
         """Return N of the summed loss; if the data have no length, the measured samples, with one warning."""
@@ -127,6 +133,10 @@ class Quantity(ABC):
     """If False, a module whose loss is not known is measured by its outputs (:attr:`~.Prediction.unknown` says why)."""
     needs_start: ClassVar[bool] = False
     """Whether :meth:`start` needs the weights that training starts from."""
+
+    evaluation_samples: ClassVar[int] = 0
+    """Most samples to keep of the first epoch, and of the first validation, drawn at random: what the error of the
+    network on its training set is measured on, for example, which the first samples of training do not stand for."""
 
     least_passes: float = 0.0
     """Smallest number of plain forward and backward passes over the samples that a point takes: if the run's time

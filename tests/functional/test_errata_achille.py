@@ -6,8 +6,10 @@ import math
 
 import pytest
 import torch
-from torch.distributions import MultivariateNormal, kl_divergence
+from scipy import stats
+from torch.distributions import Categorical, MultivariateNormal, kl_divergence
 
+from lightning_info.functional.pac_bayes import PREFACTORS, mcallester_bound
 from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.theory.activation_covariance import activation_covariance
 from lightning_info.functional.theory.activation_fisher import (
@@ -33,6 +35,81 @@ def exact(covariance, w):
 
 def printed_covariance(h):
     return BETA / 2 * torch.linalg.inv(h + BETA / (2 * LAMBDA**2) * torch.eye(K, dtype=torch.float64))
+
+
+@pytest.fixture
+def classifier():
+    """A net 3-4-3 as a function of flat weights and inputs, weights, 20 inputs with classes, and its F of these."""
+    x, y = torch.randn(20, 3, dtype=torch.float64), torch.randint(3, (20,))
+
+    def logits(w, x=x):
+        a, b = w[:12].view(4, 3), w[12:].view(3, 4)
+        return (x @ a.T).tanh() @ b.T
+
+    w = torch.randn(24, dtype=torch.float64)
+    j, p = torch.autograd.functional.jacobian(logits, w), logits(w).softmax(1)
+    h = torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)
+    return logits, w, y, torch.einsum("nck,ncd,ndl->kl", j, h, j) / len(x)
+
+
+def loss_of(logits, y, w):
+    """L_D of section 1.2: summed over the data set."""
+    return torch.nn.functional.cross_entropy(logits(w), y, reduction="sum")
+
+
+def test_section_1_2_lacks_the_half_of_the_second_order_kl(classifier):
+    logits, w, _, f = classifier
+    delta = torch.randn_like(w)
+    for size in (1e-2, 1e-3):
+        step = size * delta / delta.norm()
+        kl = kl_divergence(Categorical(logits=logits(w)), Categorical(logits=logits(w + step))).mean().item()
+        printed = (step @ f @ step).item()
+        assert printed / 2 == pytest.approx(kl, rel=20 * size)  # what is left out is of third order
+        assert printed != pytest.approx(kl, rel=0.5)
+
+
+def test_section_1_2_takes_a_mean_over_the_batch_for_the_gradient_of_a_sum(classifier):
+    logits, w, y, _ = classifier
+    w.requires_grad_()
+    (summed,) = torch.autograd.grad(loss_of(logits, y, w), w)
+    batches = torch.randperm(20).split(5)  # of equal size and disjoint: their mean is the expectation
+    of_batches = []
+    for batch in batches:
+        mean = torch.nn.functional.cross_entropy(logits(w)[batch], y[batch])
+        of_batches.append(torch.autograd.grad(mean, w)[0])
+    expected = torch.stack(of_batches).mean(0)
+    torch.testing.assert_close(expected, summed / 20, rtol=1e-10, atol=1e-12)
+    assert (expected - summed).norm() > 0.9 * summed.norm()
+
+
+def test_lemma_2_4_is_of_the_mean_of_the_loss_not_of_its_sum(classifier):
+    logits, w, y, f = classifier
+    hessian = torch.autograd.functional.hessian(lambda w: loss_of(logits, y, w), w)
+    slope = logits(w).softmax(1) - torch.nn.functional.one_hot(y, 3)
+    # the residual: Hessians of the logits, weighted by the slope of the loss
+    residual = torch.autograd.functional.hessian(lambda w: (slope * logits(w)).sum(), w)
+    torch.testing.assert_close(20 * f + residual, hessian, rtol=1e-8, atol=1e-10)
+    printed = f + residual / 20
+    torch.testing.assert_close(printed, hessian / 20, rtol=1e-8, atol=1e-10)
+    assert (printed - hessian).norm() > 0.9 * hessian.norm()
+
+
+def test_theorem_2_2_bounds_the_error_by_the_mean_loss_not_by_its_sum():
+    # one network that does not depend on the data, KL = 0, which errs on a tenth: every number of errors, exactly
+    samples, truth, delta = 1000, 0.1, 0.05
+    errors = [int(stats.binom.ppf(q, samples, truth)) for q in (0.001, 0.01, 0.5, 0.99)]
+    for wrong in errors:
+        corrected = mcallester_bound(wrong / samples, [0.0], samples, delta).value
+        price = math.log(len(PREFACTORS) / delta)
+        printed = min((wrong + b / samples * price) / (1 - 1 / (2 * b)) for b in PREFACTORS)
+        assert corrected < 0.25
+        assert printed > 50  # of a loss that is 1 at most
+    fails = sum(
+        stats.binom.pmf(wrong, samples, truth)
+        for wrong in range(samples + 1)
+        if mcallester_bound(wrong / samples, [0.0], samples, delta).value < truth
+    )
+    assert fails <= delta
 
 
 def test_equation_8_has_half_of_k_too_little(problem):

@@ -9,7 +9,9 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import rel_entr
 
 from lightning_info.functional.pac_bayes import (
+    PRIOR_STDS,
     RiskBound,
+    binomial_tail_inverse,
     gibbs_risk_bound,
     kl_inverse,
     mcallester_bound,
@@ -103,6 +105,39 @@ def test_a_posterior_chosen_by_the_data_fails_in_less_than_delta_of_all_runs(bou
         optimistic += risks[chosen].item() < true_risk[chosen].item()
     assert optimistic > 0.9 * runs
     assert failures <= delta * runs
+
+
+def test_priors_that_are_the_best_of_more_pay_for_all_of_them():
+    listed = [40.0, 12.0, 15.0]
+    for bound in (seeger_bound, mcallester_bound):
+        best = bound(0.1, [12.0], 1000, 0.05, log_choices=math.log(3))
+        assert best.value == pytest.approx(bound(0.1, listed, 1000, 0.05).value, rel=1e-12)
+        with pytest.raises(ValueError, match="3 priors at least"):
+            bound(0.1, listed, 1000, 0.05, log_choices=0.5)
+
+
+def test_the_nearest_of_the_priors_costs_what_is_said():
+    # KL of one group over its best λ is k (e^(-2ε) - 1 + 2ε) / 2, ε the error of log λ, at most half of a step
+    half_step = math.log(PRIOR_STDS[1] / PRIOR_STDS[0]) / 2
+    worst = max((math.exp(-2 * e) - 1 + 2 * e) / 2 for e in (half_step, -half_step))
+    assert worst < 0.00014
+    assert math.log(len(PRIOR_STDS)) == pytest.approx(5.7, abs=0.01)
+
+
+@pytest.mark.parametrize(("errors", "samples"), [(0, 10), (3, 10), (9, 10), (0, 5000), (137, 5000), (4999, 5000)])
+@pytest.mark.parametrize("delta", [0.001, 0.05, 0.5])
+def test_the_test_set_bound_is_that_of_clopper_and_pearson(errors, samples, delta):
+    found = binomial_tail_inverse(errors, samples, delta)
+    assert found == pytest.approx(stats.beta.ppf(1 - delta, errors + 1, samples - errors), abs=1e-10)
+    assert stats.binom.cdf(errors, samples, found) == pytest.approx(delta, rel=1e-6)
+    assert found < kl_inverse(errors / samples, math.log(1 / delta) / samples) + 1e-9  # Chernoff's is looser
+
+
+def test_the_test_set_bound_of_errors_alone_and_what_it_refuses():
+    assert binomial_tail_inverse(7, 7, 0.05) == 1
+    for errors, samples, delta in [(-1, 5, 0.1), (6, 5, 0.1), (0, 0, 0.1), (1, 5, 0.0), (1, 5, 1.0)]:
+        with pytest.raises(ValueError, match=r"errors of|a mean over|delta="):
+            binomial_tail_inverse(errors, samples, delta)
 
 
 def test_bad_input_is_refused():

@@ -83,6 +83,27 @@ DESCRIPTIONS = {
         "training has moved to a worse or sharper place",
         "training has moved to a better or flatter place",
     ),
+    "weight_info/pac_bayes_bound": Description(
+        "PAC-Bayes bound of the error on new samples, of a network whose weights are drawn from Q for each prediction",
+        "",
+        "less is certain about new samples",
+        "more is certain about new samples",
+        "It holds with probability 1 - delta at one point, and says nothing of the network with the mean weights.",
+    ),
+    "weight_info/gibbs_error": Description(
+        "Error on the training set, of a network whose weights are drawn from Q for each prediction",
+        "",
+        "the noise of Q costs more errors",
+        "the noise of Q costs fewer errors",
+        "Q is the one chosen for the bound; the noise of expected_loss is another.",
+    ),
+    "weight_info/test_bound": Description(
+        "Bound of the error of the network itself, from its errors on the validation data alone",
+        "",
+        "the network errs more on the validation data",
+        "the network errs less on the validation data",
+        "It holds with probability 1 - delta at one point; not if the network was chosen by these data.",
+    ),
     "weight_info/rate_distortion": Description(
         "Loss under weight noise against the information that the weights keep, measured and predicted, over epochs",
         caution="Where measured and predicted loss differ, the information is not to be interpreted.",

@@ -172,6 +172,7 @@ class DirectCalls:
         noise: Tensor,
         body: Body,
         expected: Mapping[str, Tensor],
+        most_draws: int = MOST_DRAWS,
     ) -> DirectCalls | None:
         """Return direct calls that give what whole passes gave; None if there are none.
 
@@ -181,6 +182,7 @@ class DirectCalls:
             noise: Noise on the weights in the whole passes, ``(k,)``.
             body: Returns what is read of a pass.
             expected: What was read of the whole passes, without the axis of the draws.
+            most_draws: Largest number of draws that run as one.
         """
         calls = []
         for batch in batches:
@@ -188,7 +190,7 @@ class DirectCalls:
             if call is None:
                 return None
             calls.append(call)
-        for as_one in dict.fromkeys((_draws_as_one(snapshot, calls), 1)):
+        for as_one in dict.fromkeys((_draws_as_one(snapshot, calls, most_draws), 1)):
             found = cls(snapshot, calls, as_one)
             try:
                 read = found.read(noise[None], body)
@@ -233,12 +235,12 @@ def _joined(parts: list[dict[str, Tensor]], axis: int = 0) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts], axis) for name in parts[0]}
 
 
-def _draws_as_one(snapshot: ModelSnapshot, calls: Sequence[DirectCall]) -> int:
+def _draws_as_one(snapshot: ModelSnapshot, calls: Sequence[DirectCall], most: int) -> int:
     parameters = list(trainable(snapshot.module).values())
     if any(p.dim() > 2 or not p.is_floating_point() for p in parameters):
         return 1
     largest = max(sum(p.numel() for p in parameters), *(call.largest for call in calls), 1)
-    return max(1, min(MOST_DRAWS, AT_ONCE // largest))
+    return max(1, min(most, AT_ONCE // largest))
 
 
 def _agree(snapshot: ModelSnapshot, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:

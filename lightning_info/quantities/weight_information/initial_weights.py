@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_info.gradients.contract import trainable
@@ -19,11 +21,13 @@ class InitialWeights:
     Attributes:
         std: Standard deviation over all weights, one number; NaN if they are not known.
         weights: The weights by name; None if they are not known, or not kept.
+        rest: Fingerprints of the frozen weights and the buffers, by name; None if they are not known.
     """
 
     def __init__(self) -> None:
         self.std = math.nan
         self.weights: dict[str, Tensor] | None = None
+        self.rest: dict[str, str] | None = None
 
     def keep(self, module: nn.Module, whole: bool) -> None:
         """Keep the current weights.
@@ -35,6 +39,16 @@ class InitialWeights:
         parameters = {name: p.detach() for name, p in trainable(module).items()}
         self.std = spread(parameters.values())
         self.weights = {name: p.cpu().clone() for name, p in parameters.items()} if whole else None
+        self.rest = {name: fingerprint(tensor) for name, tensor in untrained(module).items()}
+
+    def changed(self, module: nn.Module) -> str:
+        """Return the name of a tensor that is no trainable weight now and differs from the start; empty without one."""
+        for name, tensor in untrained(module).items():
+            kept = (self.weights or {}).get(name)
+            before = fingerprint(kept) if kept is not None else (self.rest or {}).get(name)
+            if before != fingerprint(tensor):
+                return name
+        return ""
 
     def squared_distance(self, module: nn.Module) -> float | None:
         """Return ``‖w - w_0‖²`` over the weights that are trainable now; None if one of them was not kept."""
@@ -46,11 +60,24 @@ class InitialWeights:
 
     def state(self) -> dict[str, Any]:
         """Return the state for a checkpoint."""
-        return {"std": self.std, "weights": self.weights}
+        return {"std": self.std, "weights": self.weights, "rest": self.rest}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state` returned."""
-        self.std, self.weights = float(state["std"]), state["weights"]
+        self.std, self.weights, self.rest = float(state["std"]), state["weights"], state.get("rest")
+
+
+def untrained(module: nn.Module) -> dict[str, Tensor]:
+    """Return the frozen weights and the buffers of a module, by name."""
+    weights = trainable(module)
+    frozen = {name: p for name, p in module.named_parameters() if name not in weights}
+    return {**frozen, **dict(module.named_buffers())}
+
+
+def fingerprint(tensor: Tensor) -> str:
+    """Return a text that two tensors share only if their bytes agree."""
+    numbers = as_real(tensor.detach()).cpu().contiguous().reshape(-1)
+    return hashlib.sha256(numbers.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def spread(parameters: Any) -> float:

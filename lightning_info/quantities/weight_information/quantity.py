@@ -21,6 +21,8 @@ from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.weight_information import complexity, optimal_lambda, weight_information
 from lightning_info.gradients.batches import num_samples
 from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record
+from lightning_info.quantities.weight_information.bounds import Bounds
+from lightning_info.quantities.weight_information.certificate import SAMPLES
 from lightning_info.quantities.weight_information.curvature import (
     FEWEST_SAMPLES,
     PROBES,
@@ -66,6 +68,7 @@ class WeightInformation(Quantity):
     descriptions = DESCRIPTIONS
     moves_weights = True
     needs_start = True
+    evaluation_samples = SAMPLES
     table: tuple[tuple[str, str], ...] = (("weight_info/kl_precision", "weight_info/kl_precision_stderr"),)
 
     least_passes = len(GRID) * FEWEST_DRAWS / 3  # a forward pass takes a third of a forward and backward pass
@@ -80,9 +83,10 @@ class WeightInformation(Quantity):
         curvature: Literal["auto", "matrix", "gram", "lanczos", "diagonal"],
         max_rows: int | None,
         draws: int,
+        delta: float = 0.05,
     ) -> None:
         self.beta, self.prior, self.lambda_ = beta, prior, lambda_
-        self.curvature, self.max_rows, self.draws = curvature, max_rows, draws
+        self.curvature, self.max_rows, self.draws, self.delta = curvature, max_rows, draws, delta
         self.reset()
 
     @override
@@ -105,11 +109,14 @@ class WeightInformation(Quantity):
             raise ValueError(
                 f"{owner}: draws={self.draws}; they come in opposite pairs, so give an even number, draws=8"
             )
+        if not 0 < self.delta < 1:
+            raise ValueError(f"{owner}: delta={self.delta}; it is a probability, for example delta=0.05")
 
     @override
     def reset(self) -> None:
         self._initial = InitialWeights()
         self._plan: CurvaturePlan | None = None
+        self._bounds = Bounds(self.delta, self.prior == "zero")
         self._draws, self._most_rows = self.draws, self.max_rows
         names = "kl_precision kl_displacement kl log_det trace effective_rank top_eigenvalue beta lambda complexity"
         more = "expected_loss complexity_stderr expected_loss_stderr predicted_loss loss temperature free_energy"
@@ -142,7 +149,9 @@ class WeightInformation(Quantity):
             "measures": f"KL(Q|P), the information in the weights, at beta = {self.beta:g}; prior N(w_ref, lambda²) at "
             f"w_ref = {prior}, lambda = {self.lambda_}{curve}",
             "curvature": plan.describe(),
+            "bound": self._bounds.prepare(snapshot, point.num_samples),
         }
+        self._training_samples = point.setup.training_samples
         if not self._has_loss:
             self.tags = tuple(tag for tag in self.tags if not _is_of_loss(tag))
             self.table = tuple(pair for pair in self.table if not _is_of_loss(pair[0]))
@@ -155,6 +164,10 @@ class WeightInformation(Quantity):
         plan = self._plan
         few = min(TRIAL_SAMPLES, num_samples(snapshot.groups[0]))
         snapshot = snapshot.first(few)
+        return self._bounds.cost(snapshot, samples, self._training_samples) + self._cost(plan, snapshot, few)
+
+    def _cost(self, plan: CurvaturePlan, snapshot: ModelSnapshot, few: int) -> float:
+        """Forecast the seconds of all but the bounds."""
         if plan.name == "lanczos":  # a whole run takes minutes, even for a few weights
             step, beside = seconds_of_step(snapshot)
             losses = 0.0
@@ -175,6 +188,9 @@ class WeightInformation(Quantity):
 
     @override
     def cheaper(self) -> str:
+        return "; ".join(filter(None, [self._cheaper(), self._bounds.cheaper()]))
+
+    def _cheaper(self) -> str:
         if self._has_loss and self._draws > FEWEST_DRAWS:
             before, self._draws = self._draws, max(FEWEST_DRAWS, self._draws // 4 * 2)
             return f"{self._draws} draws a level instead of {before}"
@@ -193,7 +209,11 @@ class WeightInformation(Quantity):
             self._plan, lambda: self._choose(snapshot, point), lambda plan: plan.measure(snapshot, point.generator)
         )
         values = self._values(curvature, snapshot, point)
-        return values if self._has_loss else {tag: value for tag, value in values.items() if not _is_of_loss(tag)}
+        if not self._has_loss:
+            values = {tag: value for tag, value in values.items() if not _is_of_loss(tag)}
+        bounds = self._bounds.measure(curvature, snapshot, self._initial, point)
+        self.tags = tuple(dict.fromkeys((*self.tags, *bounds)))
+        return {**values, **bounds}
 
     def _values(self, curvature: Curvature, snapshot: ModelSnapshot, point: Point) -> dict[str, float]:
         spectrum, loss = curvature.spectrum, mean_loss(curvature.snapshot) if self._has_loss else None
@@ -295,6 +315,9 @@ class WeightInformation(Quantity):
 
     @override
     def closing_text(self, record: Record) -> str:
+        return " ".join(filter(None, [self._parting_text(record), self._bounds.text(record)]))
+
+    def _parting_text(self, record: Record) -> str:
         if not self.rate_distortion or max(self.rate_distortion) != record.last_step:  # none of the end
             return ""
         curve = self.rate_distortion[max(self.rate_distortion)]
@@ -318,16 +341,19 @@ class WeightInformation(Quantity):
             "lambda_": self.lambda_ if isinstance(self.lambda_, str) else float(self.lambda_),
             "curvature": self.curvature,
             "max_rows": self.max_rows,
+            "delta": float(self.delta),
         }
 
     @override
     def state_dict(self) -> dict[str, Any]:
         curves = {step: [list(point) for point in curve] for step, curve in self.rate_distortion.items()}
-        return {"initial": self._initial.state(), "curves": curves}
+        return {"initial": self._initial.state(), "curves": curves, "search": self._bounds.state()}
 
     @override
     def load_state_dict(self, state: Mapping[str, Any], same_settings: bool) -> None:
         self._initial.restore(state["initial"])
+        if "search" in state:
+            self._bounds.restore(state["search"])
         if same_settings:
             self.rate_distortion = {int(s): [RatePoint(*point) for point in c] for s, c in state["curves"].items()}
 
