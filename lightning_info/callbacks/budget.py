@@ -152,7 +152,7 @@ class Budget:
 
         The others keep what they claim by now: what they have taken and need for their next point and their end, but
         at most an equal part of the whole. All together, with their ends, must fit into the budget of the whole run;
-        but of an equal part :data:`OWN` is left to each, however far others have exceeded theirs.
+        but if others have exceeded their equal parts, each has its own for a first point, and :data:`OWN` of it later.
 
         Args:
             account: Account of the callback.
@@ -164,7 +164,8 @@ class Budget:
         claimed = sum(min(now / count, other.wanted) for other in others)
         bound = sum(other.bound(whole / count) for other in others)
         has_excess = any(other.spent > whole / count for other in others)
-        own = OWN * min(now, whole) / count if has_excess else 0.0
+        part = OWN if account.has_begun else 1.0
+        own = part * min(now, whole) / count if has_excess else 0.0
         return max(own, min(now - claimed, whole - bound)) - account.spent
 
     def affords(self, account: Account, wanted: float, early: bool = True) -> bool:

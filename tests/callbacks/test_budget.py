@@ -131,6 +131,9 @@ def test_a_check_before_the_first_step_is_in_the_budget_and_starves_nobody():
     assert budget.seconds(900.0, early=False) == 5.0
     dear.clock.take(50.0)  # points that took longer than expected
     dear.took(50.0)
+    assert budget.affords(other, 25.0 / 2)  # a first point has a whole part
+    assert not budget.affords(other, 0.1 + 25.0 / 2)
+    other.took(0.5)
     assert budget.affords(other, OWN * 25.0 / 2)
     assert not budget.affords(other, 0.1 + OWN * 25.0 / 2)
 

@@ -62,7 +62,6 @@ class FisherTrace(Quantity):
     descriptions = DESCRIPTIONS
     table = (
         ("fisher/trace", "fisher/trace_stderr"),
-        (SCALED, f"{SCALED}_stderr"),
         ("fisher/empirical_trace", "fisher/empirical_trace_stderr"),
         ("fisher/exact_trace", "fisher/exact_trace_stderr"),
         ("fisher/hessian_trace", "fisher/hessian_trace_stderr"),

@@ -43,8 +43,8 @@ LabelInformation = Literal["decoder", "binned"]
 SHUFFLED = pictures.SHUFFLED
 GROWTH = 2.0
 """Factor by which a layer's range may grow since its first point before a note about the earlier, finer bins."""
-LEAST_SEEN = 128
-"""Smallest number of activations to which the run's budget may reduce what decoders see."""
+LEAST_SEEN = 64
+"""Smallest number of activations to which the run's budget may reduce what decoders see; after that there are none."""
 
 
 class InformationPlane(Quantity):
@@ -184,8 +184,12 @@ class InformationPlane(Quantity):
     @override
     def cheaper(self) -> str:
         before = self._features.most
-        if not self._decoders.tags or before <= LEAST_SEEN:
+        if not self._decoders.tags:
             return ""
+        if before <= LEAST_SEEN:
+            self.tags = tuple(tag for tag in self.tags if tag not in self._decoders.tags)
+            self._decoders = LabelDecoders(most=before)
+            return "no decoders of the label"
         self._features = replace(self._features, most=before // 2)
         self._decoders.most //= 2
         return f"decoders of {before // 2} units of a layer instead of {before}"
@@ -301,8 +305,8 @@ class InformationPlane(Quantity):
         short = {name: judgement.verdict.partition(":")[0] for name, judgement in self.verdicts.items()}
         table = verdict_table(falls, short, unit, self._decoders.ends(record.curves, factor))
         labels = self._trajectory.labels
-        top = "" if labels is None else f"\nH(Y) = {labels.entropy * factor:.4g} {unit}: no layer can tell more of Y."
-        return f"\n{table}\nOne run is not evidence; seeds differ (-: that range does not fit).{top}"
+        top = "" if labels is None else f"H(Y) = {labels.entropy * factor:.4g} {unit}: the most to tell of Y. "
+        return f"\n{table}\n{top}One run is not evidence."
 
     @override
     def conclusions(self, record: Record) -> Mapping[str, Any]:

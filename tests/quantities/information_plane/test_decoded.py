@@ -202,7 +202,7 @@ def test_nothing_is_decoded_without_layers_or_targets():
 
 @pytest.mark.parametrize(("width", "most"), [(2000, 512), (33_000, 1024)])
 def test_the_budget_makes_decoders_see_less_and_of_small_nets_they_see_less_anyway(width, most):
-    callback = plane(every_n_epochs=None)
+    callback = plane(every_n_epochs=9)
     quantity = callback.quantity
     x, y = torch.randn(256, 6), torch.arange(256) % 3
     fit(callback, Small(nn.Sequential(nn.Linear(6, width), nn.Tanh(), nn.Linear(width, 3))), x, y)
@@ -210,4 +210,6 @@ def test_the_budget_makes_decoders_see_less_and_of_small_nets_they_see_less_anyw
     while word := quantity.cheaper():
         said.append(word)
     assert said[0] == f"decoders of {most // 2} units of a layer instead of {most}"
-    assert said[-1].startswith("decoders of 128 units")
+    assert said[-2].startswith("decoders of 64 units")
+    assert said[-1] == "no decoders of the label"
+    assert not [tag for tag in quantity.tags if "decoder" in tag]
