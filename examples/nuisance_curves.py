@@ -111,13 +111,13 @@ def draw(runs: Mapping[str, Sequence[Run]]) -> Figure:
             for run in its:
                 label = nuisance if run is its[0] else None
                 values = run.curves[nuisance, "value"][:, LAST]
-                row[-1].plot(run.trace, values, "-", color=f"C{number + 6}", marker="o", ms=3, lw=0.6, label=label)
+                row[-1].plot(run.trace, values, "-", color=f"C{3 * number + 6}", marker="o", ms=3, lw=0.6, label=label)
                 row[-1].plot(run.trace[-1], values[-1], "k*", zorder=3)
-        row[-1].set(title=f"{kind}: {LAYERS['act4']} layer against tr F", xscale="log", ylabel="I(T;N) [bits]")
+        row[-1].set(title=f"{kind}: hidden, against tr F", xscale="log", ylabel="I(T;N) [bits]")
         row[-1].legend(frameon=False)
     for ax in axes[-1][:-1]:
         ax.set_xlabel("optimiser step")
-    axes[-1][-1].set_xlabel("tr F [nats per squared weight change]; star: end")
+    axes[-1][-1].set_xlabel("tr F; star: end of a training")
     handles, labels = axes[0][0].get_legend_handles_labels()
     title = "Mean over seeds, band from the least to the largest"
     figure.legend(handles, labels, title=title, loc="outside upper center", ncols=len(labels), frameon=False)
@@ -133,5 +133,6 @@ def _draw_curves(axes: Axes, its: Sequence[Run], about: str) -> None:
             its[0].steps, curves[..., place].min(0), curves[..., place].max(0), color=colour, alpha=0.2, linewidth=0
         )
     axes.set_xscale("symlog", base=2, linthresh=1)
+    axes.set_xticks([0, *its[0].steps[1::3]])
     axes.xaxis.set_major_formatter("{x:.0f}")
     axes.set_xlim(-0.1, its[0].steps[-1] * 1.2)
