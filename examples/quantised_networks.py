@@ -9,6 +9,8 @@ Of the S networks of ``saxe2018/networks.py``, as one LightningModule. The gradi
   0 to 1; the loss takes the probabilities before they are rounded, as one of them may be rounded to 0.
 
 These ranges do not depend on the samples that are looked at, so a sample has the same activations beside any others.
+Sums are those of single precision. While biases are 0, many sums of ReLU networks lie halfway between two levels, and
+a last bit decides: it moves I(X;T) at the initial weights by up to 0.1 bits of 4-bit and 0.002 of 8-bit networks.
 """
 
 from __future__ import annotations
