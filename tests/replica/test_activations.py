@@ -12,10 +12,11 @@ import zoo
 from torch import nn
 from torch.nn.modules import activation
 
-from lightning_info.replica.activations import SHOWN_UNITS, Capture, Layer, LayerCapture
+from lightning_info.replica.activations import Capture, Layer, LayerCapture
 from lightning_info.replica.layer_selection import find_layers
 from lightning_info.replica.loss_recognition import categorical, gaussian, gaussian_with_variance
 from lightning_info.replica.predicted import Prediction
+from lightning_info.replica.unit_rows import SHOWN_UNITS
 
 N = 4
 

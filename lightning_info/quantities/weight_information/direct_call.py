@@ -172,7 +172,7 @@ class DirectCalls:
         noise: Tensor,
         body: Body,
         expected: Mapping[str, Tensor],
-        most_draws: int = MOST_DRAWS,
+        most_draws: int | None = None,
     ) -> DirectCalls | None:
         """Return direct calls that give what whole passes gave; None if there are none.
 
@@ -182,15 +182,15 @@ class DirectCalls:
             noise: Noise on the weights in the whole passes, ``(k,)``.
             body: Returns what is read of a pass.
             expected: What was read of the whole passes, without the axis of the draws.
-            most_draws: Largest number of draws that run as one.
+            most_draws: Largest number of draws that run as one; None: :data:`MOST_DRAWS`.
         """
-        calls = []
+        calls, most = [], MOST_DRAWS if most_draws is None else most_draws
         for batch in batches:
             call = find_call(snapshot, batch)
             if call is None:
                 return None
             calls.append(call)
-        for as_one in dict.fromkeys((_draws_as_one(snapshot, calls, most_draws), 1)):
+        for as_one in dict.fromkeys((_draws_as_one(snapshot, calls, most), 1)):
             found = cls(snapshot, calls, as_one)
             try:
                 read = found.read(noise[None], body)
