@@ -18,7 +18,7 @@ from lightning_info.views.panel import Contents, Panel, Plan, shown_pictures
 from lightning_info.views.words import Words, words
 
 TITLE = "Planes"
-FINAL, SHUFFLED = "_final", "info_plane_shuffled"
+FINAL, SHUFFLED, DECODER = "_final", "info_plane_shuffled", "info_plane_decoder"
 READING = (
     "Move the slider, or play it, to follow training. To the right: the layer tells more samples apart. Upwards: it "
     "tells more of the label. Down the layers neither can grow for the exact quantities."
@@ -57,7 +57,8 @@ def plans(contents: Contents) -> list[Plan]:
                         name, _title(prefix, family, y), frozenset(needed), make, with_texts=True, points=2 * MOST_STOPS
                     )
                 )
-    pictures = frozenset(tag for tag in contents.pictures if tag.endswith("/plane"))
+    found.sort(key=lambda plan: not plan.name.endswith(f"{DECODER}/I_TY"))  # the label without bins comes first
+    pictures = frozenset(tag for tag in contents.pictures if tag.rpartition("/")[2].startswith("plane"))
     if pictures:
         drawn = "Planes as the runs drew them"
         found.append(Plan("pictures", drawn, frozenset(), partial(_pictures, drawn, pictures), pictures))

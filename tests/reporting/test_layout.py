@@ -82,7 +82,9 @@ def last_layout(logger):
     """``category -> titles of its charts``, as TensorBoard has it of a run: of several layouts the last."""
     logger.experiment.flush()
     events = EventAccumulator(logger.log_dir, size_guidance={"tensors": 0}).Reload()
-    last = max(events.Tensors("custom_scalars__config__"), key=lambda one: one.wall_time)  # files of a second: any order
+    last = max(
+        events.Tensors("custom_scalars__config__"), key=lambda one: one.wall_time
+    )  # files of a second: any order
     layout = layout_pb2.Layout.FromString(last.tensor_proto.string_val[0])
     return {category.title: [chart.title for chart in category.chart] for category in layout.category}
 
