@@ -86,7 +86,8 @@ def fit(net: Net, data: TensorDataset, steps: int, samples: int, seed: int, logg
     """Train, measured after 0, 1, 2, 4, ... steps and at the end."""
     common = {"reference": data.tensors, "num_samples": samples, "on_error": "raise", "summary": False}
     common["max_overhead"] = 1.0  # no point is left out
-    binned = InfoPlaneCallback(layers=["net.1", "net.3", "net.4"], bin_range=["global", "fixed"], **common)
+    layers, ranges = ["net.1", "net.3", "net.4"], ["global", "fixed"]
+    binned = InfoPlaneCallback(layers=layers, bin_range=ranges, label_information="binned", **common)
     effective = EffectiveInfoCallback(layers="Linear", distortion=[float(level) for level in EFFECTIVE], **common)
     # one pass through as many batches, so the ends of epochs are not points
     sampler = RandomSampler(data, num_samples=steps * BATCH, generator=torch.Generator().manual_seed(seed))

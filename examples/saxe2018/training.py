@@ -159,7 +159,7 @@ def train(
             max_overhead=1.0,  # no point is left out
             summary=False,
             on_error="raise",
-            **plane,
+            **{"label_information": "binned", **plane},  # as in the paper
         )
         for number, seed in enumerate(networks.seeds)
     ]
