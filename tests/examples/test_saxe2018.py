@@ -197,7 +197,7 @@ class TestFigures:
         assert set(verdicts(figure6.run().claims).values()) == {REPRODUCED}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def without_steps():
     """Networks that are trained with a step size of 0, twice over their data."""
 
