@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_info import InfoPlaneCallback
 from lightning_info.functional import usable_information
-from lightning_info.quantities.information_plane.decoded import CLASSES, grouped, sketched
+from lightning_info.quantities.information_plane.decoded import CLASSES, TOKENS, grouped, sketched
 from lightning_info.quantities.information_plane.label_information import FOLDS, LabelDecoders, decoded
 from lightning_info.quantities.information_plane.labels import IGNORED
 
@@ -51,8 +51,12 @@ class Small(LightningModule):
 
 
 def test_sums_keep_products_of_samples_and_do_not_depend_on_how_long_rows_are():
-    """Of d = 20,000: the relative SD of a product of k = 1024 sums is about sqrt(2 / k) = 0.04; 0.2 is five of them."""
+    """The SD of a product of k = 1024 sums is at most sqrt(2 / k) = 0.04 of the lengths; 0.2 is five of them.
+
+    With signs that are all alike, those of the second half, which are positive, would be twenty times too large.
+    """
     rows = torch.randn(6, 20_000, generator=torch.Generator().manual_seed(0))
+    rows[3:] = rows[3:].abs()
     found = sketched(rows, 1024)
     assert found.shape == (6, 1024)
     products, truth = found @ found.T / 20_000, rows @ rows.T / 20_000
@@ -213,3 +217,12 @@ def test_the_budget_makes_decoders_see_less_and_of_small_nets_they_see_less_anyw
     assert said[-2].startswith("decoders of 64 units")
     assert said[-1] == "no decoders of the label"
     assert not [tag for tag in quantity.tags if "decoder" in tag]
+
+
+def test_positions_of_a_sequence_are_judged_together():
+    """All positions alike, labels at random: apart, the copies of a sequence in other folds would give its label away."""
+    generator = torch.Generator().manual_seed(0)
+    t, y = torch.randn(120, 20, generator=generator), torch.randint(3, (120, 1), generator=generator)
+    read = {"long/all/a": t.repeat(1, 4), TOKENS: y.expand(-1, 4)}
+    values = LabelDecoders(read).measure(read, None, print)
+    assert abs(values["info_plane_decoder/I_TY/a"]) < 3 * values["info_plane_decoder_stderr/I_TY/a"]
