@@ -94,10 +94,29 @@ def usable_information(
     _check(views, y, families, folds, parts_of)
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
     views = [principal_components(rows, components or len(y) // SAMPLES) for rows in views]
-    if y.is_floating_point():
-        return _of_targets(views, y.double().reshape(len(y), -1), families, folds, parts_of, generator, per_nat(unit))
-    classes = torch.unique(y, return_inverse=True)[1]
-    return _of_classes(views, classes, families, folds, parts_of, generator, per_nat(unit))
+    one_kind = y if not y.is_floating_point() else torch.zeros(len(y), dtype=torch.int64)
+    kinds = torch.unique(one_kind, return_inverse=True)[1]
+    parts = _dealt(kinds, folds, generator) if parts_of is None else _dealt_groups(parts_of, folds, generator)
+    task = _Task(views, families, parts, parts_of, per_nat(unit))
+    return _of_targets(task, y.double().reshape(len(y), -1)) if y.is_floating_point() else _of_classes(task, kinds)
+
+
+class _Task(NamedTuple):
+    """What all decoders of a layer have in common.
+
+    Attributes:
+        views: Components of all samples, of every view of the activations.
+        families: Of decoders.
+        parts: Indices of the samples of each fold.
+        groups: Numbers of the groups of samples; None if each is one.
+        factor: The result's unit per nat.
+    """
+
+    views: Sequence[Tensor]
+    families: Sequence[Family]
+    parts: Sequence[Tensor]
+    groups: Tensor | None
+    factor: float
 
 
 def _rows(t: Tensor) -> Tensor:
@@ -121,22 +140,13 @@ def _check(views: Sequence[Tensor], y: Tensor, families: Sequence[str], folds: i
         raise ValueError("usable_information: activations and targets must be finite")
 
 
-def _of_classes(
-    views: Sequence[Tensor],
-    y: Tensor,
-    families: Sequence[Family],
-    folds: int,
-    groups: Tensor | None,
-    generator: Generator,
-    factor: float,
-) -> UsableInformation:
+def _of_classes(task: _Task, y: Tensor) -> UsableInformation:
     n, classes = len(y), int(y.max()) + 1
     shares = torch.bincount(y).double() / n
     entropy = -(shares * shares.log()).sum().item()
     if classes == 1:
-        return UsableInformation(0.0, 0.0, 0.0, ("none",) * folds)
-    indicators = torch.nn.functional.one_hot(y, classes).double()
-    parts = _dealt(y, folds, generator) if groups is None else _dealt_groups(groups, folds, generator)
+        return UsableInformation(0.0, 0.0, 0.0, ("none",) * len(task.parts))
+    indicators, parts = torch.nn.functional.one_hot(y, classes).double(), task.parts
 
     def fit(view: Tensor, family: Family, kept: Sequence[int], moments: Sequence[Moments]) -> Predict:
         if family == "knn":
@@ -156,32 +166,21 @@ def _of_classes(
     def alone(chosen: Tensor, part: Tensor) -> Decoder:
         return by_shares(y[chosen], y[part], classes)
 
-    best = _best(views, indicators, parts, families, fit, decoder, alone)
+    best = _best(task, indicators, fit, decoder, alone)
     gains = torch.empty(n, dtype=torch.float64)
     for part, one in zip(parts, best, strict=True):
         gains[part] = one.log_probabilities() - shares.log()[y[part]]
     information = gains.mean().item()
     if all(one.family == "none" for one in best):
         information = 0.0  # but for the shares of the folds
-    stderr = _error(gains, parts, groups)
-    chosen = tuple(one.family for one in best)
-    return UsableInformation(information * factor, stderr * factor, entropy * factor, chosen)
+    stderr = _error(gains, parts, task.groups)
+    return _in_unit(task, information, stderr, entropy, best)
 
 
-def _of_targets(
-    views: Sequence[Tensor],
-    y: Tensor,
-    families: Sequence[Family],
-    folds: int,
-    groups: Tensor | None,
-    generator: Generator,
-    factor: float,
-) -> UsableInformation:
-    linear = [family for family in families if family != "knn"]
+def _of_targets(task: _Task, y: Tensor) -> UsableInformation:
+    linear = [family for family in task.families if family != "knn"]
     if not linear:
         raise ValueError("usable_information: 'knn' decodes classes only; add 'ridge'")
-    one_class = torch.zeros(len(y), dtype=torch.int64)
-    parts = _dealt(one_class, folds, generator) if groups is None else _dealt_groups(groups, folds, generator)
 
     def decoder(family: Family, held_out: Tensor, chosen: Tensor, of: Tensor, told: Tensor, part: Tensor) -> Decoder:
         settings = [0] if family == "lda" else range(1, len(held_out))
@@ -193,21 +192,24 @@ def _of_targets(
         return by_gaussian("none", mean.expand(len(chosen), -1), y[chosen], mean, y[part])
 
     best = _best(
-        views,
+        task._replace(families=linear),
         y,
-        parts,
-        linear,
         lambda view, family, kept, moments: regressions([moments[j] for j in kept]),
         decoder,
         alone,
     )
     gains = torch.empty(len(y), dtype=torch.float64)
-    for k, (part, one) in enumerate(zip(parts, best, strict=True)):
-        others = torch.cat([parts[j] for j in range(folds) if j != k])
+    for k, (part, one) in enumerate(zip(task.parts, best, strict=True)):
+        others = torch.cat([other for j, other in enumerate(task.parts) if j != k])
         gains[part] = one.log_probabilities() - alone(others, part).log_probabilities()
-    chosen = tuple(one.family for one in best)
-    error = _error(gains, parts, groups) * factor
-    return UsableInformation(gains.mean().item() * factor, error, math.nan, chosen)
+    return _in_unit(task, gains.mean().item(), _error(gains, task.parts, task.groups), math.nan, best)
+
+
+def _in_unit(
+    task: _Task, information: float, stderr: float, entropy: float, best: Sequence[Decoder]
+) -> UsableInformation:
+    families = tuple(one.family for one in best)
+    return UsableInformation(information * task.factor, stderr * task.factor, entropy * task.factor, families)
 
 
 Predict = Callable[[Tensor], Tensor]
@@ -215,10 +217,8 @@ Predict = Callable[[Tensor], Tensor]
 
 
 def _best(
-    views: Sequence[Tensor],
+    task: _Task,
     targets: Tensor,
-    parts: Sequence[Tensor],
-    families: Sequence[Family],
     fit: Callable[[Tensor, Family, Sequence[int], Sequence[Moments]], Predict],
     decoder: Callable[[Family, Tensor, Tensor, Tensor, Tensor, Tensor], Decoder],
     alone: Callable[[Tensor, Tensor], Decoder],
@@ -226,25 +226,23 @@ def _best(
     """For each fold the decoder of the others that is worth most on samples of these that it was not fitted on.
 
     Args:
-        views: Components of all samples, of every view of the activations.
+        task: Samples and families.
         targets: Of all samples, ``(N, m)``, for regressions.
-        parts: Indices of the samples of each fold.
-        families: Of decoders.
         fit: Fits a family on some folds of a view.
         decoder: Makes a decoder of predictions for samples that these were not fitted on, the samples, their folds,
             predictions for a fold that it is judged by, and the samples of that one.
         alone: The decoder that does not look, of samples for others.
     """
-    folds = range(len(parts))
+    parts, folds = task.parts, range(len(task.parts))
     others = [torch.cat([parts[j] for j in folds if j != k]) for k in folds]
     of = [torch.cat([torch.full((len(parts[j]),), j) for j in folds if j != k]) for k in folds]
     found = [[alone(others[k], parts[k])] for k in folds]
-    for view in views:
+    for view in task.views:
         if not view.shape[1]:
             continue  # no activation varies
         moments = [Moments.of(view[part], targets[part]) for part in parts]
         for alike in (["lda", "ridge"], ["knn"]):  # of one fit
-            asked = [family for family in families if family in alike]
+            asked = [family for family in task.families if family in alike]
             if not asked:
                 continue
             without: dict[tuple[int, int], Tensor] = {}  # predictions for the first fold by a fit without both

@@ -220,7 +220,7 @@ def test_the_budget_makes_decoders_see_less_and_of_small_nets_they_see_less_anyw
 
 
 def test_positions_of_a_sequence_are_judged_together():
-    """All positions alike, labels at random: apart, the copies of a sequence in other folds would give its label away."""
+    """All positions alike, labels at random: copies of a sequence in other folds would give its label away."""
     generator = torch.Generator().manual_seed(0)
     t, y = torch.randn(120, 20, generator=generator), torch.randint(3, (120, 1), generator=generator)
     read = {"long/all/a": t.repeat(1, 4), TOKENS: y.expand(-1, 4)}
