@@ -55,7 +55,8 @@ class Verdict:
 
     Attributes:
         disturbed: Name of what differs with our callbacks -> the first recording in which it does.
-        points: Points of each callback at which all values are finite; without StabilityCallback where it refused.
+        points: Points of each callback at which all values are finite; without StabilityCallback where it refused, or
+            said that its twin was lost.
         caught: The harness found both acts of the saboteur in the recording that follows them.
     """
 
@@ -104,7 +105,8 @@ def judge(case: Case) -> Verdict:
         disturbed |= {name: first_difference(plain, trace, name) for name in differences(plain, trace)}
     saboteur = Saboteur(len(plain["batch/tensors"]) // 2)
     sabotaged = run(case.module, saboteur, *case.callbacks(), **case.options)
-    return Verdict(disturbed, [points(callback) for callback in ours], saboteur.is_caught(plain, sabotaged))
+    measured = [points(callback) for callback in ours if "the twin was lost" not in callback.report()]
+    return Verdict(disturbed, measured, saboteur.is_caught(plain, sabotaged))
 
 
 def _with_ours(case: Case, before: bool) -> tuple[list[Any], Trace]:
