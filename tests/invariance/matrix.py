@@ -40,8 +40,8 @@ after every batch and validation, and what reaches loggers, TensorBoard's files 
 callbacks add and the states of callbacks in checkpoints are left out.
 
 Two runs are *identical* if all of this agrees in every bit. *Points measured* lists the points of each of our
-callbacks; the last of them, `StabilityCallback`, is missing where it refuses a run that its twin could not follow, or says that it was lost. The
-saboteur is *caught* if the recording that follows its acts differs in both.
+callbacks; the last of them, `StabilityCallback`, is missing where it refuses a run that its twin could not follow, or
+says that the twin was lost. The saboteur is *caught* if the recording that follows its acts differs in both.
 
 {identical} of {total} configurations are identical, with points measured by every callback and the saboteur caught.
 """

@@ -23,6 +23,8 @@ MOST = 1024
 """Activations of a sample that are used as they are; of more, as many random sums."""
 LARGE = 1 << 15
 """Activations of a sample in all measured layers; of a net with fewer, whose passes are cheap, half as many count."""
+LEAST = 64
+"""Smallest number to which the run's budget may reduce them; after that there are no decoders."""
 TOKENS = f"{TARGETS}/positions"
 """Name of the labels at the positions of a sequence that are looked at."""
 MOST_POSITIONS = 8

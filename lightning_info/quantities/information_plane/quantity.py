@@ -20,7 +20,7 @@ from lightning_info.gradients.batches import num_samples, take
 from lightning_info.quantities.information_plane import pictures
 from lightning_info.quantities.information_plane.arguments import estimates
 from lightning_info.quantities.information_plane.artefacts import ARTEFACTS, LayerReading, PointContext, shuffled
-from lightning_info.quantities.information_plane.decoded import CLASSES, most_seen, positions_seen
+from lightning_info.quantities.information_plane.decoded import CLASSES, LEAST, most_seen, positions_seen
 from lightning_info.quantities.information_plane.descriptions import DESCRIPTIONS
 from lightning_info.quantities.information_plane.estimates import BinRange, Bounds, Estimate, EstimatorSettings
 from lightning_info.quantities.information_plane.features import MOST_UNITS, TARGETS, LayerFeatures, rows_of_layers
@@ -43,8 +43,6 @@ LabelInformation = Literal["decoder", "binned"]
 SHUFFLED = pictures.SHUFFLED
 GROWTH = 2.0
 """Factor by which a layer's range may grow since its first point before a note about the earlier, finer bins."""
-LEAST_SEEN = 64
-"""Smallest number of activations to which the run's budget may reduce what decoders see; after that there are none."""
 
 
 class InformationPlane(Quantity):
@@ -186,7 +184,7 @@ class InformationPlane(Quantity):
         before = self._features.most
         if not self._decoders.tags:
             return ""
-        if before <= LEAST_SEEN:
+        if before <= LEAST:
             self.tags = tuple(tag for tag in self.tags if tag not in self._decoders.tags)
             self._decoders = LabelDecoders(most=before)
             return "no decoders of the label"
@@ -377,8 +375,8 @@ class InformationPlane(Quantity):
     @override
     def settings(self) -> Mapping[str, object]:
         first = self.estimates[0]  # tags of further ones have their names
-        settings = {"estimator": str(first), "directions": self.directions, "seed": self.seed}
-        settings |= {"projections": self.projections, "label_information": self.label_information}
+        names = ("directions", "projections", "label_information", "seed")
+        settings = {"estimator": str(first), **{name: getattr(self, name) for name in names}}
         ranges = {estimate.bin_range for estimate in self.estimates}
         if ranges != {None}:
             settings["bins"] = self.bins
