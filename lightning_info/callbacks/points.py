@@ -176,7 +176,7 @@ class Points(Member):
         self._report_values(trainer, values, step)
         if trainer.is_global_zero and not is_gap:  # they keep the values of the last point that had any
             histograms = self.quantity.histograms()
-            self._explain(trainer, histograms, "histograms")
+            self._explain(trainer, histograms, "histograms", step)
             for tag, shown in histograms.items():
                 for refusal in report_histogram(trainer, self.tagged(tag), shown, step):
                     self._error_policy.report(refusal, "writing a histogram to a logger", step)
@@ -282,7 +282,7 @@ class Points(Member):
     def _report_values(self, trainer: Any, values: Mapping[str, float], step: int) -> None:
         logged = {tag: value for tag, value in values.items() if self._is_logged(tag)}
         kept = self._kept_for_monitors(trainer, logged, step)
-        self._explain(trainer, map(self._untagged, logged), "scalars")
+        self._explain(trainer, map(self._untagged, logged), "scalars", step)
         for refusal in report_scalars(trainer, logged, step, kept):
             self._error_policy.report(refusal, "writing to a logger", step)
 
@@ -292,10 +292,10 @@ class Points(Member):
         if headline in self.history:
             self.log(headline, self.history[headline][-1][1], prog_bar=True, logger=False)
 
-    def _explain(self, trainer: Any, tags: Iterable[str], plugin: Plugin) -> None:
-        """Tell the loggers what tags without prefix mean."""
+    def _explain(self, trainer: Any, tags: Iterable[str], plugin: Plugin, step: int) -> None:
+        """Tell the loggers what tags without prefix mean, at the step of their first value."""
         with self._error_policy.guard("explaining its numbers"):
-            for refusal in self._session.explain(trainer, self, tags, plugin):
+            for refusal in self._session.explain(trainer, self, tags, plugin, step):
                 self._error_policy.report(refusal, "writing to a logger")
 
     def _kept_for_monitors(self, trainer: Any, values: Mapping[str, float], step: int) -> set[str]:
@@ -348,7 +348,7 @@ class Points(Member):
         started = self._clock.elapsed
         with self._error_policy.guard("drawing a figure"):
             figures = self.quantity.figures(self.record())
-            self._explain(trainer, figures, "images")
+            self._explain(trainer, figures, "images", step)
             for tag, draw in figures.items():
                 for refusal in report_figure(trainer, self.tagged(tag), draw(), step):
                     self._error_policy.report(refusal, "writing a figure to a logger", step)

@@ -158,7 +158,7 @@ class Session:
         """Return the class that said this first: the owner, unless another did before."""
         return self._told.setdefault(text.replace(owner, ""), owner)
 
-    def explain(self, trainer: Any, member: Member, tags: Iterable[str], plugin: Plugin) -> list[Exception]:
+    def explain(self, trainer: Any, member: Member, tags: Iterable[str], plugin: Plugin, step: int) -> list[Exception]:
         """Tell the loggers what tags mean, before the first value of each.
 
         Args:
@@ -166,6 +166,7 @@ class Session:
             member: The callback that the tags belong to.
             tags: The tags, without prefix.
             plugin: Where they are shown.
+            step: Step of the first value.
 
         Returns:
             Exceptions raised by loggers.
@@ -173,7 +174,8 @@ class Session:
         new = [tag for tag in tags if (plugin, member.tagged(tag)) not in self._explained]
         self._explained.update((plugin, member.tagged(tag)) for tag in new)
         found = {member.tagged(tag): member.describe(tag) for tag in new}
-        return report_explanations(trainer, {tag: known.text for tag, known in found.items() if known}, plugin)
+        texts = {tag: known.text for tag, known in found.items() if known}
+        return report_explanations(trainer, texts, plugin, step)
 
     def write_layout(self, trainer: Any) -> list[Exception]:
         """Write the chart layout once every callback knows its own charts.

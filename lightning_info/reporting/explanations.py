@@ -10,18 +10,20 @@ from lightning_info.reporting.sinks import Sink, serve
 Plugin = Literal["scalars", "images", "histograms"]
 
 
-def report_explanations(trainer: Any, texts: Mapping[str, str], plugin: Plugin) -> list[Exception]:
+def report_explanations(trainer: Any, texts: Mapping[str, str], plugin: Plugin, step: int) -> list[Exception]:
     """Give tags a text that TensorBoard shows behind the "i" of their charts; before their first value.
 
     Args:
         trainer: The trainer.
         texts: Markdown, by tag.
         plugin: Where the tags are shown.
+        step: Step of the first value. TensorBoard's data server takes an event of an earlier step for a restart, and
+            drops what it has of the tag from there on: all of a run that is resumed, if this was 0.
 
     Returns:
         Exceptions raised by loggers; the others still got the texts.
     """
-    return serve(trainer, _EXPLAINED, texts, plugin) if texts else []
+    return serve(trainer, _EXPLAINED, texts, plugin, step) if texts else []
 
 
 def report_text(trainer: Any, tag: str, text: str, step: int) -> list[Exception]:
@@ -53,7 +55,7 @@ def reading_guide(told: Sequence[tuple[str, Mapping[str, str]]]) -> str:
     return "\n".join(parts)
 
 
-def _explain(logger: Any, texts: Mapping[str, str], plugin: Plugin) -> None:
+def _explain(logger: Any, texts: Mapping[str, str], plugin: Plugin, step: int) -> None:
     from tensorboard.compat.proto.summary_pb2 import (  # type: ignore[import-untyped]  # slow
         Summary,
         SummaryMetadata,
@@ -75,7 +77,7 @@ def _explain(logger: Any, texts: Mapping[str, str], plugin: Plugin) -> None:
         )
         for tag, text in texts.items()
     ]
-    writer.add_summary(Summary(value=values), 0)
+    writer.add_summary(Summary(value=values), step)
 
 
 def _to_tensorboard(logger: Any, tag: str, text: str, step: int) -> None:
