@@ -372,7 +372,7 @@ def test_another_class_does_not_go_on_with_a_curve(tmp_path):
 
 
 def test_nothing_of_a_resumed_run_looks_like_a_restart_to_tensorboard(tmp_path):
-    """Its data server drops all points of a tag from the step of a later event on; so none may lie before the resume."""
+    """Its data server drops all points of a tag from the step of a later event on: none may lie before the resume."""
     kept = ModelCheckpoint(tmp_path / "kept", save_last=True)
     for epochs, path in ((1, None), (2, tmp_path / "kept" / "last.ckpt")):
         logger = TensorBoardLogger(tmp_path, name="run", version=0)
@@ -381,7 +381,7 @@ def test_nothing_of_a_resumed_run_looks_like_a_restart_to_tensorboard(tmp_path):
         run.fit(Classifier(), loader(64), ckpt_path=path)
     files = sorted(Path(logger.log_dir).glob("events*"), key=lambda file: file.stat().st_mtime_ns)
     assert len(files) == 2
-    events = [[e for e in EventFileLoader(str(file)).Load()] for file in files]
+    events = [list(EventFileLoader(str(file)).Load()) for file in files]
     steps = [[e.step for e in part for value in e.summary.value if value.tag == "fisher/trace"] for part in events]
     assert set(steps[0]) == {0, 4, 8}
     assert min(steps[1]) == 8
