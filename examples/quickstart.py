@@ -69,7 +69,7 @@ def main() -> None:
 
     pl.seed_everything(0, verbose=False)
     fisher = FisherTraceCallback(every_n_train_steps=10)
-    plane = InfoPlaneCallback(every_n_epochs=1)
+    plane = InfoPlaneCallback(every_n_epochs=3)
     trainer = pl.Trainer(
         max_epochs=arguments.epochs,
         accelerator="auto",
