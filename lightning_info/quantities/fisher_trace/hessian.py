@@ -17,7 +17,7 @@ from lightning_info.gradients.real import as_real
 from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 
 GROUPS = 16
-_NO_DERIVATIVE = {"torch::autograd::Error", "torch::autograd::NotImplemented"}
+NO_DERIVATIVE = {"torch::autograd::Error", "torch::autograd::NotImplemented"}
 """Autograd nodes in place of a derivative that does not exist."""
 
 
@@ -79,7 +79,7 @@ def _quadratic_form(snapshot: ModelSnapshot, batch: object, signs: Sequence[Tens
         slope = torch.stack([(as_real(g) * v).sum().double() for g, v in pairs if g is not None])
         if not slope.requires_grad:  # linear in all parameters
             return 0.0
-        missing = {node.name() for node in graph_of(slope).nodes} & _NO_DERIVATIVE
+        missing = {node.name() for node in graph_of(slope).nodes} & NO_DERIVATIVE
         if missing:  # autograd would treat it as constant
             raise NotCovered("an operator of the module has no second derivative, which also='hessian' needs")
         curvature = torch.autograd.grad(slope.sum(), parameters, allow_unused=True)

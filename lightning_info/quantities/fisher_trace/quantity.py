@@ -28,7 +28,7 @@ from lightning_info.quantities.fisher_trace.sampling import (
     pool_trace,
     scores_of,
 )
-from lightning_info.quantities.fisher_trace.scale_invariance import rao_norm
+from lightning_info.quantities.fisher_trace.scale_invariance import check_rao_norm, rao_norm
 from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record
 from lightning_info.replica.alone import Misattributed
 from lightning_info.replica.label_dependence import label_dependence
@@ -123,6 +123,8 @@ class FisherTrace(Quantity):
             prediction.loss_gradient()  # needs targets
         if "hessian" in self.also:
             check_hessian(snapshot)
+        if RAO in self.also:
+            check_rao_norm(snapshot)
         self.plan = self._choose(snapshot)
         draws = "" if self._draws is None or self.estimator == "exact" else f", {self._draws} draws"
         further = f"; also {', '.join(self.also)}" if self.also else ""

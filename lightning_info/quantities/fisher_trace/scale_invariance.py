@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_info.functional.fisher import output_fisher_product
-from lightning_info.gradients.contract import trainable
+from lightning_info.gradients.contract import NotCovered, trainable
+from lightning_info.gradients.graph import graph_of
+from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.real import as_real
+from lightning_info.quantities.fisher_trace.hessian import NO_DERIVATIVE
 from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 
 
@@ -34,13 +37,29 @@ def rao_norm(snapshot: ModelSnapshot) -> float:
     """
     total = torch.zeros((), dtype=torch.float64)
     for batch in snapshot.parts():
-        prediction = snapshot.predictor(snapshot.module, batch)
-        tangent = _along_weights(prediction.outputs, snapshot.module)
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
+            prediction = snapshot.predictor(snapshot.module, batch)
+            tangent = _along_weights(prediction.outputs, snapshot.module)
         product = output_fisher_product(prediction.outputs, prediction.likelihood, tangent, prediction.mask)
         total += (product * tangent.double()).sum().cpu()
     if not total.isfinite():
         raise Unavailable("the derivative of the outputs along the weights is not finite")
     return total.item() / snapshot.size
+
+
+def check_rao_norm(snapshot: ModelSnapshot) -> None:
+    """Differentiate twice on the snapshot's first samples.
+
+    Raises:
+        NotCovered: An operator has no second derivative.
+    """
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            _along_weights(snapshot.outputs(snapshot.module, snapshot.first_chunk()), snapshot.module)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise NotCovered(f"also='rao_norm' needs second derivatives: {str(error).splitlines()[0]}") from error
 
 
 def _along_weights(outputs: Tensor, module: nn.Module) -> Tensor:
@@ -50,11 +69,12 @@ def _along_weights(outputs: Tensor, module: nn.Module) -> Tensor:
     """
     weights = list(trainable(module).values())
     u = torch.zeros_like(outputs, requires_grad=True)
-    with sdpa_kernel(SDPBackend.MATH):
-        gradients = torch.autograd.grad(outputs, weights, u, create_graph=True, allow_unused=True)
+    gradients = torch.autograd.grad(outputs, weights, u, create_graph=True, allow_unused=True)
     along = [(as_real(g) * as_real(w.detach())).sum() for g, w in zip(gradients, weights, strict=True) if g is not None]
     slope = torch.stack(along).sum() if along else torch.zeros(())
     if not slope.requires_grad:
         return torch.zeros_like(outputs)
+    if {node.name() for node in graph_of(slope).nodes} & NO_DERIVATIVE:  # autograd would treat it as constant
+        raise NotCovered("an operator of the module has no second derivative, which also='rao_norm' needs")
     (found,) = torch.autograd.grad(slope, u, allow_unused=True)
     return torch.zeros_like(outputs) if found is None else found.detach()

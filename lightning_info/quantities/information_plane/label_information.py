@@ -152,7 +152,9 @@ class LabelDecoders:
         for widths in map(tuple, self._widths.values()):
             if widths not in cost and samples >= 2 * FOLDS:
                 rows = [torch.randn(samples, width, generator=generator) for width in widths]
-                cost[widths] = trial(partial(usable_information, rows, y, folds=FOLDS), y.device)
+                components = min(self.components, samples // SAMPLES)
+                one = partial(usable_information, rows, y, folds=FOLDS, components=components)
+                cost[widths] = trial(one, y.device)
         return sum(cost.get(tuple(widths), 0.0) for widths in self._widths.values())
 
 

@@ -186,7 +186,7 @@ class InformationPlane(Quantity):
             return ""
         if before <= LEAST:
             self.tags = tuple(tag for tag in self.tags if tag not in self._decoders.tags)
-            self._decoders = LabelDecoders(most=before)
+            self._decoders, self._features = LabelDecoders(most=before), replace(self._features, decoded=None)
             return "no decoders of the label"
         self._features = replace(self._features, most=before // 2)
         self._decoders.most //= 2

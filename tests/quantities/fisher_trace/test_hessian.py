@@ -66,7 +66,8 @@ def test_in_the_callback():
     assert all(error > 0 for _, error in callback.history["fisher/hessian_trace_stderr"])
 
 
-def test_attention_has_a_second_derivative_and_an_operator_without_one_is_refused():
+@pytest.mark.parametrize("also", ["hessian", "rao_norm"])
+def test_attention_has_a_second_derivative_and_an_operator_without_one_is_refused(also):
     class Once(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):
@@ -87,9 +88,9 @@ def test_attention_has_a_second_derivative_and_an_operator_without_one_is_refuse
             h = self.b(self.a(x, x, x, need_weights=False)[0].mean(1))
             return Once.apply(h) if self.once else h
 
-    callback = FisherTraceCallback(num_samples=8, every_n_train_steps=4, also=["hessian"], on_error="raise")
+    callback = FisherTraceCallback(num_samples=8, every_n_train_steps=4, also=[also], on_error="raise")
     trainer(callback, max_epochs=1).fit(Classifier(Net(False)), loader(16))
-    assert len(callback.history["fisher/hessian_trace"]) == 2
-    refused = FisherTraceCallback(num_samples=8, also=["hessian"], on_error="raise")
+    assert len(callback.history["fisher/rao_norm" if also == "rao_norm" else "fisher/hessian_trace"]) == 2
+    refused = FisherTraceCallback(num_samples=8, also=[also], on_error="raise")
     with pytest.raises(MisconfigurationException, match="no second derivative"):
         trainer(refused, max_epochs=1).fit(Classifier(Net(True)), loader(16))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from models import Classifier, data, loader, strict, trainer
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_info import FisherTraceCallback
 from lightning_info.functional import output_fisher_product
@@ -114,11 +115,24 @@ def test_the_rao_norm_of_a_relu_net_without_biases_is_that_of_its_outputs():
     assert rao_norm(snapshot(module)) == pytest.approx(truth, rel=1e-9)
 
 
-def test_the_rao_norm_is_the_quadratic_form_of_the_fisher_information():
-    module = net()
+class Attends(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention, self.out = nn.MultiheadAttention(6, 2, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = torch.stack([x, x.tanh()], 1)
+        return self.out(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+@pytest.mark.parametrize("make", [net, Attends])
+def test_the_rao_norm_is_the_quadratic_form_of_the_fisher_information(make):
+    torch.manual_seed(0)
+    module = make().double()
     weights = dict(module.named_parameters())
     of = lambda w: torch.func.functional_call(module, w, (X,))  # noqa: E731
-    outputs, tangent = torch.func.jvp(of, (weights,), (weights,))
+    with sdpa_kernel(SDPBackend.MATH):
+        outputs, tangent = torch.func.jvp(of, (weights,), (weights,))
     truth = (tangent * output_fisher_product(outputs, "categorical", tangent)).sum(1).mean().item()
     assert rao_norm(snapshot(module)) == pytest.approx(truth, rel=1e-9)
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_info import InfoPlaneCallback
 from lightning_info.functional import usable_information
+from lightning_info.quantities.information_plane import label_information
 from lightning_info.quantities.information_plane.decoded import CLASSES, TOKENS, grouped, sketched
 from lightning_info.quantities.information_plane.label_information import FOLDS, LabelDecoders, decoded
 from lightning_info.quantities.information_plane.labels import IGNORED
@@ -217,6 +218,18 @@ def test_the_budget_makes_decoders_see_less_and_of_small_nets_they_see_less_anyw
     assert said[-2].startswith("decoders of 64 units")
     assert said[-1] == "no decoders of the label"
     assert not [tag for tag in quantity.tags if "decoder" in tag]
+    assert not any(reader.everywhere for reader in quantity.statistics())
+
+
+def test_the_forecast_is_of_the_components_that_are_used(monkeypatch):
+    asked = []
+
+    def noted(rows, y, *, components, **options):
+        asked.append(components)
+
+    monkeypatch.setattr(label_information, "usable_information", noted)
+    LabelDecoders({"long/all/a": torch.randn(8, 300)}, 512).seconds(1024, 10)
+    assert set(asked) == {128}
 
 
 def test_positions_of_a_sequence_are_judged_together():
