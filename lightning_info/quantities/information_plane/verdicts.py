@@ -63,7 +63,9 @@ def judge(
             continue
         falls, errors, saturated = {}, {}, {}
         for choice, one in choices.items():
-            curves = [measured[one].get(layer, [])] if one in measured else [planes[choice][key] for key in keys]
+            curves = (
+                [measured[one].get(layer, [])] if one in measured else [planes[choice].get(key, []) for key in keys]
+            )
             values = [[x for _, x, _ in curve] for curve in curves]
             fits = one in measured or all(_fits(trajectory, key, one.bin_range) for key in keys)
             falls[choice] = peak_to_end(_mean(values)) if fits else math.nan

@@ -125,6 +125,16 @@ def test_a_verdict_holds_for_the_mean_over_projections_or_cannot_be_told(falls, 
     assert found.verdict.partition(":")[0] == verdict
 
 
+def test_a_layer_whose_only_point_is_no_longer_kept_has_no_values():
+    """It ran once, and that point was let go: its range is known, its curve is not."""
+    points = Trajectory()
+    for step in (0, 1):
+        points.add(step, {"a": torch.rand(64, 1), "b": torch.rand(64, 1)}, None, 64)
+    for point in points.points.values():
+        del point["b"]
+    assert judge(points, [GLOBAL], METHOD, {})["b"].verdict == "no values"
+
+
 def test_a_dead_layer_does_not_compress():
     points = Trajectory()
     for step, t in enumerate([torch.arange(64.0)[:, None], torch.full((64, 1), 3.0)]):
