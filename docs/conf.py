@@ -4,7 +4,7 @@ import lightning_info
 
 project = "lightning-info"
 version = release = lightning_info.__version__
-copyright = "The lightning-info developers, Apache-2.0"  # noqa: A001
+copyright = "The lightning-info developers, Apache-2.0"
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
