@@ -2,7 +2,7 @@
 
     python examples/achille2020/figure3.py
 
-The paper's toy: 100 samples x ~ N(μ, 1), μ ~ U(-1, 1); SGD on the mean of (x - φ(θ))² over a batch. A training ends at θ
+The toy: 100 samples x ~ N(μ, 1), μ ~ U(-1, 1); SGD on the mean of (x - φ(θ))² over a batch. A training ends at θ
 with ``Q(w|D) = N(θ, F^-1)``, F = 100 φ'(θ)². "Decreasing the Fisher Information ... does indeed decrease the Shannon
 Information"; the Gaussian information is "between 4000-5000 nats, versus the ~ 4 nats of the Shannon Information".
 
