@@ -86,7 +86,7 @@ class Point(NamedTuple):
 
     def free_energy(self, at: float) -> float:
         """Return L + T/2 log |det H| at the temperature T."""
-        spectrum = Spectrum(torch.tensor([abs(self.along), self.across]), 2)
+        spectrum = Spectrum(torch.tensor([abs(self.along), self.across], dtype=torch.float64), 2)
         return free_energy(self.loss, spectrum, at, damping=1e-12)  # nothing is singular
 
 
@@ -136,7 +136,7 @@ class Times(NamedTuple):
 
     Attributes:
         at: T.
-        time: Steps times η.
+        time: Steps times η; NaN where nothing escaped.
         stderr: Standard error: escapes are nearly independent of each other.
     """
 
@@ -166,9 +166,8 @@ def escape(
         if there.any():
             escapes += there.reshape(2, -1).sum(1)
             x[there], y[there] = start[there], 0
-    with np.errstate(divide="ignore"):
-        time = steps * eta * particles / escapes
-    return Times(T_OF_ONE / batch * eta / ETA, time, time / np.sqrt(np.maximum(escapes, 1)))
+    time = steps * eta * particles / np.where(escapes > 0, escapes, np.nan)
+    return Times(T_OF_ONE / batch * eta / ETA, time, time / np.sqrt(escapes))
 
 
 def steps_for(at: float, like_fisher: bool, share: float) -> int:
@@ -211,7 +210,8 @@ def measure(seed: int, particles: int, share: float, batches: Sequence[int]) -> 
 
 def share_of_flat(times: Sequence[Times]) -> np.ndarray:
     """Return the share of time at the flat minimum, for each temperature, if escapes are without memory."""
-    return np.array([one.time[1] / one.time.sum() if np.isfinite(one.time).all() else 1.0 for one in times])
+    sharp, flat = np.array([one.time for one in times]).T
+    return np.where(np.isnan(flat) & (sharp > 0), 1.0, flat / (sharp + flat))  # nothing left the flat one
 
 
 def predicted_share(at: float) -> float:
