@@ -44,7 +44,8 @@ from tqdm import tqdm
 from lightning_info.functional import Spectrum, free_energy, temperature
 
 ETA, T_OF_ONE = 0.0125, 0.55
-BATCHES = (2, 3, 4, 5)
+BATCHES, HALVED = (2, 3, 4, 5), 4
+"""Batch sizes, and the one whose half is tried with half of η."""
 BLOCK = 100
 """Steps whose noise is drawn at once."""
 DYNAMICS = ("Langevin", "SGD, isotropic noise", "SGD, noise as the Fisher information")
@@ -191,9 +192,6 @@ class Measured(NamedTuple):
 
     times: list[list[Times]]
     halved: Times
-
-
-HALVED = 4  # the batch size that is halved
 
 
 def measure(seed: int, particles: int, share: float, batches: Sequence[int]) -> Measured:

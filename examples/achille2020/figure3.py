@@ -11,8 +11,9 @@ The paper draws φ and gives no formula, learning rate, number of steps or initi
     φ(θ) = 1.2 sin(3 asinh(θ / 0.15)),   learning rate 0.01,   2000 steps,   θ from U(-2, 2),
 
 sharper near the origin, and with many θ for one φ, as described. What is found of the Shannon information holds for
-this φ; another one may turn it. F has the unit variance of the data, and 1 is added to it (a prior of standard
-deviation 1), as it is 0 where φ turns. All trainings with one batch size are one :class:`~ensemble.Ensemble`.
+this φ: with 4 √(abs(θ) + 0.05) - 3, of one seed and 900 data sets, its rank correlation with the batch size is -0.89
+(that of the data alone, below, is 1 with both). F has the unit variance of the data, and 1 is added to it (a prior of standard
+deviation 1), as it is 0 where φ turns. All trainings with one batch size are one ``Ensemble``.
 
 Of one training on each data set, as in the paper, the Shannon information is also what the weight tells about its
 initial value and the order of the batches. Proposition 2.3 is about the data alone: that takes many trainings on each.
@@ -203,7 +204,7 @@ class Curves(NamedTuple):
 
 
 def measured(one: Ends) -> list[list[float]]:
-    """Return the values of :class:`Curves` for one batch size, ``(names, seeds)``."""
+    """Return the values of ``Curves`` for one batch size, ``(names, seeds)``."""
     rows = []
     for seed, (theta, minimum, repeated) in enumerate(zip(*one, strict=True)):
         generator = Generator().manual_seed(seed)

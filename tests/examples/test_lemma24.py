@@ -21,6 +21,7 @@ from lightning_info.functional import Spectrum, exact_cotangents
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(lemma24, "WIDTH", 3)
+    monkeypatch.setattr(lemma24, "REFERENCE", 64)
 
 
 @pytest.mark.parametrize("activation", lemma24.ACTIVATIONS)
