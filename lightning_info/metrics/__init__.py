@@ -1,4 +1,4 @@
-"""Quantities as torchmetrics ``Metric``s, accumulated over batches and processes."""
+"""Quantities as torchmetrics metrics, accumulated over batches and processes."""
 
 from lightning_info.metrics.fisher import FisherTrace
 from lightning_info.metrics.information_plane import InformationPlane

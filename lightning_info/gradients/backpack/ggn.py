@@ -3,7 +3,7 @@ r"""Diagonal and Kronecker factors of the Fisher information by BackPACK's own r
 .. math:: F = \mathbb{E}_x\, J^\top H(z)\, J
 
 is the generalised Gauss-Newton matrix of the likelihood (definitions: ``docs/fisher.md``). BackPACK takes columns U
-with ``E[U Uᵀ] = H / N`` back through the layers, here those of :mod:`~lightning_info.functional.fisher` (its own exact
+with ``E[U Uᵀ] = H / N`` back through the layers, here those of :mod:`lightning_info.functional` (its own exact
 and sampled extensions differ in nothing else): no loss of the user and no reduction enters, and the mean over samples
 is ours. It works on a private copy; the user's module gets no hook, attribute or gradient, and no global random number
 is drawn.
@@ -58,9 +58,9 @@ def ggn_diagonal(
     Args:
         module: Maps inputs to outputs ``(N, ...)``, in eval mode; never changed.
         inputs: ``(N, ...)``.
-        likelihood: The predictive distribution; layout of the outputs as in :mod:`~lightning_info.functional.fisher`.
+        likelihood: The predictive distribution; layout of the outputs as in :mod:`lightning_info.functional`.
         estimator: ``"exact"``, or random cotangents, which are unbiased (see
-            :func:`~lightning_info.functional.fisher.fisher_cotangent`).
+            :func:`~lightning_info.functional.fisher_cotangent`).
         draws: Cotangents per sample, unless exact.
         seed: Of the draws.
 
