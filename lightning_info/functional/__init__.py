@@ -70,6 +70,7 @@ from lightning_info.functional.theory.activation_fisher import (
 )
 from lightning_info.functional.theory.gaussian_bottleneck import gaussian_bottleneck
 from lightning_info.functional.theory.one_unit import one_unit_information, one_unit_probabilities
+from lightning_info.functional.theory.shannon_information import ShannonInformation, shannon_information
 from lightning_info.functional.usable_information import UsableInformation, usable_information
 from lightning_info.functional.weight_information import (
     OptimalLambda,
@@ -95,6 +96,7 @@ __all__ = [
     "OptimalLambda",
     "RatePoint",
     "RiskBound",
+    "ShannonInformation",
     "ShuffledInformation",
     "Spectrum",
     "TraceEstimate",
@@ -153,6 +155,7 @@ __all__ = [
     "sampling_probabilities",
     "seeger_bound",
     "shannon_from_stability",
+    "shannon_information",
     "shuffled_information",
     "spectra",
     "subset_information",

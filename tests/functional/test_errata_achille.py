@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from scipy import stats
-from torch.distributions import Categorical, MultivariateNormal, kl_divergence
+from scipy import integrate, optimize, stats
+from torch.distributions import Categorical, MultivariateNormal, Normal, kl_divergence
 
 from lightning_info.functional.pac_bayes import PREFACTORS, mcallester_bound
 from lightning_info.functional.spectrum import Spectrum
@@ -20,6 +20,7 @@ from lightning_info.functional.theory.activation_fisher import (
 from lightning_info.functional.weight_information import optimal_lambda, posterior_trace, weight_information
 
 K, BETA, LAMBDA = 8, 0.3, 0.7
+GRID = [-1 + i / 200 for i in range(401)]
 
 
 @pytest.fixture
@@ -92,6 +93,76 @@ def test_lemma_2_4_is_of_the_mean_of_the_loss_not_of_its_sum(classifier):
     printed = f + residual / 20
     torch.testing.assert_close(printed, hessian / 20, rtol=1e-8, atol=1e-10)
     assert (printed - hessian).norm() > 0.9 * hessian.norm()
+
+
+def test_lemma_2_4_does_not_follow_from_confidence(classifier):
+    """The residual beside F, as all samples become certain of their labels: both fall alike, and the ratio stays."""
+    logits, w, y, _ = classifier
+    label, ratios, slopes = torch.nn.functional.one_hot(y, 3), [], []
+    for certainty in (10.0, 15.0, 20.0):
+        p = (logits(w) + certainty * label).softmax(1)  # added to the logits of the labels
+        slope = p - label
+        j = torch.autograd.functional.jacobian(logits, w)
+        f = torch.einsum("nck,ncd,ndl->kl", j, torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1), j)
+        residual = torch.autograd.functional.hessian(lambda w, slope=slope: (slope * logits(w)).sum(), w)
+        ratios.append((residual.norm() / f.norm()).item())
+        slopes.append(slope.norm().item())
+    assert slopes[2] < 1e-3 * slopes[0]
+    assert ratios == pytest.approx([ratios[0]] * 3, rel=0.01)
+    assert ratios[0] > 0.1
+
+
+def test_equation_1_has_the_noise_with_the_wrong_sign(classifier):
+    """With the mean loss in place of the sum, see above."""
+    logits, w, y, _ = classifier
+    eta, batch = 0.1, torch.arange(5)
+
+    def slope(index):
+        return torch.autograd.functional.jacobian(
+            lambda w: torch.nn.functional.cross_entropy(logits(w)[index], y[index]), w
+        )
+
+    whole, part = slope(torch.arange(20)), slope(batch)
+    noise = math.sqrt(eta) * (part - whole)
+    corrected, printed = (w - eta * whole + sign * math.sqrt(eta) * noise for sign in (-1, 1))
+    torch.testing.assert_close(corrected, w - eta * part, rtol=1e-12, atol=1e-12)
+    assert (printed - (w - eta * part)).norm() > 0.1 * eta * part.norm()
+
+
+def test_proposition_2_8_needs_the_hessian_at_the_saddle():
+    """Regression through w² on 1: minima at ±1, F = 4w², and the saddle at 0 with the Hessian -2 and F = 0."""
+
+    def loss(w):
+        return (w * w - 1) ** 2 / 2
+
+    errors = []
+    for at in (0.1, 0.05, 0.025):
+        # mean first passage from -1 to 1 of dw = -L' dt + √(2T) dW, exactly
+        inner = [integrate.quad(lambda z, at=at: math.exp(-loss(z) / at), -4, y)[0] for y in GRID]
+        exact = integrate.simpson([math.exp(loss(y) / at) * i / at for y, i in zip(GRID, inner, strict=True)], x=GRID)
+        prefactor, rise = 2 * math.pi / 2, loss(0) - loss(1)
+        corrected = prefactor * math.exp((rise + at / 2 * (math.log(2) - math.log(4))) / at)  # log |H|
+        errors.append(abs(corrected / exact - 1))
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 0.03
+    printed = Spectrum(torch.tensor([4.0 * 0**2]), 1).log_det(1e-300)  # log |F| at the saddle, next to -inf
+    assert prefactor * math.exp((rise + at / 2 * (printed - math.log(4))) / at) < 1e-100
+
+
+def test_the_gaussian_information_of_one_weight_in_figure_3_is_no_thousands_of_nats():
+    means, variances = torch.tensor([-0.6, 0.5, 1.7, -1.5]).double(), torch.tensor([1e-3, 2e-3, 5e-3, 3e-3]).double()
+
+    def expected(parameters, means=means, variances=variances):
+        prior = Normal(parameters[0], math.exp(parameters[1]))
+        return kl_divergence(Normal(means, variances.sqrt()), prior).mean().item()
+
+    least = optimize.minimize(expected, [0.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-10, "fatol": 1e-12})
+    best = means.var(correction=0) + variances.mean()
+    assert least.fun == pytest.approx((best.log() - variances.log().mean()).item() / 2, abs=1e-8)
+    assert least.fun < 5
+    # weights as far apart, and as certain, as double precision can tell: printed 4000 to 5000
+    means, variances = torch.tensor([-1e150, 1e150], dtype=torch.float64), torch.tensor(1e-300, dtype=torch.float64)
+    assert (means.var(correction=0).log() - variances.log()).item() / 2 < 700
 
 
 def test_theorem_2_2_bounds_the_error_by_the_mean_loss_not_by_its_sum():
