@@ -26,6 +26,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_info import FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
+from lightning_info.figures.notebook_figure import NotebookFigure
 
 SAMPLES, HELD, BATCH, LABELS = 512, 64, 64, ("true", "shuffled")
 COLOURS = {"true": "#0072b2", "shuffled": "#d55e00"}
@@ -55,7 +56,7 @@ class Run(NamedTuple):
     known: list[float]
 
 
-def train(labels: str, seed: int, epochs: int) -> Run:
+def train(labels: str, seed: int, epochs: int, bar: bool = True) -> Run:
     """Train on true or shuffled labels; the Fisher trace is measured ten times, the dearer quantities four times."""
     digits, generator = load_digits(), torch.Generator().manual_seed(seed)
     order = torch.randperm(len(digits.target), generator=generator)
@@ -71,7 +72,7 @@ def train(labels: str, seed: int, epochs: int) -> Run:
     )
     trainer = pl.Trainer(
         max_epochs=epochs, callbacks=list(callbacks), accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_model_summary=False,
+        enable_progress_bar=bar, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(
         Net(),
@@ -117,7 +118,7 @@ def verdicts(runs: dict[str, list[Run]]) -> list[Row]:
 
 def picture(runs: dict[str, list[Run]]) -> Figure:
     """Fisher trace and nats of precision over training, and the information about the labels by depth at the end."""
-    figure = Figure((10.5, 3.2), layout="constrained")
+    figure = NotebookFigure((10.5, 3.2), layout="constrained")
     trace, known, precision = figure.subplots(1, 3)
     for labels, found in runs.items():
         for i, run in enumerate(found):

@@ -1,33 +1,35 @@
-"""``examples/memorise.py``: trainings of an epoch, and the verdicts on made-up curves of which the answer is known."""
+"""``examples/memorise.py``: its verdicts and its figure, from made-up curves; its notebook's test trains."""
+
+import sys
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("sklearn")
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+
+import memorise
+
+LEARNT = memorise.Run(0.98, 0.0, [(0, 100.0), (9, 5.0)], [(0, 30.0), (9, 1.0)], [3.1, 3.2])
+BY_HEART = memorise.Run(0.1, 0.0, [(0, 100.0), (4, 900.0), (9, 50.0)], [(0, 30.0), (9, 12.0)], [0.0, 3.3])
 
 
-@pytest.fixture
-def memorise(monkeypatch, request):
-    monkeypatch.syspath_prepend(str(request.config.rootpath / "examples"))
-    import memorise
+def test_it_prints_verdicts_and_draws(monkeypatch, tmp_path, capsys):
+    trained = []
 
-    return memorise
+    def train(labels, seed, epochs):
+        trained.append((labels, seed, epochs))
+        return LEARNT if labels == "true" else BY_HEART
 
-
-def test_it_trains_measures_and_draws(memorise, monkeypatch, tmp_path, capsys):
-    for name, value in {"SAMPLES": 64, "HELD": 8, "BATCH": 32}.items():
-        monkeypatch.setattr(memorise, name, value)
-    runs = memorise.main(["--epochs", "1", "--out", str(tmp_path)])
-    assert set(runs) == {"true", "shuffled"}
-    for (run,) in runs.values():
-        assert [step for step, _ in run.trace] == [step for step, _ in run.precision] == [0, 2]
-        assert len(run.known) == 3
+    monkeypatch.setattr(memorise, "train", train)
+    memorise.main(["--seeds", "2", "--epochs", "3", "--out", str(tmp_path)])
+    assert trained == [("true", 1, 3), ("true", 2, 3), ("shuffled", 1, 3), ("shuffled", 2, 3)]
     assert (tmp_path / "memorise.png").stat().st_size > 10_000
-    assert "accuracy on others" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "shuffled, seed 2: training loss 0.0000, accuracy on others 0.100" in printed
 
 
-def test_verdicts_tell_the_two_apart_and_do_not_where_nothing_does(memorise):
-    learnt = memorise.Run(0.98, 0.0, [(0, 100.0), (9, 5.0)], [(0, 30.0), (9, 1.0)], [3.1, 3.2])
-    by_heart = memorise.Run(0.1, 0.0, [(0, 100.0), (4, 900.0), (9, 50.0)], [(0, 30.0), (9, 12.0)], [0.0, 3.3])
-    assert all(row.holding == 2 for row in memorise.verdicts({"true": [learnt] * 2, "shuffled": [by_heart] * 2}))
-    same = memorise.verdicts({"true": [learnt], "shuffled": [learnt]})
+def test_verdicts_tell_the_two_apart_and_do_not_where_nothing_does():
+    assert all(row.holding == 2 for row in memorise.verdicts({"true": [LEARNT] * 2, "shuffled": [BY_HEART] * 2}))
+    same = memorise.verdicts({"true": [LEARNT], "shuffled": [LEARNT]})
     assert [row.holding for row in same] == [1, 0, 1, 0, 0, 0]
