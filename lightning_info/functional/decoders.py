@@ -118,7 +118,7 @@ def regressions(parts: Sequence[Moments]) -> Callable[[Tensor], Tensor]:
     penalised = squares.clamp_min(0) + torch.tensor((0.0, *PENALTIES), dtype=torch.float64)[:, None] * scale
     shrunk = torch.where(squares > RANK * scale, 1 / penalised, 0.0)  # (1 + P, r)
     weights = vectors @ (shrunk[:, :, None] * along)
-    one, (settings, r, m) = weights.movedim(0, 1).flatten(1), weights.shape
+    one, (settings, m) = weights.movedim(0, 1).flatten(1), weights.shape[::2]
     return lambda rows: ((rows - z) @ one).reshape(len(rows), settings, m).movedim(1, 0) + y
 
 
