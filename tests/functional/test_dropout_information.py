@@ -61,7 +61,7 @@ def test_masks_tell_all_samples_of_continuous_inputs_apart_unless_nothing_is_kep
     found = dropout_information(t, noise=DropoutNoise("bernoulli", p), draws=200, generator=seeded())
     near(found, (1 - p**3) * 6)
     wide = dropout_information(torch.randn(64, 80), noise=DropoutNoise("bernoulli", p), generator=seeded())
-    assert wide.I_XT == pytest.approx(6)
+    assert wide[0] == pytest.approx(6)
     assert math.isnan(wide.I_TY)
 
 
@@ -90,7 +90,7 @@ def test_combinations_of_many_units_of_fixed_size_are_a_linear_gaussian_channel(
     for sd in (0.7, 1.5):
         noise = DropoutNoise("gaussian", sd)
         found = dropout_information(t, noise=noise, directions=directions, draws=2, generator=seeded())
-        assert found.I_XT == pytest.approx(math.log2(1 + 1 / sd**2), abs=0.05)
+        assert found[0] == pytest.approx(math.log2(1 + 1 / sd**2), abs=0.05)
 
 
 def test_lognormal_factors_are_additive_gaussian_noise_on_the_logarithm():
@@ -98,10 +98,10 @@ def test_lognormal_factors_are_additive_gaussian_noise_on_the_logarithm():
     z = torch.randn(2000, generator=seeded(1), dtype=torch.float64)
     noise = DropoutNoise("lognormal", 0.8)
     found = dropout_information(z.exp(), noise=noise, draws=2, generator=seeded())
-    assert found.I_XT == pytest.approx(math.log2(1 + 1 / 0.64) / 2, abs=0.05)
+    assert found[0] == pytest.approx(math.log2(1 + 1 / 0.64) / 2, abs=0.05)
     signs = torch.randint(0, 2, (2000,), generator=seeded(2)) * 2.0 - 1
     found = dropout_information(z.exp() * signs, (signs > 0).long(), noise=noise, draws=2, generator=seeded())
-    assert found.I_TY == pytest.approx(1, abs=1e-3)
+    assert found[1] == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["bernoulli", "lognormal"])
@@ -125,7 +125,7 @@ def test_neither_scale_nor_order_matters_and_dead_samples_are_one(kind, combined
     assert dropout_information(8 * t, y, generator=seeded(), **options) == pytest.approx(found)
     nats = dropout_information(t, y, generator=seeded(), unit="nats", **options)
     assert nats == pytest.approx([math.log(2) * value for value in found])
-    assert found.I_XT <= math.log2(40) - 0.25 * math.log2(10) + 1e-9
+    assert found[0] <= math.log2(40) - 0.25 * math.log2(10) + 1e-9
     none = dropout_information(0 * t, y, generator=seeded(), **options)
     assert none[:2] == pytest.approx((0, 0), abs=1e-9)
 
