@@ -25,7 +25,7 @@ from lightning_info.quantities.information_plane.estimates import BinRange, Esti
 from lightning_info.quantities.information_plane.features import MOST_UNITS, TARGETS, LayerFeatures, rows_of_layers
 from lightning_info.quantities.information_plane.forecast import seconds_of_point
 from lightning_info.quantities.information_plane.label_information import DECODER, LabelDecoders
-from lightning_info.quantities.information_plane.labels import describe_targets, labels_told, targets_of
+from lightning_info.quantities.information_plane.labels import Labels, describe_targets, labels_told, targets_of
 from lightning_info.quantities.information_plane.nuisances import NuisanceDecoders, Nuisances, check_nuisances
 from lightning_info.quantities.information_plane.own_noise import OwnNoise
 from lightning_info.quantities.information_plane.projections import averaged, averaged_plane, errors_of_plane
@@ -309,7 +309,7 @@ class InformationPlane(Quantity):
             return ""
         unit, factor = record.shown(self.unit)
         columns = self._decoders.ends(record.curves, factor)
-        return conclusions.closing_text(self.verdicts, self._trajectory.labels, columns, unit, factor)
+        return conclusions.closing_text(self.verdicts, self._labels, columns, unit, factor)
 
     @override
     def conclusions(self, record: Record) -> Mapping[str, Any]:
@@ -328,7 +328,7 @@ class InformationPlane(Quantity):
         drawn = self.estimates if self._trajectory.points else ()
         planes = {f"{estimate.family}/plane": partial(self._plane, estimate, record) for estimate in drawn}
         for name in self.nuisances if drawn else ():
-            entropy = math.inf if self._trajectory.labels is None else self._trajectory.labels.entropy
+            entropy = math.inf if self._labels is None else self._labels.entropy
             layers = list(self._features.parts)
             planes[f"{DECODER}/plane_{name}"] = partial(
                 pictures.nuisance_plane, name, layers, entropy, record, *record.shown(self.unit)
@@ -342,11 +342,16 @@ class InformationPlane(Quantity):
             estimate,
             self.bins,
             self._trajectory.samples,
-            self._trajectory.labels,
+            self._labels,
             self.label_information == "decoder",
             estimate is self.estimates[0],
         )
         return pictures.drawn(plane, setting, record, *record.shown(self.unit))
+
+    @property
+    def _labels(self) -> Labels | None:
+        """Labels that layers tell of, of samples or of their positions."""
+        return self._decoders.labels if self._trajectory.labels is None else self._trajectory.labels
 
     # ---- state
 
