@@ -34,8 +34,10 @@ from lightning_info.functional.standard_error import sampled_mean
 from lightning_info.functional.units import Unit, per_nat
 
 NoiseKind = Literal["bernoulli", "gaussian", "lognormal"]
-PAIRS = 1 << 20
+PAIRS = 1 << 18
 """Pairs of samples that are looked at at once."""
+LARGEST = 300.0
+"""Largest logarithm of a ratio of likelihoods, up or down; beyond it a sum would not exist, or numbers be slow."""
 FLOOR = 1e-6
 """Share of the mean variance of combinations that is added to each of them, for samples whose units are 0."""
 
@@ -154,14 +156,15 @@ def _gains(noisy: Tensor, labels: Tensor | None, likelihood: Likelihood) -> Tens
     """Log ratios of one draw for each sample, of I(X;T) and I(T;Y), nats, ``(2, N)``; the latter NaN without labels."""
     n = len(noisy)
     found = torch.full((2, n), math.nan, dtype=torch.float64, device=noisy.device)
+    members = None if labels is None else torch.nn.functional.one_hot(labels).double()
     for some in torch.split(torch.arange(n, device=noisy.device), max(1, PAIRS // n)):
         logs = likelihood(noisy[some], some)
-        whole = logs.logsumexp(1) - math.log(n)
-        found[0, some] = logs.gather(1, some[:, None])[:, 0] - whole
-        if labels is not None:
-            alike = labels[some, None] == labels
-            of_class = logs.masked_fill(~alike, -math.inf).logsumexp(1) - alike.sum(1).double().log()
-            found[1, some] = of_class - whole
+        ratios = logs.sub_(logs.gather(1, some[:, None])).clamp_(-LARGEST, LARGEST).exp_()  # to the own, 1
+        whole = ratios.sum(1).log() - math.log(n)
+        found[0, some] = -whole
+        if labels is not None and members is not None:
+            own = labels[some, None]
+            found[1, some] = ((ratios @ members).gather(1, own) / members.sum(0)[own])[:, 0].log() - whole
     return found
 
 
