@@ -60,7 +60,7 @@ def test_values_are_those_of_the_function_at_the_noise_of_training(dropout, nois
         assert found == pytest.approx(value, abs=4 * math.hypot(error, stderr))
     assert truth[0] < math.log2(N) - 0.05
     assert "net.2" in callback.verdicts
-    assert callback.drawings()["info_plane/plane"]() is not None
+    assert "by decoders, without dropout" in callback.drawings()["info_plane/plane"]().axes[0].get_title()
 
 
 def test_many_units_are_several_sets_of_combinations():
