@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 
 from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.options import CommonOptions
-from lightning_info.quantities.effective_information.quantity import EffectiveInformationOfLayers
+from lightning_info.quantities.effective_information.quantity import EffectiveInformationOfLayers, LabelInformation
 
 
 class EffectiveInfoCallback(InfoCallback):
@@ -40,6 +40,8 @@ class EffectiveInfoCallback(InfoCallback):
       information cannot do so for layers through which everything passes, so this shows how loose the bounds are. A
       layer more than 0.1 nats and three standard errors below a later one is NaN.
     - ``effective_info/overhead``: share of the run's time that this callback has taken so far; in ``history`` only.
+    - ``effective_info_decoder/I_TY/<layer>`` and ``effective_info_decoder_stderr/I_TY/<layer>``: with
+      ``label_information="decoder"``.
     - figure ``effective_info/plane``.
 
     Further distortions have ``effective_info_<distortion>/...``. A distortion that no level reaches is NaN, with a
@@ -58,6 +60,9 @@ class EffectiveInfoCallback(InfoCallback):
         noise: The form of F in ``Σ*``: its ``"diagonal"``; ``"low_rank"``, F itself over as many reference samples as
             there is memory for their rows (142 of ten classes, up to 100,000 weights); or ``"full"``, F over all
             reference samples, up to 2048 weights. The diagonal ignores that errors of weights may cancel.
+        label_information: What figures show upwards: ``"noisy"``, I(Z;Y) under the same noise; ``"decoder"``, I(T;Y) of
+            the layers as they are, by the cross-fitted decoders of :class:`~lightning_info.InfoPlaneCallback`, so
+            the plane's axes have neither bins nor, upwards, noise. They want more samples (``num_samples=1024``).
         num_samples: Number of reference samples: the first that training uses, kept on the CPU; with several processes
             an equal number from each, which every process then measures.
         **common: The arguments that all callbacks share, see :class:`~.CommonOptions`.
@@ -85,8 +90,10 @@ class EffectiveInfoCallback(InfoCallback):
         distortion: float | Sequence[float] = (0.05, 0.5),
         draws: int = 64,
         noise: Literal["diagonal", "low_rank", "full"] = "diagonal",
+        label_information: LabelInformation = "noisy",
         num_samples: int = 256,
         **common: Unpack[CommonOptions],
     ) -> None:
-        quantity = EffectiveInformationOfLayers(layers, beta, distortion, draws, noise, common.get("seed", 0))
+        seed = common.get("seed", 0)
+        quantity = EffectiveInformationOfLayers(layers, beta, distortion, draws, noise, label_information, seed)
         super().__init__(quantity, num_samples=num_samples, **common)

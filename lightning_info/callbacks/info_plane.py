@@ -49,7 +49,7 @@ class InfoPlaneCallback(InfoCallback):
       frequent labels and the rest apart.
     - ``info_plane_<name>/...``: other estimators and ranges, for example ``binning_adaptive`` or ``mixture``;
       ``..._lower`` and ``..._upper`` are Kolchinsky and Tracey's bounds for the mixture, ``..._stderr`` is the standard
-      error of the estimate between them.
+      error of the estimate between them, as it is of ``dropout``.
     - ``info_plane_stderr/...``: standard errors of the first over the sets of random combinations.
     - ``info_plane_final/...``: for the global range, at the end of fit, the whole curve in bins over the range of all
       of training; the values above were logged before it was known.
@@ -71,7 +71,10 @@ class InfoPlaneCallback(InfoCallback):
             samples is estimated by sampling, with bounds; ``"gaussian"``: noise is added and the activations are
             treated as Gaussian (exact for linear networks of Gaussian inputs, otherwise an approximation);
             ``"exact"``: all activations of a sample as they are, for quantised networks, where nothing is estimated
-            (:func:`~.exact_information`). One or a list.
+            (:func:`~.exact_information`); ``"dropout"``: T is what the net's own dropout gives in training
+            (:func:`~.dropout_information`). The layers are then ``nn.Dropout`` modules, and others with *dropout* in
+            the name of their class that multiply every unit by a Bernoulli, Gaussian or log-normal factor; by default
+            all that run, at most eight. One or a list.
         bins: Number of intervals that a unit's range is cut into. (The paper's "30 bins" are 29 intervals.)
         bin_range: The range that they cover: ``"global"``, each layer's smallest to largest activation over training;
             ``"fixed"``, (-1, 1); ``"adaptive"``, each layer's range at each point, which makes growing activations look

@@ -18,6 +18,7 @@ from lightning_info.functional.code_information import (
 from lightning_info.functional.codes import exact_codes
 from lightning_info.functional.diagonal_gaussian import DiagonalGaussian, NearestPrior
 from lightning_info.functional.distortion import DistortionLevel, distortion_level, quadratic_level
+from lightning_info.functional.dropout_information import DropoutInformation, DropoutNoise, dropout_information
 from lightning_info.functional.effective_information import (
     EffectiveInformation,
     effective_information,
@@ -88,6 +89,8 @@ __all__ = [
     "CodeInformation",
     "DiagonalGaussian",
     "DistortionLevel",
+    "DropoutInformation",
+    "DropoutNoise",
     "EffectiveInformation",
     "Eigenpairs",
     "Information",
@@ -116,6 +119,7 @@ __all__ = [
     "diagonal_weight_information",
     "distortion_level",
     "draw_samples",
+    "dropout_information",
     "effective_information",
     "exact_codes",
     "exact_cotangents",

@@ -74,10 +74,11 @@ def _largest(t: Tensor, most: int) -> Tensor:
     found = torch.randn(t.shape[1], most + 8, generator=torch.Generator().manual_seed(0))
     for _ in range(ITERATIONS):
         found = torch.linalg.qr(single.T @ (single @ found)).Q
-    _, values, directions = torch.linalg.svd(single @ found, full_matrices=False)
+    within = single @ found
+    _, values, directions = torch.linalg.svd(within, full_matrices=False)
     kept = values[:most] > RANK**0.5 * values[0]
-    largest: Tensor = (found @ directions[:most][kept].T).flip(1)
-    return t @ largest.double()
+    largest: Tensor = (within.double() @ directions[:most][kept].T.double()).flip(1)
+    return largest
 
 
 class Moments(NamedTuple):
@@ -117,7 +118,8 @@ def regressions(parts: Sequence[Moments]) -> Callable[[Tensor], Tensor]:
     penalised = squares.clamp_min(0) + torch.tensor((0.0, *PENALTIES), dtype=torch.float64)[:, None] * scale
     shrunk = torch.where(squares > RANK * scale, 1 / penalised, 0.0)  # (1 + P, r)
     weights = vectors @ (shrunk[:, :, None] * along)
-    return lambda rows: (rows - z) @ weights + y
+    one, (settings, m) = weights.movedim(0, 1).flatten(1), weights.shape[::2]
+    return lambda rows: ((rows - z) @ one).reshape(len(rows), settings, m).movedim(1, 0) + y
 
 
 def neighbours(z: Tensor, y: Tensor, classes: int) -> Callable[[Tensor], Tensor]:
@@ -162,15 +164,18 @@ def by_scores(
     shares = shares_of(y, classes)
     lengths, directions = torch.linalg.eigh(torch.cov(held_out.T))
     span = directions[:, lengths > 1e-8 * lengths[-1]]
-    held_out, own = held_out @ span, torch.empty_like(held_out)
-    for part in set(parts.tolist()):
-        own[parts == part] = _discriminants(held_out[parts != part], y[parts != part], classes)(held_out[parts == part])
-    tempered = _mixed(torch.tensor(TEMPERATURES, dtype=own.dtype)[:, None, None] * own, shares)
-    worth, best = tempered[:, torch.arange(len(y)), y].mean(1).max(0)
+    held_out = held_out @ span
+    own = held_out.new_empty(len(y), classes)
+    spreads = {part: _Spread.of(held_out[parts == part], y[parts == part], classes) for part in set(parts.tolist())}
+    for part in spreads:
+        others = [spread for other, spread in spreads.items() if other != part]
+        own[parts == part] = _discriminants(others)(held_out[parts == part])
+    temperatures = torch.tensor(TEMPERATURES, dtype=own.dtype)
+    worth, best = _mixed(own, y, shares, temperatures).mean(1).max(0)
 
     def told() -> Tensor:
-        logits = _discriminants(held_out, y, classes)(scores @ span) * TEMPERATURES[int(best)]
-        return _mixed(logits, shares)[torch.arange(len(judged)), judged]
+        logits = _discriminants(list(spreads.values()))(scores @ span)
+        return _mixed(logits, judged, shares, temperatures[best, None])[0]
 
     return Decoder(family, worth.item(), told)
 
@@ -202,16 +207,52 @@ def shares_of(y: Tensor, classes: int) -> Tensor:
     return (torch.bincount(y, minlength=classes).double() + 0.5) / (len(y) + classes / 2)
 
 
-def _discriminants(scores: Tensor, y: Tensor, classes: int) -> Callable[[Tensor], Tensor]:
+class _Spread(NamedTuple):
+    """What discriminants need of some samples.
+
+    Attributes:
+        counts: Samples of each class, ``(C,)``.
+        means: Of the scores of each class, ``(C, q)``.
+        within: Sum of the squares around these, ``(q, q)``.
+    """
+
+    counts: Tensor
+    means: Tensor
+    within: Tensor
+
+    @classmethod
+    def of(cls, scores: Tensor, y: Tensor, classes: int) -> _Spread:
+        counts = torch.bincount(y, minlength=classes).to(scores)
+        means = scores.new_zeros(classes, scores.shape[1]).index_add_(0, y, scores) / counts.clamp(min=1)[:, None]
+        rest = scores - means[y]
+        return cls(counts, means, rest.T @ rest)
+
+
+def _discriminants(parts: Sequence[_Spread]) -> Callable[[Tensor], Tensor]:
     """Log densities of Gaussians with the covariance within classes, but for what all classes have in common."""
-    indicators = torch.nn.functional.one_hot(y, classes).double()
-    means = (indicators.T @ scores) / indicators.sum(0).clamp(min=1)[:, None]
-    within = scores - means[y]
-    pulled = means @ torch.linalg.pinv(within.T @ within / len(y), rtol=1e-9, hermitian=True)
+    counts, of = (torch.stack([getattr(part, name) for part in parts]) for name in ("counts", "means"))
+    means = (counts[:, :, None] * of).sum(0) / counts.sum(0).clamp(min=1)[:, None]
+    moved = (of - means) * counts.sqrt()[:, :, None]
+    within = torch.stack([part.within for part in parts]).sum(0) + moved.flatten(0, 1).T @ moved.flatten(0, 1)
+    pulled = means @ torch.linalg.pinv(within / counts.sum(), rtol=1e-9, hermitian=True)
     return lambda scores: scores @ pulled.T - (means * pulled).sum(1) / 2
 
 
-def _mixed(logits: Tensor, shares: Tensor) -> Tensor:
-    """Log probabilities, with a thousandth of the classes' shares, so no label is impossible."""
-    told = torch.log_softmax(logits + shares.log(), -1)
-    return torch.logaddexp(told + math.log1p(-1e-3), shares.log() + math.log(1e-3))
+def _mixed(logits: Tensor, y: Tensor, shares: Tensor, temperatures: Tensor) -> Tensor:
+    """Log probabilities of labels, with a thousandth of the classes' shares, so none is impossible.
+
+    Args:
+        logits: ``(n, C)``.
+        y: The labels ``(n,)``.
+        shares: Of the classes, ``(C,)``.
+        temperatures: Factors of the logits, ``(T,)``.
+
+    Returns:
+        ``(T, n)``.
+    """
+    log_shares = shares.log()
+    beyond = (logits - logits.gather(1, y[:, None])).T.contiguous()[:, None] * temperatures[:, None]  # (C, T, n)
+    beyond += (log_shares[:, None] - log_shares[y])[:, None]
+    # e^-100 is nothing beside 1, the label itself, and smaller numbers are slow; an overflow is a probability of 0
+    told = -beyond.clamp_(min=-100).exp_().sum(0).log_()
+    return torch.logaddexp(told + math.log1p(-1e-3), log_shares[y] + math.log(1e-3))

@@ -52,6 +52,8 @@ class InformationEstimator(ABC):
         has_bins: Whether it takes the bins of the samples; otherwise activations, and the variance of noise on them.
         has_ceiling: Whether the logarithm of the number of samples bounds it.
         has_bounds: Whether it gives ``low``, ``high`` and ``stderr``.
+        has_stderr: Whether it gives ``stderr``, with or without bounds.
+        has_own_noise: Whether the noise is that of the layer's own dropout: it is not called with activations alone.
         is_exact: Whether it counts activations as they are, all of a sample together: codes, with ``has_bins`` False.
     """
 
@@ -59,6 +61,8 @@ class InformationEstimator(ABC):
     is_exact = False
     has_ceiling = True
     has_bounds = False
+    has_stderr = False
+    has_own_noise = False
 
     @abstractmethod
     def __call__(

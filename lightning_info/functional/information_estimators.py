@@ -9,17 +9,19 @@ from __future__ import annotations
 from typing import Literal
 
 from lightning_info.functional.code_information import ExactEstimator, PlugInEstimator
+from lightning_info.functional.dropout_information import DropoutEstimator
 from lightning_info.functional.information_estimator import InformationEstimator
 from lightning_info.functional.linear_gaussian import GaussianEstimator
 from lightning_info.functional.mixture import MixtureEstimator
 from lightning_info.validation import one_of
 
-EstimatorName = Literal["binning", "mixture", "gaussian", "exact"]
+EstimatorName = Literal["binning", "mixture", "gaussian", "exact", "dropout"]
 ESTIMATORS: dict[str, InformationEstimator] = {
     "binning": PlugInEstimator(),
     "mixture": MixtureEstimator(),
     "gaussian": GaussianEstimator(),
     "exact": ExactEstimator(),
+    "dropout": DropoutEstimator(),
 }
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ from typing_extensions import override
 from lightning_info.functional.binning import as_rows
 from lightning_info.functional.code_information import class_labels, code_information
 from lightning_info.functional.information_estimator import InformationEstimator, LayerInformation
-from lightning_info.functional.standard_error import student_factor
+from lightning_info.functional.standard_error import sampled_mean
 from lightning_info.functional.units import Unit, per_nat
 
 _TILE, _GPU_TILE = 512, 4096
@@ -104,8 +104,8 @@ def mixture_information(
         pairs = _Pairs(rows, noise_variance, edges)
         lower, upper = pairs.bounds().mean(2).tolist()  # I(X;T) and I(X;T|Y)
         sampled = [pairs.sample(generator) for _ in range(draws)]
-    xt, xt_stderr = _mean([values[0] for values in sampled])
-    ty, ty_stderr = _mean([values[0] - values[1] for values in sampled])
+    xt, xt_stderr = sampled_mean([values[0] for values in sampled])
+    ty, ty_stderr = sampled_mean([values[0] - values[1] for values in sampled])
     ty_lower = math.nan if y is None else max(0.0, lower[0] - upper[1])
     ty_upper = math.nan if y is None else min(h_y, upper[0], upper[0] - lower[1])
     xt, ty = min(max(xt, lower[0]), upper[0]), min(max(ty, ty_lower), ty_upper)  # NaN stays
@@ -217,18 +217,3 @@ class _Pairs:
 def _exp(e: Tensor, power: int) -> None:
     """Compute ``exp(e)`` in place, with 0 where its power would underflow, as numbers close to that are slow."""
     torch.threshold_(e, math.log(torch.finfo(e.dtype).tiny) / power, -math.inf).exp_()
-
-
-def _mean(draws: Sequence[Tensor]) -> tuple[float, float]:
-    """Return the mean over draws and samples, and its standard error, with Student's factor (:mod:`~.standard_error`).
-
-    With one draw the error is the scatter of the samples, whose own differences make it an upper bound; with several,
-    the scatter within samples.
-    """
-    if not draws:
-        return math.nan, math.nan
-    values = torch.stack(list(draws))
-    variance = values.var(0).mean() if len(values) > 1 else values.var()
-    freedom = values.numel() - (values.shape[1] if len(values) > 1 else 1)
-    factor = student_factor(freedom) if freedom else math.nan
-    return values.mean().item(), factor * (variance / values.numel()).sqrt().item()

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lightning_info.student import NORMAL, student_factor
 
-__all__ = ["NORMAL", "jackknife_error", "standard_error", "stratified_error", "student_factor"]
+__all__ = ["NORMAL", "jackknife_error", "sampled_mean", "standard_error", "stratified_error", "student_factor"]
 
 
 def standard_error(draws: Tensor | Sequence[float]) -> float:
@@ -83,3 +83,18 @@ def jackknife_error(left_out: Tensor | Sequence[float]) -> float:
     """
     values = torch.as_tensor(left_out, dtype=torch.float64)
     return (len(values) - 1) * standard_error(values)
+
+
+def sampled_mean(draws: Sequence[Tensor]) -> tuple[float, float]:
+    """Return the mean over draws of samples ``(N,)``, and its standard error given the samples; NaN without draws.
+
+    With one draw the error is the scatter of the samples, whose own differences make it an upper bound; with several,
+    the scatter within samples.
+    """
+    if not draws:
+        return math.nan, math.nan
+    values = torch.stack(list(draws))
+    variance = values.var(0).mean() if len(values) > 1 else values.var()
+    freedom = values.numel() - (values.shape[1] if len(values) > 1 else 1)
+    factor = student_factor(freedom) if freedom else math.nan
+    return values.mean().item(), factor * (variance / values.numel()).sqrt().item()

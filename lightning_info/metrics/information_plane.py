@@ -70,6 +70,11 @@ class InformationPlane(Metric):
     ) -> None:
         super().__init__(**kwargs)
         found = estimator_named(estimator, "InformationPlane")
+        if found.has_own_noise:
+            raise ValueError(
+                f"InformationPlane: estimator={estimator!r} needs the noise of a dropout layer; call "
+                "functional.dropout_information on the activations, or add InfoPlaneCallback to the Trainer"
+            )
         if not found.has_bins and not found.is_exact and not (noise_variance is not None and noise_variance > 0):
             raise ValueError(
                 f"InformationPlane: estimator={estimator!r} needs the variance of the noise, for example "

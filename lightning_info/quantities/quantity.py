@@ -40,8 +40,8 @@ def _warn(message: str, kind: str) -> None:
     warnings.warn(message, stacklevel=3)
 
 
-def _silent(message: str, kind: str) -> None:
-    pass
+def silent(message: str, kind: str) -> None:
+    """Warn nobody: in trials."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class Quantity(ABC):
         By default a copy of the quantity measures the few samples before the first step; its mistakes are reported
         then.
         """
-        copied, point = copy.deepcopy(self), Point(0, Generator(), num_samples=snapshot.size, warn=_silent)
+        copied, point = copy.deepcopy(self), Point(0, Generator(), num_samples=snapshot.size, warn=silent)
         run = lambda: copied.measure(snapshot.on(snapshot.groups), point)  # noqa: E731
         return trial(run, snapshot.device) * samples / snapshot.size
 

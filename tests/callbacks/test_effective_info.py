@@ -20,10 +20,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from lightning_info import EffectiveInfoCallback, InfoPlaneCallback
+from lightning_info.functional import usable_information
 from lightning_info.offline.measure import measure
 from lightning_info.quantities.effective_information import noisy_activations, relative_curvature
 from lightning_info.quantities.effective_information import quantity as module_of_quantity
 from lightning_info.quantities.effective_information.noise_calibration import PASSES, POWER_PASSES
+from lightning_info.quantities.information_plane.label_information import FOLDS
 from lightning_info.quantities.weight_information import direct_call, loss_rise, noisy_loss
 from lightning_info.quantities.weight_information.direct_call import DirectCalls
 
@@ -76,6 +78,27 @@ def test_without_targets_the_information_about_the_input_is_measured(level):
     if "distortion" in level:
         rise = divergence_under_noise(module, value(found, "effective_info/beta"))
         assert rise == pytest.approx(0.05, rel=0.25)
+
+
+def test_the_label_axis_can_be_that_of_decoders():
+    """As the function finds it in the activations, in nats, beside the same information about the input."""
+    noisy, told = effective(beta=0.1), effective(beta=0.1, label_information="decoder")
+    module = [fit(one) for one in (noisy, told)][1]
+    with torch.no_grad():
+        for layer, t in (("net.1", module.net[:2](X)), ("net.2", module.net(X))):
+            truth = usable_information(t, Y, folds=FOLDS, unit="nats")
+            for tag, known in (("", truth.information), ("_stderr", truth.stderr)):
+                assert value(told, f"effective_info_decoder{tag}/I_TY/{layer}") == pytest.approx(known, abs=1e-5)
+            for tag in (f"effective_info/I_XZ/{layer}", f"effective_info/I_ZY/{layer}"):
+                assert told.history[tag] == noisy.history[tag]
+    assert not any("decoder" in tag for tag in noisy.history)
+    drawn = [one.drawings()["effective_info/plane"]().axes[0] for one in (noisy, told)]
+    assert [axes.get_ylabel() for axes in drawn] == ["I(Z;Y) [nats]", "I(T;Y) [nats]"]
+    assert {axes.get_xlabel() for axes in drawn} == {"I(X;Z) [nats]"}
+    heights = [[scatter.get_offsets()[:, 1].tolist() for scatter in axes.collections[1:3]] for axes in drawn]
+    assert heights[0] != heights[1]
+    (described,) = {told.quantity.describe(f"effective_info_decoder/I_TY/{layer}").unit for layer in ("net.1", "net.2")}
+    assert described == "nats"
 
 
 def divergence_under_noise(module, beta, draws=400):

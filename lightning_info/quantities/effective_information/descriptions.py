@@ -3,6 +3,17 @@
 from lightning_info.reporting.description import Description
 
 DESCRIPTIONS = {
+    "effective_info_decoder/I_TY/*": Description(
+        "I(T;Y): the information about the label that decoders find in the layer's activations T without noise, a "
+        "lower bound without bins, at most the entropy of the labels",
+        "nats",
+        "the label can be read off better (linearly)",
+        "the label can be read off less well",
+        "Information that only a curved decoder sees, or more samples would show, is not in it.",
+    ),
+    "effective_info_decoder_stderr/*": Description(
+        "Standard error of effective_info_decoder, over samples and folds", "nats"
+    ),
     "effective_info*/I_XZ/*": Description(
         "I(X;Z): lower bound of the information about the input in the layer's activations Z, when the weights carry "
         "the noise that the task tolerates",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from matplotlib.figure import Figure
@@ -13,7 +13,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_info import validation
-from lightning_info.figures.information_plane import PlaneCurve, information_plane
 from lightning_info.functional.distortion import DistortionLevel, quadratic_level, quadratic_power
 from lightning_info.functional.effective_information import (
     EffectiveInformation,
@@ -24,6 +23,7 @@ from lightning_info.functional.effective_information import (
 from lightning_info.functional.standard_error import standard_error
 from lightning_info.gradients.contract import trainable
 from lightning_info.gradients.real import flat
+from lightning_info.quantities.effective_information import pictures
 from lightning_info.quantities.effective_information.ceilings import at_ceilings
 from lightning_info.quantities.effective_information.conditional_gaussian import find_linear_layers, linear_noises
 from lightning_info.quantities.effective_information.cost_forecast import (
@@ -32,6 +32,7 @@ from lightning_info.quantities.effective_information.cost_forecast import (
     seconds_of_passes,
 )
 from lightning_info.quantities.effective_information.descriptions import DESCRIPTIONS
+from lightning_info.quantities.effective_information.label_axis import LabelAxis
 from lightning_info.quantities.effective_information.noise_calibration import PASSES, POWER_PASSES, SHARES, find_level
 from lightning_info.quantities.effective_information.noisy_activations import (
     NoisyActivations,
@@ -44,7 +45,7 @@ from lightning_info.quantities.effective_information.relative_curvature import (
     choose_relative_curvature,
     measure_relative_curvature,
 )
-from lightning_info.quantities.information_plane.features import TARGETS, LayerFeatures, rows_of_layers
+from lightning_info.quantities.information_plane.features import rows_of_layers
 from lightning_info.quantities.information_plane.labels import Labels, describe_targets, labels_of
 from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record
 from lightning_info.quantities.weight_information.curvature import CurvaturePlan
@@ -65,6 +66,7 @@ BINS = 30
 """Number of intervals for continuous targets, as in InfoPlaneCallback."""
 FEWEST_DRAWS = 8
 """Smallest number of draws (half of all) to which a point is reduced to be cheaper."""
+LabelInformation = Literal["noisy", "decoder"]
 _NOISE = {"diagonal": "the diagonal of F", "low_rank": "F, by its exact factor", "full": "all elements of F"}
 """Text for the user, by kind of noise."""
 
@@ -84,9 +86,11 @@ class EffectiveInformationOfLayers(Quantity):
         distortion: float | Sequence[float],
         draws: int,
         noise: NoiseName,
+        label_information: LabelInformation,
         seed: int,
     ) -> None:
         self.layers, self.beta, self.draws, self.noise, self.seed = layers, beta, draws, noise, seed
+        self.label_information = label_information
         self.distortion = (distortion,) if isinstance(distortion, (int, float)) else tuple(distortion)
         searched = 0 if beta is not None else PASSES + POWER_PASSES
         levels = 1 if beta is not None else len(self.distortion)
@@ -108,6 +112,7 @@ class EffectiveInformationOfLayers(Quantity):
         if self.draws < 2:
             raise ValueError(f"{owner}: draws={self.draws}; a half needs at least 2, and 64 for a tight bound")
         validation.one_of(owner, "noise", self.noise, get_args(NoiseName))
+        validation.one_of(owner, "label_information", self.label_information, get_args(LabelInformation))
         names = [self.name, *(f"{self.name}_{one:g}" for one in self.distortion[1:])]
         self._targets = {self.name: None} if self.beta is not None else dict(zip(names, self.distortion, strict=True))
 
@@ -117,6 +122,7 @@ class EffectiveInformationOfLayers(Quantity):
         self._draws = self.draws  # in use
         self._plan: CurvaturePlan | None = None
         self._features, self._has_targets = NoisyFeatures((), MOST_UNITS, self.seed), False
+        self._label_axis = LabelAxis()
         self._has_loss = True
         self._crossed: set[str] = set()
         self._linear: dict[str, str] = {}  # label of a layer -> name of the nn.Linear that gives it
@@ -137,7 +143,9 @@ class EffectiveInformationOfLayers(Quantity):
         self._features = NoisyFeatures(tuple(layers), MOST_UNITS, self.seed)
         narrow = [layer for layer in layers if layer.units <= self.draws]
         self._linear = find_linear_layers(snapshot, narrow) if self.noise == "diagonal" else {}
-        targets = self._read_targets(snapshot)
+        of_decoders = layers if self.label_information == "decoder" else ()
+        self._label_axis = LabelAxis(snapshot, of_decoders, point.num_samples)
+        targets = self._label_axis.targets(snapshot)
         self._has_targets = targets is not None
         try:
             self._plan = plan = self._choose(snapshot, point)
@@ -156,6 +164,7 @@ class EffectiveInformationOfLayers(Quantity):
                 *(f"{family}_stderr/{name}" for name in of_layers),
             )
         )
+        self.tags += self._label_axis.tags
         self.table = tuple((f"{self.name}/I_XZ/{label}", f"{self.name}_stderr/I_XZ/{label}") for label in labels)
         level = (
             f"at beta = {self.beta:g}"
@@ -190,7 +199,8 @@ class EffectiveInformationOfLayers(Quantity):
         widths = {layer.label: min(layer.units, MOST_UNITS) for layer in self._features.layers}
         passes = seconds_of_passes(snapshot, samples, self._features, self._linear.values(), draws, searched)
         estimates = seconds_of_estimates(widths, self._linear, (draws, samples), searched)
-        return curvature + len(self._targets) * (passes + estimates)
+        decoders = self._label_axis.seconds(snapshot, samples)
+        return curvature + len(self._targets) * (passes + estimates) + decoders
 
     def cheaper(self) -> str:
         """Make points about half as expensive from now on, with a larger error, which is reported.
@@ -220,7 +230,7 @@ class EffectiveInformationOfLayers(Quantity):
         h = n * curvature.spectrum.eigenvalues
         loss, labels = mean_loss(snapshot) if self._has_loss else None, self._labels(snapshot, point)
         snapshot = snapshot.in_larger_chunks()
-        values = dict.fromkeys(self.tags, math.nan)
+        values = dict.fromkeys(self.tags, math.nan) | self._label_axis.measure(snapshot, labels, point.warn)
         seeds = torch.randint(2**62, (2 * self._draws + PASSES * SHARES // 2,), generator=point.generator).tolist()
 
         @lru_cache(maxsize=1)
@@ -314,11 +324,8 @@ class EffectiveInformationOfLayers(Quantity):
             )
         return values
 
-    def _read_targets(self, snapshot: ModelSnapshot) -> Tensor | None:
-        return snapshot.on(snapshot.groups).read(LayerFeatures((), 1, self.seed)).get(TARGETS)
-
     def _labels(self, snapshot: ModelSnapshot, point: Point) -> Labels | None:
-        targets = self._read_targets(snapshot) if self._has_targets else None
+        targets = self._label_axis.targets(snapshot) if self._has_targets else None
         labels = None if targets is None else labels_of(targets, BINS)
         if targets is not None and labels is None:
             point.warn(
@@ -336,6 +343,8 @@ class EffectiveInformationOfLayers(Quantity):
             tags = [tag for tag in self.tags if tag.startswith(f"{self.name}/{kind}/")]
             if tags:
                 charts[f"{title} under weight noise [nats]"] = ("Multiline", tags)
+        if told := [tag for tag in self._label_axis.tags if "_stderr/" not in tag]:
+            charts["I(T;Y) by decoders, without noise [nats]"] = ("Multiline", told)
         return charts
 
     @override
@@ -343,24 +352,12 @@ class EffectiveInformationOfLayers(Quantity):
         return {f"{family}/plane": partial(self._plane, family, record) for family in self._last}
 
     def _plane(self, family: str, record: Record) -> Figure:
-        curves, (unit, factor) = [], record.shown(self.unit)
-        for layer in self._features.layers:
-            x, y = (dict(record.curves.get(f"{family}/{kind}/{layer.label}", ())) for kind in ("I_XZ", "I_ZY"))
-            last = self._last[family].get(layer.label)
-            points = [(step, x[step], y.get(step, math.nan)) for step in sorted(x)]
-            curves.append(PlaneCurve(layer.label, points, last is not None and last.is_saturated).times(factor))
         distortion = self._targets[family]
         level = f"beta = {self.beta:g}" if distortion is None else f"distortion {distortion:g} nats"
-        found = list(self._last[family].values())
-        return information_plane(
-            curves,
-            title=f"Effective information, {level}, {2 * self._draws} draws (lower bounds)",
-            ceiling_x=found[0].ceiling * factor if found else math.inf,
-            ceiling_y=found[0].label_entropy * factor if found else math.inf,
-            epochs=record.epochs,
-            unit=unit,
-            symbol="Z",
-        )
+        layers, how = [layer.label for layer in self._features.layers], f"{level}, {2 * self._draws} draws"
+        by_decoders = bool(self._label_axis.tags)
+        shown = record.shown(self.unit)
+        return pictures.plane(family, layers, self._last[family], how, by_decoders, record, *shown)
 
     @override
     def closing_text(self, record: Record) -> str:

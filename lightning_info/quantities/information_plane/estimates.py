@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,7 +68,9 @@ class Estimate:
 
     @property
     def reads(self) -> str:
-        """What it takes of a layer: its units, or all activations of a sample as one code."""
+        """What it takes of a layer: its units, or all activations of a sample (``"whole"``), or these as one code."""
+        if self.estimator.has_own_noise:
+            return "whole"
         return "codes" if self.estimator.is_exact else "units"
 
     @property
@@ -87,7 +90,8 @@ class Estimate:
             projections: Number of projections of the layer; a mean over several has an error.
         """
         tails = ["", "_lower", "_upper"] if self.estimator.has_bounds else [""]
-        tails += ["_stderr"] if self.estimator.has_bounds or projections > 1 else []
+        estimator = self.estimator
+        tails += ["_stderr"] if estimator.has_bounds or estimator.has_stderr or projections > 1 else []
         return tuple(self.family + tail for tail in tails)
 
     def bounds(self, t: Tensor, seen: Bounds) -> Bounds | None:
@@ -142,12 +146,19 @@ class Estimate:
             pair = exact.I_XT, exact.I_TY
             return exact._replace(low=pair, high=pair, stderr=(0.0, 0.0)) if self.estimator.has_bounds else exact
 
-        if labels is None:
-            return of(t, None)
-        if labels.known is None:
-            return of(t, labels.y)
-        reading = of(t, None)
-        return reading.with_I_TY_of(of(t[labels.known], labels.y[labels.known])) if labels.known.any() else reading
+        return of_labelled(of, t, labels)
+
+
+def of_labelled(
+    of: Callable[[Tensor, Tensor | None], LayerInformation], t: Tensor, labels: Labels | None
+) -> LayerInformation:
+    """Return what an estimator gives for activations and classes; if some samples have none, I(T;Y) of the others."""
+    if labels is None:
+        return of(t, None)
+    if labels.known is None:
+        return of(t, labels.y)
+    reading = of(t, None)
+    return reading.with_I_TY_of(of(t[labels.known], labels.y[labels.known])) if labels.known.any() else reading
 
 
 def codes(t: Tensor, bins: int, ends: Bounds | None) -> Tensor:

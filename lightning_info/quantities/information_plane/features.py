@@ -36,6 +36,7 @@ class LayerFeatures:
             the whole of it; None without decoders.
         most: Largest number of activations that they see as they are.
         codes: Whether the activations of a sample, all of them as they are, are read as one integer.
+        whole: Whether they are read as they are.
     """
 
     layers: tuple[Layer, ...]
@@ -45,11 +46,12 @@ class LayerFeatures:
     decoded: int | None = None
     most: int = MOST
     codes: bool = False
+    whole: bool = False
 
     @property
     def everywhere(self) -> bool:
         """Whether the activations at all positions are needed."""
-        return self.decoded is not None or self.codes
+        return self.decoded is not None or self.codes or self.whole
 
     @property
     def parts(self) -> dict[str, list[str]]:
@@ -66,9 +68,11 @@ class LayerFeatures:
             for number, key in enumerate(self.parts[label]):
                 read[f"units/{key}"] = self.project(activation.units, number)
             read[f"shown/{label}"] = activation.shown
+            whole = activation.units if activation.rows is None else activation.rows
             if self.codes:
-                whole = activation.units if activation.rows is None else activation.rows
                 read[f"codes/{label}"] = value_codes(whole)[:, None]
+            if self.whole:
+                read[f"whole/{label}"] = whole.flatten(1)
         targets = targets_of(prediction)
         if targets is not None:
             read[TARGETS] = targets
@@ -90,12 +94,13 @@ class LayerFeatures:
             return units
         if is_discrete(units):
             return row_hashes(units).unsqueeze(1)
-        projected: Tensor = units @ _directions(width, self.directions, self.seed, number).to(units)
+        projected: Tensor = units @ random_directions(width, self.directions, self.seed, number).to(units)
         return projected
 
 
 @lru_cache(maxsize=512)
-def _directions(width: int, count: int, seed: int, number: int) -> Tensor:
+def random_directions(width: int, count: int, seed: int, number: int) -> Tensor:
+    """Return orthonormal directions ``(width, count)``, float64, the same for the same arguments."""
     generator = torch.Generator().manual_seed((1_000_003 * seed + width + 7_368_787 * number) % 2**63)
     normal = torch.randn(width, min(count, width), generator=generator, dtype=torch.float64)
     directions: Tensor = torch.linalg.qr(normal).Q

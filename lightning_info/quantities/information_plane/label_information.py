@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from lightning_info.functional.standard_error import NORMAL
+from lightning_info.functional.units import Unit
 from lightning_info.functional.usable_information import SAMPLES, usable_information
 from lightning_info.quantities.information_plane.decoded import MOST, TOKENS, grouped
 from lightning_info.quantities.information_plane.labels import IGNORED, Labels
@@ -26,9 +27,9 @@ FOLDS = 4
 VIEWS = ("all", "mean")
 
 
-def tags_of(kind: str, layers: Sequence[str]) -> tuple[str, ...]:
+def tags_of(kind: str, layers: Sequence[str], family: str = DECODER) -> tuple[str, ...]:
     """Return the tags of a kind of information (``I_TY``) for some layers, and of its errors."""
-    return tuple(f"{family}/{kind}/{layer}" for family in (DECODER, STDERR) for layer in layers)
+    return tuple(f"{first}/{kind}/{layer}" for first in (family, f"{family}_stderr") for layer in layers)
 
 
 def decoded(
@@ -39,8 +40,10 @@ def decoded(
     kind: str,
     layer: str,
     warn: Warn,
+    family: str = DECODER,
+    unit: Unit = "bits",
 ) -> dict[str, float]:
-    """Return the information of a layer about targets in bits, and its standard error, by their tags.
+    """Return the information of a layer about targets, and its standard error, by their tags.
 
     Args:
         views: Activations ``(N, ...)``, see :func:`~.usable_information`.
@@ -51,6 +54,8 @@ def decoded(
         kind: Kind of information in the tags.
         layer: The layer.
         warn: Warns the user once.
+        family: First part of the tags.
+        unit: Unit of the values.
     """
     known = targets.isfinite().all(1) if targets.is_floating_point() else targets != IGNORED
     if not known.all():
@@ -60,14 +65,12 @@ def decoded(
     information = stderr = math.nan
     if independent < 2 * FOLDS:
         what = "samples" if groups is None else "sequences"
-        warn(
-            f"{DECODER}/{kind} is NaN: decoders need {2 * FOLDS} {what} with a label, not {independent}", f"few {kind}"
-        )
+        warn(f"{family}/{kind} is NaN: decoders need {2 * FOLDS} {what} with a label, not {independent}", f"few {kind}")
     elif all(view.isfinite().all() for view in views):
         information, stderr, *_ = usable_information(
-            views, targets, folds=FOLDS, groups=groups, components=min(components, len(targets) // SAMPLES)
+            views, targets, folds=FOLDS, groups=groups, components=min(components, len(targets) // SAMPLES), unit=unit
         )
-    return dict(zip(tags_of(kind, [layer]), (information, stderr), strict=True))
+    return dict(zip(tags_of(kind, [layer], family), (information, stderr), strict=True))
 
 
 class LabelDecoders:
@@ -76,14 +79,16 @@ class LabelDecoders:
     Attributes:
         tags: Tags of the information and of its errors.
         most: Largest number of activations of a sample that they see.
+        labels: Labels of the positions of the last point, if samples have several; None before, and else.
     """
 
-    def __init__(self, read: Mapping[str, Tensor] | None = None, most: int = MOST) -> None:
+    def __init__(self, read: Mapping[str, Tensor] | None = None, most: int = MOST, family: str = DECODER) -> None:
         """Take the layers from what was read of a few samples; none without.
 
         Args:
             read: What :class:`~.LayerFeatures` reads.
             most: See :attr:`most`.
+            family: First part of the tags.
         """
         self._widths: dict[str, list[int]] = {}
         first = f"{LONG}{VIEWS[0]}/"
@@ -91,7 +96,8 @@ class LabelDecoders:
             if name.startswith(first):
                 layer = name.removeprefix(first)
                 self._widths[layer] = [view.shape[-1] for view in views_read(read or {}, layer)]
-        self.tags, self.most = tags_of(KIND, list(self._widths)), most
+        self.tags, self.most, self._family = tags_of(KIND, list(self._widths), family), most, family
+        self.labels: Labels | None = None
 
     def __contains__(self, layer: str) -> bool:
         return layer in self._widths
@@ -105,7 +111,9 @@ class LabelDecoders:
         """
         told = {}
         for layer in self._widths:
-            value, error = (curves.get(tag, [(0, math.nan)])[-1][1] * factor for tag in tags_of(KIND, [layer]))
+            value, error = (
+                curves.get(tag, [(0, math.nan)])[-1][1] * factor for tag in tags_of(KIND, [layer], self._family)
+            )
             if math.isfinite(value):
                 told[layer] = f"{value:.2f} ± {NORMAL * error:.2f}"
         return {"I(T;Y), end": told} if told else {}
@@ -115,19 +123,23 @@ class LabelDecoders:
         """Largest number of principal components."""
         return self.most // SAMPLES
 
-    def measure(self, read: Mapping[str, Tensor], labels: Labels | None, warn: Warn) -> dict[str, float]:
+    def measure(
+        self, read: Mapping[str, Tensor], labels: Labels | None, warn: Warn, unit: Unit = "bits"
+    ) -> dict[str, float]:
         """Return the values by tag; there is none of a layer that did not run.
 
         Args:
             read: What was read of the samples.
             labels: Labels of the samples; None if they have none, or are not finite.
             warn: Warns the user once.
+            unit: Unit of the values.
         """
         targets, groups = read.get(TARGETS), None
         if TOKENS in read:
             count = read[TOKENS].shape[1]
             targets = grouped(read[TOKENS]).flatten()
             groups = torch.arange(len(read[TOKENS])).repeat_interleave(count)
+            self.labels = Labels(targets)
         elif targets is not None and not targets.is_floating_point():
             targets = None if labels is None else labels.y
         values: dict[str, float] = {}
@@ -136,7 +148,7 @@ class LabelDecoders:
         for layer in self._widths:
             views = [view.reshape(len(targets), -1) for view in views_read(read, layer)]
             if views:
-                values |= decoded(views, targets, groups, self.components, KIND, layer, warn)
+                values |= decoded(views, targets, groups, self.components, KIND, layer, warn, self._family, unit)
         return values
 
     def seconds(self, samples: int, classes: int) -> float:

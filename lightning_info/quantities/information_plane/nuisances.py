@@ -17,8 +17,9 @@ from torch import Tensor
 from lightning_info.gradients.batches import num_samples
 from lightning_info.gradients.layout import Batch, bare
 from lightning_info.quantities.checks import WrongQuantity
+from lightning_info.quantities.information_plane.decoded import CLASSES
 from lightning_info.quantities.information_plane.features import LayerFeatures
-from lightning_info.quantities.information_plane.label_information import decoded, tags_of, views_read
+from lightning_info.quantities.information_plane.label_information import LabelDecoders, decoded, tags_of, views_read
 from lightning_info.quantities.quantity import Warn
 from lightning_info.replica.isolation import seeded
 from lightning_info.replica.snapshot import Audit, ModelSnapshot
@@ -111,21 +112,24 @@ class NuisanceDecoders:
                     values |= decoded(views, labels, None, components, kind_of(name), layer, warn)
         return values
 
-    def seconds(self, snapshot: ModelSnapshot, features: LayerFeatures, samples: int, of_one: float) -> float:
+    def seconds(self, snapshot: ModelSnapshot, features: LayerFeatures, samples: int) -> float:
         """Return the seconds of a point, by a trial.
 
         Args:
             snapshot: A few samples.
             features: What is read of them.
             samples: Number of samples of a point.
-            of_one: Seconds of the decoders of one nuisance.
         """
+        if not self._nuisances:
+            return 0.0
+        features = replace(features, decoded=0)
+        of_one = LabelDecoders(snapshot.read(features), features.most).seconds(samples, CLASSES)
         total = 0.0
         for nuisance in self._nuisances.values():
 
             def read(nuisance: Transform | str | int = nuisance) -> None:
                 groups, _ = self._with(nuisance, snapshot.groups)
-                snapshot.on(groups, Audit(done=True)).read(replace(features, decoded=0))
+                snapshot.on(groups, Audit(done=True)).read(features)
 
             total += trial(read, snapshot.device) * samples / snapshot.size + of_one
         return total

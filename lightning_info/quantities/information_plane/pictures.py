@@ -82,7 +82,8 @@ def drawn(plane: Plane, setting: Setting, record: Record, unit: str, factor: flo
     chance = [_end(record, f"{SHUFFLED}/I_TY/{name}") for name in plane]
     caption = ""
     if decoded:
-        caption = "I(T;Y): lower bound by decoders. Bars: 95 % at the last point"
+        without = ", without dropout" if estimate.estimator.has_own_noise else ""
+        caption = f"I(T;Y): lower bound by decoders{without}. Bars: 95 % at the last point"
     elif setting.is_first and any(map(math.isfinite, chance)):
         told = [f"{name} {value * factor:.2g}" for name, value in zip(plane, chance, strict=True)]
         caption = f"I(T;Y) at the end with shuffled labels: {', '.join(told)}"

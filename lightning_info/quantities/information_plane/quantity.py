@@ -9,24 +9,25 @@ from functools import partial
 from statistics import fmean
 from typing import Any, Literal, get_args
 
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_info import validation
 from lightning_info.functional.information_estimators import EstimatorName
-from lightning_info.gradients.batches import num_samples, take
-from lightning_info.quantities.information_plane import pictures
+from lightning_info.gradients.batches import num_samples
+from lightning_info.quantities.information_plane import conclusions, pictures
 from lightning_info.quantities.information_plane.arguments import estimates
 from lightning_info.quantities.information_plane.artefacts import ARTEFACTS, LayerReading, PointContext, shuffled
 from lightning_info.quantities.information_plane.decoded import CLASSES, LEAST, most_seen, positions_seen
 from lightning_info.quantities.information_plane.descriptions import DESCRIPTIONS
-from lightning_info.quantities.information_plane.estimates import BinRange, Bounds, Estimate, EstimatorSettings
+from lightning_info.quantities.information_plane.estimates import BinRange, Estimate, EstimatorSettings
 from lightning_info.quantities.information_plane.features import MOST_UNITS, TARGETS, LayerFeatures, rows_of_layers
+from lightning_info.quantities.information_plane.forecast import seconds_of_point
 from lightning_info.quantities.information_plane.label_information import DECODER, LabelDecoders
 from lightning_info.quantities.information_plane.labels import Labels, describe_targets, labels_told, targets_of
 from lightning_info.quantities.information_plane.nuisances import NuisanceDecoders, Nuisances, check_nuisances
+from lightning_info.quantities.information_plane.own_noise import OwnNoise
 from lightning_info.quantities.information_plane.projections import averaged, averaged_plane, errors_of_plane
 from lightning_info.quantities.information_plane.trajectory import Plane, Trajectory
 from lightning_info.quantities.information_plane.verdicts import CompressionVerdict, judge
@@ -35,9 +36,8 @@ from lightning_info.replica.activations import Layer, LayerCapture
 from lightning_info.replica.label_dependence import label_dependence
 from lightning_info.replica.layer_selection import LayerNames, find_layers
 from lightning_info.replica.snapshot import ModelSnapshot
-from lightning_info.replica.timing import trial
 from lightning_info.reporting.layout import Chart
-from lightning_info.reporting.table import Curve, lost_since, verdict_table
+from lightning_info.reporting.table import Curve, lost_since
 
 LabelInformation = Literal["decoder", "binned"]
 SHUFFLED = pictures.SHUFFLED
@@ -98,7 +98,7 @@ class InformationPlane(Quantity):
     def reset(self) -> None:
         self._trajectory = Trajectory()
         self._features, self._decoders = LayerFeatures((), 1, 0), LabelDecoders()
-        self._nuisances = NuisanceDecoders(self.nuisances, self.seed)
+        self._nuisances, self._own_noise = NuisanceDecoders(self.nuisances, self.seed), OwnNoise()
         self._shown, self._first_width, self._told = {}, {}, set()
         self.verdicts: dict[str, CompressionVerdict] = {}
 
@@ -108,16 +108,23 @@ class InformationPlane(Quantity):
     def prepare(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, str]:
         batch = snapshot.to_device(snapshot.groups[0])
         with_outputs = all(estimate.bin_range is None for estimate in self.estimates)  # bins tell all of them apart
-        found, left_out = find_layers(snapshot.module, snapshot.predictor, batch, self.layers, with_outputs)
+        of_dropout = any(estimate.estimator.has_own_noise for estimate in self.estimates)
+        self._own_noise = OwnNoise(snapshot, batch) if of_dropout else OwnNoise()
+        named = self._own_noise.names(self.layers) if of_dropout else self.layers
+        found, left_out = find_layers(snapshot.module, snapshot.predictor, batch, named, with_outputs)
         with LayerCapture(snapshot.module, found, num_samples(batch), everywhere=True) as capture:
             prediction = snapshot.predictor(snapshot.module, batch)
         layers = [replace(one, channels_first=capture.calls.get((one.name, one.index))) for one in found]
         seen = None
         if self.label_information == "decoder":
             seen = positions_seen(prediction, targets_of(prediction), point.num_samples)
+        if of_dropout:
+            self._own_noise.check(layers, capture.activations)
         most = most_seen(capture.activations.values())
         codes = any(estimate.estimator.is_exact for estimate in self.estimates)
-        self._features = LayerFeatures(tuple(layers), self.directions, self.seed, self.projections, seen, most, codes)
+        self._features = LayerFeatures(
+            tuple(layers), self.directions, self.seed, self.projections, seen, most, codes, of_dropout
+        )
         read = snapshot.on(snapshot.groups).read(self._features)
         targets, self._decoders = read.get(TARGETS), LabelDecoders(read, most)
         kinds = ("I_XT",) if targets is None else ("I_XT", "I_TY")
@@ -133,9 +140,13 @@ class InformationPlane(Quantity):
             self.tags += tuple(f"{SHUFFLED}/I_TY/{name}" for name in names)
         self._nuisances.prepare(snapshot, [layer.label for layer in layers if not layer.is_discrete])
         self.tags += self._decoders.tags + self._nuisances.tags
-        shown = "info_plane_final" if self.estimates[0].bin_range == "global" else "info_plane"
+        first = self.estimates[0]
+        shown = "info_plane_final" if first.bin_range == "global" else "info_plane"
         self.table = tuple(
-            (f"{shown}/I_XT/{name}", f"{shown}_stderr/I_XT/{name}" if len(keys) > 1 else None)
+            (
+                f"{shown}/I_XT/{name}",
+                f"{shown}_stderr/I_XT/{name}" if len(keys) > 1 or first.estimator.has_stderr else None,
+            )
             for name, keys in self._features.parts.items()
         )
         binned = f"; {self.bins} bins" if any(estimate.bin_range for estimate in self.estimates) else ""
@@ -145,6 +156,8 @@ class InformationPlane(Quantity):
             "layers": "; ".join(map(self._describe, layers)),
             "labels": describe_targets(targets, self.bins),
         }
+        if of_dropout:
+            rows["noise"] = self._own_noise.described(layers)
         if seen:
             rows["labels"] = f"of {seen} positions a sample, for decoders: the {CLASSES} most frequent, and the rest"
         if reason := label_dependence(snapshot):
@@ -164,33 +177,29 @@ class InformationPlane(Quantity):
 
     @override
     def cost(self, snapshot: ModelSnapshot, samples: int) -> float:
-        few = snapshot.first(snapshot.chunk)
-        size = min(samples, max(few.size, snapshot.at_once))
-        many = [take(few.groups[0], torch.arange(size) % few.size)]
-        cost = trial(lambda: few.on(many).read(self._features), snapshot.device) * samples / size
-        repeated, y = torch.arange(samples) % few.size, Labels(torch.arange(samples) % 2)
-        read = few.read(self._features)
-        for layer, keys in self._features.parts.items():
-            for estimate in self.estimates:
-                t = read[f"{estimate.reads}/{layer}"][repeated]
-                one = partial(estimate.read, t, y, _ends(t), self.method)
-                cost += trial(one, t.device) * len(keys)
-        cost += self._decoders.seconds(samples * max(1, self._features.decoded or 0), CLASSES)
-        of_one = self._decoders.seconds(samples, CLASSES) if self.nuisances else 0.0
-        return cost + self._nuisances.seconds(few, self._features, samples, of_one)
+        return seconds_of_point(
+            snapshot,
+            samples,
+            self._features,
+            self.estimates,
+            self.method,
+            self._own_noise,
+            self._decoders,
+            self._nuisances,
+        )
 
     @override
     def cheaper(self) -> str:
         before = self._features.most
+        if before > LEAST and (self._decoders.tags or self._nuisances.tags):
+            self._features = replace(self._features, most=before // 2)
+            self._decoders.most //= 2
+            return f"decoders of {before // 2} units of a layer instead of {before}"
         if not self._decoders.tags:
             return ""
-        if before <= LEAST:
-            self.tags = tuple(tag for tag in self.tags if tag not in self._decoders.tags)
-            self._decoders, self._features = LabelDecoders(most=before), replace(self._features, decoded=None)
-            return "no decoders of the label"
-        self._features = replace(self._features, most=before // 2)
-        self._decoders.most //= 2
-        return f"decoders of {before // 2} units of a layer instead of {before}"
+        self.tags = tuple(tag for tag in self.tags if tag not in self._decoders.tags)
+        self._decoders, self._features = LabelDecoders(most=before), replace(self._features, decoded=None)
+        return "no decoders of the label"
 
     # ---- a point
 
@@ -210,12 +219,15 @@ class InformationPlane(Quantity):
         self._trajectory.add(step, activations, labels, snapshot.size)
         values, cases = dict.fromkeys(self.tags, math.nan), []
         setting = PointContext(self.bins, labels, point.generator)
-        for name, keys in parts.items():
+        for layer, (name, keys) in zip(self._features.layers, parts.items(), strict=True):
             if self._is_lost(name, activations.get(name), snapshot, step, point.warn):
                 continue
             for estimate in self.estimates:
                 found = []
-                for key in keys if estimate.reads == "units" else [name]:
+                if estimate.estimator.has_own_noise:
+                    readings = self._own_noise.readings(layer, read, self._features, labels, snapshot.module, point)
+                    found = [LayerReading(name, estimate, activations[name], None, reading) for reading in readings]
+                for key in [] if found else keys if estimate.reads == "units" else [name]:
                     t, seen = read[f"{estimate.reads}/{key}"], self._trajectory.ranges[key]
                     reading = estimate.read(t, labels, seen, self.method, point.generator)
                     found.append(LayerReading(name, estimate, t, estimate.bounds(t, seen), reading))
@@ -296,32 +308,12 @@ class InformationPlane(Quantity):
         if not self.verdicts:
             return ""
         unit, factor = record.shown(self.unit)
-        falls = {
-            name: {kind: fall * factor for kind, fall in judgement.falls.items()}
-            for name, judgement in self.verdicts.items()
-        }
-        short = {name: judgement.verdict.partition(":")[0] for name, judgement in self.verdicts.items()}
-        table = verdict_table(falls, short, unit, self._decoders.ends(record.curves, factor))
-        labels = self._trajectory.labels
-        top = "" if labels is None else f"H(Y) = {labels.entropy * factor:.4g} {unit}: the most to tell of Y. "
-        return f"\n{table}\n{top}One run is not evidence."
+        columns = self._decoders.ends(record.curves, factor)
+        return conclusions.closing_text(self.verdicts, self._labels, columns, unit, factor)
 
     @override
     def conclusions(self, record: Record) -> Mapping[str, Any]:
-        unit, factor = record.shown(self.unit)
-
-        def known(values: Mapping[str, float]) -> dict[str, float | None]:
-            return {kind: value * factor if math.isfinite(value) else None for kind, value in values.items()}
-
-        return {
-            name: {
-                "verdict": judgement.verdict,
-                "falls": known(judgement.falls),
-                "stderr": known(judgement.errors),
-                "unit": unit,
-            }
-            for name, judgement in self.verdicts.items()
-        }
+        return conclusions.conclusions(self.verdicts, *record.shown(self.unit))
 
     @override
     def charts(self) -> Mapping[str, Chart]:
@@ -336,7 +328,7 @@ class InformationPlane(Quantity):
         drawn = self.estimates if self._trajectory.points else ()
         planes = {f"{estimate.family}/plane": partial(self._plane, estimate, record) for estimate in drawn}
         for name in self.nuisances if drawn else ():
-            entropy = math.inf if self._trajectory.labels is None else self._trajectory.labels.entropy
+            entropy = math.inf if self._labels is None else self._labels.entropy
             layers = list(self._features.parts)
             planes[f"{DECODER}/plane_{name}"] = partial(
                 pictures.nuisance_plane, name, layers, entropy, record, *record.shown(self.unit)
@@ -350,11 +342,16 @@ class InformationPlane(Quantity):
             estimate,
             self.bins,
             self._trajectory.samples,
-            self._trajectory.labels,
+            self._labels,
             self.label_information == "decoder",
             estimate is self.estimates[0],
         )
         return pictures.drawn(plane, setting, record, *record.shown(self.unit))
+
+    @property
+    def _labels(self) -> Labels | None:
+        """Labels that layers tell of, of samples or of their positions."""
+        return self._decoders.labels if self._trajectory.labels is None else self._trajectory.labels
 
     # ---- state
 
@@ -393,7 +390,3 @@ class InformationPlane(Quantity):
         if same_settings:
             self._trajectory = Trajectory.restored(state["trajectory"])
             self._first_width = dict(state["first_width"])
-
-
-def _ends(t: Tensor) -> Bounds:
-    return t.min().item(), t.max().item()

@@ -18,6 +18,7 @@ from lightning_info.quantities.information_plane import label_information
 from lightning_info.quantities.information_plane.decoded import CLASSES, TOKENS, grouped, sketched
 from lightning_info.quantities.information_plane.label_information import FOLDS, LabelDecoders, decoded
 from lightning_info.quantities.information_plane.labels import IGNORED
+from lightning_info.quantities.quantity import Record
 
 BIT = math.log(2)
 
@@ -156,6 +157,10 @@ def test_in_a_language_model_it_is_the_information_of_a_position_about_its_next_
     assert truth - 0.1 - 3 * error < value < truth + 3 * error
     assert "labels" in callback.report()
     assert "positions a sample" in " ".join(callback.report().split())
+    axes = callback.drawings()["info_plane/plane"]().axes[0]
+    (most,) = [float(text.get_text().partition(" = ")[2]) for text in axes.texts if "H(Y)" in text.get_text()]
+    assert most == pytest.approx(2, abs=0.02)
+    assert f"H(Y) = {most:.4g} bits" in callback.quantity.closing_text(Record(callback.history))
 
 
 def test_rare_tokens_are_one_label_and_ignored_ones_stay_so():

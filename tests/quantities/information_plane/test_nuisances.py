@@ -15,6 +15,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_info import InfoPlaneCallback
+from lightning_info.quantities.information_plane import label_information
+from lightning_info.quantities.information_plane.quantity import InformationPlane
 
 N = 200
 
@@ -185,3 +187,29 @@ def test_a_function_that_fails_later_is_a_gap_of_its_own():
     assert sum("I(T;N) of the nuisance 'rotation' is NaN: RuntimeError: late" in str(w.message) for w in caught) == 1
     assert all(math.isnan(v) for _, v in callback.history["info_plane_decoder/I_TN_rotation/act"])
     assert all(math.isfinite(v) for _, v in callback.history["info_plane_decoder/I_TY/act"])
+
+
+@pytest.mark.parametrize("of_label", ["decoder", "binned"])
+def test_the_forecast_and_the_budget_have_the_decoders_of_nuisances_also_where_the_label_has_none(
+    monkeypatch, of_label
+):
+    asked, costs, cost = [], [], InformationPlane.cost
+
+    def noted(rows, y, **options):
+        asked.append([len(y), *(view.shape[1] for view in rows)])
+
+    def forecast(quantity, snapshot, samples):
+        monkeypatch.setattr(label_information, "usable_information", noted)
+        monkeypatch.setattr(label_information, "trial", lambda run, device: run() or 1.0)
+        costs.append(cost(quantity, snapshot, 1024))
+        monkeypatch.undo()
+        return 0.0
+
+    monkeypatch.setattr(InformationPlane, "cost", forecast)
+    options = {"layers": ["act", "pool"], "nuisances": {"rotation": turned}, "label_information": of_label}
+    callback = InfoPlaneCallback(summary=False, **options)
+    trainer(callback, max_epochs=1).fit(Net(), DataLoader(Samples(as_tuple), 20))
+    kinds = 2 if of_label == "decoder" else 1
+    assert sorted(asked) == sorted(kinds * [[1024, 4], [1024, 144, 4]])
+    assert costs[0] > 2 * kinds
+    assert callback.quantity.cheaper() == "decoders of 256 units of a layer instead of 512"
