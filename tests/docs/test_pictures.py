@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ELSEWHERE = {"effective_information"}
-"""Drawn by an example."""
+ELSEWHERE = {"effective_information", "memorise"}
+"""Drawn by examples."""
 
 
 def test_there_is_a_command_for_every_picture_and_a_place(monkeypatch):
