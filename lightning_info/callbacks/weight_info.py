@@ -35,8 +35,11 @@ class WeightInfoCallback(InfoCallback):
       ``weight_info/kl``: both together. The last two are NaN if the prior's mean is not known.
     - ``weight_info/log_det``: log det(N F + (β/λ²) I).
     - ``weight_info/trace``, ``weight_info/top_eigenvalue``, ``weight_info/effective_rank``: properties of F.
-    - ``_stderr`` of ``kl``, ``kl_precision``, ``log_det``, ``trace``, ``effective_rank``, ``lambda``,
-      ``predicted_loss`` and ``free_energy``: with ``"lanczos"`` only, from its random probes and the bracket of its
+    - ``weight_info/effective_dimension``: ``sum h / (h + c)`` over the eigenvalues h of N F, with ``c = β/λ²``: the
+      number of directions that the data fix against the prior. Half of it is the local learning coefficient of the
+      quadratic model.
+    - ``_stderr`` of ``kl``, ``kl_precision``, ``log_det``, ``trace``, ``effective_rank``, ``effective_dimension``,
+      ``lambda``, ``predicted_loss`` and ``free_energy``: with ``"lanczos"`` only, from its random probes and the bracket of its
       rule, see ``docs/errors.md`` (``top_eigenvalue`` is then never too large, and has no error); otherwise the values
       are exact for the samples of F, except ``"diagonal"`` with more than 32 outputs, which is random and has no known
       error.

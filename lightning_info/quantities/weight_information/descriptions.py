@@ -51,6 +51,14 @@ DESCRIPTIONS = {
         "the sensitivity gathers in fewer directions",
         "At most the number of samples of the spectrum times the number of outputs.",
     ),
+    "weight_info/effective_dimension": Description(
+        "Number of directions in the weights that the data fix against the prior: the sum of h/(h + c) over the "
+        "eigenvalues h of N F, with c = beta/lambda²",
+        "",
+        "the data fix more directions",
+        "the data fix fewer directions",
+        "It depends on c; at most the number of samples of the spectrum times the number of outputs.",
+    ),
     "weight_info/beta": Description("Level of the noise: the weight of the information in the Lagrangian"),
     "weight_info/lambda": Description("Standard deviation of the prior of the weights"),
     "weight_info/loss": Description(

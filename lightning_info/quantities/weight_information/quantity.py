@@ -18,7 +18,12 @@ from lightning_info.figures.rate_distortion import rate_distortion
 from lightning_info.functional.free_energy import free_energy
 from lightning_info.functional.rate_distortion import RatePoint, parting
 from lightning_info.functional.spectrum import Spectrum
-from lightning_info.functional.weight_information import complexity, optimal_lambda, weight_information
+from lightning_info.functional.weight_information import (
+    complexity,
+    effective_dimension,
+    optimal_lambda,
+    weight_information,
+)
 from lightning_info.gradients.batches import num_samples
 from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record
 from lightning_info.quantities.weight_information.bounds import Bounds
@@ -118,8 +123,8 @@ class WeightInformation(Quantity):
         self._plan: CurvaturePlan | None = None
         self._bounds = Bounds(self.delta, self.prior == "zero")
         self._draws, self._most_rows = self.draws, self.max_rows
-        names = "kl_precision kl_displacement kl log_det trace effective_rank top_eigenvalue beta lambda complexity"
-        more = "expected_loss complexity_stderr expected_loss_stderr predicted_loss loss temperature free_energy"
+        names = "kl_precision kl_displacement kl log_det trace effective_rank effective_dimension top_eigenvalue beta"
+        more = "lambda complexity expected_loss complexity_stderr expected_loss_stderr predicted_loss loss temperature free_energy"
         self.tags = tuple(f"weight_info/{name}" for name in f"{names} {more}".split())
         self.table = type(self).table
         self._has_loss = True
@@ -243,9 +248,11 @@ class WeightInformation(Quantity):
         if self._has_loss:
             self._keep(point.step, curve)
         here = curve[GRID.index(1.0)]
+        damping = here.beta / here.lambda_**2
         values |= {
             "weight_info/lambda": here.lambda_,
-            "weight_info/log_det": summed.log_det(here.beta / here.lambda_**2),
+            "weight_info/log_det": summed.log_det(damping),
+            "weight_info/effective_dimension": effective_dimension(summed, damping),
             "weight_info/kl": here.information,
             "weight_info/kl_precision": weight_information(summed, 0.0, here.beta, here.lambda_),
             "weight_info/kl_displacement": here.displacement,
