@@ -6,12 +6,12 @@ from typing import Literal
 
 from typing_extensions import Unpack
 
-from lightning_info.callbacks.base import InfoCallback
+from lightning_info.callbacks.first_losses import SeesFirstLosses
 from lightning_info.callbacks.options import CommonOptions
 from lightning_info.quantities.weight_information.quantity import WeightInformation
 
 
-class WeightInfoCallback(InfoCallback):
+class WeightInfoCallback(SeesFirstLosses):
     r"""Logs the information in the weights: the spectrum of F, and the KL of the weights' distribution from the prior.
 
     With the prior ``P = N(w_ref, λ²I)`` and the distribution ``Q = N(w, Σ*)`` that the level β of the task tolerates,
@@ -39,10 +39,10 @@ class WeightInfoCallback(InfoCallback):
       number of directions that the data fix against the prior. Half of it is the local learning coefficient of the
       quadratic model.
     - ``_stderr`` of ``kl``, ``kl_precision``, ``log_det``, ``trace``, ``effective_rank``, ``effective_dimension``,
-      ``lambda``, ``predicted_loss`` and ``free_energy``: with ``"lanczos"`` only, from its random probes and the bracket of its
-      rule, see ``docs/errors.md`` (``top_eigenvalue`` is then never too large, and has no error); otherwise the values
-      are exact for the samples of F, except ``"diagonal"`` with more than 32 outputs, which is random and has no known
-      error.
+      ``lambda``, ``predicted_loss`` and ``free_energy``: with ``"lanczos"`` only, from its random probes and the
+      bracket of its rule, see ``docs/errors.md`` (``top_eigenvalue`` is then never too large, and has no error);
+      otherwise the values are exact for the samples of F, except ``"diagonal"`` with more than 32 outputs, which is
+      random and has no known error.
     - ``weight_info/beta``, ``weight_info/lambda``: the level and the prior's standard deviation in use.
     - ``weight_info/expected_loss`` (with ``_stderr``, over pairs of draws; with ``"lanczos"`` also that of drawing the
       noise): mean loss of a sample under the weight noise, measured, nats.

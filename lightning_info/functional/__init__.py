@@ -54,6 +54,7 @@ from lightning_info.functional.pac_bayes import (
     mcallester_bound,
     seeger_bound,
 )
+from lightning_info.functional.prequential import code_excess, prequential_code
 from lightning_info.functional.rate_distortion import RatePoint, parting
 from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.stability import shannon_from_stability, unique_information
@@ -108,6 +109,7 @@ __all__ = [
     "binned_information",
     "binomial_tail_inverse",
     "brunel_nadal_information",
+    "code_excess",
     "code_information",
     "complexity",
     "diagonal_activation_covariance",
@@ -148,6 +150,7 @@ __all__ = [
     "output_kl",
     "parting",
     "posterior_trace",
+    "prequential_code",
     "quadratic_level",
     "quadrature",
     "running_maximum",

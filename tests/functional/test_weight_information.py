@@ -52,7 +52,7 @@ def test_the_effective_dimension_is_the_trace_of_the_damped_projection(rank, dam
     found = effective_dimension(Spectrum.of_matrix(a @ a.T, K), damping)
     assert found == pytest.approx(truth, rel=1e-9)
     assert 0 < found < min(rank, K)
-    with pytest.raises(ValueError, match="damping=0.0"):
+    with pytest.raises(ValueError, match=r"damping=0\.0"):
         effective_dimension(Spectrum.of_matrix(a @ a.T, K), 0.0)
 
 

@@ -81,6 +81,21 @@ DESCRIPTIONS = {
         "fit and weights together take a longer description",
         "fit and weights together take a shorter description",
     ),
+    "weight_info/prequential": Description(
+        "Prequential code of the labels: the sum, over the first epoch, of -log p of each label before the network was "
+        "trained on it",
+        "nats",
+        "the labels are harder to predict from those before them",
+        "the network learns the labels from fewer of them",
+        "It grows through the first epoch and ends there: later losses are of labels that were trained on, no code.",
+    ),
+    "weight_info/prequential_excess": Description(
+        "Prequential code minus the loss of the same number of samples at the end of fit",
+        "nats",
+        "the network took up more on the way to its final loss",
+        "the network took up less on the way to its final loss",
+        "The final loss is that of the reference samples in eval mode.",
+    ),
     "weight_info/temperature": Description(
         "Temperature of SGD from learning rate, momentum and batch size, for gradient noise of unit variance",
         caution="The noise of real gradients has another variance.",
