@@ -36,6 +36,7 @@ from lightning_info.functional.fisher import (
 )
 from lightning_info.functional.free_energy import free_energy, temperature
 from lightning_info.functional.lanczos import Eigenpairs, Tridiagonal, quadrature, runs, spectra
+from lightning_info.functional.learning_coefficient import LearningCoefficient, local_learning_coefficient
 from lightning_info.functional.linear_gaussian import (
     gaussian_information,
     generalisation_error,
@@ -92,6 +93,7 @@ __all__ = [
     "EffectiveInformation",
     "Eigenpairs",
     "Information",
+    "LearningCoefficient",
     "MixtureInformation",
     "NearestPrior",
     "OptimalLambda",
@@ -137,6 +139,7 @@ __all__ = [
     "layer_fisher",
     "linear_information",
     "linear_subset_information",
+    "local_learning_coefficient",
     "low_rank_activation_covariance",
     "low_rank_noise",
     "mcallester_bound",
