@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lightning_info.lazy import lazily
 
 if TYPE_CHECKING:
+    from lightning_info.quantities.learning_coefficient import LocalLearningCoefficient
     from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record
     from lightning_info.replica.activations import Layer
     from lightning_info.replica.layer_selection import find_layers
@@ -18,6 +19,7 @@ __all__ = [
     "Description",
     "ForwardStatistic",
     "Layer",
+    "LocalLearningCoefficient",
     "ModelSnapshot",
     "NotMeasurable",
     "Point",
@@ -31,6 +33,7 @@ _HOMES = {
     "Description": ".reporting.description",
     "ForwardStatistic": ".replica.snapshot",
     "Layer": ".replica.activations",
+    "LocalLearningCoefficient": "learning_coefficient",
     "ModelSnapshot": ".replica.snapshot",
     "NotMeasurable": "quantity",
     "Point": "quantity",
