@@ -126,7 +126,7 @@ class Codes(NamedTuple):
         kilobits = [
             f"{name} {nats / math.log(2) / 1000:.1f}" for name, nats in zip(self._fields[1:], self[1:], strict=True)
         ]
-        return f"{self.task}, codes of the labels in kilobits: {', '.join(kilobits).replace('_', ' ')}"
+        return f"codes of the labels in kilobits, {self.task}: {', '.join(kilobits).replace('_', ' ')}"
 
 
 class Net(pl.LightningModule):

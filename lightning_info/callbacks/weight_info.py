@@ -48,6 +48,9 @@ class WeightInfoCallback(SeesFirstLosses):
       noise): mean loss of a sample under the weight noise, measured, nats.
     - ``weight_info/predicted_loss``: the same to second order; ``weight_info/loss``: without noise.
     - ``weight_info/complexity`` (with ``_stderr``, of both terms): ``C_β = N E_Q[loss] + β KL`` (eq. 2), nats.
+    - ``weight_info/prequential``: code length of the labels in the first epoch, each by the network before it was
+      trained on it, nats; it ends with the epoch. At the end ``weight_info/prequential_excess``, what it takes beyond
+      the final loss. Absent where the returned loss is not the mean or sum of -log p of labels that come once.
     - ``weight_info/temperature``, ``weight_info/free_energy``: ``T = η / (2 B (1 - μ))`` of the optimiser, for gradient
       noise of unit variance (with Adam it only follows η), and ``loss + T/2 log det(F + I)``.
     - ``weight_info/pac_bayes_bound``: largest error on new samples, with probability ``1 - delta``, of weights that are

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from lightning_info.lazy import lazily
 
 if TYPE_CHECKING:
-    from lightning_info.quantities.learning_coefficient import LocalLearningCoefficient
     from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record
     from lightning_info.replica.activations import Layer
     from lightning_info.replica.layer_selection import find_layers
@@ -19,7 +18,6 @@ __all__ = [
     "Description",
     "ForwardStatistic",
     "Layer",
-    "LocalLearningCoefficient",
     "ModelSnapshot",
     "NotMeasurable",
     "Point",
@@ -33,7 +31,6 @@ _HOMES = {
     "Description": ".reporting.description",
     "ForwardStatistic": ".replica.snapshot",
     "Layer": ".replica.activations",
-    "LocalLearningCoefficient": "learning_coefficient",
     "ModelSnapshot": ".replica.snapshot",
     "NotMeasurable": "quantity",
     "Point": "quantity",

@@ -89,6 +89,28 @@ def test_labels_of_0_and_1_have_the_margin_of_their_sign_and_a_regression_has_it
     assert list(callback.samples_to_pandas().columns) == ["loss"]  # no norm of a sample, no index
 
 
+def test_an_index_is_given_only_where_it_is_known():
+    reference = fisher(reference=data(60, 1))
+    for callback, shuffle, known in ((fisher(), True, False), (reference, True, True), (fisher(), False, True)):
+        fit(callback, shuffle=shuffle)
+        assert ("index" in callback.samples_to_pandas()) == known
+
+    x, _ = data(60, 1).tensors
+
+    class Skipping(Net):
+        """The first ten are not trained on."""
+
+        def training_step(self, batch, batch_idx):
+            is_first = torch.isin(batch[0][:, 0], x[:10, 0]).any()
+            return None if is_first else super().training_step(batch, batch_idx)
+
+    callback = fisher()
+    fit(callback, Skipping())
+    table = callback.samples_to_pandas()
+    assert len(table) == P
+    assert "index" not in table
+
+
 class Tokens(Net):
     """Two positions a sample, of which the second may be left out."""
 

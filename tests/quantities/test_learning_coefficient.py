@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 from lightning_info import InfoCallback, measure
 from lightning_info.functional import Spectrum, effective_dimension
-from lightning_info.quantities import LocalLearningCoefficient
+from lightning_info.quantities.learning_coefficient import LocalLearningCoefficient
 
 N = 40
 
