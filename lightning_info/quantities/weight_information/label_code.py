@@ -117,14 +117,10 @@ class LabelCode:
 
     def finish(self, record: Record) -> dict[str, list[tuple[int, float]]]:
         """Return the excess of the code over the loss of the last point."""
-        excess = self._excess(record)
-        return {} if excess is None else {EXCESS: [(record.last_step, excess)]}
-
-    def _excess(self, record: Record) -> float | None:
-        curve = record.curves.get("weight_info/loss")
-        if self.code is None or not curve or curve[-1][0] != record.last_step or not math.isfinite(curve[-1][1]):
-            return None
-        return code_excess(self.code.nats, self.code.samples, curve[-1][1])
+        step, loss = next(reversed(record.curves.get("weight_info/loss", ())), (-1, math.nan))
+        if self.code is None or step != record.last_step or not math.isfinite(loss):
+            return {}
+        return {EXCESS: [(step, code_excess(self.code.nats, self.code.samples, loss))]}
 
     def text(self, record: Record, beta: float) -> str:
         """Return the code beside other ones of the same labels."""
@@ -135,16 +131,11 @@ class LabelCode:
         def number(nats: float) -> str:
             return f"{nats * factor:.4g}"
 
-        others = [f"{number(self.code.uniform)} uniform"]
+        parts = [f"{number(self.code.nats)} {unit} prequential", f"{number(self.code.uniform)} uniform"]
         weights = [value for _, value in record.curves.get("weight_info/complexity", ()) if math.isfinite(value)]
         if beta == 1 and weights:
-            others.append(f"{number(weights[-1])} by noisy weights (C_beta)")
-        excess = self._excess(record)
-        above = "" if excess is None else f", {number(excess)} of it above the final loss"
-        return (
-            f"Code of the {self.code.samples} labels of epoch 1: {number(self.code.nats)} {unit} prequential{above}; "
-            f"{', '.join(others)}. Later epochs are no code."
-        )
+            parts.append(f"{number(weights[-1])} by C_beta")
+        return f"Code of {self.code.samples} labels: {', '.join(parts)}."
 
     def state(self) -> list[float] | None:
         """Return the complete code, for a checkpoint."""

@@ -377,7 +377,7 @@ class WeightInformation(Quantity):
         self._initial.restore(state["initial"])
         if "search" in state:
             self._bounds.restore(state["search"])
-        self._code.restore(state.get("code"))
+        self._code.restore(state.get("code") if same_settings else None)  # else the curve is written anew
         self.ended = self._code.ended
         if same_settings:
             self.rate_distortion = {int(s): [RatePoint(*point) for point in c] for s, c in state["curves"].items()}
