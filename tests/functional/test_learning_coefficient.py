@@ -62,7 +62,8 @@ def test_a_singular_loss_has_the_value_of_its_integral():
     assert found.value == pytest.approx(integral(1e2), abs=4 * found.stderr)
 
 
-@pytest.mark.parametrize(("hidden", "truth"), [(1, 1.5), pytest.param(3, 2.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("hidden", "truth"), [(1, 1.5), (3, 2.0)])
 def test_a_deep_linear_net_has_the_coefficient_of_its_product(hidden, truth):
     """Of 2-h-2 nets with a target that they can represent: half the dimension of the matrices, not of the weights.
 
