@@ -15,6 +15,11 @@ for the network with their mean. Three kinds of bound, which differ in what Q an
   other half. Most of the learning is in the prior then, so this is close to a test on held-out data, whose bound, of
   that network itself, is printed beside it.
 
+Beside the bounds the example prints codes of the training labels, in kilobits: the uniform one, the prequential one of
+the first epoch (``weight_info/prequential``), and two with weights from Q, ``N E_Q[loss] + KL(Q‖P)``: as SGD left the
+network (``weight_info/complexity``), and of the optimised Q. Blier & Ollivier (2018) publish 199 for the first, about 4
+for the second with larger networks, and about 22 for a Q that is optimised for the length of this code.
+
 For comparison: the error of the same Q on test images, and the test-set bound of the network, from these images alone.
 Learning rates and numbers of epochs were chosen on seeds 0 and 1 of MNIST with the bounds in view. That costs nothing,
 as it only changes Q, and the bounds hold for every Q at once; but for the half-data prior, whose training was changed
@@ -104,6 +109,24 @@ class Row(NamedTuple):
     theorem: float
     test_error: float
     test_bound: float
+
+
+class Codes(NamedTuple):
+    """Codes of the labels of a task, nats; the excess is that of the prequential code over the final loss."""
+
+    task: str
+    uniform: float
+    prequential: float
+    excess: float
+    post_hoc: float
+    optimised: float
+
+    @property
+    def text(self) -> str:
+        kilobits = [
+            f"{name} {nats / math.log(2) / 1000:.1f}" for name, nats in zip(self._fields[1:], self[1:], strict=True)
+        ]
+        return f"codes of the labels in kilobits, {self.task}: {', '.join(kilobits).replace('_', ' ')}"
 
 
 class Net(pl.LightningModule):
@@ -285,8 +308,17 @@ def optimised(
         )
 
 
-def bounds_of(task: Task, epochs: int, more: int, seed: int) -> list[Row]:
-    """Return the three bounds of a task; the third for ten classes only."""
+@torch.no_grad()
+def code_of(weights: Weights, q: DiagonalGaussian, information: float, x: Tensor, y: Tensor, seed: int) -> float:
+    """Return ``N E_Q[loss] + KL``, nats, with a draw of the weights for each thousand samples."""
+    generator, total = Generator().manual_seed(seed), 0.0
+    for some in torch.arange(len(x)).split(1000):
+        total += len(some) * cross_entropy(weights(q.mean + q.noise(1, generator)[0], x[some]), y[some]).item()
+    return total + information
+
+
+def bounds_of(task: Task, epochs: int, more: int, seed: int) -> tuple[list[Row], Codes]:
+    """Return the three bounds of a task, the third for ten classes only, and its codes."""
     pl.seed_everything(seed, verbose=False)
     learning_rate = 0.5
     net = Net(task.x.shape[1], task.classes, learning_rate)
@@ -304,8 +336,12 @@ def bounds_of(task: Task, epochs: int, more: int, seed: int) -> list[Row]:
     q = optimised(task, weights, initial, trained, task.x, task.y, more, seed)
     rows = [row, certified(task, "optimised Q", weights, q, initial, task.x, task.y, seed)]
     rows[1] = rows[1]._replace(test_bound=held_out(weights, q.mean, task.test_x, task.test_y))
+    near = q.nearest_prior(initial, weights.sizes, PRIOR_STDS)
+    code = code_of(weights, q, near.information + near.log_choices, task.x, task.y, seed)
+    known = [last(name) for name in ("prequential", "prequential_excess", "complexity")]
+    codes = Codes(task.name, len(task.x) * math.log(task.classes), *known, code)
     if task.classes == 2:
-        return rows
+        return rows, codes
 
     order = torch.randperm(len(task.x), generator=Generator().manual_seed(seed))
     half = len(order) // 2
@@ -316,7 +352,7 @@ def bounds_of(task: Task, epochs: int, more: int, seed: int) -> list[Row]:
     x, y = task.x[second], task.y[second]
     q = optimised(task, weights, prior, prior, x, y, max(1, more // 2), seed)
     row = certified(task, "half-data prior", weights, q, prior, x, y, seed)
-    return [*rows, row._replace(test_bound=held_out(weights, prior, x, y))]
+    return [*rows, row._replace(test_bound=held_out(weights, prior, x, y))], codes
 
 
 def table(rows: list[Row]) -> str:
@@ -371,8 +407,10 @@ def main(argv: list[str] | None = None) -> None:
     more = (arguments.optimise or (40 if is_mnist else 300)) * (4 if arguments.full else 1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for seed in range(arguments.seeds):
-        rows = [row for task in tasks(arguments.data_root) for row in bounds_of(task, epochs, more, seed)]
+        found = [bounds_of(task, epochs, more, seed) for task in tasks(arguments.data_root)]
+        rows = [row for some, _ in found for row in some]
         print(f"\nseed {seed}, delta = {DELTA:g}, {HIDDEN} hidden units:\n\n{table(rows)}\n", flush=True)
+        print("\n".join(codes.text for _, codes in found))
         if is_mnist:
             print("\n".join(verdicts(rows)))
         draw(rows).savefig(arguments.out / f"pac_bayes_seed{seed}.png", dpi=120)

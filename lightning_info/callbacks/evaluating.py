@@ -55,8 +55,8 @@ class Evaluating(Resuming):
         laid = batch if layout is None else layout.wrap(batch)
         if trainer.world_size > 1:
             self._missing["training"] = PROCESSES
-        elif (repeats := _repeats(trainer.train_dataloader)) and not trainer.overfit_batches:
-            self._missing["training"] = f"{repeats}, so the number of independent training samples is not known"
+        elif (reason := repeats(trainer.train_dataloader)) and not trainer.overfit_batches:
+            self._missing["training"] = f"{reason}, so the number of independent training samples is not known"
         elif not subset.total and steps_taken(trainer) and not self._is_first(trainer, batch_idx):
             self._missing["training"] = RESUMED
         elif subset.total and batch_idx == 0:  # the epoch ended early
@@ -100,8 +100,8 @@ class Evaluating(Resuming):
                     self._missing["validation"] = PROCESSES
                 elif trainer.overfit_batches:
                     self._missing["validation"] = "overfit_batches validates on training samples"
-                elif repeats := _repeats(first):
-                    self._missing["validation"] = repeats
+                elif reason := repeats(first):
+                    self._missing["validation"] = reason
                 elif chosen := _choosing(trainer):
                     self._missing["validation"] = f"{chosen} decides by the validation data, which are no fresh samples"
                 self._validation_set.add(batch if layout is None else layout.wrap(batch))
@@ -134,7 +134,7 @@ class Evaluating(Resuming):
         self._saved_set = state.get("training_set")
 
 
-def _repeats(loader: Any) -> str:
+def repeats(loader: Any) -> str:
     """Return how a loader may give one sample several times in an epoch; empty if it gives each at most once."""
     sampler = getattr(loader, "sampler", None)
     inner = getattr(getattr(loader, "batch_sampler", None), "sampler", None)

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from typing_extensions import Unpack
 
-from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.options import CommonOptions
+from lightning_info.callbacks.sample_table import TablesSamples
 from lightning_info.gradients import Plan
 from lightning_info.quantities.fisher_trace.quantity import Also, Engine, FisherTrace
 from lightning_info.quantities.fisher_trace.sampling import Estimator
 
 
-class FisherTraceCallback(InfoCallback):
+class FisherTraceCallback(TablesSamples):
     r"""Logs the trace of the Fisher information of the weights, ``tr F``, and where in the network it sits.
 
     .. math:: \mathrm{tr}\, F = \mathbb{E}_x\, \mathbb{E}_{y \sim p_w(y|x)} \|\nabla_w \log p_w(y|x)\|^2
@@ -46,6 +46,9 @@ class FisherTraceCallback(InfoCallback):
     - ``fisher/loss_gradient_trace`` and ``_stderr``, instead of all of these, if no likelihood is known and the loss is
       a mean or sum over samples: the mean of ``‖∇ loss‖²`` over samples, which is not the Fisher information.
     - figure ``fisher/layers``: heat map of these over training.
+
+    At the end of fit every reference sample goes backward once more, if the time budget has room for it, for
+    ``samples_to_pandas()``: a row for each with its gradient norms, loss and margin.
 
     Args:
         estimator: How the expectation over labels is taken. ``"importance"`` (default), ``"rademacher"`` and

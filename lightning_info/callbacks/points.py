@@ -158,7 +158,7 @@ class Points(Member):
         self._clock.wait_for(pl_module.device)
         started = self._clock.elapsed
         values = self._values(trainer, pl_module, step, due, initial)
-        lost = sorted(self._known - values.keys())  # for example, its parameters are frozen now
+        lost = sorted(self._known - values.keys() - self.quantity.ended)  # for example, its parameters are frozen now
         self._keep_and_report(trainer, step, dict.fromkeys(lost, math.nan) | values, started)
 
     def _keep_and_report(self, trainer: Any, step: int, values: dict[str, float], started: float) -> None:
@@ -249,7 +249,7 @@ class Points(Member):
                 kind="memory",
             )
             garbage_collection_cuda()
-        known = [tag for tag in map(self._untagged, self.history) if tag not in self._finished]
+        known = [tag for tag in map(self._untagged, self.history) if tag not in self._finished | self.quantity.ended]
         return dict.fromkeys((*self.quantity.tags, *known), math.nan)
 
     def _must_keep_order(self, snapshot: ModelSnapshot) -> bool:

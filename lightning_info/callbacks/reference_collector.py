@@ -37,6 +37,7 @@ class ReferenceCollector:
         origin: Where they come from, in words.
         same: Whether they are those of the checkpoint.
         expected: How many there will be if there is memory for them, as the summary says.
+        has_gaps: Whether a batch between them was left out.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class ReferenceCollector:
         self.origin = "the first that pass in training"
         self.same = False
         self.expected = size
+        self.has_gaps = False
 
     def start(self, trainer: Any, batch: Any, saved: list[dict[str, Any]] | None, store: SampleStore) -> None:
         """Look at the first batch, and take the samples that are available at once.
@@ -129,6 +131,7 @@ class ReferenceCollector:
         try:
             laid = batch if layout is None else layout.wrap(batch)
         except ValueError as error:
+            self.has_gaps = True
             self.faults.warn_once(
                 f"a batch does not look like the first one ({error}); such batches are not among the reference samples",
                 "another form",

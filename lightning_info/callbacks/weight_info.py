@@ -6,12 +6,12 @@ from typing import Literal
 
 from typing_extensions import Unpack
 
-from lightning_info.callbacks.base import InfoCallback
+from lightning_info.callbacks.first_losses import SeesFirstLosses
 from lightning_info.callbacks.options import CommonOptions
 from lightning_info.quantities.weight_information.quantity import WeightInformation
 
 
-class WeightInfoCallback(InfoCallback):
+class WeightInfoCallback(SeesFirstLosses):
     r"""Logs the information in the weights: the spectrum of F, and the KL of the weights' distribution from the prior.
 
     With the prior ``P = N(w_ref, λ²I)`` and the distribution ``Q = N(w, Σ*)`` that the level β of the task tolerates,
@@ -35,16 +35,22 @@ class WeightInfoCallback(InfoCallback):
       ``weight_info/kl``: both together. The last two are NaN if the prior's mean is not known.
     - ``weight_info/log_det``: log det(N F + (β/λ²) I).
     - ``weight_info/trace``, ``weight_info/top_eigenvalue``, ``weight_info/effective_rank``: properties of F.
-    - ``_stderr`` of ``kl``, ``kl_precision``, ``log_det``, ``trace``, ``effective_rank``, ``lambda``,
-      ``predicted_loss`` and ``free_energy``: with ``"lanczos"`` only, from its random probes and the bracket of its
-      rule, see ``docs/errors.md`` (``top_eigenvalue`` is then never too large, and has no error); otherwise the values
-      are exact for the samples of F, except ``"diagonal"`` with more than 32 outputs, which is random and has no known
-      error.
+    - ``weight_info/effective_dimension``: ``sum h / (h + c)`` over the eigenvalues h of N F, with ``c = β/λ²``: the
+      number of directions that the data fix against the prior. Half of it is the local learning coefficient of the
+      quadratic model.
+    - ``_stderr`` of ``kl``, ``kl_precision``, ``log_det``, ``trace``, ``effective_rank``, ``effective_dimension``,
+      ``lambda``, ``predicted_loss`` and ``free_energy``: with ``"lanczos"`` only, from its random probes and the
+      bracket of its rule, see ``docs/errors.md`` (``top_eigenvalue`` is then never too large, and has no error);
+      otherwise the values are exact for the samples of F, except ``"diagonal"`` with more than 32 outputs, which is
+      random and has no known error.
     - ``weight_info/beta``, ``weight_info/lambda``: the level and the prior's standard deviation in use.
     - ``weight_info/expected_loss`` (with ``_stderr``, over pairs of draws; with ``"lanczos"`` also that of drawing the
       noise): mean loss of a sample under the weight noise, measured, nats.
     - ``weight_info/predicted_loss``: the same to second order; ``weight_info/loss``: without noise.
     - ``weight_info/complexity`` (with ``_stderr``, of both terms): ``C_β = N E_Q[loss] + β KL`` (eq. 2), nats.
+    - ``weight_info/prequential``: code length of the labels in the first epoch, each by the network before it was
+      trained on it, nats; it ends with the epoch. At the end ``weight_info/prequential_excess``, what it takes beyond
+      the final loss. Absent where the returned loss is not the mean or sum of -log p of labels that come once.
     - ``weight_info/temperature``, ``weight_info/free_energy``: ``T = η / (2 B (1 - μ))`` of the optimiser, for gradient
       noise of unit variance (with Adam it only follows η), and ``loss + T/2 log det(F + I)``.
     - ``weight_info/pac_bayes_bound``: largest error on new samples, with probability ``1 - delta``, of weights that are

@@ -37,6 +37,7 @@ from lightning_info.functional.fisher import (
 )
 from lightning_info.functional.free_energy import free_energy, temperature
 from lightning_info.functional.lanczos import Eigenpairs, Tridiagonal, quadrature, runs, spectra
+from lightning_info.functional.learning_coefficient import LearningCoefficient, local_learning_coefficient
 from lightning_info.functional.linear_gaussian import (
     gaussian_information,
     generalisation_error,
@@ -55,6 +56,7 @@ from lightning_info.functional.pac_bayes import (
     mcallester_bound,
     seeger_bound,
 )
+from lightning_info.functional.prequential import code_excess, prequential_code
 from lightning_info.functional.rate_distortion import RatePoint, parting
 from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.stability import shannon_from_stability, unique_information
@@ -77,6 +79,7 @@ from lightning_info.functional.weight_information import (
     OptimalLambda,
     complexity,
     diagonal_weight_information,
+    effective_dimension,
     expected_loss_rise,
     optimal_lambda,
     posterior_trace,
@@ -94,6 +97,7 @@ __all__ = [
     "EffectiveInformation",
     "Eigenpairs",
     "Information",
+    "LearningCoefficient",
     "MixtureInformation",
     "NearestPrior",
     "OptimalLambda",
@@ -112,6 +116,7 @@ __all__ = [
     "binned_information",
     "binomial_tail_inverse",
     "brunel_nadal_information",
+    "code_excess",
     "code_information",
     "complexity",
     "diagonal_activation_covariance",
@@ -120,6 +125,7 @@ __all__ = [
     "distortion_level",
     "draw_samples",
     "dropout_information",
+    "effective_dimension",
     "effective_information",
     "exact_codes",
     "exact_cotangents",
@@ -139,6 +145,7 @@ __all__ = [
     "layer_fisher",
     "linear_information",
     "linear_subset_information",
+    "local_learning_coefficient",
     "low_rank_activation_covariance",
     "low_rank_noise",
     "mcallester_bound",
@@ -152,6 +159,7 @@ __all__ = [
     "output_kl",
     "parting",
     "posterior_trace",
+    "prequential_code",
     "quadratic_level",
     "quadrature",
     "running_maximum",

@@ -74,8 +74,12 @@ class SpectrumBracket:
 
     def expected_loss_rise(self, beta: float, lambda_: float) -> Ends:
         """Return ``½ tr(HΣ*)``, nats; see :func:`~.weight_information.expected_loss_rise`."""
+        return Ends(*(0.5 * beta * end for end in self.effective_dimension(beta, lambda_)))
+
+    def effective_dimension(self, beta: float, lambda_: float) -> Ends:
+        """Return ``sum h / (h + β/λ²)``; see :func:`~.weight_information.effective_dimension`."""
         free = self._resolvent(beta, lambda_)
-        return Ends(*(0.5 * beta * (self.radau.weights - one) for one in reversed(free)))
+        return Ends(*(self.radau.weights - one for one in reversed(free)))
 
     def weight_information(self, squared_distance: float, beta: float, lambda_: float) -> Ends:
         """Return ``KL(Q*‖P)``, nats; see :func:`~.weight_information.weight_information`."""

@@ -89,8 +89,26 @@ def expected_loss_rise(spectrum: Spectrum, beta: float, lambda_: float) -> float
     The true rise is measured with :func:`~.weight_noise.low_rank_noise`; where the two differ, β is not small.
     """
     check_level(beta, lambda_)
-    h = spectrum.eigenvalues * (lambda_**2 / beta)
-    return 0.5 * beta * spectrum.sum_over(h / (1 + h))
+    return 0.5 * beta * effective_dimension(spectrum, beta / lambda_**2)
+
+
+def effective_dimension(spectrum: Spectrum, damping: float) -> float:
+    r"""Return ``sum h / (h + c)``, the number of directions that the curvature fixes against a damping c.
+
+    A direction counts 1 if ``h >> c`` and 0 if ``h << c``, so the sum is between 0 and the rank of H. Half of it is the
+    local learning coefficient of the quadratic model ``½ wᵀHw`` under a prior of precision c,
+    and MacKay (1992) calls it the number of well-determined parameters.
+
+    Args:
+        spectrum: Spectrum of the curvature H of the summed loss.
+        damping: c, in the unit of the eigenvalues; ``β/λ²`` for the noise ``Σ* = β (H + cI)⁻¹``.
+
+    Raises:
+        ValueError: A damping that is not positive and finite.
+    """
+    if not (0 < damping < math.inf):
+        raise ValueError(f"effective_dimension: damping={damping}; give a finite c > 0, such as beta / lambda_**2")
+    return spectrum.sum_over(spectrum.eigenvalues / (spectrum.eigenvalues + damping))
 
 
 def complexity(expected_loss: float, information: float, beta: float) -> float:

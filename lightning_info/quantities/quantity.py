@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
 from lightning_info.functional.units import Unit, in_unit
+from lightning_info.quantities.first_epoch import FirstEpoch
 from lightning_info.quantities.training_setup import TrainingSetup
 from lightning_info.replica.random_subset import SampledSet
 from lightning_info.replica.snapshot import ForwardStatistic, ModelSnapshot
@@ -57,6 +58,7 @@ class Point:
         training_set: Random samples of the first epoch, or why there are none; None until it is over, or if the
             quantity does not ask for them by :attr:`Quantity.evaluation_samples`.
         validation_set: The same of the first validation.
+        first_epoch: Losses of the training steps of the first epoch so far; None unless the callback collects them.
     """
 
     step: int
@@ -66,6 +68,7 @@ class Point:
     warn: Warn = _warn
     training_set: SampledSet | None = None
     validation_set: SampledSet | None = None
+    first_epoch: FirstEpoch | None = None
 
     def training_samples(self, measured: int) -> float:
         """Return N of the summed loss; if the data have no length, the measured samples, with one warning."""
@@ -118,6 +121,7 @@ class Quantity(ABC):
         tags: Scalars of every measurement, which are NaN (a gap) if one fails; known after :meth:`prepare`. Without
             them, the tags of the previous measurements are used.
         table: Rows of the table at the end of fit: a tag and the tag of its standard error.
+        ended: Tags whose curves have ended: later points have no value of them, which is no gap.
     """
 
     name: ClassVar[str]
@@ -144,6 +148,7 @@ class Quantity(ABC):
 
     tags: tuple[str, ...] = ()
     table: tuple[tuple[str, str | None], ...] = ()
+    ended: frozenset[str] = frozenset()
 
     # ---- before the first step
 

@@ -54,6 +54,8 @@ class Prediction:
         recognised: How the loss was found out, where it calls no function that is known; else empty.
         unknown: Why no likelihood is known, see :mod:`~.outputs_only`; to ask for :attr:`likelihood` then fails.
         is_hand_written: It is not known because the loss calls none at all.
+        step_loss: Gives the loss that the ``training_step`` returns, which need not be what goes backward; NaN where it
+            returns none, and with an adapter.
     """
 
     outputs: Tensor
@@ -68,6 +70,7 @@ class Prediction:
     recognised: str = ""
     unknown: str = ""
     is_hand_written: bool = False
+    step_loss: Callable[[], float] = lambda: math.nan
     _loss: Callable[[Tensor, Tensor | None], Tensor] | None = None
     _kept: Callable[[], Tensor | None] = lambda: None
 

@@ -8,6 +8,7 @@ distribution.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -95,6 +96,8 @@ class Predictor:
         else:
             prediction = from_adapter(passed.returned, samples)
         prediction.writes = watch.writes
+        if self.runs_step:
+            prediction.step_loss = partial(_number, passed.returned)
         padded = watch.padded
         prediction.padding = lambda: [*in_batch(given, samples), *padded, *in_layout(batch)]
         return prediction
@@ -338,6 +341,11 @@ def _trained(watch: _Watch, returned: Any, owner: str, automatic: bool) -> tuple
         )
     trained = watch.losses or [loss]
     return calls, [t for t in trained if isinstance(t, Tensor) and t.numel() == 1 and t.requires_grad]
+
+
+def _number(returned: Any) -> float:
+    loss = returned.get("loss") if isinstance(returned, Mapping) else returned
+    return float(loss.detach().double().item()) if isinstance(loss, Tensor) and loss.numel() == 1 else math.nan
 
 
 def _is_wrapped(tensor: Tensor) -> bool:

@@ -111,6 +111,7 @@ def test_everything_equals_an_explicit_computation(curvature, prior, lambda_):
             "kl_precision": kl_divergence(q, MultivariateNormal(w, covariance_matrix=std**2 * eye)).item(),
             "kl_displacement": (w - reference).square().sum().item() / (2 * std**2),
             "log_det": torch.logdet(precision).item(),
+            "effective_dimension": SAMPLES * torch.linalg.solve(precision, f).trace().item(),
             "trace": f.trace().item(),
             "top_eigenvalue": eigenvalues.max().item(),
             "effective_rank": torch.special.entr(share).sum().exp().item(),
@@ -125,7 +126,8 @@ def test_everything_equals_an_explicit_computation(curvature, prior, lambda_):
         assert value(callback, "complexity", step) == pytest.approx(complexity, rel=1e-12)
         free = loss + value(callback, "temperature") / 2 * torch.logdet(f + eye).item()
         assert value(callback, "free_energy", step) == pytest.approx(free, rel=1e-8)
-    assert set(callback.history) == {*callback.tags, "weight_info/overhead"}
+    others = {"weight_info/overhead", "weight_info/prequential", "weight_info/prequential_excess"}
+    assert set(callback.history) == {*callback.tags, *others}
 
 
 def test_a_module_of_single_precision_agrees_to_four_digits():
@@ -193,7 +195,8 @@ def test_the_optimal_lambda_minimises_the_lagrangian_of_each_level_and_has_a_flo
 def test_lanczos_logs_its_errors_and_agrees_within_them():
     exact, random = weight_info(), weight_info(curvature="lanczos", prefix="random")
     fit(exact, random)
-    for name in ("kl", "log_det", "trace", "effective_rank", "complexity", "predicted_loss", "free_energy"):
+    sums = ("kl", "log_det", "trace", "effective_rank", "effective_dimension")
+    for name in (*sums, "complexity", "predicted_loss", "free_energy"):
         stderr = dict(random.history[f"random/weight_info/{name}_stderr"])[16]
         found = dict(random.history[f"random/weight_info/{name}"])[16]
         assert found == pytest.approx(value(exact, name), abs=5 * stderr + 1e-6)
@@ -206,7 +209,7 @@ def test_an_error_of_lanczos_at_a_low_level_holds_that_of_its_rule(lambda_, monk
     exact = weight_info(beta=1e-5, lambda_=lambda_, draws=16)
     random = weight_info(beta=1e-5, lambda_=lambda_, draws=16, curvature="lanczos", prefix="random")
     fit(exact, random)
-    for name in ("kl", "log_det", "effective_rank", "complexity", "lambda"):
+    for name in ("kl", "log_det", "effective_rank", "effective_dimension", "complexity", "lambda"):
         found, stderr = (dict(random.history[f"random/weight_info/{name}{tail}"])[16] for tail in ("", "_stderr"))
         own = value(exact, "complexity_stderr") if name == "complexity" else 0.0  # its draws of weights are others
         assert abs(found - value(exact, name)) <= 1.96 * math.hypot(stderr, own) + 1e-9

@@ -12,7 +12,12 @@ from lightning_info.functional.lanczos import lanczos, quadrature, runs
 from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.spectrum_bracket import Ends, SpectrumBracket, bracketed_error, level_error, probe_error
 from lightning_info.functional.standard_error import standard_error
-from lightning_info.functional.weight_information import expected_loss_rise, optimal_lambda, weight_information
+from lightning_info.functional.weight_information import (
+    effective_dimension,
+    expected_loss_rise,
+    optimal_lambda,
+    weight_information,
+)
 
 K, LAMBDA = 120, 0.3
 WITH_ZEROS = torch.cat([torch.linspace(40, 3, 5), torch.logspace(0, -5, 45), torch.zeros(K - 50)]).double()
@@ -54,6 +59,10 @@ QUANTITIES = {
     "kl": (
         lambda s, beta: weight_information(s, 2.0, beta, LAMBDA),
         lambda b, beta: b.weight_information(2.0, beta, LAMBDA),
+    ),
+    "effective_dimension": (
+        lambda s, beta: effective_dimension(s, beta / LAMBDA**2),
+        lambda b, beta: b.effective_dimension(beta, LAMBDA),
     ),
     "rise": (
         lambda s, beta: expected_loss_rise(s, beta, LAMBDA),

@@ -10,6 +10,7 @@ from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.weight_information import (
     complexity,
     diagonal_weight_information,
+    effective_dimension,
     expected_loss_rise,
     optimal_lambda,
     posterior_trace,
@@ -41,6 +42,18 @@ def test_the_kl_is_that_of_torch_distributions(rank, beta, lambda_):
     assert found == pytest.approx(kl_divergence(q, p).item(), rel=1e-10)
     assert posterior_trace(spectrum, beta, lambda_) == pytest.approx(covariance.trace().item(), rel=1e-10)
     assert expected_loss_rise(spectrum, beta, lambda_) == pytest.approx((h @ covariance).trace().item() / 2, rel=1e-10)
+
+
+@pytest.mark.parametrize("rank", [5, 20])
+@pytest.mark.parametrize("damping", [1e-6, 1.0, 1e3])
+def test_the_effective_dimension_is_the_trace_of_the_damped_projection(rank, damping):
+    a, h = curvature(rank)
+    truth = torch.linalg.solve(h + damping * torch.eye(K, dtype=torch.float64), h).trace().item()
+    found = effective_dimension(Spectrum.of_matrix(a @ a.T, K), damping)
+    assert found == pytest.approx(truth, rel=1e-9)
+    assert 0 < found < min(rank, K)
+    with pytest.raises(ValueError, match=r"damping=0\.0"):
+        effective_dimension(Spectrum.of_matrix(a @ a.T, K), 0.0)
 
 
 @pytest.mark.parametrize(("beta", "lambda_"), LEVELS)

@@ -303,6 +303,8 @@ def test_with_another_setting_the_curves_start_anew_and_this_is_said(tmp_path, k
     steps = [10, 12] if "num_samples" in after else [8, 10, 12]  # a larger set has not passed at 8
     curves = dict(callback.history)
     assert [step for step, _ in curves.pop("weight_info/test_bound", [(10, 0), (12, 0)])] == [10, 12]  # validated at 10
+    ends = {"weight_info/prequential": [8], "weight_info/prequential_excess": [12]}  # the first epoch had 8 steps
+    assert all([step for step, _ in curves.pop(tag, [(steps[0], 0)])] == steps for tag, steps in ends.items())
     assert {tuple(step for step, _ in curve) for curve in curves.values()} == {tuple(steps)}
     assert sum(map(num_samples, callback.groups)) == callback.num_samples
     assert set(callback.record().epochs) == set(steps)

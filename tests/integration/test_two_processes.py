@@ -150,9 +150,12 @@ def planes():
 
 def weight_information():
     common = dict(every_n_train_steps=2, on_error="raise", summary=False, draws=4)
-    watch, ours = Watch(), WeightInfoCallback(num_samples=16, **common)
-    _, module = fit(watch, ours)
-    return {"history": ours.history, "seen": watch.seen, "weights": weights(module)}
+    watch, ours, losses = Watch(), WeightInfoCallback(num_samples=16, **common), []
+    class Losses(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            losses.append(len(batch[1]) * outputs["loss"].item())
+    _, module = fit(watch, ours, Losses())
+    return {"history": ours.history, "seen": watch.seen, "weights": weights(module), "nats": losses}
 
 def effective_information():
     common = dict(every_n_epochs=2, on_error="raise", summary=False, draws=8, beta=0.05)
@@ -378,6 +381,10 @@ def test_the_information_in_the_weights_is_that_of_the_samples_and_the_batch_of_
     assert history["weight_info/trace"][0] == pytest.approx(trace, rel=1e-4)
     assert history["weight_info/temperature"][0] == pytest.approx(1e-2 / (2 * 4 * 2))
     assert all(math.isfinite(value) for value in history["weight_info/kl"].values())
+    nats = [sum(run["nats"][:step]) for run in runs for step in (2, 8)]  # 64 samples, 8 steps of 4 in each process
+    code = history["weight_info/prequential"]
+    assert [code[2], code[8]] == pytest.approx([nats[0] + nats[2], nats[1] + nats[3]], rel=1e-6)
+    assert max(code) == 8
 
 
 def test_the_effective_information_is_that_of_the_samples_of_all_processes(ranks):

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 from typing_extensions import override
 
 from lightning_info import validation
@@ -19,6 +20,7 @@ from lightning_info.gradients.plan import CHECK_SAMPLES
 from lightning_info.quantities.fisher_trace.descriptions import DESCRIPTIONS
 from lightning_info.quantities.fisher_trace.hessian import check_hessian, hessian_trace
 from lightning_info.quantities.fisher_trace.loss_gradients import TAG, NoTerms, loss_gradient_trace, terms_of
+from lightning_info.quantities.fisher_trace.sample_table import sample_table
 from lightning_info.quantities.fisher_trace.sampling import (
     COTANGENT,
     GROUPS,
@@ -251,6 +253,15 @@ class FisherTrace(Quantity):
             tag = f"{LAYERS}{parameter.rpartition('.')[0] or 'root'}"
             values[tag] = values.get(tag, 0.0) + value
         return values
+
+    def sample_table(self, snapshot: ModelSnapshot, point: Point) -> dict[str, Tensor]:
+        """Return the columns of a table of the reference samples, see :mod:`.sample_table`; none without a plan."""
+        return {} if self.plan is None else sample_table(snapshot, self.plan, self.estimator, point.generator)
+
+    def passes_of_table(self, samples: int) -> float:
+        """Return the backward passes that the table takes, as a multiple of those of a point."""
+        each = samples if self._draws is None or self.estimator == "exact" else min(self._draws, samples)
+        return 2 * samples / each
 
     def _trace(self, snapshot: ModelSnapshot, estimator: Estimator, point: Point) -> PoolTrace:
         assert self.plan is not None

@@ -110,6 +110,16 @@ def pool_trace(
     return PoolTrace(estimate, per_parameter, scaled, coverage(snapshot.module, norms))
 
 
+def sample_norms(snapshot: ModelSnapshot, plan: Plan, estimator: Estimator, generator: Generator) -> Tensor:
+    """Return ``‖J_nᵀ u_n‖²`` of every sample of the pool once, in its order, ``(P,)`` float64; raises as above."""
+    found = []
+    for batch in snapshot.parts():
+        forward = _Forward(snapshot, batch, plan.makes_one_pass)
+        norms = plan.squared_norms(snapshot.module, forward.outputs, batch, forward.cotangents(estimator, generator))
+        found.append(torch.stack(list(norms.values())).double().sum(0).cpu())
+    return torch.cat(found)
+
+
 def _times_weight_norms(norms: Mapping[str, Tensor], module: nn.Module) -> Tensor:
     """Return ``Σ_t ‖w_t‖² ‖J_tᵀ u_n‖²`` of each sample or group."""
     weights = squared_weight_norms(module)

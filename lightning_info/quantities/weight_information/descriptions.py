@@ -51,6 +51,14 @@ DESCRIPTIONS = {
         "the sensitivity gathers in fewer directions",
         "At most the number of samples of the spectrum times the number of outputs.",
     ),
+    "weight_info/effective_dimension": Description(
+        "Number of directions in the weights that the data fix against the prior: the sum of h/(h + c) over the "
+        "eigenvalues h of N F, with c = beta/lambda²",
+        "",
+        "the data fix more directions",
+        "the data fix fewer directions",
+        "It depends on c; at most the number of samples of the spectrum times the number of outputs.",
+    ),
     "weight_info/beta": Description("Level of the noise: the weight of the information in the Lagrangian"),
     "weight_info/lambda": Description("Standard deviation of the prior of the weights"),
     "weight_info/loss": Description(
@@ -72,6 +80,21 @@ DESCRIPTIONS = {
         "nats",
         "fit and weights together take a longer description",
         "fit and weights together take a shorter description",
+    ),
+    "weight_info/prequential": Description(
+        "Prequential code of the labels: the sum, over the first epoch, of -log p of each label before the network was "
+        "trained on it",
+        "nats",
+        "the labels are harder to predict from those before them",
+        "the network learns the labels from fewer of them",
+        "It grows through the first epoch and ends there: later losses are of labels that were trained on, no code.",
+    ),
+    "weight_info/prequential_excess": Description(
+        "Prequential code minus the loss of the same number of samples at the end of fit",
+        "nats",
+        "the network took up more on the way to its final loss",
+        "the network took up less on the way to its final loss",
+        "The final loss is that of the reference samples in eval mode.",
     ),
     "weight_info/temperature": Description(
         "Temperature of SGD from learning rate, momentum and batch size, for gradient noise of unit variance",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from lightning_info.functional.rate_distortion import RatePoint
 from lightning_info.functional.spectrum import Spectrum
 from lightning_info.functional.spectrum_bracket import Ends, bracketed_error, level_error, probe_error
-from lightning_info.functional.weight_information import expected_loss_rise, weight_information
+from lightning_info.functional.weight_information import effective_dimension, expected_loss_rise, weight_information
 from lightning_info.quantities.weight_information.curvature import LanczosCurvature
 
 
@@ -65,6 +65,9 @@ def information_errors(
         "weight_info/kl_precision_stderr": kl_error(0.0),
         "weight_info/log_det_stderr": error(
             lambda s, std: s.log_det(beta / std**2), lambda std: bracket.log_det(beta / std**2)
+        ),
+        "weight_info/effective_dimension_stderr": error(
+            lambda s, std: effective_dimension(s, beta / std**2), lambda std: bracket.effective_dimension(beta, std)
         ),
         "weight_info/predicted_loss_stderr": error(
             lambda s, std: expected_loss_rise(s, beta, std) / n,

@@ -18,7 +18,12 @@ from lightning_info.figures.rate_distortion import rate_distortion
 from lightning_info.functional.free_energy import free_energy
 from lightning_info.functional.rate_distortion import RatePoint, parting
 from lightning_info.functional.spectrum import Spectrum
-from lightning_info.functional.weight_information import complexity, optimal_lambda, weight_information
+from lightning_info.functional.weight_information import (
+    complexity,
+    effective_dimension,
+    optimal_lambda,
+    weight_information,
+)
 from lightning_info.gradients.batches import num_samples
 from lightning_info.quantities.quantity import NotMeasurable, Point, Quantity, Record
 from lightning_info.quantities.weight_information.bounds import Bounds
@@ -36,12 +41,14 @@ from lightning_info.quantities.weight_information.curvature import (
 from lightning_info.quantities.weight_information.descriptions import DESCRIPTIONS
 from lightning_info.quantities.weight_information.errors import information_errors, spectrum_errors
 from lightning_info.quantities.weight_information.initial_weights import InitialWeights, squared_norm
+from lightning_info.quantities.weight_information.label_code import LabelCode
 from lightning_info.quantities.weight_information.lanczos_cost import seconds_of_step
 from lightning_info.quantities.weight_information.noisy_loss import has_loss, mean_loss, noisy_losses
 from lightning_info.quantities.weight_information.rate_distortion import rate_distortion_curve
 from lightning_info.quantities.weight_information.run_plan import run_plan
 from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 from lightning_info.replica.timing import seconds, trial
+from lightning_info.reporting.table import Curve
 
 GRID = tuple(10.0**exponent for exponent in (-3, -2, -1, 0, 1, 2))
 """Levels of the rate-distortion curve, as multiples of ``beta``."""
@@ -117,10 +124,11 @@ class WeightInformation(Quantity):
         self._initial = InitialWeights()
         self._plan: CurvaturePlan | None = None
         self._bounds = Bounds(self.delta, self.prior == "zero")
+        self._code, self.ended = LabelCode(), frozenset()
         self._draws, self._most_rows = self.draws, self.max_rows
         names = "kl_precision kl_displacement kl log_det trace effective_rank top_eigenvalue beta lambda complexity"
         more = "expected_loss complexity_stderr expected_loss_stderr predicted_loss loss temperature free_energy"
-        self.tags = tuple(f"weight_info/{name}" for name in f"{names} {more}".split())
+        self.tags = tuple(f"weight_info/{name}" for name in f"{names} {more} effective_dimension".split())
         self.table = type(self).table
         self._has_loss = True
         self.rate_distortion: dict[int, list[RatePoint]] = {}
@@ -150,6 +158,7 @@ class WeightInformation(Quantity):
             f"w_ref = {prior}, lambda = {self.lambda_}{curve}",
             "curvature": plan.describe(),
             "bound": self._bounds.prepare(snapshot, point.num_samples),
+            "code": self._code.prepare(snapshot),
         }
         self._training_samples = point.setup.training_samples
         if not self._has_loss:
@@ -212,8 +221,10 @@ class WeightInformation(Quantity):
         if not self._has_loss:
             values = {tag: value for tag, value in values.items() if not _is_of_loss(tag)}
         bounds = self._bounds.measure(curvature, snapshot, self._initial, point)
-        self.tags = tuple(dict.fromkeys((*self.tags, *bounds)))
-        return {**values, **bounds}
+        more = {**bounds, **self._code.measure(snapshot, point)}
+        self.ended = self._code.ended
+        self.tags = tuple(tag for tag in dict.fromkeys((*self.tags, *more)) if tag not in self.ended)
+        return {**values, **more}
 
     def _values(self, curvature: Curvature, snapshot: ModelSnapshot, point: Point) -> dict[str, float]:
         spectrum, loss = curvature.spectrum, mean_loss(curvature.snapshot) if self._has_loss else None
@@ -243,9 +254,11 @@ class WeightInformation(Quantity):
         if self._has_loss:
             self._keep(point.step, curve)
         here = curve[GRID.index(1.0)]
+        damping = here.beta / here.lambda_**2
         values |= {
             "weight_info/lambda": here.lambda_,
-            "weight_info/log_det": summed.log_det(here.beta / here.lambda_**2),
+            "weight_info/log_det": summed.log_det(damping),
+            "weight_info/effective_dimension": effective_dimension(summed, damping),
             "weight_info/kl": here.information,
             "weight_info/kl_precision": weight_information(summed, 0.0, here.beta, here.lambda_),
             "weight_info/kl_displacement": here.displacement,
@@ -315,7 +328,12 @@ class WeightInformation(Quantity):
 
     @override
     def closing_text(self, record: Record) -> str:
-        return " ".join(filter(None, [self._parting_text(record), self._bounds.text(record)]))
+        texts = [self._parting_text(record), self._bounds.text(record), self._code.text(record, self.beta)]
+        return " ".join(filter(None, texts))
+
+    @override
+    def finish(self, record: Record, point: Point) -> Mapping[str, Curve]:
+        return self._code.finish(record)
 
     def _parting_text(self, record: Record) -> str:
         if not self.rate_distortion or max(self.rate_distortion) != record.last_step:  # none of the end
@@ -347,13 +365,20 @@ class WeightInformation(Quantity):
     @override
     def state_dict(self) -> dict[str, Any]:
         curves = {step: [list(point) for point in curve] for step, curve in self.rate_distortion.items()}
-        return {"initial": self._initial.state(), "curves": curves, "search": self._bounds.state()}
+        return {
+            "initial": self._initial.state(),
+            "curves": curves,
+            "search": self._bounds.state(),
+            "code": self._code.state(),
+        }
 
     @override
     def load_state_dict(self, state: Mapping[str, Any], same_settings: bool) -> None:
         self._initial.restore(state["initial"])
         if "search" in state:
             self._bounds.restore(state["search"])
+        self._code.restore(state.get("code") if same_settings else None)  # else the curve is written anew
+        self.ended = self._code.ended
         if same_settings:
             self.rate_distortion = {int(s): [RatePoint(*point) for point in c] for s, c in state["curves"].items()}
 
