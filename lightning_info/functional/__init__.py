@@ -35,6 +35,7 @@ from lightning_info.functional.fisher import (
     trace_estimate,
 )
 from lightning_info.functional.free_energy import free_energy, temperature
+from lightning_info.functional.gradient_noise import GradientNoise, gradient_noise_scale, measured_temperature
 from lightning_info.functional.lanczos import Eigenpairs, Tridiagonal, quadrature, runs, spectra
 from lightning_info.functional.linear_gaussian import (
     gaussian_information,
@@ -89,6 +90,7 @@ __all__ = [
     "DistortionLevel",
     "EffectiveInformation",
     "Eigenpairs",
+    "GradientNoise",
     "Information",
     "MixtureInformation",
     "NearestPrior",
@@ -128,6 +130,7 @@ __all__ = [
     "gaussian_information",
     "generalisation_error",
     "gibbs_risk_bound",
+    "gradient_noise_scale",
     "kl_inverse",
     "lanczos_noise",
     "layer_fisher",
@@ -136,6 +139,7 @@ __all__ = [
     "low_rank_activation_covariance",
     "low_rank_noise",
     "mcallester_bound",
+    "measured_temperature",
     "mixture_information",
     "one_unit_information",
     "one_unit_probabilities",
