@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -151,6 +152,21 @@ class Session:
         """Note that a callback has ended; True for the last one."""
         self._ended.append(member)
         return len(self._ended) == len(self.members)
+
+    def beside(self, member: Member, step: int) -> dict[str, float]:
+        """Return what the callbacks before one have measured; NaN where their last point is not at this step.
+
+        Args:
+            member: The callback; only those with the same prefix count.
+            step: Step of its point.
+        """
+        before = self.members[: self.members.index(member)] if member in self.members else ()
+        return {
+            tag.removeprefix(member.tagged("")): curve[-1][1] if curve[-1][0] == step else math.nan
+            for other in before
+            if other.prefix == member.prefix
+            for tag, curve in other.last_curves().items()
+        }
 
     # ---- what is reported once for all
 

@@ -130,7 +130,7 @@ def _variances(means: Tensor, products: Tensor) -> tuple[float, float, float]:
     along = along.clamp_min(0.0)
     rest = (pairs.var() + 4 * along / (size + 1) - 2 * along).clamp_min(0.0)
     signal = 4 * along / size + 2 * rest / size**2
-    noise = means - 2 * rows
+    noise = means - 2 * products.mean(1)  # mean of ‖g_i - ḡ‖², up to a constant
     joint = torch.cov(torch.stack([noise, 2 * rows]))
     return (joint[0, 0] / size).item(), signal.item(), (joint[0, 1] / size).item()
 

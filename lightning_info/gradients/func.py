@@ -12,7 +12,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_info.gradients.attributes import kept
 from lightning_info.gradients.batches import select, split_samples
-from lightning_info.gradients.contract import Norms, NotCovered, OutputGradients, Predict, add_plain_gradients, first_line, trainable
+from lightning_info.gradients.contract import (
+    Norms,
+    NotCovered,
+    OutputGradients,
+    Predict,
+    add_plain_gradients,
+    first_line,
+    trainable,
+)
 from lightning_info.gradients.memory import LIMITS, is_out_of_memory
 from lightning_info.gradients.real import as_real, flat
 

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from lightning_info.gradients.batches import company, num_samples, take
-from lightning_info.gradients.contract import Norms, NotCovered, OutputGradients, Predict, add_plain_gradients, first_line, trainable
+from lightning_info.gradients.contract import (
+    Norms,
+    NotCovered,
+    OutputGradients,
+    Predict,
+    add_plain_gradients,
+    first_line,
+    trainable,
+)
 from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.real import as_real, flat

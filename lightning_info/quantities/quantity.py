@@ -57,6 +57,8 @@ class Point:
         training_set: Random samples of the first epoch, or why there are none; None until it is over, or if the
             quantity does not ask for them by :attr:`Quantity.evaluation_samples`.
         validation_set: The same of the first validation.
+        beside: Values that callbacks before this one in the Trainer's list measured, by tag without prefix; NaN where
+            they did not measure at this step.
     """
 
     step: int
@@ -66,6 +68,7 @@ class Point:
     warn: Warn = _warn
     training_set: SampledSet | None = None
     validation_set: SampledSet | None = None
+    beside: Mapping[str, float] = field(default_factory=dict)
 
     def training_samples(self, measured: int) -> float:
         """Return N of the summed loss; if the data have no length, the measured samples, with one warning."""

@@ -62,8 +62,6 @@ def _no_temperature(optimizers: Sequence[Any], groups: Sequence[Mapping[str, Any
         return "no optimiser is known"
     for optimizer in optimizers:
         if not any(kind.__name__ == "SGD" for kind in type(optimizer).__mro__):
-            return (
-                f"{type(optimizer).__name__} is not SGD: with gradients that it scales there is no one temperature"
-            )
+            return f"{type(optimizer).__name__} is not SGD: with gradients that it scales there is no one temperature"
     rates = {tuple(float(group.get(name, 0.0)) for name in ("lr", "momentum", "dampening")) for group in groups}
     return "" if len(rates) == 1 else "the parameter groups have different learning rates or momenta"

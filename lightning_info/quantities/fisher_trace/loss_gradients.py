@@ -79,7 +79,8 @@ def terms_of(snapshot: ModelSnapshot, *, gradients: bool = True) -> Terms:
     try:
         alone = [loss_and_gradients(snapshot, take(few, slice(n, n + 1)), gradients) for n in range(size)]
         parts = [
-            (count, loss_and_gradients(snapshot, take(few, slice(0, count)), gradients)) for count in {size, (size + 1) // 2}
+            (count, loss_and_gradients(snapshot, take(few, slice(0, count)), gradients))
+            for count in {size, (size + 1) // 2}
         ]
     except NoPrediction as error:
         raise NoTerms(f"its loss has no value for one sample alone: {error}") from error

@@ -77,7 +77,11 @@ def pooled_noise(
     norms = {name: torch.cat([column[name] for column in columns]).cpu().double() for name in columns[0]}
     groups = torch.arange(len(parts)).repeat_interleave(torch.tensor([len(part) for part in parts]))
     # only means over groups count, so that of what the rest adds to the squares is enough
-    values = torch.stack(list(norms.values())).sum(0) + torch.tensor(beside, dtype=torch.float64)[groups] + _product(rest, rest)
+    values = (
+        torch.stack(list(norms.values())).sum(0)
+        + torch.tensor(beside, dtype=torch.float64)[groups]
+        + _product(rest, rest)
+    )
     if not values.isfinite().all():
         raise Unavailable(f"the gradients of {int((~values.isfinite()).sum())} of {size} samples are not finite")
     mean = {name: value / size for name, value in total.items()}

@@ -71,12 +71,12 @@ class GradientNoiseScale(Quantity):
         self._set_tags(with_temperature=True)
 
     def _set_tags(self, with_temperature: bool) -> None:
-        parts = "scale scale_low scale_high trace trace_stderr squared_norm squared_norm_stderr".split()
+        parts = ["scale", "scale_low", "scale_high", "trace", "trace_stderr", "squared_norm", "squared_norm_stderr"]
         parts += ["temperature", "temperature_stderr"] if with_temperature else []
         self.tags = tuple(f"gradient_noise/{part}" for part in parts)
-        named = "trace", "squared_norm", *(["temperature"] if with_temperature else [])
+        named = "trace", *(["temperature"] if with_temperature else [])
         errors = ((f"gradient_noise/{part}", f"gradient_noise/{part}_stderr") for part in named)
-        self.table: tuple[tuple[str, str | None], ...] = ((SCALE, None), *errors)
+        self.table: tuple[tuple[str, str | None], ...] = ((LOW, None), *errors)  # the scale itself may be infinite
 
     # ---- before the first step
 
