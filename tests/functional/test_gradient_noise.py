@@ -74,7 +74,8 @@ def test_without_a_signal_the_scale_is_only_bounded_from_below():
     assert sum(math.isinf(one.high) for one in found) >= 90
     assert all(0 < one.low < math.inf for one in found)
     below = [one for one in found if one.squared_norm <= 0]
-    assert 30 <= len(below) <= 70 and all(math.isinf(one.scale) for one in below)
+    assert 30 <= len(below) <= 70
+    assert all(math.isinf(one.scale) for one in below)
 
 
 @pytest.mark.parametrize("directions", [10, 1000])
@@ -111,9 +112,11 @@ def test_sgd_in_a_bowl_has_the_variance_that_the_temperature_predicts(momentum, 
 
 def test_equal_gradients_have_no_noise_and_few_groups_no_error():
     found = estimated(torch.full((16, 3), 2.0, dtype=torch.float64))
-    assert found.trace == found.scale == 0.0 and found.squared_norm == pytest.approx(12.0)
+    assert found.trace == found.scale == 0.0
+    assert found.squared_norm == pytest.approx(12.0)
     few = estimated(torch.eye(6, dtype=torch.float64), 3)
-    assert few.trace == pytest.approx(1.0) and few.squared_norm == pytest.approx(0.0, abs=1e-15)
+    assert few.trace == pytest.approx(1.0)
+    assert few.squared_norm == pytest.approx(0.0, abs=1e-15)
     assert all(map(math.isnan, (few.trace_stderr, few.squared_norm_stderr, few.low, few.high)))
 
 

@@ -6,10 +6,11 @@ UNIT = "loss²/weight²"
 
 DESCRIPTIONS = {
     "gradient_noise/scale_low": Description(
-        "Lower end of the 95 % interval of the gradient noise scale, the batch size at which noise and signal are equal",
+        "Lower end of the 95 % interval of the gradient noise scale",
         "samples",
-        "gradients of single samples agree less, or the samples show it better",
-        "gradients of single samples agree more, or the samples show it less well",
+        "larger batches pay more",
+        "smaller batches suffice",
+        "It falls too where the same samples show it less well.",
     ),
     "gradient_noise/scale": Description(
         "Gradient noise scale tr Σ/|G|²: the batch size at which noise and signal of a gradient are of equal size",

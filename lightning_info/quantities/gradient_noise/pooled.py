@@ -13,6 +13,7 @@ from lightning_info.functional.gradient_noise import GradientNoise, gradient_noi
 from lightning_info.gradients import Plan
 from lightning_info.gradients.batches import num_samples, take
 from lightning_info.gradients.contract import add_gradients, trainable
+from lightning_info.gradients.norms import squared_norm
 from lightning_info.gradients.real import as_real, flat, sizes
 from lightning_info.quantities.fisher_trace.loss_gradients import loss_and_gradients
 from lightning_info.quantities.gradient_noise.loss_gradient import LossForm, rest_gradient, sample_gradients
@@ -22,9 +23,9 @@ from lightning_info.replica.snapshot import ModelSnapshot, Unavailable
 
 GROUPS = 8
 """Number of groups whose mean gradients tell the errors."""
-WIDTH = 1 << 20
+WIDTH = 1 << 17
 """Numbers that are kept of a group's gradient. A longer one is folded to that length with random signs, which leaves
-inner products as they are in expectation; only the errors are computed from it."""
+inner products as they are in expectation, with an error of 0.3 % of the norms; only the errors are computed from it."""
 
 Gradients = Callable[[Any, dict[str, Tensor]], Mapping[str, Tensor]]
 """``(batch, sums) -> squared norms (N,) by parameter``; adds the gradients summed over the samples to ``sums``."""
@@ -63,36 +64,26 @@ def pooled_noise(
     if size < 2:
         raise Unavailable("the noise of gradients cannot be seen from a single sample")
     parts = torch.tensor_split(torch.randperm(size, generator=generator), min(GROUPS, size))
-    fold = _Fold(snapshot, int(torch.randint(1 << 31, (1,), generator=generator)))
-    total: dict[str, Tensor] = {}
+    kept = _GroupSums(snapshot, generator)
     columns: list[Mapping[str, Tensor]] = []
-    rows, beside = [], []
-    for part in parts:
-        own: dict[str, Tensor] = {}
-        columns.extend(gradients(batch, own) for batch, _ in snapshot.drawn(part))
-        add_gradients(total, own, own.values())
-        own = {name: own[name] / len(part) if name in own else torch.zeros_like(p) for name, p in fold.parameters}
-        beside.append(2 * _product(own, rest))
-        rows.append(fold({name: value + rest[name] if name in rest else value for name, value in own.items()}))
-    norms = {name: torch.cat([column[name] for column in columns]).cpu().double() for name in columns[0]}
-    groups = torch.arange(len(parts)).repeat_interleave(torch.tensor([len(part) for part in parts]))
-    # only means over groups count, so that of what the rest adds to the squares is enough
-    values = (
-        torch.stack(list(norms.values())).sum(0)
-        + torch.tensor(beside, dtype=torch.float64)[groups]
-        + _product(rest, rest)
-    )
+    along_rest = torch.zeros(len(parts), dtype=torch.float64)
+    for number, part in enumerate(parts):
+        sums: dict[str, Tensor] = {}
+        columns.extend(gradients(batch, sums) for batch, _ in snapshot.drawn(part))
+        kept.add(sums)
+        along_rest[number] = _product(sums, rest) / len(part)
+    norms = {name: torch.cat([column[name] for column in columns]).cpu() for name in columns[0]}
+    values = torch.stack(list(norms.values())).sum(0)
     if not values.isfinite().all():
         raise Unavailable(f"the gradients of {int((~values.isfinite()).sum())} of {size} samples are not finite")
-    mean = {name: value / size for name, value in total.items()}
-    traces = {}
-    for name, norm in norms.items():
-        square = _product({name: mean[name]}, mean) if name in mean else 0.0
-        traces[name] = size / (size - 1) * max(0.0, norm.mean().item() - square)
-    add_gradients(mean, rest, rest.values())
-    squares = {name: _product({name: mean[name]}, mean) if name in mean else 0.0 for name in norms}
-    kept = torch.stack(rows).double()
-    noise = gradient_noise_scale(values, groups, (kept @ kept.T).cpu(), sum(squares.values()))
+    squares = kept.squared_means(size, {})
+    traces = {name: size / (size - 1) * max(0.0, norm.mean().item() - squares[name]) for name, norm in norms.items()}
+    if rest:  # g_i + p, with the products of group means s_a + p
+        squares = kept.squared_means(size, rest)
+    lengths = torch.tensor([len(part) for part in parts])
+    groups, own = torch.arange(len(parts)).repeat_interleave(lengths), _product(rest, rest)
+    products = kept.products() / (lengths[:, None] * lengths) + along_rest[:, None] + along_rest + own
+    noise = gradient_noise_scale(values + 2 * along_rest[groups] + own, groups, products, sum(squares.values()))
     return PooledNoise(noise, traces, {name: square - traces[name] / size for name, square in squares.items()})
 
 
@@ -173,24 +164,43 @@ class AloneGradients:
         return dict(zip(names, torch.stack(rows, 1), strict=True))
 
 
-class _Fold:
-    """Brings gradients to at most :data:`WIDTH` numbers, with the same random signs for all."""
+class _GroupSums:
+    """Keeps the summed gradients of all samples, and those of groups, folded with the same signs if they are long."""
 
-    def __init__(self, snapshot: ModelSnapshot, seed: int) -> None:
-        self.parameters = list(trainable(snapshot.module).items())
-        self.is_folded = sum(sizes(p for _, p in self.parameters)) > WIDTH
-        self._seed = seed
+    def __init__(self, snapshot: ModelSnapshot, generator: Generator) -> None:
+        self._parameters = trainable(snapshot.module)
+        self._total: dict[str, Tensor] = {}
+        self._rows: list[Tensor] = []
+        size = sum(sizes(self._parameters.values()))
+        self._is_folded = size > WIDTH
+        if self._is_folded:  # each block reads the signs from a place of its own
+            self._signs = (2.0 * torch.randint(2, (2 * WIDTH,), generator=generator) - 1).to(snapshot.device)
+            blocks = 1 + size // WIDTH + len(self._parameters)
+            self._places = torch.randperm(WIDTH, generator=generator)[:blocks].tolist()
 
-    def __call__(self, gradients: Mapping[str, Tensor]) -> Tensor:
-        vectors = [flat(gradients[name]) for name, _ in self.parameters]
-        if not self.is_folded:
-            return torch.cat(vectors)
-        row = torch.zeros(WIDTH, dtype=vectors[0].dtype, device=vectors[0].device)
-        generator = torch.Generator(row.device).manual_seed(self._seed)
-        for part in (part for vector in vectors for part in torch.split(vector, WIDTH)):
-            signs = torch.randint(2, part.shape, generator=generator, device=part.device, dtype=torch.int8)
-            row[: len(part)] += (2 * signs - 1) * part
-        return row
+    def add(self, sums: Mapping[str, Tensor]) -> None:
+        """Take the sum of a group's gradients by parameter; a missing one is 0."""
+        found = {n: flat(sums[n] if n in sums else torch.zeros_like(p)) for n, p in self._parameters.items()}
+        if not self._total:
+            self._total = {name: torch.zeros_like(vector) for name, vector in found.items()}
+        row, places = next(iter(found.values())).new_zeros(WIDTH), iter(self._places if self._is_folded else ())
+        for name, vector in found.items():
+            for part, total in zip(torch.split(vector, WIDTH), torch.split(self._total[name], WIDTH), strict=True):
+                total += part
+                if self._is_folded:
+                    place = next(places)
+                    row[: len(part)] += part * self._signs[place : place + len(part)].to(part)
+        self._rows.append(row if self._is_folded else torch.cat(list(found.values())))
+
+    def squared_means(self, samples: int, rest: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return the squared norm of the mean gradient by parameter, with that of the rest added to it."""
+        moved = {n: v + samples * flat(rest[n]) if n in rest else v for n, v in self._total.items()}
+        return {name: squared_norm(vector[None]).item() / samples**2 for name, vector in moved.items()}
+
+    def products(self) -> Tensor:
+        """Return the inner products of the groups' sums, ``(G, G)`` float64."""
+        rows = torch.stack(self._rows)
+        return (rows @ rows.T).double().cpu()
 
 
 def _product(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:

@@ -66,7 +66,8 @@ class GradientNoiseScale(Quantity):
     @override
     def reset(self) -> None:
         self.plan: Plan | None = None
-        self._form, self._terms, self._no_temperature = LossForm(), None, ""
+        self._form, self._no_temperature = LossForm(), ""
+        self._terms: Terms | None = None
         self._batch_size = 0
         self._set_tags(with_temperature=True)
 
@@ -74,16 +75,17 @@ class GradientNoiseScale(Quantity):
         parts = ["scale", "scale_low", "scale_high", "trace", "trace_stderr", "squared_norm", "squared_norm_stderr"]
         parts += ["temperature", "temperature_stderr"] if with_temperature else []
         self.tags = tuple(f"gradient_noise/{part}" for part in parts)
-        named = "trace", *(["temperature"] if with_temperature else [])
-        errors = ((f"gradient_noise/{part}", f"gradient_noise/{part}_stderr") for part in named)
-        self.table: tuple[tuple[str, str | None], ...] = ((LOW, None), *errors)  # the scale itself may be infinite
+        self.table = ((LOW, None), (TEMPERATURE, f"{TEMPERATURE}_stderr"))  # the scale itself may be infinite
 
     # ---- before the first step
 
     @override
     def prepare(self, snapshot: ModelSnapshot, point: Point) -> Mapping[str, str]:
-        self._terms: Terms | None = None
-        rows = {"measures": "noise of the gradients of the training loss: tr Σ, |G|² and the noise scale tr Σ/|G|²"}
+        self._terms = None
+        rows = {
+            "measures": "noise of the gradients of the training loss: tr Σ, |G|² and the noise scale tr Σ/|G|²",
+            "interval": "95 %; where |G|² is not resolved, scale_high and perhaps scale are infinite",
+        }
         if reason := self._objection(snapshot):
             try:
                 self._terms = terms_of(snapshot)
@@ -239,7 +241,9 @@ class GradientNoiseScale(Quantity):
         found = self.conclusions(record)
         if math.isnan(found["scale_low"]):
             return ""
-        if math.isinf(found["scale_high"]):
+        if found["scale_low"] == 0:
+            told = "not resolved, as a few samples carry the noise"
+        elif math.isinf(found["scale_high"]):
             told = f"above {found['scale_low']:.3g} samples (95 %)"
         else:
             told = f"{found['scale']:.3g} samples (95 %: {found['scale_low']:.3g} to {found['scale_high']:.3g})"

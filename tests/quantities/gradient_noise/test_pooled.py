@@ -137,9 +137,7 @@ CASES = {
     ),
     "a penalty on outputs": (
         lambda net, x, y, t, w, tokens: F.cross_entropy(net(x), y) + 0.1 * net(x).square().mean(),
-        lambda net, x, y, t, w, tokens: (
-            F.cross_entropy(net(x), y, reduction="none") + 0.1 * net(x).square().mean(1)
-        ),
+        lambda net, x, y, t, w, tokens: F.cross_entropy(net(x), y, reduction="none") + 0.1 * net(x).square().mean(1),
     ),
 }
 ALONE = {"two likelihoods", "a penalty on outputs"}
@@ -205,7 +203,7 @@ def test_long_gradients_are_folded_for_the_errors_alone(monkeypatch):
     less, _ = measured(Trained(loss))
     for tag, value in whole.items():
         if tag.endswith(("/scale", "/trace", "/squared_norm")) or "layers" in tag:
-            assert less[tag] == pytest.approx(value, rel=1e-9, nan_ok=True), tag
+            assert less[tag] == pytest.approx(value, rel=1e-6, nan_ok=True), tag
     for name in ("trace", "squared_norm"):
         error = whole[f"gradient_noise/{name}_stderr"]
         assert 0.3 * error < less[f"gradient_noise/{name}_stderr"] < 3 * error
@@ -228,9 +226,8 @@ def test_the_temperature_is_that_of_the_measured_noise_and_a_sum_takes_larger_st
 def test_other_optimisers_have_none_and_it_is_said():
     adam, callback = measured(Trained(CASES["mean squared error"][0], optimizer=torch.optim.Adam))
     assert not [tag for tag in adam if "temperature" in tag]
-    assert "Adam is not SGD" in callback.report() and "Adam is not SGD" in callback.quantity.closing_text(
-        callback.record()
-    )
+    assert "Adam is not SGD" in callback.report()
+    assert "Adam is not SGD" in callback.quantity.closing_text(callback.record())
     adapter = lambda module, batch: (module.net(batch[0]), batch[2], "gaussian")  # noqa: E731
     told, callback = measured(Trained(CASES["mean squared error"][0]), adapter=adapter)
     assert not [tag for tag in told if "temperature" in tag]
