@@ -46,7 +46,8 @@ class WeightInfoCallback(InfoCallback):
     - ``weight_info/predicted_loss``: the same to second order; ``weight_info/loss``: without noise.
     - ``weight_info/complexity`` (with ``_stderr``, of both terms): ``C_β = N E_Q[loss] + β KL`` (eq. 2), nats.
     - ``weight_info/temperature``, ``weight_info/free_energy``: ``T = η / (2 B (1 - μ))`` of the optimiser, for gradient
-      noise of unit variance (with Adam it only follows η), and ``loss + T/2 log det(F + I)``.
+      noise of unit variance (with Adam it only follows η), and ``loss + T/2 log det(F + I)``. With a
+      ``GradientNoiseCallback`` before this callback in the Trainer's list T is that of the noise it measures.
     - ``weight_info/pac_bayes_bound``: largest error on new samples, with probability ``1 - delta``, of weights that are
       drawn for each prediction from a Q chosen for this bound; ``weight_info/gibbs_error`` (with ``_stderr``): its
       error on the training set. For labels only, once the first epoch is over, and where the bound is valid:

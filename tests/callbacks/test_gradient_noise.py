@@ -49,10 +49,13 @@ def test_the_free_energy_takes_the_measured_temperature_of_a_callback_before_it(
 
 def test_without_the_noise_at_a_step_there_is_no_free_energy_of_another_temperature():
     noise = GradientNoiseCallback(**{**OPTIONS, "every_n_train_steps": 8})
-    weights = WeightInfoCallback(**OPTIONS)
+    weights, early = WeightInfoCallback(**OPTIONS), WeightInfoCallback(**{**OPTIONS, "num_samples": 8})
     fit(noise, weights)
     found = dict(weights.history["weight_info/free_energy"])
     assert [step for step, value in found.items() if math.isnan(value)] == [4]
+    fit(noise, early)  # its samples are complete before the noise has a value
+    found = dict(early.history["weight_info/free_energy"])
+    assert [step for step, value in found.items() if math.isnan(value)] == [0, 4]
 
 
 def test_the_event_file_has_the_values_and_what_they_mean(tmp_path):
