@@ -202,8 +202,10 @@ def _returned(calls: list[Call], losses: list[Tensor]) -> ReturnedLoss:
 
 
 def _trained(calls: list[Call], losses: list[Tensor]) -> TrainedLoss | None:
+    if not losses or any(call.edge is None for call in calls):  # under torch.func
+        return None
     edges = [edge for call in calls if (edge := edge_of(call.outputs)) is not None]
-    return TrainedLoss(losses, edges) if edges and losses and all(call.edge is not None for call in calls) else None
+    return TrainedLoss(losses, edges) if edges else None
 
 
 def _objection(call: Call, gradient: Tensor | None) -> str:

@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.loggers import TensorBoardLogger
-from models import Classifier, curves, loader, trainer
+from models import CLASSES, Classifier, curves, loader, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_info import GradientNoiseCallback, WeightInfoCallback
+from lightning_info import GradientNoiseCallback, InfoCallback, WeightInfoCallback
+from lightning_info.quantities import Quantity
 
 OPTIONS = {"num_samples": 32, "every_n_train_steps": 4, "on_error": "raise", "summary": False}
 
@@ -20,6 +22,23 @@ class Sgd(Classifier):
         return torch.optim.SGD(self.parameters(), 0.05)
 
 
+class Regression(Sgd):
+    """No bounds of errors, which take long."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return F.mse_loss(self(x), F.one_hot(y, CLASSES).to(x))
+
+
+class Reader(Quantity):
+    """Reads what was measured beside it."""
+
+    name = "reader"
+
+    def measure(self, snapshot, point):
+        return {"reader/temperature": point.beside.get("gradient_noise/temperature", -1.0)}
+
+
 def fit(*callbacks, module=Sgd, **options):
     torch.manual_seed(0)
     model = module()
@@ -27,35 +46,40 @@ def fit(*callbacks, module=Sgd, **options):
     return model
 
 
-@pytest.mark.parametrize("module", [Sgd, Classifier])
-def test_the_free_energy_takes_the_measured_temperature_of_a_callback_before_it(module):
-    noise, weights, alone, after = GradientNoiseCallback(**OPTIONS), *(WeightInfoCallback(**OPTIONS) for _ in range(3))
-    fit(noise, weights, module=module)
-    fit(alone, module=module)
-    fit(after, GradientNoiseCallback(**OPTIONS), module=module)
-    found, plain = ({tag: dict(curve) for tag, curve in one.history.items()} for one in (weights, alone))
-    assert curves(after) == curves(alone)
-    if module is Classifier:  # Adam has no temperature of its noise
-        assert curves(weights) == curves(alone)
-        return
+def test_the_free_energy_takes_the_measured_temperature_of_a_callback_before_it():
+    noise, after = (GradientNoiseCallback(prefix=prefix, **OPTIONS) for prefix in (None, "after"))
+    weights, plain = (WeightInfoCallback(draws=2, prefix=prefix, **OPTIONS) for prefix in (None, "after"))
+    fit(noise, weights, plain, after, module=Regression)
+    found, usual = ({tag.removeprefix("after/"): dict(c) for tag, c in one.history.items()} for one in (weights, plain))
+    assert [step for step, _ in noise.history["gradient_noise/temperature"]] == [0, 4, 8]
     for step, temperature in noise.history["gradient_noise/temperature"]:
         assert found["weight_info/temperature"][step] == temperature
-        half = plain["weight_info/free_energy"][step] - plain["weight_info/loss"][step]
-        expected = half * temperature / plain["weight_info/temperature"][step]
+        assert usual["weight_info/temperature"][step] == 0.05 / (2 * 8)
+        half = usual["weight_info/free_energy"][step] - usual["weight_info/loss"][step]
+        expected = half * temperature / usual["weight_info/temperature"][step]
         actual = found["weight_info/free_energy"][step] - found["weight_info/loss"][step]
         assert actual == pytest.approx(expected, rel=1e-6)
-    assert [step for step, _ in noise.history["gradient_noise/temperature"]] == [0, 4, 8]
 
 
-def test_without_the_noise_at_a_step_there_is_no_free_energy_of_another_temperature():
-    noise = GradientNoiseCallback(**{**OPTIONS, "every_n_train_steps": 8})
-    weights, early = WeightInfoCallback(**OPTIONS), WeightInfoCallback(**{**OPTIONS, "num_samples": 8})
-    fit(noise, weights)
-    found = dict(weights.history["weight_info/free_energy"])
-    assert [step for step, value in found.items() if math.isnan(value)] == [4]
-    fit(noise, early)  # its samples are complete before the noise has a value
-    found = dict(early.history["weight_info/free_energy"])
-    assert [step for step, value in found.items() if math.isnan(value)] == [0, 4]
+@pytest.mark.parametrize(
+    ("module", "options", "expected"),
+    [
+        (Sgd, {}, "measured"),
+        (Classifier, {}, [-1.0, -1.0, -1.0]),  # Adam has no temperature of its noise
+        (Sgd, {"every_n_train_steps": 8}, [1.0, math.nan, 1.0]),
+        (Sgd, {"num_samples": 64}, [math.nan, math.nan, 1.0]),  # complete after the other's samples
+    ],
+)
+def test_a_callback_sees_what_those_before_it_measured_at_the_step_and_nothing_else(module, options, expected):
+    noise = GradientNoiseCallback(**{**OPTIONS, **options})
+    reader = InfoCallback(Reader(), **OPTIONS)
+    fit(noise, reader, module=module)
+    found = [value for _, value in reader.history["reader/temperature"]]
+    if expected == "measured":
+        expected = [value for _, value in noise.history["gradient_noise/temperature"]]
+    else:
+        found = [value if math.isnan(value) or value < 0 else 1.0 for value in found]
+    assert found == pytest.approx(expected, nan_ok=True, rel=0)
 
 
 def test_the_event_file_has_the_values_and_what_they_mean(tmp_path):
