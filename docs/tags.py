@@ -15,6 +15,7 @@ FAMILIES = {
     "WeightInfoCallback": "weight_information",
     "EffectiveInfoCallback": "effective_information",
     "StabilityCallback": "stability",
+    "GradientNoiseCallback": "gradient_noise",
 }
 HEAD = """\
 # Every number

@@ -1,4 +1,4 @@
-"""Train a ResNet-18 on CIFAR-10 with all five callbacks on.
+"""Train a ResNet-18 on CIFAR-10 with five callbacks on.
 
     python examples/cifar_resnet.py                       # anywhere, in a few minutes: generated images, narrow net
     python examples/cifar_resnet.py --full --data-root D  # CIFAR-10 by torchvision (downloaded to D), width 64

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lightning_info.callbacks.base import InfoCallback
     from lightning_info.callbacks.effective_info import EffectiveInfoCallback
     from lightning_info.callbacks.fisher_trace import FisherTraceCallback
+    from lightning_info.callbacks.gradient_noise import GradientNoiseCallback
     from lightning_info.callbacks.info_plane import InfoPlaneCallback
     from lightning_info.callbacks.stability import StabilityCallback
     from lightning_info.callbacks.weight_info import WeightInfoCallback
@@ -23,6 +24,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "EffectiveInfoCallback",
     "FisherTraceCallback",
+    "GradientNoiseCallback",
     "InfoCallback",
     "InfoPlaneCallback",
     "LikelihoodCall",
@@ -38,6 +40,7 @@ __all__ = [
 _HOMES = {
     "EffectiveInfoCallback": "callbacks.effective_info",
     "FisherTraceCallback": "callbacks.fisher_trace",
+    "GradientNoiseCallback": "callbacks.gradient_noise",
     "InfoCallback": "callbacks.base",
     "InfoPlaneCallback": "callbacks.info_plane",
     "LikelihoodCall": "replica.likelihood_choice",

@@ -5,7 +5,7 @@ With a ``pytorch_lightning.Trainer`` in Python the callbacks of :mod:`lightning_
 
 from pytorch_lightning import Callback
 
-from lightning_info.callbacks import effective_info, fisher_trace, info_plane, stability, weight_info
+from lightning_info.callbacks import effective_info, fisher_trace, gradient_noise, info_plane, stability, weight_info
 
 
 class FisherTraceCallback(fisher_trace.FisherTraceCallback, Callback):  # type: ignore[misc]
@@ -26,3 +26,7 @@ class EffectiveInfoCallback(effective_info.EffectiveInfoCallback, Callback):  # 
 
 class StabilityCallback(stability.StabilityCallback, Callback):  # type: ignore[misc]
     """See :class:`lightning_info.StabilityCallback`."""
+
+
+class GradientNoiseCallback(gradient_noise.GradientNoiseCallback, Callback):  # type: ignore[misc]
+    """See :class:`lightning_info.GradientNoiseCallback`."""

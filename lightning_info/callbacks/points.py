@@ -361,7 +361,8 @@ class Points(Member):
         generator = torch.Generator().manual_seed((1_000_003 * self.seed + step) % 2**63)
         samples = len(self._samples) if self._samples.complete else self.num_samples
         setup = TrainingSetup.of(trainer, self._collector.chunk)
-        return Point(step, generator, setup, samples, self._error_policy.warn_once)
+        beside = self._session.beside(self, step)
+        return Point(step, generator, setup, samples, self._error_policy.warn_once, beside=beside)
 
     def record(self) -> Record:
         """Record of what was measured so far, without prefix."""

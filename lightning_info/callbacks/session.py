@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -151,6 +152,22 @@ class Session:
         """Note that a callback has ended; True for the last one."""
         self._ended.append(member)
         return len(self._ended) == len(self.members)
+
+    def beside(self, member: Member, step: int) -> dict[str, float]:
+        """Return what the callbacks before one measured at a step, by tag without prefix; NaN if they did not.
+
+        Args:
+            member: The callback; only those with the same prefix count.
+            step: Step of its point.
+        """
+        before = self.members[: self.members.index(member)] if member in self.members else ()
+        found: dict[str, float] = {}
+        for other in before:
+            if other.is_prepared and other.prefix == member.prefix:
+                last = {tag.removeprefix(other.tagged("")): curve[-1] for tag, curve in other.last_curves().items()}
+                found |= dict.fromkeys(other.quantity.tags, math.nan)
+                found |= {tag: value for tag, (at, value) in last.items() if at == step}
+        return found
 
     # ---- what is reported once for all
 

@@ -52,7 +52,8 @@ class WeightInfoCallback(SeesFirstLosses):
       trained on it, nats; it ends with the epoch. At the end ``weight_info/prequential_excess``, what it takes beyond
       the final loss. Absent where the returned loss is not the mean or sum of -log p of labels that come once.
     - ``weight_info/temperature``, ``weight_info/free_energy``: ``T = η / (2 B (1 - μ))`` of the optimiser, for gradient
-      noise of unit variance (with Adam it only follows η), and ``loss + T/2 log det(F + I)``.
+      noise of unit variance (with Adam it only follows η), and ``loss + T/2 log det(F + I)``. With a
+      ``GradientNoiseCallback`` before this callback in the Trainer's list T is that of the noise it measures.
     - ``weight_info/pac_bayes_bound``: largest error on new samples, with probability ``1 - delta``, of weights that are
       drawn for each prediction from a Q chosen for this bound; ``weight_info/gibbs_error`` (with ``_stderr``): its
       error on the training set. For labels only, once the first epoch is over, and where the bound is valid:

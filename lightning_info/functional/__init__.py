@@ -36,6 +36,7 @@ from lightning_info.functional.fisher import (
     trace_estimate,
 )
 from lightning_info.functional.free_energy import free_energy, temperature
+from lightning_info.functional.gradient_noise import GradientNoise, gradient_noise_scale, measured_temperature
 from lightning_info.functional.lanczos import Eigenpairs, Tridiagonal, quadrature, runs, spectra
 from lightning_info.functional.learning_coefficient import LearningCoefficient, local_learning_coefficient
 from lightning_info.functional.linear_gaussian import (
@@ -96,6 +97,7 @@ __all__ = [
     "DropoutNoise",
     "EffectiveInformation",
     "Eigenpairs",
+    "GradientNoise",
     "Information",
     "LearningCoefficient",
     "MixtureInformation",
@@ -140,6 +142,7 @@ __all__ = [
     "gaussian_information",
     "generalisation_error",
     "gibbs_risk_bound",
+    "gradient_noise_scale",
     "kl_inverse",
     "lanczos_noise",
     "layer_fisher",
@@ -149,6 +152,7 @@ __all__ = [
     "low_rank_activation_covariance",
     "low_rank_noise",
     "mcallester_bound",
+    "measured_temperature",
     "mixture_information",
     "one_unit_information",
     "one_unit_probabilities",

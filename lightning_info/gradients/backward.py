@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_info.gradients import norms
-from lightning_info.gradients.contract import NotCovered
+from lightning_info.gradients.contract import NotCovered, add_gradients
 from lightning_info.gradients.taps import Group, Tap, Tied, listed, tied
 
 
@@ -19,8 +19,9 @@ def squared_norms(
     groups: list[Group],
     copies: dict[str, Tensor],
     foreign: list[Tensor],
-    names: Iterable[str],
+    parameters: Mapping[str, Tensor],
     cotangents: Iterable[Tensor],
+    sums: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Per-sample squared gradient norms from a forward pass that was tapped.
 
@@ -30,8 +31,9 @@ def squared_norms(
         copies: Leaves ``(N, *shape)`` that stand for N copies of a parameter, by its name.
         foreign: All other leaves but the parameters. Autograd visits only what lies on a way to what is asked for, so
             that taps before which there is nothing else would stay silent.
-        names: Of all parameters.
+        parameters: All of them, by name.
         cotangents: Of the outputs' shape.
+        sums: See :class:`~.contract.Engine`.
 
     Returns:
         ``(N,)`` float64 by name.
@@ -39,15 +41,16 @@ def squared_norms(
     Raises:
         NotCovered: A call that the outputs depend on got no gradient.
     """
-    total = {name: torch.zeros(len(outputs), dtype=torch.float64, device=outputs.device) for name in names}
+    total = {name: torch.zeros(len(outputs), dtype=torch.float64, device=outputs.device) for name in parameters}
     taps = [one for members in groups for one in members.taps]
     roots = [one for one in taps if one.is_root]
     asked: list[Any] = [*(one.edge for one in roots), *copies.values(), *foreign]
     if not asked:  # nothing that is trained
         return total
-    sums = _Sums(groups, total, len(outputs))
+    arriving = _Sums(groups, total, len(outputs))
+    wanted = {} if sums is None else parameters
     handles = [
-        one.edge.node.register_prehook(lambda gradients, one=one: sums.arrive(one, gradients[one.edge.output_nr]))
+        one.edge.node.register_prehook(lambda gradients, one=one: arriving.arrive(one, gradients[one.edge.output_nr]))
         for one in taps
         if not one.is_root
     ]
@@ -55,13 +58,19 @@ def squared_norms(
         for u in cotangents:
             if u.shape != outputs.shape:
                 raise NotCovered(f"the outputs have shape {tuple(outputs.shape)} here and {tuple(u.shape)} otherwise")
-            gradients = torch.autograd.grad(outputs, asked, u.to(outputs), retain_graph=True, allow_unused=True)
+            gradients = torch.autograd.grad(
+                outputs, [*asked, *wanted.values()], u.to(outputs), retain_graph=True, allow_unused=True
+            )
             for one, gradient in zip(roots, gradients, strict=False):
-                sums.arrive(one, gradient)
-            sums.close()
+                arriving.arrive(one, gradient)
+            arriving.close()
             for name, gradient in zip(copies, gradients[len(roots) :], strict=False):
                 if gradient is not None:
                     total[name] += norms.squared_norm(gradient).double()
+                    if sums is not None:
+                        add_gradients(sums, [name], [gradient.sum(0)])
+            if sums is not None:
+                add_gradients(sums, wanted, gradients[len(asked) :])
     finally:
         for handle in handles:
             handle.remove()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 Predict = Callable[[nn.Module, Any], Tensor]
@@ -30,11 +31,36 @@ class Norms(dict[str, Tensor]):
         self.routes = routes
 
 
+def add_gradients(sums: dict[str, Tensor], names: Iterable[str], gradients: Iterable[Tensor | None]) -> None:
+    """Add gradients to sums by name; None is zero."""
+    for name, gradient in zip(names, gradients, strict=True):
+        if gradient is not None:
+            gradient = gradient.to_dense() if gradient.is_sparse else gradient
+            sums[name] = sums[name] + gradient if name in sums else gradient
+
+
+def add_plain_gradients(
+    sums: dict[str, Tensor], module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]
+) -> None:
+    """Add what one plain backward pass per cotangent gives, for engines that keep no gradient of all samples."""
+    outputs, parameters = predict(module, batch), trainable(module)
+    for u in cotangents:
+        gradients = torch.autograd.grad(
+            outputs, list(parameters.values()), u.to(outputs), retain_graph=True, allow_unused=True
+        )
+        add_gradients(sums, parameters, gradients)
+
+
 class Engine(Protocol):
     """Computes per-sample squared gradient norms."""
 
     def __call__(
-        self, module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]
+        self,
+        module: nn.Module,
+        predict: Predict,
+        batch: Any,
+        cotangents: Iterable[Tensor],
+        sums: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """``{parameter name: sum of ‖J_nᵀ u_n‖² over the cotangents, (N,) float64}`` for every trainable parameter.
 
@@ -43,6 +69,8 @@ class Engine(Protocol):
             predict: Gives the outputs ``(N, ...)``.
             batch: N samples.
             cotangents: Tensors of the outputs' shape.
+            sums: If given, the gradients themselves, summed over samples and cotangents, are added to it by parameter,
+                each of its shape; those of 0 may be missing.
 
         Raises:
             NotCovered: The engine cannot give all of them exactly.

@@ -35,7 +35,13 @@ class _Taps(Recorder):
         return output
 
 
-def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> Norms:
+def squared_norms(
+    module: nn.Module,
+    predict: Predict,
+    batch: Any,
+    cotangents: Iterable[Tensor],
+    sums: dict[str, Tensor] | None = None,
+) -> Norms:
     """Per-sample squared gradient norms by BackPACK rules fed from taps (an :class:`~.contract.Engine`)."""
     parameters = trainable(module)
     names = {id(p): name for name, p in parameters.items()}
@@ -56,5 +62,5 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
             raise NotCovered(f"the input of {listed(one.names.values())} has {rows} rows for {samples} samples")
 
     foreign = list({id(leaf): leaf for leaf in graph.leaves if id(leaf) not in names}.values())
-    norms = backward.squared_norms(outputs, groups, {}, foreign, parameters, cotangents)
+    norms = backward.squared_norms(outputs, groups, {}, foreign, parameters, cotangents, sums)
     return Norms(norms, dict.fromkeys(parameters, UNUSED) | routes_of(groups, {}))

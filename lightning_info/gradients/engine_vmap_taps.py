@@ -42,7 +42,13 @@ from lightning_info.gradients.vmap_taps import Disagreement, OverBudget, VmapTap
 from lightning_info.gradients.vmapping import vmapping
 
 
-def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> Norms:
+def squared_norms(
+    module: nn.Module,
+    predict: Predict,
+    batch: Any,
+    cotangents: Iterable[Tensor],
+    sums: dict[str, Tensor] | None = None,
+) -> Norms:
     """Per-sample squared gradient norms by taps under ``torch.vmap`` (an :class:`~.contract.Engine`)."""
     leaves, rebuild = split_samples(batch)
     passes = Passes(module, predict, rebuild)
@@ -52,7 +58,7 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
     except (OverBudget, Disagreement) as reason:
         pending = _divide(everything, reason, passes, leaves)
     else:
-        return Norms(forward.squared_norms(cotangents), passes.routes)
+        return Norms(forward.squared_norms(cotangents, sums), passes.routes)
     columns = list(cotangents)
     index: list[Tensor] = []
     parts: list[dict[str, Tensor]] = []
@@ -63,7 +69,7 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
         except (OverBudget, Disagreement) as reason:
             pending.extend(_divide(some, reason, passes, leaves))
             continue
-        parts.append(forward.squared_norms(select(columns, some)))
+        parts.append(forward.squared_norms(select(columns, some), sums))
         index.append(some)
     order = torch.cat(index).argsort()
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -84,16 +90,18 @@ class Forward:
     """A forward pass of some samples, ready to go backward; the copies are those that the outputs depend on."""
 
     outputs: Tensor
-    names: list[str]
+    parameters: dict[str, nn.Parameter]
     groups: list[Group]
     copies: dict[str, Tensor]
     foreign: list[Tensor]
     bytes_per_sample: int
     routes: dict[str, str]
 
-    def squared_norms(self, cotangents: Iterable[Tensor]) -> dict[str, Tensor]:
+    def squared_norms(self, cotangents: Iterable[Tensor], sums: dict[str, Tensor] | None) -> dict[str, Tensor]:
         """Go backward: see :func:`~.backward.squared_norms`."""
-        return backward.squared_norms(self.outputs, self.groups, self.copies, self.foreign, self.names, cotangents)
+        return backward.squared_norms(
+            self.outputs, self.groups, self.copies, self.foreign, self.parameters, cotangents, sums
+        )
 
 
 class Passes:
@@ -142,5 +150,5 @@ class Passes:
         foreign = list({id(leaf): leaf for leaf in graph.leaves if id(leaf) not in known}.values())
         why = {name: NO_PARTNER if name in recorder.beside else NO_RULE for name in copies}
         routes = routes_of(groups, {name: self.copied.get(name, reason) for name, reason in why.items()})
-        found = Forward(outputs, list(self.parameters), groups, copies, foreign, recorder.bytes_per_sample, routes)
+        found = Forward(outputs, self.parameters, groups, copies, foreign, recorder.bytes_per_sample, routes)
         return found, wrong

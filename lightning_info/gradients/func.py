@@ -12,16 +12,32 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_info.gradients.attributes import kept
 from lightning_info.gradients.batches import select, split_samples
-from lightning_info.gradients.contract import Norms, NotCovered, OutputGradients, Predict, first_line, trainable
+from lightning_info.gradients.contract import (
+    Norms,
+    NotCovered,
+    OutputGradients,
+    Predict,
+    add_plain_gradients,
+    first_line,
+    trainable,
+)
 from lightning_info.gradients.memory import LIMITS, is_out_of_memory
 from lightning_info.gradients.real import as_real, flat
 
 
-def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> Norms:
+def squared_norms(
+    module: nn.Module,
+    predict: Predict,
+    batch: Any,
+    cotangents: Iterable[Tensor],
+    sums: dict[str, Tensor] | None = None,
+) -> Norms:
     """Per-sample squared gradient norms by ``torch.func`` (an :class:`~.contract.Engine`)."""
     gradients = _Gradients(module, predict, batch, lambda gradient: as_real(gradient).square().sum().double())
     total: dict[str, Tensor] = {}
     for u in cotangents:
+        if sums is not None:
+            add_plain_gradients(sums, module, predict, batch, [u])
         found = gradients(gradients.leaves, u)
         total = {name: total.get(name, 0) + norm for name, norm in found.items()}
     return Norms(total, dict.fromkeys(total, "torch.func"))

@@ -9,13 +9,27 @@ import torch
 from torch import Tensor, nn
 
 from lightning_info.gradients.batches import company, num_samples, take
-from lightning_info.gradients.contract import Norms, NotCovered, OutputGradients, Predict, first_line, trainable
+from lightning_info.gradients.contract import (
+    Norms,
+    NotCovered,
+    OutputGradients,
+    Predict,
+    add_plain_gradients,
+    first_line,
+    trainable,
+)
 from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.memory import is_out_of_memory
 from lightning_info.gradients.real import as_real, flat
 
 
-def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]) -> Norms:
+def squared_norms(
+    module: nn.Module,
+    predict: Predict,
+    batch: Any,
+    cotangents: Iterable[Tensor],
+    sums: dict[str, Tensor] | None = None,
+) -> Norms:
     """Per-sample squared gradient norms by a loop over batches of one (an :class:`~.contract.Engine`)."""
     parameters = trainable(module)
     columns = list(cotangents)
@@ -24,6 +38,8 @@ def squared_norms(module: nn.Module, predict: Predict, batch: Any, cotangents: I
         row = alone(module, predict, batch, n)
         rows.append(torch.stack([squares_of(row, fitted(u[n], row), parameters) for u in columns]).sum(0))
     norms = dict(zip(parameters, torch.stack(rows, dim=1), strict=True))
+    if sums is not None:
+        add_plain_gradients(sums, module, predict, batch, columns)
     return Norms(norms, dict.fromkeys(norms, "loop"))
 
 

@@ -79,10 +79,15 @@ class Plan:
         return "; ".join(parts)
 
     def squared_norms(
-        self, module: nn.Module, predict: Predict, batch: Any, cotangents: Iterable[Tensor]
+        self,
+        module: nn.Module,
+        predict: Predict,
+        batch: Any,
+        cotangents: Iterable[Tensor],
+        sums: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """See :class:`~.contract.Engine`."""
-        return ENGINES[self.engine](module, predict, batch, cotangents)
+        return ENGINES[self.engine](module, predict, batch, cotangents, sums)
 
 
 def choose_engine(module: nn.Module, predict: Predict, batch: Any, engine: EngineName = "auto") -> Plan:

@@ -59,6 +59,8 @@ class Point:
             quantity does not ask for them by :attr:`Quantity.evaluation_samples`.
         validation_set: The same of the first validation.
         first_epoch: Losses of the training steps of the first epoch so far; None unless the callback collects them.
+        beside: Values that callbacks before this one in the Trainer's list measured, by tag without prefix; NaN where
+            they did not measure at this step.
     """
 
     step: int
@@ -69,6 +71,7 @@ class Point:
     training_set: SampledSet | None = None
     validation_set: SampledSet | None = None
     first_epoch: FirstEpoch | None = None
+    beside: Mapping[str, float] = field(default_factory=dict)
 
     def training_samples(self, measured: int) -> float:
         """Return N of the summed loss; if the data have no length, the measured samples, with one warning."""

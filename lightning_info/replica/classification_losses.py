@@ -79,6 +79,7 @@ class ClassificationLoss:
                 raise NoPrediction(f"the loss was recognised as {self}, and its gradient is another one now")
         prediction = self._read(z, found, step.samples)
         prediction.recognised = str(self)
+        prediction.trained = step.trained(z)
         return prediction
 
     def _read(self, z: Tensor, found: Targets | None, samples: int) -> Prediction:

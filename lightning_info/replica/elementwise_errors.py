@@ -69,6 +69,7 @@ class ElementwiseError:
         read = gaussian if self.kind == "squared" else laplace
         prediction = read({"input": z, "target": y, "weight": weight}, step.samples)
         prediction.recognised = str(self)
+        prediction.trained = step.trained(z)
         return prediction
 
 

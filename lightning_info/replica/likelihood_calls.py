@@ -19,7 +19,7 @@ from torch.autograd.graph import GradientEdge
 from lightning_info.replica.distribution_calls import parser_of
 from lightning_info.replica.loss_recognition import LIKELIHOODS, SYMMETRIC
 from lightning_info.replica.predicted import NoPrediction, Prediction, product, together
-from lightning_info.replica.returned_loss import ReturnedLoss
+from lightning_info.replica.returned_loss import ReturnedLoss, TrainedLoss, edge_of
 
 
 @dataclass
@@ -178,21 +178,34 @@ def prediction_of(calls: list[Call], losses: list[Tensor], samples: int, owner: 
         return predictions[0]
     returned = _returned(calls, losses)
     if len(calls) == 1:
-        predictions[0].returned = returned
-        return predictions[0]
-    shares = _shares(calls, returned.gradients)
-    return together(predictions, shares, returned)
+        prediction = predictions[0]
+        prediction.returned = returned
+    else:
+        prediction = together(predictions, _shares(calls, returned.gradients), returned)
+    prediction.trained = _trained(calls, losses)
+    return prediction
 
 
 def product_of(calls: list[Call], losses: list[Tensor], samples: int, owner: str) -> Prediction:
     """What several calls say as heads of one prediction; arguments and refusals are those of :func:`prediction_of`."""
     predictions = [prediction_of([call], losses, samples, owner) for call in calls]
-    return predictions[0] if len(calls) == 1 else product(predictions, replace(_returned(calls, losses), is_each=False))
+    if len(calls) == 1:
+        return predictions[0]
+    prediction = product(predictions, replace(_returned(calls, losses), is_each=False))
+    prediction.trained = _trained(calls, losses)
+    return prediction
 
 
 def _returned(calls: list[Call], losses: list[Tensor]) -> ReturnedLoss:
     is_each = any(call.is_each for call in calls)
     return ReturnedLoss(losses, [call.value for call in calls], [call.edge for call in calls], is_each)
+
+
+def _trained(calls: list[Call], losses: list[Tensor]) -> TrainedLoss | None:
+    if not losses or any(call.edge is None for call in calls):  # under torch.func
+        return None
+    edges = [edge for call in calls if (edge := edge_of(call.outputs)) is not None]
+    return TrainedLoss(losses, edges) if edges else None
 
 
 def _objection(call: Call, gradient: Tensor | None) -> str:

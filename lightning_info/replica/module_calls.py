@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from lightning_info.gradients.memory import is_out_of_memory
+from lightning_info.replica.returned_loss import TrainedLoss, edge_of
 from lightning_info.replica.shown_tensor import shown_tensor
 
 
@@ -33,6 +35,13 @@ class SeenStep:
     samples: int
     again: Callable[[], Tensor]
     module: nn.Module
+
+    def trained(self, outputs: Tensor) -> TrainedLoss | None:
+        """The loss as a function of outputs of a module; None where there is no graph."""
+        if self.loss is None or is_functorch_wrapped_tensor(outputs):
+            return None
+        edge = edge_of(outputs)
+        return None if edge is None else TrainedLoss([self.loss], [edge])
 
     def output(self, call: int, name: str) -> Tensor | None:
         """What a module call gave; None if it is none of that module."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_info.functional import fisher
 from lightning_info.functional.likelihoods import LikelihoodLike, NotRegular, Product, likelihood_named
 from lightning_info.replica.padding import Padding
-from lightning_info.replica.returned_loss import ReturnedLoss
+from lightning_info.replica.returned_loss import ReturnedLoss, TrainedLoss
 
 
 class NoPrediction(ValueError):
@@ -46,6 +46,7 @@ class Prediction:
             predicted variance: of the means); None if there are none.
         variance: Of Gaussian outputs whose variance is predicted: its present value, in the layout of the means.
         returned: The loss that is trained; None with an adapter, and where it cannot be looked at.
+        trained: The loss that is trained, in the graph of the outputs; None with an adapter, and under ``torch.func``.
         padding: Gives masks of positions that the batch or the module's calls tell, see :mod:`~.padding`.
         writes: The module writes to its parameters when it runs.
         convention: What the loss does not tell of the distribution and is set, such as its unit variance; or empty.
@@ -63,6 +64,7 @@ class Prediction:
     targets: Tensor | None = None
     variance: Tensor | None = None
     returned: ReturnedLoss | None = None
+    trained: TrainedLoss | None = None
     padding: Callable[[], list[Padding]] = list
     writes: bool = False
     convention: str = ""

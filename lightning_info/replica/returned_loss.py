@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import handle_torch_function, has_torch_function
 
+AGREES = 1e-3
+"""Relative difference of two gradients that rounding may make."""
+
 
 def backward(loss: Any, *args: Any, **kwargs: Any) -> None:
     """Stands for ``manual_backward`` on a replica: shows the loss to whoever watches, and does nothing."""
@@ -21,6 +24,38 @@ def backward(loss: Any, *args: Any, **kwargs: Any) -> None:
 def edge_of(value: Tensor) -> GradientEdge | None:
     """The place of a value in the graph, which stays the same when the value is written to; None without a graph."""
     return get_gradient_edge(value) if value.requires_grad else None
+
+
+@dataclass
+class TrainedLoss:
+    """The loss that is trained, and the outputs that its likelihood calls read.
+
+    Attributes:
+        losses: Scalars with a graph; their sum is trained. None are known where they have no graph.
+        edges: Places of the outputs in the graph, as the calls get them.
+    """
+
+    losses: list[Tensor]
+    edges: list[GradientEdge]
+
+    def factor(self, outputs: Tensor, gradient: Tensor) -> float | None:
+        """Return c where the gradient of the loss in the outputs is c times the one given; None if it is another.
+
+        Both are compared where the calls read the outputs: nothing below is run backward.
+
+        Args:
+            outputs: ``(N, ...)``, made of what the calls read.
+            gradient: One in the outputs, of the same shape.
+        """
+        options: dict[str, Any] = {"retain_graph": True, "allow_unused": True}
+        mine = torch.autograd.grad(self.losses, self.edges, **options)
+        given = torch.autograd.grad(outputs, self.edges, gradient.to(outputs), **options)
+        pairs = [(a.double(), b.double()) for a, b in zip(mine, given, strict=True) if a is not None and b is not None]
+        product = sum((a * b).sum().item() for a, b in pairs)
+        square = sum(b.square().sum().item() for _, b in pairs)
+        whole = sum(a.double().square().sum().item() for a in mine if a is not None)
+        c = product / square if square else 0.0
+        return c if whole - c * product <= AGREES**2 * whole else None
 
 
 @dataclass

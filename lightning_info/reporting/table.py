@@ -50,7 +50,7 @@ def last_values(history: Mapping[str, Curve]) -> str:
         if not is_error(tag) and curve:
             step, value = curve[-1]
             error = error_of(history, tag, step)
-            told = [f"{v:.5g}" if math.isfinite(v) else "-" for v in (value, error)]
+            told = ["-" if math.isnan(v) else f"{v:.5g}" for v in (value, error)]
             rows.append((tag, str(step), told[0], told[1]))
     return _aligned(rows) if len(rows) > 1 else ""
 

@@ -68,8 +68,9 @@ def _descriptions() -> dict[str, Description]:
     """Of all quantities."""
     from lightning_info.quantities.effective_information.descriptions import DESCRIPTIONS as EFFECTIVE
     from lightning_info.quantities.fisher_trace.descriptions import DESCRIPTIONS as FISHER
+    from lightning_info.quantities.gradient_noise.descriptions import DESCRIPTIONS as NOISE
     from lightning_info.quantities.information_plane.descriptions import DESCRIPTIONS as PLANE
     from lightning_info.quantities.stability.descriptions import DESCRIPTIONS as STABILITY
     from lightning_info.quantities.weight_information.descriptions import DESCRIPTIONS as WEIGHTS
 
-    return {**FISHER, **PLANE, **WEIGHTS, **EFFECTIVE, **STABILITY}
+    return {**FISHER, **PLANE, **WEIGHTS, **EFFECTIVE, **STABILITY, **NOISE}

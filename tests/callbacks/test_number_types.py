@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_info import (
     EffectiveInfoCallback,
     FisherTraceCallback,
+    GradientNoiseCallback,
     InfoPlaneCallback,
     StabilityCallback,
     WeightInfoCallback,
@@ -47,6 +48,7 @@ class Regression(LightningModule):
 
 CALLBACKS = {
     "fisher/hessian_trace": lambda **o: FisherTraceCallback("exact", also=["empirical", "hessian"], **o),
+    "gradient_noise/trace": lambda **o: GradientNoiseCallback(**o),
     "weight_info/kl": lambda **o: WeightInfoCallback(draws=2, **o),
     "effective_info/I_XZ/net.tanh": lambda **o: EffectiveInfoCallback(beta=1.0, draws=2, **o),
     "stability/fisher_distance": lambda **o: StabilityCallback(index=1, replacement=5, **o),

@@ -14,11 +14,12 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_info import (
     EffectiveInfoCallback,
     FisherTraceCallback,
+    GradientNoiseCallback,
     StabilityCallback,
     WeightInfoCallback,
 )
 
-KINDS = [FisherTraceCallback, WeightInfoCallback, EffectiveInfoCallback, StabilityCallback]
+KINDS = [FisherTraceCallback, GradientNoiseCallback, WeightInfoCallback, EffectiveInfoCallback, StabilityCallback]
 
 
 class HandWritten(Classifier):

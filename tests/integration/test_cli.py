@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from lightning_info import (
     EffectiveInfoCallback,
     FisherTraceCallback,
+    GradientNoiseCallback,
     InfoPlaneCallback,
     StabilityCallback,
     WeightInfoCallback,
@@ -187,6 +188,7 @@ def test_printed_config_holds_every_argument_and_prints_itself_again(tmp_path, c
     given = {"every_n_train_steps": 3, "prefix": "x", "adapter": f"{__name__}.adapter"}
     given |= {
         FisherTraceCallback: {"also": ["exact"]},
+        GradientNoiseCallback: {"per_layer": True},
         InfoPlaneCallback: {"layers": ["net.2"]},
         WeightInfoCallback: {"lambda_": "optimal"},
         EffectiveInfoCallback: {"distortion": [0.1, 0.2]},

@@ -122,9 +122,11 @@ def _with_ours(case: Case, before: bool) -> tuple[list[Any], Trace]:
 
 
 def points(callback: Any) -> int:
-    """Steps at which all that was measured is finite; but for what optimisers without a learning rate do not have."""
+    """Steps at which all that was measured is finite; but for what optimisers without a learning rate do not have, and
+    ratios to a mean gradient that is not resolved."""
     finite: dict[int, bool] = {}
+    apart = ("/temperature", "/free_energy", "gradient_noise/scale", "gradient_noise/scale_high")
     for tag, curve in callback.history.items():
-        for step, value in () if tag.endswith(("/temperature", "/free_energy")) else curve:
+        for step, value in () if tag.endswith(apart) or tag.startswith("gradient_noise_layers/") else curve:
             finite[step] = finite.get(step, True) and math.isfinite(value)
     return sum(finite.values())

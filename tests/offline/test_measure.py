@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from lightning_info import (
     EffectiveInfoCallback,
     FisherTraceCallback,
+    GradientNoiseCallback,
     InfoPlaneCallback,
     MeasureResult,
     StabilityCallback,
@@ -33,6 +34,7 @@ def callbacks(**more):
         FisherTraceCallback(**shared, draws=16, per_layer=True, also=["empirical"]),
         InfoPlaneCallback(**shared, estimator=["binning", "mixture"]),
         WeightInfoCallback(**shared),
+        GradientNoiseCallback(**shared),
         EffectiveInfoCallback(**shared, draws=4),
     )
 

@@ -52,7 +52,7 @@ def loss_gradient_trace(snapshot: ModelSnapshot, draws: int | None, generator: G
     values = []
     for batch, places in snapshot.drawn(chosen):
         for number in range(len(places)):
-            gradient = _gradients(snapshot, take(batch, slice(number, number + 1)))[1]
+            gradient = loss_and_gradients(snapshot, take(batch, slice(number, number + 1)))[1]
             values.append(torch.stack([as_real(one).double().square().sum() for one in gradient]).sum())
     found = torch.stack(values).cpu()
     if not found.isfinite().all():
@@ -77,9 +77,10 @@ def terms_of(snapshot: ModelSnapshot, *, gradients: bool = True) -> Terms:
     if size < 2:
         raise NoTerms("whether its loss is a mean over samples cannot be seen from a single sample")
     try:
-        alone = [_gradients(snapshot, take(few, slice(n, n + 1)), gradients) for n in range(size)]
+        alone = [loss_and_gradients(snapshot, take(few, slice(n, n + 1)), gradients) for n in range(size)]
         parts = [
-            (count, _gradients(snapshot, take(few, slice(0, count)), gradients)) for count in {size, (size + 1) // 2}
+            (count, loss_and_gradients(snapshot, take(few, slice(0, count)), gradients))
+            for count in {size, (size + 1) // 2}
         ]
     except NoPrediction as error:
         raise NoTerms(f"its loss has no value for one sample alone: {error}") from error
@@ -113,7 +114,14 @@ def _agree(whole: tuple[Tensor, list[Tensor]], alone: list[tuple[Tensor, list[Te
     return bool(torch.as_tensor(error) <= TOLERANCE**2 * torch.as_tensor(size) + 1e-24)
 
 
-def _gradients(snapshot: ModelSnapshot, batch: Any, wanted: bool = True) -> tuple[Tensor, list[Tensor]]:
+def loss_and_gradients(snapshot: ModelSnapshot, batch: Any, wanted: bool = True) -> tuple[Tensor, list[Tensor]]:
+    """Return the trained loss of a batch, float64 without a graph, and its gradients in the trained weights.
+
+    Args:
+        snapshot: The replica.
+        batch: On its device.
+        wanted: Whether gradients are needed.
+    """
     loss = snapshot.predictor.trained_loss(snapshot.module, batch)
     if not wanted:
         return loss.detach().double(), []

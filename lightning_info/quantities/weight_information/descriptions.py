@@ -97,11 +97,12 @@ DESCRIPTIONS = {
         "The final loss is that of the reference samples in eval mode.",
     ),
     "weight_info/temperature": Description(
-        "Temperature of SGD from learning rate, momentum and batch size, for gradient noise of unit variance",
-        caution="The noise of real gradients has another variance.",
+        "Temperature of SGD from learning rate, momentum and batch size, for gradient noise of unit variance; with a "
+        "GradientNoiseCallback before this callback, of the noise that it measured",
+        caution="Without it: the noise of real gradients has another variance.",
     ),
     "weight_info/free_energy": Description(
-        "Loss plus half the temperature times log det(F + I)",
+        "Loss plus half the temperature (weight_info/temperature) times log det(F + I)",
         "nats",
         "training has moved to a worse or sharper place",
         "training has moved to a better or flatter place",

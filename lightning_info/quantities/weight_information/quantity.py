@@ -231,7 +231,8 @@ class WeightInformation(Quantity):
         n = point.training_samples(curvature.snapshot.size)
         if loss is not None and not math.isfinite(loss):
             raise Unavailable(f"the loss of the reference samples is {loss}")
-        is_exact, temperature = len(curvature.spectra) == 1, point.setup.temperature
+        is_exact = len(curvature.spectra) == 1
+        temperature = point.beside.get("gradient_noise/temperature", point.setup.temperature)
         self._eigenvalues = spectrum.eigenvalues if is_exact else torch.empty(0)  # nodes of Lanczos stand for many
         values = dict.fromkeys(self.tags, math.nan) | {
             "weight_info/trace": spectrum.trace,
