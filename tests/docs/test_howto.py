@@ -60,9 +60,11 @@ def test_the_yaml_builds_a_trainer(tmp_path):
     assert plane.quantity.label_information == "binned"
 
 
-@pytest.mark.parametrize("page", ["fisher.md", "info_plane.md", "weight_info.md", "effective_info.md", "stability.md"])
+@pytest.mark.parametrize(
+    "page", ["fisher", "info_plane", "weight_info", "effective_info", "stability", "gradient_noise"]
+)
 def test_the_page_of_a_callback_begins_with_what_a_reader_asks(page):
-    text = (DOCS / page).read_text()
+    text = (DOCS / f"{page}.md").read_text()
     titles = ["The question", "Usage", "What you see", "How to read it", "When not to trust it", "Cost"]
     places = [text.find(f"**{title}.**") for title in titles]
     assert -1 not in places
