@@ -33,6 +33,11 @@ def skipped(batches: int) -> str:
     )
 
 
+def not_shared(reason: str) -> str:
+    """Return the message that several processes cannot share the work of a point."""
+    return f"every process measures all samples, as {reason}; the values are those of the first process"
+
+
 def monitored(monitors: Mapping[str, Sequence[Any]], tags: Iterable[str], budget: float) -> str | None:
     """Return the message that a callback acts on values which the time budget may leave out; None if none does."""
     for tag in tags:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.memory import garbage_collection_cuda
 
+from lightning_info.callbacks import messages
 from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.error_policy import ErrorPolicy
 from lightning_info.callbacks.member import Member
-from lightning_info.callbacks.messages import monitored_gap
 from lightning_info.callbacks.monitors import is_tolerant, monitors
 from lightning_info.callbacks.processes import of_rank_zero
 from lightning_info.callbacks.reference_collector import ReferenceCollector
@@ -107,6 +107,7 @@ class Points(Member):
             noise=self._noise,
             start=self._start,
             known=known,
+            workers=self._session.workers,
         )
 
     @property
@@ -193,13 +194,15 @@ class Points(Member):
             point = self._point_at(trainer, step)
             snapshot = initial
             try:
-                with exits_are_errors("the measurement"):
+                with self._session.workers.together(), exits_are_errors("the measurement"):
                     if snapshot is None:
                         snapshot = self._snapshot(trainer, pl_module, due)
                     else:
                         snapshot.chunk, snapshot.at_once = self._chunk, self._at_once
                         if self.batch_norm == "reference":
                             snapshot.use_reference_statistics()
+                    if reason := snapshot.share():
+                        self._error_policy.warn_once(messages.not_shared(reason), "not shared")
                     return values_of(self.quantity, self.quantity.measure(snapshot, point))
             except Unavailable as error:
                 self._error_policy.warn_once(f"no value at step {step} (NaN): {error}", kind="no value")
@@ -307,7 +310,7 @@ class Points(Member):
             finite = [s for s, value in self.history.get(tag, ()) if math.isfinite(value) and s < step]
             if finite and tag in trainer.callback_metrics:
                 kept.add(tag)
-                self._error_policy.warn_once(monitored_gap(who, tag, step, finite[-1]), f"gap of {tag}")
+                self._error_policy.warn_once(messages.monitored_gap(who, tag, step, finite[-1]), f"gap of {tag}")
             elif all(map(is_tolerant, who)) or tag in trainer.callback_metrics:
                 kept.add(tag)
         return kept

@@ -31,6 +31,7 @@ from lightning_info.replica.reference_samples import LARGEST_STATE
 from lightning_info.replica.sample_pool import bytes_of
 from lightning_info.replica.samples_at_once import samples_at_once
 from lightning_info.replica.snapshot import ModelSnapshot
+from lightning_info.replica.workers import communicates
 
 SAID = ("unmeasured", "not", "mask", "weights", "padding", "left out", "targets")
 """Rows of the summary that are always printed before the first step: what is not measured, or approximated."""
@@ -179,6 +180,8 @@ class Preparing(Evaluating):
             if not self._samples.complete:
                 self._chunk = self._collector.chunk = len(found.whole)
             self._private = self.quantity.moves_weights or found.writes
+            if trainer.world_size > 1 and communicates(found.snapshot.predict):
+                self._session.workers.reason = "the module's own code has the processes communicate"
             size = self._expect(trainer, found.whole)
             at_once = partial(samples_at_once, found.snapshot, size)
             self._at_once = found.snapshot.at_once = found.snapshot.once(("at once", size), at_once)

@@ -23,6 +23,7 @@ from lightning_info.replica.sample_axis import Layouts
 from lightning_info.replica.sample_store import LARGEST_STORE, SampleStore
 from lightning_info.replica.snapshot import Audit, ModelSnapshot
 from lightning_info.replica.stand_in_trainer import StandInTrainer
+from lightning_info.replica.workers import Workers
 from lightning_info.reporting.closing_table import WIDTH, closing_table, within_width
 from lightning_info.reporting.explanations import Plugin, reading_guide, report_explanations, report_text
 from lightning_info.reporting.layout import Chart, write_layout
@@ -46,6 +47,7 @@ def new_snapshot(
     noise: Noise | None = None,
     start: dict[str, Any] | None = None,
     known: dict[Hashable, Any] | None = None,
+    workers: Workers | None = None,
 ) -> ModelSnapshot:
     """Build a snapshot with its own replica.
 
@@ -61,6 +63,7 @@ def new_snapshot(
         noise: Noise that passes over the replica draw.
         start: See :class:`~.KeptState`.
         known: See :class:`~.ModelSnapshot`.
+        workers: See :class:`~.ModelSnapshot`.
     """
     stand_in = StandInTrainer(trainer)
     replica = replicate(pl_module, private=private, trainer=trainer, stand_in=stand_in)
@@ -76,7 +79,16 @@ def new_snapshot(
     )
     found = {} if known is None else known
     return ModelSnapshot(
-        replica, predictor, groups, chunk, device, batch_norms, audit=audit, at_once=at_once, known=found
+        replica,
+        predictor,
+        groups,
+        chunk,
+        device,
+        batch_norms,
+        audit=audit,
+        at_once=at_once,
+        known=found,
+        workers=workers or Workers(),
     )
 
 
@@ -89,6 +101,7 @@ class Session:
         layouts: Where the samples of a batch are, by a key that agrees if two callbacks find the same.
         known: What else was found before the first step, by the same key; see :meth:`~.ModelSnapshot.once`.
         store: The reference samples of all callbacks.
+        workers: The processes of the run, which share the work of a point.
     """
 
     _of_trainers: ClassVar[WeakKeyDictionary[Any, Session]] = WeakKeyDictionary()
@@ -98,6 +111,7 @@ class Session:
         self.layouts: Layouts = {}
         self.known: defaultdict[Hashable, dict[Hashable, Any]] = defaultdict(dict)
         self.budget = Budget()
+        self.workers = Workers(processes)
         # every process gets the samples of all, and then none of them are shared
         readers = 1 if processes == 1 else processes * len(members)
         self.store = SampleStore(LARGEST_STORE // readers, max((c.num_samples for c in members), default=0))
