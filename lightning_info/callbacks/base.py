@@ -21,7 +21,7 @@ from lightning_info.callbacks.forecast import Forecast
 from lightning_info.callbacks.hyperparameters import LogsHyperparameters
 from lightning_info.callbacks.monitors import monitors
 from lightning_info.callbacks.options import ARGUMENTS, MARK, check_common_options, show_common_options
-from lightning_info.callbacks.preflight import refuse_sharding
+from lightning_info.callbacks.preflight import gather_weights, refuse_sharding
 from lightning_info.callbacks.preparing import MOST_SKIPPED
 from lightning_info.callbacks.processes import in_any_process
 from lightning_info.callbacks.progress import progress
@@ -37,6 +37,7 @@ from lightning_info.replica.declared_samples import Collate, DeclaredSamples, Sp
 from lightning_info.replica.isolation import isolated
 from lightning_info.replica.noise import Noise
 from lightning_info.replica.prediction import Adapter
+from lightning_info.replica.replicate import with_whole_parameters
 from lightning_info.replica.user_warning import warn
 from lightning_info.reporting.table import last_values
 
@@ -173,7 +174,7 @@ class InfoCallback(LogsHyperparameters):
             return
         self._off = ""
         with self._or_off():
-            refuse_sharding(type(self).__name__, type(trainer.strategy).__name__)
+            refuse_sharding(type(self).__name__, trainer.strategy)
         ours = [c for c in trainer.callbacks if isinstance(c, InfoCallback)]
         if sum(c.quantity is self.quantity for c in ours) > 1:
             raise WrongArgument(
@@ -209,7 +210,7 @@ class InfoCallback(LogsHyperparameters):
                 trainer.callback_metrics[tag] = torch.tensor(finite[-1] if tag in monitors(trainer) else curve[-1][1])
         if self.quantity.needs_start and trainer.fit_loop.epoch_loop._batches_that_stepped == 0:
             with self._clock.spending(), self._error_policy.guard("keeping the initial weights"):
-                self.quantity.start(pl_module)
+                self.quantity.start(with_whole_parameters(pl_module, trainer))
         self._decision = None
         self._session = Session.join(trainer, self)
         self._write_layout(trainer)  # of another fit of the same trainer
@@ -236,6 +237,8 @@ class InfoCallback(LogsHyperparameters):
             self._session.leave_batch(self)
 
     def _act(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if not self._prepared or self.is_due(trainer, batch_idx):
+            self._gather_weights(pl_module)
         if not self._samples.complete:
             with isolated(pl_module.device):
                 self._collect(trainer, pl_module, batch, batch_idx)
@@ -268,11 +271,16 @@ class InfoCallback(LogsHyperparameters):
             self._end_first_epoch()
             step = self._step = steps_taken(trainer)
             if step != self._measured and not trainer.fast_dev_run and self._ends_with_point(trainer):
+                self._gather_weights(pl_module)
                 due = [c for c in self._session.members if c.is_ready and c.last_step != step]
                 self._measure_and_log(trainer, pl_module, step, due)
             if self._measured is not None:
                 self._report_end(trainer)
         self.account.is_open = False
+
+    def _gather_weights(self, pl_module: Any) -> None:
+        if not self._session.whole:  # once for the batch
+            self._session.whole = gather_weights(type(self).__name__, pl_module)
 
     def _ends_with_point(self, trainer: Any) -> bool:
         if self._points or self._affords(trainer, self.account.ending):

@@ -33,6 +33,11 @@ def skipped(batches: int) -> str:
     )
 
 
+def gathered(size: int) -> str:
+    """Return the row of the summary about sharded parameters that take so many bytes as a whole."""
+    return f"sharded, and gathered for each point: a second copy of {size / 2**20:.3g} MiB in every process"
+
+
 def not_shared(reason: str) -> str:
     """Return the message that several processes cannot share the work of a point."""
     return f"every process measures all samples, as {reason}; the values are those of the first process"

@@ -94,7 +94,6 @@ class Points(Member):
         private: bool = False,
         known: dict[Hashable, Any] | None = None,
     ) -> ModelSnapshot:
-        private = private or self._private
         return new_snapshot(
             trainer,
             pl_module,
@@ -102,12 +101,13 @@ class Points(Member):
             adapter=self.adapter,
             chunk=self._chunk,
             at_once=self._at_once,
-            private=private,
+            private=private or self._private,
             needs_likelihood=self.quantity.needs_likelihood,
             noise=self._noise,
             start=self._start,
             known=known,
             workers=self._session.workers,
+            whole=self._session.whole,
         )
 
     @property

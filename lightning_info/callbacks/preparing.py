@@ -30,10 +30,11 @@ from lightning_info.replica.declared_samples import DoesNotFit
 from lightning_info.replica.reference_samples import LARGEST_STATE
 from lightning_info.replica.sample_pool import bytes_of
 from lightning_info.replica.samples_at_once import samples_at_once
+from lightning_info.replica.sharded import bytes_of_whole
 from lightning_info.replica.snapshot import ModelSnapshot
 from lightning_info.replica.workers import communicates
 
-SAID = ("unmeasured", "not", "mask", "weights", "padding", "left out", "targets")
+SAID = ("unmeasured", "not", "mask", "weights", "padding", "left out", "targets", "parameters")
 """Rows of the summary that are always printed before the first step: what is not measured, or approximated."""
 MOST_HALVINGS = 20
 LEAST_SAMPLES = 64
@@ -191,6 +192,8 @@ class Preparing(Evaluating):
                 "steps": str(self._schedule),
                 **found.rows,
             }
+            if self._session.whole:
+                rows["parameters"] = messages.gathered(bytes_of_whole(pl_module))
             self._normalises = bool(on_batch_statistics(pl_module))
             if self._normalises:
                 rows["BatchNorm"] = STATISTICS[self.batch_norm]

@@ -21,6 +21,7 @@ from lightning_info.replica.prediction import Adapter, Predictor
 from lightning_info.replica.replicate import replicate
 from lightning_info.replica.sample_axis import Layouts
 from lightning_info.replica.sample_store import LARGEST_STORE, SampleStore
+from lightning_info.replica.sharded import WholeParameters
 from lightning_info.replica.snapshot import Audit, ModelSnapshot
 from lightning_info.replica.stand_in_trainer import StandInTrainer
 from lightning_info.replica.workers import Workers
@@ -48,6 +49,7 @@ def new_snapshot(
     start: dict[str, Any] | None = None,
     known: dict[Hashable, Any] | None = None,
     workers: Workers | None = None,
+    whole: WholeParameters | None = None,
 ) -> ModelSnapshot:
     """Build a snapshot with its own replica.
 
@@ -64,9 +66,10 @@ def new_snapshot(
         start: See :class:`~.KeptState`.
         known: See :class:`~.ModelSnapshot`.
         workers: See :class:`~.ModelSnapshot`.
+        whole: See :func:`~.replicate`.
     """
     stand_in = StandInTrainer(trainer)
-    replica = replicate(pl_module, private=private, trainer=trainer, stand_in=stand_in)
+    replica = replicate(pl_module, private=private, trainer=trainer, stand_in=stand_in, whole=whole)
     device = pl_module.device
     if device.type == "mps":  # has no float64
         device = torch.device("cpu")
@@ -102,6 +105,7 @@ class Session:
         known: What else was found before the first step, by the same key; see :meth:`~.ModelSnapshot.once`.
         store: The reference samples of all callbacks.
         workers: The processes of the run, which share the work of a point.
+        whole: Sharded parameters, gathered for the batch under way.
     """
 
     _of_trainers: ClassVar[WeakKeyDictionary[Any, Session]] = WeakKeyDictionary()
@@ -112,6 +116,7 @@ class Session:
         self.known: defaultdict[Hashable, dict[Hashable, Any]] = defaultdict(dict)
         self.budget = Budget()
         self.workers = Workers(processes)
+        self.whole: WholeParameters = {}
         # every process gets the samples of all, and then none of them are shared
         readers = 1 if processes == 1 else processes * len(members)
         self.store = SampleStore(LARGEST_STORE // readers, max((c.num_samples for c in members), default=0))
@@ -158,7 +163,7 @@ class Session:
         self._through.append(member)
         if len(self._through) >= len(self.members):
             self._through.clear()
-            if self._snapshots or self._initial:
+            if self._snapshots or self._initial or self.whole:
                 self.clear()
 
     def ends(self, member: Member) -> bool:
@@ -292,6 +297,7 @@ class Session:
         self._through.clear()
         self._snapshots.clear()
         self._initial.clear()
+        self.whole = {}
 
 
 def _begins(pool: list[Any], groups: list[Any]) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_info.gradients.copies import Copier, NotCopyable, deep_copy, reachable
 from lightning_info.replica.hooks import TABLES, keep_hooks
+from lightning_info.replica.sharded import WholeParameters, gathered, is_sharded, unwrapped
 
 __all__ = ["NotCopyable", "replicate"]
 
@@ -19,7 +20,14 @@ _MEMBERS = ("_parameters", "_buffers", "_modules", "_trainer", "_fabric")
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def replicate(module: nn.Module, *, private: bool = False, trainer: Any = None, stand_in: Any = None) -> nn.Module:
+def replicate(
+    module: nn.Module,
+    *,
+    private: bool = False,
+    trainer: Any = None,
+    stand_in: Any = None,
+    whole: WholeParameters | None = None,
+) -> nn.Module:
     """Copy a module for a measurement.
 
     Parameters share the storage of the originals (no memory, always up to date) but have gradients of their own;
@@ -33,6 +41,7 @@ def replicate(module: nn.Module, *, private: bool = False, trainer: Any = None, 
         private: Copy the parameters too: the replica keeps today's weights, and may write to them.
         trainer: The trainer, which must not be copied where the module refers to it ...
         stand_in: ... and what stands in its place.
+        whole: Parameters in the place of sharded ones, see :func:`~.gathered`.
 
     Returns:
         The replica, at least float32.
@@ -46,7 +55,8 @@ def replicate(module: nn.Module, *, private: bool = False, trainer: Any = None, 
             if isinstance(parameter, nn.UninitializedParameter):
                 raise NotCopyable("a lazy parameter is not initialised; run one batch through the module first")
             is_half = parameter.dtype in _HALF
-            data = parameter.detach().float() if is_half else _by_storage(parameter.detach(), memo, private)
+            value = (whole or {}).get(id(parameter), parameter.detach())
+            data = value.float() if is_half else _by_storage(value, memo, private)
             memo[id(parameter)] = nn.Parameter(data, requires_grad=parameter.requires_grad)
         for buffer in module.buffers():
             data = _by_storage(buffer.detach(), memo, private=True)
@@ -54,7 +64,9 @@ def replicate(module: nn.Module, *, private: bool = False, trainer: Any = None, 
         copier = Copier(memo)
         copier.detach_graphs(module)
         copier.memo.give(_no_hooks(module))
+        fill = unwrapped(module, copier)
         try:
+            fill()
             replica = copier.copy(module)
         except Exception as error:
             raise NotCopyable(name_culprit(module, dict(copier.memo), error)) from error
@@ -71,6 +83,11 @@ def replicate(module: nn.Module, *, private: bool = False, trainer: Any = None, 
         part.training = False
     refuse_what_leads_back(module, replica)
     return replica
+
+
+def with_whole_parameters(module: nn.Module, trainer: Any) -> nn.Module:
+    """Return the module, or where parameters of it are sharded a replica that has whole ones, in all processes."""
+    return replicate(module, trainer=trainer, whole=gathered(module)) if is_sharded(module) else module
 
 
 def _by_storage(tensor: Tensor, memo: dict[Any, Any], private: bool) -> Tensor:

@@ -221,7 +221,8 @@ class Workers:
 
 def communicates(run: Callable[[], object]) -> bool:
     """Tell whether processes communicate in a call, which they then must make equally often."""
-    with _Collectives() as watch:
+    watch = _Collectives()
+    with watch:
         run()
     return watch.seen
 
