@@ -21,7 +21,7 @@ from lightning_info.callbacks.forecast import Forecast
 from lightning_info.callbacks.hyperparameters import LogsHyperparameters
 from lightning_info.callbacks.monitors import monitors
 from lightning_info.callbacks.options import ARGUMENTS, MARK, check_common_options, show_common_options
-from lightning_info.callbacks.preflight import gather_weights, refuse_sharding
+from lightning_info.callbacks.preflight import refuse_sharding
 from lightning_info.callbacks.preparing import MOST_SKIPPED
 from lightning_info.callbacks.processes import in_any_process
 from lightning_info.callbacks.progress import progress
@@ -39,6 +39,7 @@ from lightning_info.replica.noise import Noise
 from lightning_info.replica.prediction import Adapter
 from lightning_info.replica.replicate import with_whole_parameters
 from lightning_info.replica.user_warning import warn
+from lightning_info.replica.workers import untrained_sums
 from lightning_info.reporting.table import last_values
 
 
@@ -278,10 +279,6 @@ class InfoCallback(LogsHyperparameters):
                 self._report_end(trainer)
         self.account.is_open = False
 
-    def _gather_weights(self, pl_module: Any) -> None:
-        if not self._session.whole:  # once for the batch
-            self._session.whole = gather_weights(type(self).__name__, pl_module)
-
     def _ends_with_point(self, trainer: Any) -> bool:
         if self._points or self._affords(trainer, self.account.ending):
             return True
@@ -364,6 +361,7 @@ class InfoCallback(LogsHyperparameters):
             with self._error_policy.guard("keeping the initial weights"):
                 make = partial(self._new_snapshot, trainer, pl_module, [], private=True)
                 self._initial = self._session.initial(self.adapter, make)
+                self._frozen = untrained_sums(self._initial.module)
         elif self._step not in self._left_out:
             self._left_out.append(self._step)
 
@@ -381,8 +379,8 @@ class InfoCallback(LogsHyperparameters):
         self._skipped = 0
         self._summary = ""
         self._noise, self._start = Noise(self.seed), {}
-        self._private, self._normalises = self.quantity.moves_weights, True
-        self._initial = None
+        self._private, self._writes, self._normalises = self.quantity.moves_weights, False, True
+        self._initial, self._frozen = None, []
         self._finished, self._known, self._epochs = set(), set(), {}
         self._resumed = False
         self._saved = None

@@ -71,7 +71,8 @@ class Points(Member):
     _at_once: int  # the same for passes without a backward pass
     _noise: Noise  # noise that passes over replicas draw
     _start: dict[str, Any]  # state that they keep on the module, by name
-    _private: bool  # replicas must not share the weights, as the module writes to them when it runs
+    _private: bool  # replicas must not share the trained weights
+    _writes: bool  # nor the others, as the module writes to its weights when it runs
     _normalises: bool  # BatchNorm layers train on batch statistics
     _measured: int | None  # step of the last point
     _points: int  # how many there are
@@ -102,6 +103,7 @@ class Points(Member):
             chunk=self._chunk,
             at_once=self._at_once,
             private=private or self._private,
+            frozen_too=self._writes,
             needs_likelihood=self.quantity.needs_likelihood,
             noise=self._noise,
             start=self._start,
@@ -116,7 +118,7 @@ class Points(Member):
         statistics = (self.batch_norm, len(self._samples) if self.batch_norm == "reference" else 0)
         return (
             self.adapter,
-            self._private,
+            (self._private, self._writes),
             statistics if self._normalises else None,
             self._noise.seed if self._noise.draws else None,
         )
@@ -229,8 +231,8 @@ class Points(Member):
                     self._session.discard(snapshot)
                 if isinstance(error, DrawsNoise):
                     continue
-                if isinstance(error, WritesParameters) and not self._private:
-                    self._private = True  # it did not in the check before the first step
+                if isinstance(error, WritesParameters) and not self._writes:
+                    self._private = self._writes = True  # it did not in the check before the first step
                     continue
                 if snapshot is not None and not is_out_of_memory(error) and self._must_keep_order(snapshot):
                     if initial is not None:
@@ -247,10 +249,7 @@ class Points(Member):
                         self._error_policy.report(error, "the measurement", step)
                     break
             self._chunk, self._at_once = self._chunk // 2, 0
-            self._error_policy.warn_once(
-                f"out of memory at step {step}; it is measured in chunks of {self._chunk} samples or fewer from now on",
-                kind="memory",
-            )
+            self._error_policy.warn_once(messages.smaller_chunks(step, self._chunk), kind="memory")
             garbage_collection_cuda()
         known = [tag for tag in map(self._untagged, self.history) if tag not in self._finished]
         return dict.fromkeys((*self.quantity.tags, *known), math.nan)

@@ -125,6 +125,7 @@ def preflight(
     Raises:
         Refused: The module cannot be measured; the message says what to write.
         Skipped: The ``training_step`` returns None for these samples.
+        WritesParameters: The module writes to those that its replica shares.
     """
     name = type(module).__name__
     try:
@@ -142,7 +143,7 @@ def preflight(
         _refuse_freed_graph(prediction, name)
         rows = dict(prepare(snapshot))
         beside = {} if prediction.unknown else loss_rows(owner, name, snapshot, prediction)
-    except Skipped:
+    except (Skipped, WritesParameters):
         raise
     except (NoPrediction, SamplesMixed) as error:
         reason, details = _no_samples(owner, snapshot, name, error)

@@ -13,6 +13,7 @@ import torch
 from lightning_info.callbacks.budget import Budget
 from lightning_info.callbacks.member import Member
 from lightning_info.gradients.batches import num_samples, take, tensors, without_samples
+from lightning_info.gradients.contract import has_large_frozen
 from lightning_info.replica.batch_norm import on_batch_statistics
 from lightning_info.replica.kept_state import KeptState
 from lightning_info.replica.noise import Noise
@@ -43,6 +44,7 @@ def new_snapshot(
     adapter: Adapter | None,
     chunk: int,
     private: bool,
+    frozen_too: bool = True,
     at_once: int = 0,
     needs_likelihood: bool = True,
     noise: Noise | None = None,
@@ -60,6 +62,7 @@ def new_snapshot(
         adapter: See :class:`~.Predictor`.
         chunk: See :class:`~.ModelSnapshot`.
         private: See :func:`~.replicate`.
+        frozen_too: See :func:`~.replicate`.
         at_once: See :class:`~.ModelSnapshot`.
         needs_likelihood: If False, a module whose loss is not known gives outputs only, unless there is an adapter.
         noise: Noise that passes over the replica draw.
@@ -68,18 +71,18 @@ def new_snapshot(
         workers: See :class:`~.ModelSnapshot`.
         whole: See :func:`~.replicate`.
     """
-    stand_in = StandInTrainer(trainer)
-    replica = replicate(pl_module, private=private, trainer=trainer, stand_in=stand_in, whole=whole)
+    stand_in, shares_frozen = StandInTrainer(trainer), not frozen_too and has_large_frozen(pl_module)
+    replica = replicate(
+        pl_module, private=private, frozen_too=frozen_too, trainer=trainer, stand_in=stand_in, whole=whole
+    )
     device = pl_module.device
     if device.type == "mps":  # has no float64
         device = torch.device("cpu")
         replica = replica.to(device)
     batch_norms: list[Any] = [replica.get_submodule(name) for name in on_batch_statistics(pl_module)]
     kind = Predictor if needs_likelihood or adapter is not None else OutputsOnly
-    predictor, audit = (
-        kind(stand_in, adapter, shared=not private, noise=noise or Noise(), state=KeptState(start)),
-        Audit((trainer.global_step + 1) * GOLDEN % 1),
-    )
+    predictor = kind(stand_in, adapter, not private, noise or Noise(), KeptState(start), shares_frozen)
+    audit = Audit((trainer.global_step + 1) * GOLDEN % 1)
     found = {} if known is None else known
     return ModelSnapshot(
         replica,

@@ -19,6 +19,7 @@ from torch import Tensor, distributed, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_info.gradients.batches import num_samples, take, tensors
+from lightning_info.gradients.contract import has_large_frozen
 from lightning_info.gradients.layout import Batch
 from lightning_info.gradients.real import as_real
 
@@ -106,7 +107,7 @@ class Workers:
         if not self._is_open:
             return ""
         buffers = dict(module.named_buffers())
-        own = self.reason, self._samples(groups), _sums(module.parameters()), _sums(buffers.values())
+        own = self.reason, self._samples(groups), checksums(module.parameters()), checksums(buffers.values())
         told = self._round("result", "weights and samples", own)
         reason = next((mine for mine, *_ in told if mine), "")
         if any(samples != own[1] for _, samples, *_ in told):
@@ -252,7 +253,12 @@ def _cut(group: Any, edge: int) -> int:
     return edge if size - edge in (0, size) or size - edge >= fewest else edge - fewest
 
 
-def _sums(values: Iterable[Tensor]) -> list[int]:
+def untrained_sums(module: nn.Module) -> list[int]:
+    """Return checksums of the weights that are not trained where they are so many that a replica shares them."""
+    return checksums(p for p in module.parameters() if not p.requires_grad) if has_large_frozen(module) else []
+
+
+def checksums(values: Iterable[Tensor]) -> list[int]:
     """Return a checksum of each tensor: the sum of its memory, read as integers."""
     found = []
     for value in values:

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/processes.py
 
-ResNet-18 on images of 32x32 under DDP, batches of 8, ``batch_norm="running"``: CPU seconds of each process for a point of
-FisherTrace (64 samples, 32 draws) and of InfoPlane without decoders (64 samples), medians of three points.
+ResNet-18 on images of 32x32 under DDP, batches of 8, ``batch_norm="running"``: CPU seconds of each process for a point
+of FisherTrace (64 samples, 32 draws) and of InfoPlane without decoders (64 samples), medians of three points.
 """
 
 from __future__ import annotations
