@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_info import EffectiveInfoCallback, FisherTraceCallback, InfoPlaneCallback
 
 HEAD = """
-import copy, hashlib, json, os, sys, time, types, warnings
+import copy, hashlib, json, os, signal, sys, time, types, warnings
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -257,6 +258,19 @@ if __name__ == "__main__":
     assert run.callback_metrics["fisher/trace"] > 0
 """
 
+KILLED = """
+rank = int(os.environ.get("LOCAL_RANK", 0))
+with open(f"{sys.argv[1]}/pid{rank}", "w") as file:
+    file.write(str(os.getpid()))
+original = ModelSnapshot.drawn
+def dies(self, numbers):
+    if rank == int(sys.argv[2]) and self.workers.processes > 1 and self.workers._is_open:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(self, numbers)
+ModelSnapshot.drawn = dies
+fit(fisher(reference=data().tensors))
+"""
+
 
 def launch(folder: Path, script: str) -> list[dict]:
     path = folder / "script.py"
@@ -417,6 +431,29 @@ def test_the_metric_is_that_over_all_processes(ranks):
 def test_a_module_that_one_process_refuses_is_refused_by_both(ranks):
     assert ranks[1]["refused"]["error"] == "not this module"
     assert "refused by another process" in ranks[0]["refused"]["error"]
+
+
+def is_running(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "(zombie)" not in status.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_killed_in_a_measurement_ends_the_other(tmp_path, rank):
+    (tmp_path / "script.py").write_text(HEAD + KILLED)
+    here = os.pathsep.join(map(str, Path(__file__).parents[1:3]))
+    environment = {**os.environ, "PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path), str(rank)]
+    done = subprocess.run(command, env=environment, timeout=120, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    other = int((tmp_path / f"pid{1 - rank}").read_text())
+    for _ in range(60):
+        if not is_running(other):
+            break
+        time.sleep(1)
+    assert not is_running(other)
 
 
 @pytest.mark.slow
