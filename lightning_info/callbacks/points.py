@@ -230,6 +230,7 @@ class Points(Member):
                 if snapshot is not None:
                     self._session.discard(snapshot)
                 if isinstance(error, DrawsNoise):
+                    self._noise.draws = True
                     continue
                 if isinstance(error, WritesParameters) and not self._writes:
                     self._private = self._writes = True  # it did not in the check before the first step

@@ -11,6 +11,7 @@ from torch import nn
 
 from lightning_info.gradients.layout import Layout
 from lightning_info.replica import workers
+from lightning_info.replica.alone import Misattributed
 from lightning_info.replica.snapshot import Unavailable
 from lightning_info.replica.workers import InAnotherProcess, OutOfStep, Workers
 
@@ -143,6 +144,20 @@ def test_a_fault_that_the_measurement_mends_is_mended_by_all(in_threads, same_we
             return worker.gather("second", lambda: number)
 
     assert in_threads(sharing(measure, same_weights)) == [[0, 1], [0, 1]]
+
+
+def test_all_have_the_samples_that_an_engine_takes_for_others(in_threads, same_weights):
+    def measure(worker, number):
+        def look():
+            if number == 1:
+                raise Misattributed("another sample's", samples(3))
+
+        try:
+            worker.gather("norms", look)
+        except Misattributed as error:
+            return error.samples[0].tolist()
+
+    assert in_threads(sharing(measure, same_weights)) == [samples(3)[0].tolist()] * 2
 
 
 def test_faults_and_results_that_cannot_be_sent_have_their_text(in_threads, same_weights):

@@ -92,8 +92,7 @@ def pool_trace(
     parts = snapshot.workers.gather(
         f"{estimator} gradients of {len(index)} draws", partial(_norms_of_part, snapshot, plan, estimator, index, seeds)
     )
-    columns, order = [one for part in parts for one in part[0]], torch.cat([part[1] for part in parts])
-    norms = {name: torch.cat([column[name] for column in columns]) for name in columns[0]}
+    norms, order = _joined([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     values = torch.stack(list(norms.values())).sum(0)
     _check_finite(values, "samples")
@@ -108,8 +107,8 @@ def pool_trace(
 
 def _norms_of_part(
     snapshot: ModelSnapshot, plan: Plan, estimator: Estimator, index: Tensor, seeds: Tensor
-) -> tuple[list[dict[str, Tensor]], Tensor]:
-    """Return the squared norms of this process's draws, batch by batch, and the numbers of these draws."""
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the squared norms of this process's draws, and the numbers of these draws."""
     columns: list[dict[str, Tensor]] = []
     order = [torch.zeros(0, dtype=torch.int64)]
     own = index.argsort(stable=True)[snapshot.workers.part(len(index))].sort().values
@@ -125,9 +124,15 @@ def _norms_of_part(
         )
         if one is not None:
             _compare_alone(snapshot, one, forward.prediction, norms)
-        columns.append({name: values.cpu() for name, values in norms.items()})
+        columns.append(norms)
         order.append(places)
-    return columns, torch.cat(order)
+    return {name: values.cpu() for name, values in _joined(columns).items()}, torch.cat(order)
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the norms of all parts; those without draws have none."""
+    found = [part for part in parts if part]
+    return {name: torch.cat([part[name] for part in found]) for name in (found[0] if found else ())}
 
 
 def _times_weight_norms(norms: Mapping[str, Tensor], module: nn.Module) -> Tensor:
