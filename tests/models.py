@@ -53,6 +53,17 @@ class Classifier(pl.LightningModule):
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
 
+class Still(Classifier):
+    """Its weights, the same for all, are never changed."""
+
+    def __init__(self):
+        torch.manual_seed(5)
+        super().__init__()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.0)
+
+
 def public_callbacks() -> list[type[InfoCallback]]:
     """Those that users know by name, and that take no quantity."""
     public = [getattr(lightning_info, name) for name in lightning_info.__all__]

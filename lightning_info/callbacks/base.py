@@ -37,7 +37,9 @@ from lightning_info.replica.declared_samples import Collate, DeclaredSamples, Sp
 from lightning_info.replica.isolation import isolated
 from lightning_info.replica.noise import Noise
 from lightning_info.replica.prediction import Adapter
+from lightning_info.replica.replicate import with_whole_parameters
 from lightning_info.replica.user_warning import warn
+from lightning_info.replica.workers import untrained_sums
 from lightning_info.reporting.table import last_values
 
 
@@ -173,7 +175,7 @@ class InfoCallback(LogsHyperparameters):
             return
         self._off = ""
         with self._or_off():
-            refuse_sharding(type(self).__name__, type(trainer.strategy).__name__)
+            refuse_sharding(type(self).__name__, trainer.strategy)
         ours = [c for c in trainer.callbacks if isinstance(c, InfoCallback)]
         if sum(c.quantity is self.quantity for c in ours) > 1:
             raise WrongArgument(
@@ -209,7 +211,7 @@ class InfoCallback(LogsHyperparameters):
                 trainer.callback_metrics[tag] = torch.tensor(finite[-1] if tag in monitors(trainer) else curve[-1][1])
         if self.quantity.needs_start and trainer.fit_loop.epoch_loop._batches_that_stepped == 0:
             with self._clock.spending(), self._error_policy.guard("keeping the initial weights"):
-                self.quantity.start(pl_module)
+                self.quantity.start(with_whole_parameters(pl_module, trainer))
         self._decision = None
         self._session = Session.join(trainer, self)
         self._write_layout(trainer)  # of another fit of the same trainer
@@ -236,6 +238,8 @@ class InfoCallback(LogsHyperparameters):
             self._session.leave_batch(self)
 
     def _act(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if not self._prepared or self.is_due(trainer, batch_idx):
+            self._gather_weights(pl_module)
         if not self._samples.complete:
             with isolated(pl_module.device):
                 self._collect(trainer, pl_module, batch, batch_idx)
@@ -268,6 +272,7 @@ class InfoCallback(LogsHyperparameters):
             self._end_first_epoch()
             step = self._step = steps_taken(trainer)
             if step != self._measured and not trainer.fast_dev_run and self._ends_with_point(trainer):
+                self._gather_weights(pl_module)
                 due = [c for c in self._session.members if c.is_ready and c.last_step != step]
                 self._measure_and_log(trainer, pl_module, step, due)
             if self._measured is not None:
@@ -356,6 +361,7 @@ class InfoCallback(LogsHyperparameters):
             with self._error_policy.guard("keeping the initial weights"):
                 make = partial(self._new_snapshot, trainer, pl_module, [], private=True)
                 self._initial = self._session.initial(self.adapter, make)
+                self._frozen = untrained_sums(self._initial.module)
         elif self._step not in self._left_out:
             self._left_out.append(self._step)
 
@@ -373,8 +379,8 @@ class InfoCallback(LogsHyperparameters):
         self._skipped = 0
         self._summary = ""
         self._noise, self._start = Noise(self.seed), {}
-        self._private, self._normalises = self.quantity.moves_weights, True
-        self._initial = None
+        self._private, self._writes, self._normalises = self.quantity.moves_weights, False, True
+        self._initial, self._frozen = None, []
         self._finished, self._known, self._epochs = set(), set(), {}
         self._resumed = False
         self._saved = None

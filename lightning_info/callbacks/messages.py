@@ -9,6 +9,8 @@ from typing import Any
 
 from lightning_info.callbacks.monitors import name_of
 
+FROZEN_CHANGED = "no value at step 0: weights that are not trained have changed since"
+
 
 def left_out(steps: Sequence[int], samples: int) -> str:
     """Return the message about points that were due before the reference samples were complete."""
@@ -31,6 +33,21 @@ def skipped(batches: int) -> str:
         f"module is not trained on such a batch; return a loss, or pass the samples to measure, for example "
         f"reference=(x, y). A step that goes backward by itself needs self.automatic_optimization = False"
     )
+
+
+def gathered(size: int) -> str:
+    """Return the row of the summary about sharded parameters that take so many bytes as a whole."""
+    return f"sharded, and gathered for each point: a second copy of {size / 2**20:.3g} MiB in every process"
+
+
+def smaller_chunks(step: int, chunk: int) -> str:
+    """Return the message that memory has run out."""
+    return f"out of memory at step {step}; it is measured in chunks of {chunk} samples or fewer from now on"
+
+
+def not_shared(reason: str) -> str:
+    """Return the message that several processes cannot share the work of a point."""
+    return f"every process measures all samples, as {reason}; the values are those of the first process"
 
 
 def monitored(monitors: Mapping[str, Sequence[Any]], tags: Iterable[str], budget: float) -> str | None:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.memory import garbage_collection_cuda
 
+from lightning_info.callbacks import messages
 from lightning_info.callbacks.clock import Clock
 from lightning_info.callbacks.error_policy import ErrorPolicy
 from lightning_info.callbacks.member import Member
-from lightning_info.callbacks.messages import monitored_gap
 from lightning_info.callbacks.monitors import is_tolerant, monitors
 from lightning_info.callbacks.processes import of_rank_zero
 from lightning_info.callbacks.reference_collector import ReferenceCollector
@@ -71,7 +71,8 @@ class Points(Member):
     _at_once: int  # the same for passes without a backward pass
     _noise: Noise  # noise that passes over replicas draw
     _start: dict[str, Any]  # state that they keep on the module, by name
-    _private: bool  # replicas must not share the weights, as the module writes to them when it runs
+    _private: bool  # replicas must not share the trained weights
+    _writes: bool  # nor the others, as the module writes to its weights when it runs
     _normalises: bool  # BatchNorm layers train on batch statistics
     _measured: int | None  # step of the last point
     _points: int  # how many there are
@@ -94,7 +95,6 @@ class Points(Member):
         private: bool = False,
         known: dict[Hashable, Any] | None = None,
     ) -> ModelSnapshot:
-        private = private or self._private
         return new_snapshot(
             trainer,
             pl_module,
@@ -102,11 +102,14 @@ class Points(Member):
             adapter=self.adapter,
             chunk=self._chunk,
             at_once=self._at_once,
-            private=private,
+            private=private or self._private,
+            frozen_too=self._writes,
             needs_likelihood=self.quantity.needs_likelihood,
             noise=self._noise,
             start=self._start,
             known=known,
+            workers=self._session.workers,
+            whole=self._session.whole,
         )
 
     @property
@@ -115,7 +118,7 @@ class Points(Member):
         statistics = (self.batch_norm, len(self._samples) if self.batch_norm == "reference" else 0)
         return (
             self.adapter,
-            self._private,
+            (self._private, self._writes),
             statistics if self._normalises else None,
             self._noise.seed if self._noise.draws else None,
         )
@@ -193,13 +196,15 @@ class Points(Member):
             point = self._point_at(trainer, step)
             snapshot = initial
             try:
-                with exits_are_errors("the measurement"):
+                with self._session.workers.together(), exits_are_errors("the measurement"):
                     if snapshot is None:
                         snapshot = self._snapshot(trainer, pl_module, due)
                     else:
                         snapshot.chunk, snapshot.at_once = self._chunk, self._at_once
                         if self.batch_norm == "reference":
                             snapshot.use_reference_statistics()
+                    if reason := snapshot.share():
+                        self._error_policy.warn_once(messages.not_shared(reason), "not shared")
                     return values_of(self.quantity, self.quantity.measure(snapshot, point))
             except Unavailable as error:
                 self._error_policy.warn_once(f"no value at step {step} (NaN): {error}", kind="no value")
@@ -225,9 +230,10 @@ class Points(Member):
                 if snapshot is not None:
                     self._session.discard(snapshot)
                 if isinstance(error, DrawsNoise):
+                    self._noise.draws = True
                     continue
-                if isinstance(error, WritesParameters) and not self._private:
-                    self._private = True  # it did not in the check before the first step
+                if isinstance(error, WritesParameters) and not self._writes:
+                    self._private = self._writes = True  # it did not in the check before the first step
                     continue
                 if snapshot is not None and not is_out_of_memory(error) and self._must_keep_order(snapshot):
                     if initial is not None:
@@ -244,10 +250,7 @@ class Points(Member):
                         self._error_policy.report(error, "the measurement", step)
                     break
             self._chunk, self._at_once = self._chunk // 2, 0
-            self._error_policy.warn_once(
-                f"out of memory at step {step}; it is measured in chunks of {self._chunk} samples or fewer from now on",
-                kind="memory",
-            )
+            self._error_policy.warn_once(messages.smaller_chunks(step, self._chunk), kind="memory")
             garbage_collection_cuda()
         known = [tag for tag in map(self._untagged, self.history) if tag not in self._finished | self.quantity.ended]
         return dict.fromkeys((*self.quantity.tags, *known), math.nan)
@@ -307,7 +310,7 @@ class Points(Member):
             finite = [s for s, value in self.history.get(tag, ()) if math.isfinite(value) and s < step]
             if finite and tag in trainer.callback_metrics:
                 kept.add(tag)
-                self._error_policy.warn_once(monitored_gap(who, tag, step, finite[-1]), f"gap of {tag}")
+                self._error_policy.warn_once(messages.monitored_gap(who, tag, step, finite[-1]), f"gap of {tag}")
             elif all(map(is_tolerant, who)) or tag in trainer.callback_metrics:
                 kept.add(tag)
         return kept

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from lightning_info.callbacks.error_policy import Refused, WrongArgument
 from lightning_info.callbacks.loss_rows import loss_rows
@@ -30,6 +31,7 @@ from lightning_info.replica.prediction import ADAPTER_LINES, NoPrediction, Predi
 from lightning_info.replica.repeatable import repeated
 from lightning_info.replica.replicate import NotCopyable
 from lightning_info.replica.sample_axis import Layouts, SamplesMixed, first_predictions, sample_layout
+from lightning_info.replica.sharded import WholeParameters, gathered
 from lightning_info.replica.snapshot import ModelSnapshot
 from lightning_info.replica.train_mode import TRAIN_MODE_ONLY, in_train_mode_only
 from lightning_info.replica.uncut import DECLARE, one_graph
@@ -43,20 +45,46 @@ STATISTICS = {
 
 T = TypeVar("T")
 
-_SHARDED = ("FSDP", "DeepSpeed", "ModelParallel", "XLAFSDP")
+_SHARDED = ("FSDP", "DeepSpeed", "XLAFSDP")
+_RECIPE = (
+    "measure the consolidated checkpoint instead: measure(module, data, {owner}(), checkpoints=...), see "
+    "docs/measure.md; or train with strategy='ddp'"
+)
 
 
-def refuse_sharding(owner: str, strategy: str) -> None:
-    """Refuse a strategy, given the name of its class, that leaves no process with whole parameters.
+def refuse_sharding(owner: str, strategy: Any) -> None:
+    """Refuse a strategy that leaves no process with whole parameters, or gives it those of another dimension.
 
     Raises:
-        Refused: The strategy is sharded; the message says what to do instead.
+        Refused: The message says what to do instead.
     """
-    if strategy.startswith(_SHARDED):
+    name = type(strategy).__name__
+    if name.startswith(_SHARDED):
         raise Refused(
-            f"{owner}: {strategy} shards the parameters, so no process can compute a sample's gradient; train "
-            f"with strategy='ddp' or remove the callback"
+            f"{owner}: {name} shards the parameters in a way that they cannot be gathered here; "
+            f"{_RECIPE.format(owner=owner)}, or with ModelParallelStrategy and fully_shard"
         )
+    mesh: Any = getattr(strategy, "_device_mesh", None)
+    names = () if mesh is None else mesh.mesh_dim_names or ()
+    if "tensor_parallel" in names and mesh["tensor_parallel"].size() > 1:
+        raise Refused(
+            f"{owner}: {name} is tensor-parallel, so that several processes see the same samples; give it "
+            f"tensor_parallel_size=1 and data_parallel_size={mesh.size()}, or {_RECIPE.format(owner=owner)}"
+        )
+
+
+def gather_weights(owner: str, module: nn.Module) -> WholeParameters:
+    """Gather sharded parameters, in all processes.
+
+    Raises:
+        Refused: They are too large; the message says what to do instead.
+    """
+    try:
+        return gathered(module)
+    except NotCopyable as error:
+        raise Refused(
+            f"{owner} measures on a copy of the module, but {error}; {_RECIPE.format(owner=owner)}"
+        ) from error
 
 
 @dataclass
@@ -97,6 +125,7 @@ def preflight(
     Raises:
         Refused: The module cannot be measured; the message says what to write.
         Skipped: The ``training_step`` returns None for these samples.
+        WritesParameters: The module writes to those that its replica shares.
     """
     name = type(module).__name__
     try:
@@ -114,7 +143,7 @@ def preflight(
         _refuse_freed_graph(prediction, name)
         rows = dict(prepare(snapshot))
         beside = {} if prediction.unknown else loss_rows(owner, name, snapshot, prediction)
-    except Skipped:
+    except (Skipped, WritesParameters):
         raise
     except (NoPrediction, SamplesMixed) as error:
         reason, details = _no_samples(owner, snapshot, name, error)
@@ -229,7 +258,7 @@ def _find_samples(snapshot: ModelSnapshot, batch: Any, module: nn.Module) -> Lay
 
 def _writes(prediction: Prediction, snapshot: ModelSnapshot, module: nn.Module) -> bool:
     pairs = zip(snapshot.module.parameters(), module.parameters(), strict=True)
-    return prediction.writes or any(not torch.equal(p, q.to(p)) for p, q in pairs)
+    return prediction.writes or any(not isinstance(q, DTensor) and not torch.equal(p, q.to(p)) for p, q in pairs)
 
 
 def _repeated(snapshot: ModelSnapshot, batch: Any, first: Prediction, module: nn.Module) -> tuple[Prediction, str]:

@@ -19,7 +19,7 @@ from lightning_info.callbacks.evaluating import Evaluating
 from lightning_info.callbacks.first_batch import findings
 from lightning_info.callbacks.forecast import Forecast, forecast
 from lightning_info.callbacks.monitors import monitors
-from lightning_info.callbacks.preflight import STATISTICS, summary_text
+from lightning_info.callbacks.preflight import STATISTICS, gather_weights, summary_text
 from lightning_info.callbacks.processes import in_all_processes, in_any_process, of_rank_zero
 from lightning_info.callbacks.resuming import steps_taken
 from lightning_info.callbacks.schedule import Schedule
@@ -27,12 +27,15 @@ from lightning_info.gradients.batches import num_samples, take
 from lightning_info.quantities.checks import prepared
 from lightning_info.replica.batch_norm import on_batch_statistics
 from lightning_info.replica.declared_samples import DoesNotFit
+from lightning_info.replica.predicted import WritesParameters
 from lightning_info.replica.reference_samples import LARGEST_STATE
 from lightning_info.replica.sample_pool import bytes_of
 from lightning_info.replica.samples_at_once import samples_at_once
+from lightning_info.replica.sharded import bytes_of_whole
 from lightning_info.replica.snapshot import ModelSnapshot
+from lightning_info.replica.workers import communicates, untrained_sums
 
-SAID = ("unmeasured", "not", "mask", "weights", "padding", "left out", "targets")
+SAID = ("unmeasured", "not", "mask", "weights", "padding", "left out", "targets", "parameters")
 """Rows of the summary that are always printed before the first step: what is not measured, or approximated."""
 MOST_HALVINGS = 20
 LEAST_SAMPLES = 64
@@ -57,6 +60,7 @@ class Preparing(Evaluating):
     _forecast: Forecast  # of a point
     _cheapened: int  # how often the quantity was asked to measure less
     _initial: ModelSnapshot | None  # the module at s = 0, until the reference samples are complete
+    _frozen: list[int]  # checksums of its untrained weights, which it may share
     _left_out: list[int]  # steps that were due before they were
 
     def _collect(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -124,6 +128,10 @@ class Preparing(Evaluating):
                 self._error_policy.warn_once(warning, "monitor")
         return True
 
+    def _gather_weights(self, pl_module: Any) -> None:
+        if not self._session.whole:  # once for the batch
+            self._session.whole = gather_weights(type(self).__name__, pl_module)
+
     def _laid(self, batch: Any) -> Any:
         """Return a batch with what the user says about its samples."""
         try:
@@ -150,6 +158,9 @@ class Preparing(Evaluating):
                 "batches cannot be sent; the samples are those of the first process only", "sending"
             )
         self._chunk = self._collector.chunk
+        if self._initial is not None and untrained_sums(self._initial.module) != self._frozen:
+            self._error_policy.warn_once(messages.FROZEN_CHANGED, "frozen")
+            self._initial = None
         if self._initial is not None:
             self._initial.groups = self._samples.groups
             self._measure_and_log(trainer, pl_module, 0, initial=self._initial)
@@ -172,13 +183,20 @@ class Preparing(Evaluating):
             make = partial(self._new_snapshot, trainer, pl_module, private=True)
             prepare = partial(prepared, self.quantity, point=self._point_at(trainer, steps_taken(trainer)))
             make = partial(make, known=self._session.known[(key, self.quantity.needs_likelihood)])
-            found = findings(owner, pl_module, make, prepare, batch, self._session.layouts, key)
+            look = partial(findings, owner, pl_module, make, prepare, batch, self._session.layouts, key)
+            try:
+                found = look()
+            except WritesParameters:  # to those that are not trained
+                self._writes = True
+                found = look()
             if found is None:
                 return False
             self._collector.lay(found.whole.layout)
             if not self._samples.complete:
                 self._chunk = self._collector.chunk = len(found.whole)
-            self._private = self.quantity.moves_weights or found.writes
+            self._private, self._writes = self.quantity.moves_weights or found.writes, found.writes
+            if trainer.world_size > 1 and communicates(found.snapshot.predict):
+                self._session.workers.reason = "the module's own code has the processes communicate"
             size = self._expect(trainer, found.whole)
             at_once = partial(samples_at_once, found.snapshot, size)
             self._at_once = found.snapshot.at_once = found.snapshot.once(("at once", size), at_once)
@@ -188,6 +206,8 @@ class Preparing(Evaluating):
                 "steps": str(self._schedule),
                 **found.rows,
             }
+            if self._session.whole:
+                rows["parameters"] = messages.gathered(bytes_of_whole(pl_module))
             self._normalises = bool(on_batch_statistics(pl_module))
             if self._normalises:
                 rows["BatchNorm"] = STATISTICS[self.batch_norm]

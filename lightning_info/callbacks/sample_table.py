@@ -65,7 +65,9 @@ class TablesSamples(InfoCallback):
         passes = self.quantity.passes_of_table(len(self._samples))
         if not self._affords(trainer, passes * self.account.point):
             self._no_table = "it did not fit into the time budget; max_overhead=... sets that"
-        elif trainer.is_global_zero:
+        elif trainer.world_size > 1:  # to gather sharded weights takes all processes
+            self._no_table = "it is made by a single process only, and several train"
+        else:
             self._no_table = "it could not be measured; report() has the reason"
             if any(math.isfinite(curve[-1][1]) for tag, curve in self.last_curves().items() if self._is_in_table(tag)):
                 self._tabulate(trainer)  # else the last point has failed, which was said
@@ -79,7 +81,7 @@ class TablesSamples(InfoCallback):
 
     def _is_in_order(self, trainer: Any) -> bool:
         """Tell whether the reference samples are the first of the data, none left out."""
-        if self._is_unordered or self._collector.has_gaps or trainer.world_size > 1:
+        if self._is_unordered or self._collector.has_gaps:
             return False
         if self.reference is not None:
             return True

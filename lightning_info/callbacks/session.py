@@ -14,6 +14,7 @@ import torch
 from lightning_info.callbacks.budget import Budget
 from lightning_info.callbacks.member import Member
 from lightning_info.gradients.batches import num_samples, take, tensors, without_samples
+from lightning_info.gradients.contract import has_large_frozen
 from lightning_info.replica.batch_norm import on_batch_statistics
 from lightning_info.replica.kept_state import KeptState
 from lightning_info.replica.noise import Noise
@@ -22,8 +23,10 @@ from lightning_info.replica.prediction import Adapter, Predictor
 from lightning_info.replica.replicate import replicate
 from lightning_info.replica.sample_axis import Layouts
 from lightning_info.replica.sample_store import LARGEST_STORE, SampleStore
+from lightning_info.replica.sharded import WholeParameters
 from lightning_info.replica.snapshot import Audit, ModelSnapshot
 from lightning_info.replica.stand_in_trainer import StandInTrainer
+from lightning_info.replica.workers import Workers
 from lightning_info.reporting.closing_table import WIDTH, closing_table, within_width
 from lightning_info.reporting.explanations import Plugin, reading_guide, report_explanations, report_text
 from lightning_info.reporting.layout import Chart, write_layout
@@ -42,11 +45,14 @@ def new_snapshot(
     adapter: Adapter | None,
     chunk: int,
     private: bool,
+    frozen_too: bool = True,
     at_once: int = 0,
     needs_likelihood: bool = True,
     noise: Noise | None = None,
     start: dict[str, Any] | None = None,
     known: dict[Hashable, Any] | None = None,
+    workers: Workers | None = None,
+    whole: WholeParameters | None = None,
 ) -> ModelSnapshot:
     """Build a snapshot with its own replica.
 
@@ -57,27 +63,39 @@ def new_snapshot(
         adapter: See :class:`~.Predictor`.
         chunk: See :class:`~.ModelSnapshot`.
         private: See :func:`~.replicate`.
+        frozen_too: See :func:`~.replicate`.
         at_once: See :class:`~.ModelSnapshot`.
         needs_likelihood: If False, a module whose loss is not known gives outputs only, unless there is an adapter.
         noise: Noise that passes over the replica draw.
         start: See :class:`~.KeptState`.
         known: See :class:`~.ModelSnapshot`.
+        workers: See :class:`~.ModelSnapshot`.
+        whole: See :func:`~.replicate`.
     """
-    stand_in = StandInTrainer(trainer)
-    replica = replicate(pl_module, private=private, trainer=trainer, stand_in=stand_in)
+    stand_in, shares_frozen = StandInTrainer(trainer), not frozen_too and has_large_frozen(pl_module)
+    replica = replicate(
+        pl_module, private=private, frozen_too=frozen_too, trainer=trainer, stand_in=stand_in, whole=whole
+    )
     device = pl_module.device
     if device.type == "mps":  # has no float64
         device = torch.device("cpu")
         replica = replica.to(device)
     batch_norms: list[Any] = [replica.get_submodule(name) for name in on_batch_statistics(pl_module)]
     kind = Predictor if needs_likelihood or adapter is not None else OutputsOnly
-    predictor, audit = (
-        kind(stand_in, adapter, shared=not private, noise=noise or Noise(), state=KeptState(start)),
-        Audit((trainer.global_step + 1) * GOLDEN % 1),
-    )
+    predictor = kind(stand_in, adapter, not private, noise or Noise(), KeptState(start), shares_frozen)
+    audit = Audit((trainer.global_step + 1) * GOLDEN % 1)
     found = {} if known is None else known
     return ModelSnapshot(
-        replica, predictor, groups, chunk, device, batch_norms, audit=audit, at_once=at_once, known=found
+        replica,
+        predictor,
+        groups,
+        chunk,
+        device,
+        batch_norms,
+        audit=audit,
+        at_once=at_once,
+        known=found,
+        workers=workers or Workers(),
     )
 
 
@@ -90,6 +108,8 @@ class Session:
         layouts: Where the samples of a batch are, by a key that agrees if two callbacks find the same.
         known: What else was found before the first step, by the same key; see :meth:`~.ModelSnapshot.once`.
         store: The reference samples of all callbacks.
+        workers: The processes of the run, which share the work of a point.
+        whole: Sharded parameters, gathered for the batch under way.
     """
 
     _of_trainers: ClassVar[WeakKeyDictionary[Any, Session]] = WeakKeyDictionary()
@@ -99,6 +119,8 @@ class Session:
         self.layouts: Layouts = {}
         self.known: defaultdict[Hashable, dict[Hashable, Any]] = defaultdict(dict)
         self.budget = Budget()
+        self.workers = Workers(processes)
+        self.whole: WholeParameters = {}
         # every process gets the samples of all, and then none of them are shared
         readers = 1 if processes == 1 else processes * len(members)
         self.store = SampleStore(LARGEST_STORE // readers, max((c.num_samples for c in members), default=0))
@@ -145,7 +167,7 @@ class Session:
         self._through.append(member)
         if len(self._through) >= len(self.members):
             self._through.clear()
-            if self._snapshots or self._initial:
+            if self._snapshots or self._initial or self.whole:
                 self.clear()
 
     def ends(self, member: Member) -> bool:
@@ -295,6 +317,7 @@ class Session:
         self._through.clear()
         self._snapshots.clear()
         self._initial.clear()
+        self.whole = {}
 
 
 def _begins(pool: list[Any], groups: list[Any]) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -11,24 +12,41 @@ from torch import Generator, Tensor
 Shape = tuple[int, ...] | torch.Size
 
 
+class EachSample(Generator):
+    """A generator of its own for each sample: what one is given does not depend on which others are beside it.
+
+    Args:
+        seeds: ``(N,)`` int64, for values whose first axis counts N samples.
+    """
+
+    def __new__(cls, seeds: Tensor) -> EachSample:
+        """Create it without a device, as the generators are on the CPU."""
+        return super().__new__(cls)
+
+    def __init__(self, seeds: Tensor) -> None:
+        self.of = [Generator().manual_seed(seed) for seed in seeds.tolist()]
+
+
 def uniform(shape: Shape, like: Tensor, generator: Generator | None) -> Tensor:
     """Draw uniform numbers on [0, 1), float64, on the device of ``like``; from the CPU's global generator if None."""
-    return torch.rand(shape, generator=generator, device=_device(generator), dtype=torch.float64).to(like.device)
+    return _drawn(partial(torch.rand, dtype=torch.float64), shape, generator).to(like.device)
 
 
 def normal(shape: Shape, like: Tensor, generator: Generator | None) -> Tensor:
     """Draw standard normal numbers, otherwise as :func:`uniform`."""
-    return torch.randn(shape, generator=generator, device=_device(generator), dtype=torch.float64).to(like.device)
+    return _drawn(partial(torch.randn, dtype=torch.float64), shape, generator).to(like.device)
 
 
 def poisson(rates: Tensor, generator: Generator | None) -> Tensor:
     """Draw Poisson counts with the given rates, in their dtype and on their device."""
+    if isinstance(generator, EachSample):
+        return torch.stack([poisson(*pair) for pair in zip(rates, generator.of, strict=True)])
     return torch.poisson(rates.to(_device(generator)), generator=generator).to(rates.device)
 
 
 def signs(shape: Shape, like: Tensor, generator: Generator | None) -> Tensor:
     """Draw -1 or 1 with equal probability, in the precision and on the device of ``like``."""
-    bits = torch.randint(0, 2, shape, generator=generator, device=_device(generator))
+    bits = _drawn(partial(torch.randint, 0, 2), shape, generator)
     return (2 * bits - 1).to(like.device, like.dtype)
 
 
@@ -45,12 +63,22 @@ def seeding(device: torch.device, generator: Generator | None) -> Iterator[None]
 
     Args:
         device: Device of the values, besides the CPU.
-        generator: Source of the seed; the global generator of the CPU if None. The global ones are restored.
+        generator: Source of the seed; the global generator of the CPU if None. The global ones are restored. Of
+            :class:`EachSample` that of the first, as ``torch.distributions`` draws for all samples at once.
     """
-    seed = int(torch.randint(0, 2**62, (), generator=generator, device=_device(generator)))
+    one = generator.of[0] if isinstance(generator, EachSample) else generator
+    seed = int(torch.randint(0, 2**62, (), generator=one, device=_device(one)))
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type="cuda"):
         torch.manual_seed(seed)
         yield
+
+
+def _drawn(draw: Callable[..., Tensor], shape: Shape, generator: Generator | None) -> Tensor:
+    if not isinstance(generator, EachSample):
+        return draw(shape, generator=generator, device=_device(generator))
+    if shape[0] != len(generator.of):
+        raise ValueError(f"draws: {len(generator.of)} generators for {shape[0]} samples; give one for each")
+    return torch.stack([draw(shape[1:], generator=one) for one in generator.of])
 
 
 def _device(generator: Generator | None) -> torch.device:

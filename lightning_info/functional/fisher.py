@@ -95,7 +95,8 @@ def fisher_cotangent(
         outputs: Logits or means, see the module's layout.
         likelihood: The predictive distribution.
         estimator: The kind of ``u``.
-        generator: Source of all draws; the global generator of the CPU if None.
+        generator: Source of all draws; the global generator of the CPU if None; :class:`~.draws.EachSample` for one of
+            each sample.
         mask: Optional boolean ``(N, *positions)``; positions that are False get ``u = 0``.
         dtype: Dtype of the result, which is computed in float64.
 
@@ -108,10 +109,15 @@ def fisher_cotangent(
     one_of("fisher_cotangent", "estimator", estimator, get_args(CotangentEstimator))
     distribution = likelihood_named(likelihood, "fisher_cotangent")
 
-    def draw(z: Tensor) -> Tensor:
-        return distribution.cotangent(z, estimator, generator).to(dtype)
+    def draw(z: Tensor, source: Generator | None) -> Tensor:
+        return _by_rows(distribution, lambda rows: distribution.cotangent(rows, estimator, source).to(dtype), z)
 
-    return _masked(distribution, _by_rows(distribution, draw, outputs.detach()), mask)
+    z = outputs.detach()
+    if isinstance(generator, random.EachSample) and distribution.has_class_axis and z.numel() > MOST_NUMBERS:
+        u = torch.cat([draw(one, source) for one, source in zip(torch.split(z, 1), generator.of, strict=True)])
+    else:
+        u = draw(z, generator)
+    return _masked(distribution, u, mask)
 
 
 def exact_cotangents(outputs: Tensor, likelihood: LikelihoodLike, mask: Tensor | None = None) -> Iterator[Tensor]:

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+LARGE_FROZEN = 1 << 22
+"""More weights than these that are not trained (16 MiB) are neither copied nor converted."""
 Predict = Callable[[nn.Module, Any], Tensor]
 """``(module, batch) -> outputs (N, ...)``, differentiable in the module's parameters."""
 
@@ -81,6 +83,11 @@ def call(module: nn.Module, inputs: Any) -> Tensor:
     """The plainest :data:`Predict`: the batch is the module's only input."""
     outputs: Tensor = module(inputs)
     return outputs
+
+
+def has_large_frozen(module: nn.Module) -> bool:
+    """Tell whether so many weights are not trained that they are shared, and nothing is converted to check a module."""
+    return sum(p.numel() for p in module.parameters() if not p.requires_grad) > LARGE_FROZEN
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -14,7 +14,7 @@ from lightning_info.gradients import engine_taps as taps
 from lightning_info.gradients import engine_vmap_taps as vmap_taps
 from lightning_info.gradients import func, loop
 from lightning_info.gradients.batches import map_tensors, shuffled, spread, take, tensors
-from lightning_info.gradients.contract import Engine, Norms, NotCovered, Predict, call, trainable
+from lightning_info.gradients.contract import Engine, Norms, NotCovered, Predict, call, has_large_frozen, trainable
 from lightning_info.gradients.copies import deep_copy
 from lightning_info.gradients.definition import Definition
 from lightning_info.gradients.layout import Batch
@@ -97,7 +97,7 @@ def choose_engine(module: nn.Module, predict: Predict, batch: Any, engine: Engin
     cotangents, in another order than theirs unless it matters. The truth is each sample's gradient alone, and these
     must add up to the gradient of all samples together (:class:`~.definition.Definition`), so that modules that mix
     samples are caught as well as engines that misread a layout. Where float64 does not run (hard-coded types, modules
-    of more than :data:`CHECK_PARAMETERS`) it is done in the module's own precision to 5 %.
+    of more than :data:`CHECK_PARAMETERS`, many frozen weights) it is done in the module's own precision to 5 %.
 
     Args:
         module: The module.
@@ -205,7 +205,7 @@ def in_float64(module: nn.Module, predict: Predict, batch: Any) -> tuple[nn.Modu
 
 def float64_copy(module: nn.Module) -> nn.Module | None:
     """None where it would be too large."""
-    if sum(p.numel() for p in module.parameters()) > CHECK_PARAMETERS:
+    if has_large_frozen(module) or sum(p.numel() for p in module.parameters()) > CHECK_PARAMETERS:
         return None
     precise = deep_copy(module).double()
     precise._apply(in_double)  # type: ignore[no-untyped-call]  # what the line before leaves as it is: complex weights

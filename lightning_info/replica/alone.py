@@ -38,6 +38,10 @@ class Misattributed(NotCovered):
         super().__init__(message)
         self.samples = samples
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Make it anew in another process."""
+        return type(self), (str(self), self.samples)
+
 
 class Alone:
     """A sample of a chunk, by itself or beside as few others as the module takes.

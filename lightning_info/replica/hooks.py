@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from lightning_info.gradients.copies import Copier, NotCopyable, held
+from lightning_info.replica.sharded import is_of_sharding
 from lightning_info.replica.stand_in_trainer import Silent
 
 TABLES = tuple(name for name in vars(nn.Module()) if "_hooks" in name)
@@ -49,7 +50,9 @@ def keep_hooks(module: nn.Module, copier: Copier) -> None:
         if copied is not None
         for table in TABLES
         for key, hook in (vars(part).get(table) or {}).items()
-        if callable(hook) and (_is_of_torch(hook) or (table in _CALLED and not _watches(hook)))
+        if callable(hook)
+        and not is_of_sharding(hook)
+        and (_is_of_torch(hook) or (table in _CALLED and not _watches(hook)))
     ]
     silent = _shield(module, [hook for *_, hook, _, _ in found], copier)
     for path, table, key, hook, part, copied in found:

@@ -63,6 +63,7 @@ class Predictor:
         stand_in: Put in the trainer's place.
         adapter: Used instead of the ``training_step`` if given.
         shared: The replica shares the user's weights, so that a write to them must be refused.
+        shares_frozen: It shares those that are not trained.
         noise: What its passes draw.
         state: What its passes change, which is put back after each.
     """
@@ -72,6 +73,7 @@ class Predictor:
     shared: bool = True
     noise: Noise = field(default_factory=Noise)
     state: KeptState = field(default_factory=KeptState, repr=False)
+    shares_frozen: bool = False
     _places: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False)
     _hand_written: ElementwiseError | ClassificationLoss | None = field(default=None, init=False, repr=False)
     _is_searched: bool = field(default=False, init=False, repr=False)
@@ -158,7 +160,7 @@ class Predictor:
             outputs = [] if self._hand_written is None else stack.enter_context(module_calls(module))
             nodes = stack.enter_context(outputs_of(module, names))
             stack.enter_context(default_dtype_of(module))
-            watch = stack.enter_context(_Watch(module, self.shared))
+            watch = stack.enter_context(_Watch(module, self.shared, self.shares_frozen))
             return _Pass(self._called(module, batch, watch), watch, outputs, nodes)
 
     @property
@@ -221,7 +223,7 @@ class _Pass(NamedTuple):
 class _Watch(TorchFunctionMode):
     """Records likelihood calls, and keeps ``training_step`` from going backward or writing to shared parameters."""
 
-    def __init__(self, module: nn.Module, shared: bool) -> None:
+    def __init__(self, module: nn.Module, shared: bool, shares_frozen: bool = False) -> None:
         super().__init__()
         self.calls: list[Call] = []
         self.losses: list[Any] = []  # that went backward
@@ -232,6 +234,8 @@ class _Watch(TorchFunctionMode):
         self.shared = shared
         self.parameters = [p for p in module.parameters() if not p.is_inference()]
         self.storages = {_storage(p) for p in self.parameters} - {None}
+        kept = [p for p in self.parameters if shared or (shares_frozen and not p.requires_grad)]
+        self.kept = {_storage(p) for p in kept} - {None}
         self.versions = [p._version for p in self.parameters]
 
     @property
@@ -249,9 +253,11 @@ class _Watch(TorchFunctionMode):
         """Notice what was written in ways that are not seen; a shared replica shares the counters of writes."""
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
         self.log_probs.__exit__(*exception)
-        if not self.writes and [p._version for p in self.parameters] != self.versions:
+        pairs = zip(self.parameters, self.versions, strict=True)
+        changed = [p for p, version in pairs if p._version != version]
+        if not self.writes and changed:
             self.writes = True
-            if self.shared:
+            if self.kept & set(map(_storage, changed)):
                 warn(
                     "a measurement has changed the weights of the training run, once, by an operation of the module "
                     "that PyTorch does not show; from now on it is measured on a private copy"
@@ -300,9 +306,10 @@ class _Watch(TorchFunctionMode):
 
     def _note_writes(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for tensor in written(func, args, kwargs):
-            if _storage(_unwrapped(tensor)) in self.storages:
+            storage = _storage(_unwrapped(tensor))
+            if storage in self.storages:
                 self.writes = True
-                if self.shared:  # it would change the user's weights
+                if storage in self.kept:  # it would change the user's weights
                     name = getattr(func, "__qualname__", None) or func.__name__
                     raise WritesParameters(f"it changes the module's parameters while it runs ({name})")
 

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_info.gradients.contract import has_large_frozen
 from lightning_info.gradients.copies import Copier, NotCopyable, deep_copy, reachable
 from lightning_info.replica.hooks import TABLES, keep_hooks
+from lightning_info.replica.sharded import WholeParameters, gathered, is_sharded, unwrapped
 
 __all__ = ["NotCopyable", "replicate"]
 
@@ -19,7 +21,15 @@ _MEMBERS = ("_parameters", "_buffers", "_modules", "_trainer", "_fabric")
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def replicate(module: nn.Module, *, private: bool = False, trainer: Any = None, stand_in: Any = None) -> nn.Module:
+def replicate(
+    module: nn.Module,
+    *,
+    private: bool = False,
+    frozen_too: bool = True,
+    trainer: Any = None,
+    stand_in: Any = None,
+    whole: WholeParameters | None = None,
+) -> nn.Module:
     """Copy a module for a measurement.
 
     Parameters share the storage of the originals (no memory, always up to date) but have gradients of their own;
@@ -31,8 +41,10 @@ def replicate(module: nn.Module, *, private: bool = False, trainer: Any = None, 
     Args:
         module: The user's module.
         private: Copy the parameters too: the replica keeps today's weights, and may write to them.
+        frozen_too: Copy those that are not trained as well, even if they are many.
         trainer: The trainer, which must not be copied where the module refers to it ...
         stand_in: ... and what stands in its place.
+        whole: Parameters in the place of sharded ones, see :func:`~.gathered`.
 
     Returns:
         The replica, at least float32.
@@ -41,12 +53,15 @@ def replicate(module: nn.Module, *, private: bool = False, trainer: Any = None, 
         NotCopyable: An attribute of the module cannot be copied.
     """
     memo: dict[int, Any] = {id(trainer): stand_in} if trainer is not None else {}
+    is_copied = _copied_storages(module, frozen_too) if private else set()
     with torch.inference_mode(False), torch.no_grad():
         for parameter in module.parameters():
             if isinstance(parameter, nn.UninitializedParameter):
                 raise NotCopyable("a lazy parameter is not initialised; run one batch through the module first")
             is_half = parameter.dtype in _HALF
-            data = parameter.detach().float() if is_half else _by_storage(parameter.detach(), memo, private)
+            value = (whole or {}).get(id(parameter), parameter.detach())
+            own = private and (is_copied is None or _storage_of(parameter) in is_copied)
+            data = value.float() if is_half else _by_storage(value, memo, own)
             memo[id(parameter)] = nn.Parameter(data, requires_grad=parameter.requires_grad)
         for buffer in module.buffers():
             data = _by_storage(buffer.detach(), memo, private=True)
@@ -54,7 +69,9 @@ def replicate(module: nn.Module, *, private: bool = False, trainer: Any = None, 
         copier = Copier(memo)
         copier.detach_graphs(module)
         copier.memo.give(_no_hooks(module))
+        fill = unwrapped(module, copier)
         try:
+            fill()
             replica = copier.copy(module)
         except Exception as error:
             raise NotCopyable(name_culprit(module, dict(copier.memo), error)) from error
@@ -71,6 +88,24 @@ def replicate(module: nn.Module, *, private: bool = False, trainer: Any = None, 
         part.training = False
     refuse_what_leads_back(module, replica)
     return replica
+
+
+def with_whole_parameters(module: nn.Module, trainer: Any) -> nn.Module:
+    """Return the module, or where parameters of it are sharded a replica that has whole ones, in all processes."""
+    return replicate(module, trainer=trainer, whole=gathered(module)) if is_sharded(module) else module
+
+
+def _copied_storages(module: nn.Module, frozen_too: bool) -> set[int] | None:
+    """Return the storages of the parameters that a private replica copies; None for all."""
+    if frozen_too or not has_large_frozen(module):
+        return None
+    return {_storage_of(p) for p in module.parameters() if p.requires_grad}
+
+
+def _storage_of(tensor: Tensor) -> int:
+    """Return an identity of a tensor's memory."""
+    is_plain = tensor.layout == torch.strided and tensor.device.type != "meta"
+    return tensor.untyped_storage()._cdata if is_plain else id(tensor)
 
 
 def _by_storage(tensor: Tensor, memo: dict[Any, Any], private: bool) -> Tensor:

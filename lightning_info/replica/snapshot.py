@@ -23,6 +23,7 @@ from lightning_info.replica.alone import Alone, NotItsOwn
 from lightning_info.replica.batch_norm import use_statistics_of
 from lightning_info.replica.predicted import Prediction
 from lightning_info.replica.prediction import Predictor
+from lightning_info.replica.workers import Workers, sendable
 
 TARGETS = "targets"
 """Name of rows that are as long as the longest sample of their part."""
@@ -75,6 +76,27 @@ class Audit:
 
 
 @dataclass
+class _Part:
+    """What a pass over a part of the samples gives.
+
+    Attributes:
+        rows: What each statistic read, by name.
+        failed: What was raised by some of them, by their place.
+        looked: Whether a sample was looked at alone.
+        mixed: See :class:`Audit`.
+    """
+
+    rows: list[dict[str, list[Tensor]]]
+    failed: dict[int, Exception] = field(default_factory=dict)
+    looked: bool = False
+    mixed: set[str] = field(default_factory=set)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what can be sent to another process."""
+        return {**vars(self), "failed": {place: sendable(error) for place, error in self.failed.items()}}
+
+
+@dataclass
 class ModelSnapshot:
     """What a measurement works with.
 
@@ -90,6 +112,7 @@ class ModelSnapshot:
         whole: The snapshot of a larger pool that begins with these samples, if its pass serves this one too.
         audit: What is looked at besides.
         known: What was found before the first step, for all callbacks that measure alike; see :meth:`once`.
+        workers: The processes that share the work.
     """
 
     module: nn.Module
@@ -103,12 +126,17 @@ class ModelSnapshot:
     audit: Audit = field(default_factory=Audit)
     at_once: int = 0
     known: dict[Hashable, Any] = field(default_factory=dict)
+    workers: Workers = field(default_factory=Workers)
     _read: dict[ForwardStatistic, dict[str, Tensor] | Exception] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """Of the pool."""
         return sum(map(num_samples, self.groups))
+
+    def share(self) -> str:
+        """Share the work of this point among the processes; return why it cannot be, see :meth:`~.Workers.agree`."""
+        return self.workers.agree(self.module, (self.whole or self).groups)
 
     def on(self, groups: list[Any], audit: Audit | None = None) -> ModelSnapshot:
         """The same replica with other samples: nothing that was read before is taken for theirs.
@@ -160,36 +188,45 @@ class ModelSnapshot:
         return found
 
     def _pass(self, statistics: list[ForwardStatistic]) -> None:
+        """Read from a pass over all samples, of which each process makes its part."""
+        what = f"a pass for {', '.join(type(reader).__name__ for reader in statistics)}"
+        found = self.workers.gather(what, partial(self._pass_over_part, statistics))
+        for part in found:
+            self.audit.done |= part.looked
+            self.audit.mixed |= part.mixed
+        for place, reader in enumerate(statistics):
+            fault = next((part.failed[place] for part in found if place in part.failed), None)
+            self._read[reader] = self._joined([part.rows[place] for part in found]) if fault is None else fault
+
+    def _joined(self, parts: list[dict[str, list[Tensor]]]) -> dict[str, Tensor] | Exception:
+        names = dict.fromkeys(name for part in parts for name in part)
+        columns = {name: [rows for part in parts for rows in part.get(name, ())] for name in names}
+        try:
+            whole = {
+                name: torch.cat(_as_long(rows) if name.startswith((TARGETS, LONG)) else rows)
+                for name, rows in columns.items()
+            }
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return error
+        return {name: rows for name, rows in whole.items() if len(rows) == self.size}
+
+    def _pass_over_part(self, statistics: list[ForwardStatistic]) -> _Part:
         layers = dict.fromkeys(layer for reader in statistics for layer in reader.layers)
         everywhere = any(getattr(reader, "everywhere", False) for reader in statistics)
-        rows: dict[ForwardStatistic, dict[str, list[Tensor]]] = {reader: defaultdict(list) for reader in statistics}
-        failed: dict[ForwardStatistic, Exception] = {}
+        part = _Part([defaultdict(list) for _ in statistics])
 
-        def guarded(reader: ForwardStatistic, step: Callable[[], None]) -> None:
-            try:
-                if reader not in failed:
-                    step()
-            except Exception as error:
-                if is_out_of_memory(error):
-                    raise
-                failed[reader] = error
-
-        def keep(reader: ForwardStatistic, prediction: Prediction, seen: LayerCapture) -> None:
+        def keep(place: int, prediction: Prediction, seen: LayerCapture) -> None:
+            reader = statistics[place]
             if reader.layers and seen.error is not None:
                 raise seen.error
             for name, values in reader(prediction, seen.activations).items():
-                rows[reader][name].append(values.cpu())
+                part.rows[place][name].append(values.cpu())
 
-        def join(reader: ForwardStatistic) -> None:
-            joined = {
-                name: _as_long(parts) if name.startswith((TARGETS, LONG)) else parts
-                for name, parts in rows[reader].items()
-            }
-            whole = {name: torch.cat(parts) for name, parts in joined.items()}
-            self._read[reader] = {name: found for name, found in whole.items() if len(found) == self.size}
-
-        looked_at = -1 if self.audit.done or not layers else int(self.audit.spot * self.size)
-        for batch in self.parts(max(self.chunk, self.at_once)):
+        start, groups = self.workers.part_of(self.groups)
+        looked_at = -1 if self.audit.done or not layers else int(self.audit.spot * self.size) - start
+        for batch in self.parts(max(self.chunk, self.at_once), groups):
             seen = LayerCapture(self.module, layers, num_samples(batch), everywhere=everywhere)
             with seen if layers else nullcontext():  # a pass without layers is left alone
                 prediction = self.predictor(self.module, batch)
@@ -199,11 +236,16 @@ class ModelSnapshot:
             looked_at -= num_samples(batch)
             for label in self.audit.mixed:
                 seen.activations.pop(label, None)
-            for reader in statistics:
-                guarded(reader, partial(keep, reader, prediction, seen))
-        for reader in statistics:
-            guarded(reader, partial(join, reader))
-        self._read.update(failed)
+            for place in range(len(statistics)):
+                try:
+                    if place not in part.failed:
+                        keep(place, prediction, seen)
+                except Exception as error:
+                    if is_out_of_memory(error):
+                        raise
+                    part.failed[place] = error
+        part.looked, part.mixed = self.audit.done, self.audit.mixed
+        return part
 
     def _look_alone(
         self, one: Alone, whole: Prediction, activations: Mapping[str, Activation], layers: Collection[Layer]
@@ -239,6 +281,10 @@ class ModelSnapshot:
         """The first samples, as many as go through the replica at once, on its device."""
         return self.to_device(take(self.groups[0], slice(0, self.chunk)))
 
+    def predict(self) -> Prediction:
+        """The prediction for the first samples."""
+        return self.predictor(self.module, self.first_chunk())
+
     def use_reference_statistics(self) -> None:
         """Give the BatchNorm layers of the replica the statistics of the reference samples."""
         use_statistics_of(self.batch_norms, lambda part: self.predictor(self.module, part), self.parts())
@@ -247,18 +293,19 @@ class ModelSnapshot:
         """For passes that nothing goes back from, :attr:`at_once` samples at a time; nothing is read yet."""
         return replace(self.on(self.groups), chunk=max(self.chunk, self.at_once))
 
-    def parts(self, chunk: int | None = None) -> Iterator[Any]:
+    def parts(self, chunk: int | None = None, groups: list[Any] | None = None) -> Iterator[Any]:
         """All reference samples, at most a chunk at a time, on the replica's device.
 
         Args:
             chunk: By default :attr:`chunk`.
+            groups: Some of the samples instead.
 
         Raises:
             Unavailable: There are none.
         """
         if not self.groups:
             raise Unavailable("no reference samples could be kept")
-        for group in self.groups:
+        for group in self.groups if groups is None else groups:
             size = num_samples(group)
             for index in torch.tensor_split(
                 torch.arange(size), math.ceil(size / (chunk or self.chunk))

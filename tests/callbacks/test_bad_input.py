@@ -134,11 +134,34 @@ def stub_trainer(strategy: str, callback: Callback) -> SimpleNamespace:
     return SimpleNamespace(strategy=type(strategy, (), {})(), callbacks=[callback])
 
 
-@pytest.mark.parametrize("strategy", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAFSDPStrategy"])
+@pytest.mark.parametrize("strategy", ["FSDPStrategy", "DeepSpeedStrategy", "XLAFSDPStrategy"])
 def test_sharded_strategy_is_refused(strategy):
     callback = FisherTraceCallback(on_error="raise")
     with pytest.raises(MisconfigurationException, match=f"{strategy} shards the parameters.*strategy='ddp'"):
         callback.setup(stub_trainer(strategy, callback), Classifier(), "fit")
+
+
+class Mesh(dict):
+    """Of so many processes in two dimensions."""
+
+    mesh_dim_names = ("data_parallel", "tensor_parallel")
+
+    def size(self):
+        return math.prod(axis.size() for axis in self.values())
+
+
+@pytest.mark.parametrize(("data_parallel", "tensor_parallel"), [(2, 1), (1, 2), (2, 2)])
+def test_tensor_parallel_processes_are_refused(data_parallel, tensor_parallel):
+    callback = FisherTraceCallback(on_error="raise")
+    sizes = {"data_parallel": torch.Size([data_parallel]), "tensor_parallel": torch.Size([tensor_parallel])}
+    run = stub_trainer("ModelParallelStrategy", callback)
+    run.strategy._device_mesh = Mesh({name: SimpleNamespace(size=size.numel) for name, size in sizes.items()})
+    if tensor_parallel == 1:
+        callback.setup(run, Classifier(), "fit")
+        return
+    size = data_parallel * tensor_parallel
+    with pytest.raises(MisconfigurationException, match=f"tensor_parallel_size=1 and data_parallel_size={size}"):
+        callback.setup(run, Classifier(), "fit")
 
 
 @pytest.mark.parametrize("strategy", ["SingleDeviceStrategy", "DDPStrategy"])

@@ -18,6 +18,7 @@ from lightning_info.functional import (
     sampling_probabilities,
     trace_estimate,
 )
+from lightning_info.functional.draws import EachSample
 from lightning_info.functional.fisher import output_fisher_product
 from lightning_info.functional.likelihoods import likelihood_named
 from lightning_info.gradients import squared_norms
@@ -191,3 +192,24 @@ def test_one_cotangent_per_sample_is_unbiased(name, estimator):
     values = sum(squared_norms(net, many, u).values()).reshape(repeats, -1).mean(1)
     truth = sum(fisher_trace_by_definition(net, x, likelihood).values())
     assert abs(values.mean().item() - truth) <= 4 * (values.std() / repeats**0.5).item() + 1e-5 * truth
+
+
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli", "gaussian", "poisson", "laplace"])
+@pytest.mark.parametrize("estimator", ["importance", "rademacher", "sampled"])
+def test_a_sample_has_its_own_draws_whatever_is_beside_it(likelihood, estimator, monkeypatch):
+    z = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    seeds = torch.arange(5)
+
+    def drawn(index):
+        return fisher_cotangent(z[index], likelihood, estimator, generator=EachSample(seeds[index]))
+
+    whole, some = drawn(torch.arange(5)), torch.tensor([3, 1])
+    assert torch.allclose(drawn(some), whole[some])
+    assert not torch.equal(whole[0] / z[0], whole[1] / z[1])
+    monkeypatch.setattr(fisher, "MOST_NUMBERS", 20)  # of many classes, sample by sample
+    assert torch.allclose(drawn(torch.arange(5)), whole)
+
+
+def test_there_is_a_generator_for_each_sample():
+    with pytest.raises(ValueError, match="2 generators for 3 samples"):
+        fisher_cotangent(torch.zeros(3, 2), "categorical", generator=EachSample(torch.arange(2)))

@@ -7,32 +7,36 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from models import Classifier, curves, data, trainer
+from models import Classifier, Still, curves, data, trainer
 from oracle import fisher_trace_by_definition
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_info import EffectiveInfoCallback, FisherTraceCallback, InfoPlaneCallback
 
 HEAD = """
-import copy, hashlib, json, os, sys, types
+import copy, hashlib, json, os, signal, sys, time, types, warnings
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from models import Classifier, curves, data, loader, trainer
+from models import Classifier, Still, curves, data, loader, trainer
 from torch.utils.data import DataLoader, Subset
 from lightning_info import EffectiveInfoCallback, FisherTraceCallback, InfoPlaneCallback, WeightInfoCallback
 from lightning_info.callbacks import preparing
 from lightning_info.callbacks.error_policy import Refused
 from lightning_info.metrics import FisherTrace
+from lightning_info.quantities.fisher_trace import sampling
 from lightning_info.replica.reference_samples import ReferenceSamples
+from lightning_info.replica.snapshot import ModelSnapshot
 
 def plane(**options):
     estimators = dict(estimator=["binning", "mixture"], bin_range=["global", "adaptive"], bins=4)
-    return InfoPlaneCallback(every_n_train_steps=2, on_error="raise", summary=False, **estimators, **options)
+    defaults = dict(every_n_train_steps=2, on_error="raise", summary=False, **estimators)
+    return InfoPlaneCallback(**{**defaults, **options})
 
 class Watch(pl.Callback):
     def __init__(self):
@@ -91,24 +95,65 @@ def uneven():
     fit(watch, ours, train=DataLoader(own, 4), use_distributed_sampler=False)
     return {"history": ours.history, "seen": watch.seen, "start": start}
 
-def fault(stage, rank, step):
+def fault(stage, rank, step, error=RuntimeError):
     ours = fisher(on_error="warn", num_samples=8)
-    fired, add = [], ReferenceSamples.add
+    owners = {"add": ReferenceSamples, "drawn": ModelSnapshot}
+    fired, target = [], owners.get(stage, ours.quantity)
+    before = getattr(target, stage)
     def broken(method, trainer):
         def call(*args, **kwargs):
-            if trainer.global_rank == rank and step in (trainer.global_step, "always"):
+            again = bool(fired) and error is MemoryError
+            if trainer.global_rank == rank and step in (trainer.global_step, "always") and not again:
                 fired.append(trainer.global_step)
-                raise RuntimeError(stage)
+                raise error(stage)
             return method(*args, **kwargs)
         return call
     class Rank(pl.Callback):
         def on_train_start(self, trainer, module):
-            target = ReferenceSamples if stage == "add" else ours.quantity
-            setattr(target, stage, broken(getattr(target, stage), trainer))
+            setattr(target, stage, broken(before, trainer))
     run, module = fit(ours, Rank())
-    ReferenceSamples.add = add
+    setattr(target, stage, before)
     metric = run.callback_metrics["fisher/trace"].item()
     return {"history": ours.history, "fired": fired, "metric": metric, "weights": weights(module)}
+
+def shared():
+    # weights stay as they are, so that every point is that of one process on the same samples
+    reference, scored, waited = tuple(t[:13] for t in data().tensors), [], []
+    original = sampling.scores_of
+    def counted(prediction, estimator):
+        scored.append(len(prediction.outputs))
+        return original(prediction, estimator)
+    sampling.scores_of = counted
+    common = dict(reference=reference, every_n_train_steps=4)
+    ours = fisher(draws=8, also=["empirical", "exact", "hessian", "rao_norm"], **common)
+    by_groups = fisher(draws=None, engine="cotangent", prefix="groups", **common)
+    drawn = plane(**common)
+    fit(ours, by_groups, drawn, module=Still(), precision="64-true")
+    sampling.scores_of = original
+    return {"history": {**ours.history, **by_groups.history, **drawn.history}, "scored": sum(scored)}
+
+def slow():
+    # the other process takes longer, for which the first has to wait
+    ours = fisher(reference=data().tensors, every_n_train_steps=4)
+    measure = ours.quantity.measure
+    def waits(*args):
+        time.sleep(0.1 * int(os.environ.get("LOCAL_RANK", 0)))
+        return measure(*args)
+    ours.quantity.measure = waits
+    fit(ours)
+    return {"history": ours.history, "spent": ours._clock.spent}
+
+def communicating():
+    # another number of passes in each process would leave one waiting
+    class Meets(Classifier):
+        def training_step(self, batch, batch_idx):
+            torch.distributed.all_reduce(torch.ones(1))
+            return super().training_step(batch, batch_idx)
+    ours = fisher(estimator="exact", reference=tuple(t[:9] for t in data().tensors), on_error="warn")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fit(ours, module=Meets())
+    return {"history": ours.history, "told": [str(one.message) for one in told]}
 
 def scaled():
     # every process and every batch scales its logits by a number that is no tensor
@@ -181,6 +226,11 @@ save(
     timed=timed(),
     uneven=uneven(),
     other_fails=fault("measure", 1, 2),
+    other_fails_in_a_pass=fault("drawn", 1, 2),
+    other_has_no_memory=fault("drawn", 1, 2, MemoryError),
+    shared=shared(),
+    slow=slow(),
+    communicating=communicating(),
     first_fails=fault("measure", 0, 2),
     other_keeps_nothing=fault("add", 1, "always"),
     first_draws_nothing=fault("figures", 0, "always"),
@@ -209,6 +259,19 @@ if __name__ == "__main__":
     ours = fisher(estimator="exact", adapter=adapter)
     run, _ = fit(Keep(ours), ours, strategy="ddp_spawn", module=Classifier())
     assert run.callback_metrics["fisher/trace"] > 0
+"""
+
+KILLED = """
+rank = int(os.environ.get("LOCAL_RANK", 0))
+with open(f"{sys.argv[1]}/pid{rank}", "w") as file:
+    file.write(str(os.getpid()))
+original = ModelSnapshot.drawn
+def dies(self, numbers):
+    if rank == int(sys.argv[2]) and self.workers.processes > 1 and self.workers._is_open:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(self, numbers)
+ModelSnapshot.drawn = dies
+fit(fisher(reference=data().tensors))
 """
 
 
@@ -283,16 +346,17 @@ def test_training_does_not_notice(ranks):
     assert fingerprints == {ranks[0]["plain"]["weights"]}
 
 
-def test_a_fault_in_the_first_process_is_a_gap_in_both(ranks):
-    runs = [rank["first_fails"] for rank in ranks]
-    assert runs[0]["fired"] == [2]
+@pytest.mark.parametrize(("fault", "where"), [("first_fails", 0), ("other_fails", 1), ("other_fails_in_a_pass", 1)])
+def test_a_fault_in_one_process_is_a_gap_in_both(ranks, fault, where):
+    runs = [rank[fault] for rank in ranks]
+    assert [bool(run["fired"]) for run in runs] == [where == 0, where == 1]
     assert_alike(*runs)
     assert [step for step, value in curve(runs[0]) if math.isnan(value)] == [2]
     assert runs[0]["metric"] == runs[1]["metric"]
 
 
 @pytest.mark.parametrize(
-    ("fault", "where"), [("other_fails", 1), ("other_keeps_nothing", 1), ("first_draws_nothing", 0)]
+    ("fault", "where"), [("other_has_no_memory", 1), ("other_keeps_nothing", 1), ("first_draws_nothing", 0)]
 )
 def test_a_fault_that_costs_no_value(ranks, fault, where):
     runs = [rank[fault] for rank in ranks]
@@ -327,6 +391,41 @@ def test_every_scalar_is_that_of_one_process_on_the_same_samples(ranks):
     assert there == pytest.approx({tag: points[0][1] for tag, points in curves(alone).items()}, rel=1e-6)
 
 
+def alone(*callbacks, module, **options):
+    """What callbacks measure in one process."""
+    trainer(*callbacks, max_epochs=2, **options).fit(module, DataLoader(data(), 8))
+    return {tag: points for one in callbacks for tag, points in curves(one).items()}
+
+
+def test_shared_work_is_that_of_one_process_at_every_point(ranks):
+    reference = tuple(tensor[:13] for tensor in data().tensors)
+    common = {"reference": reference, "every_n_train_steps": 4, "on_error": "raise", "summary": False}
+    also = ["empirical", "exact", "hessian", "rao_norm"]
+    ours = FisherTraceCallback(draws=8, num_samples=16, also=also, **common)
+    groups = FisherTraceCallback(draws=None, num_samples=16, engine="cotangent", prefix="groups", **common)
+    estimators = {"estimator": ["binning", "mixture"], "bin_range": ["global", "adaptive"], "bins": 4}
+    truth = alone(ours, groups, InfoPlaneCallback(**estimators, **common), module=Still(), precision="64-true")
+    runs = [rank["shared"] for rank in ranks]
+    assert_alike(*runs)
+    assert len(truth["fisher/trace"]) == 5
+    for tag, points in truth.items():
+        assert curve(runs[0], tag) == [(step, pytest.approx(value, rel=1e-6, abs=1e-9)) for step, value in points], tag
+    # scores are taken by three estimators at each of five points, and each process takes those of its samples
+    assert [run["scored"] for run in runs] == [5 * 3 * 6, 5 * 3 * 7]
+
+
+def test_the_first_process_counts_the_time_that_the_others_take(ranks):
+    assert len(curve(ranks[0]["slow"])) == 5
+    assert ranks[0]["slow"]["spent"] > 0.5
+
+
+def test_a_module_that_communicates_is_measured_whole_in_every_process(ranks):
+    runs = [rank["communicating"] for rank in ranks]
+    assert_alike(*runs)
+    assert all(math.isfinite(value) for _, value in curve(runs[0]))
+    assert [one for one in runs[0]["told"] if "every process measures all samples" in one]
+
+
 def test_the_metric_is_that_over_all_processes(ranks):
     truth = trace_of(ranks[0]["metric"]["start"], data(30).tensors[0].tolist())
     assert [rank["metric"]["value"] for rank in ranks] == pytest.approx([truth, truth], rel=1e-5)
@@ -335,6 +434,29 @@ def test_the_metric_is_that_over_all_processes(ranks):
 def test_a_module_that_one_process_refuses_is_refused_by_both(ranks):
     assert ranks[1]["refused"]["error"] == "not this module"
     assert "refused by another process" in ranks[0]["refused"]["error"]
+
+
+def is_running(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "(zombie)" not in status.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_killed_in_a_measurement_ends_the_other(tmp_path, rank):
+    (tmp_path / "script.py").write_text(HEAD + KILLED)
+    here = os.pathsep.join(map(str, Path(__file__).parents[1:3]))
+    environment = {**os.environ, "PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path), str(rank)]
+    done = subprocess.run(command, env=environment, timeout=120, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    other = int((tmp_path / f"pid{1 - rank}").read_text())
+    for _ in range(60):
+        if not is_running(other):
+            break
+        time.sleep(1)
+    assert not is_running(other)
 
 
 @pytest.mark.slow

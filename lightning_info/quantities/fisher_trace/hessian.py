@@ -40,15 +40,22 @@ def hessian_trace(snapshot: ModelSnapshot, draws: int | None, generator: Generat
     else:
         index = torch.randperm(size, generator=generator)
     groups = torch.tensor_split(index, min(GROUPS, len(index)))
-    values = []
-    for group in groups:
+    seeds = torch.randint(2**62, (len(groups),), generator=generator).tolist()
+
+    def of_group(group: Tensor, seed: int) -> float:
+        source = Generator().manual_seed(seed)
         signs = [
-            2.0 * torch.randint(0, 2, p.shape, generator=generator).to(p) - 1.0
+            2.0 * torch.randint(0, 2, p.shape, generator=source).to(p) - 1.0
             for p in map(as_real, trainable(snapshot.module).values())
         ]
         total = sum(_quadratic_form(snapshot, batch, signs) for batch, _ in snapshot.drawn(group))
-        values.append(total * len(groups) / len(index))  # groups of another size count in proportion
-    estimate = trace_estimate(torch.tensor(values, dtype=torch.float64))
+        return total * len(groups) / len(index)  # groups of another size count in proportion
+
+    own = snapshot.workers.part(len(groups))
+    parts = snapshot.workers.gather(
+        f"second derivatives of {len(groups)} groups", lambda: list(map(of_group, groups[own], seeds[own]))
+    )
+    estimate = trace_estimate(torch.tensor([value for part in parts for value in part], dtype=torch.float64))
     if not torch.tensor(estimate).isfinite().all():
         raise Unavailable("the second derivatives of the loss are not finite")
     return estimate

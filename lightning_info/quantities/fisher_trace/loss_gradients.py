@@ -49,12 +49,16 @@ def loss_gradient_trace(snapshot: ModelSnapshot, draws: int | None, generator: G
         raise Unavailable(str(error)) from error
     size = snapshot.size
     chosen = torch.randperm(size, generator=generator)[: size if draws is None else draws].sort().values
-    values = []
-    for batch, places in snapshot.drawn(chosen):
-        for number in range(len(places)):
-            gradient = loss_and_gradients(snapshot, take(batch, slice(number, number + 1)))[1]
-            values.append(torch.stack([as_real(one).double().square().sum() for one in gradient]).sum())
-    found = torch.stack(values).cpu()
+
+    def of_part() -> Tensor:
+        values = []
+        for batch, places in snapshot.drawn(chosen[snapshot.workers.part(len(chosen))]):
+            for number in range(len(places)):
+                gradient = loss_and_gradients(snapshot, take(batch, slice(number, number + 1)))[1]
+                values.append(torch.stack([as_real(one).double().square().sum() for one in gradient]).sum())
+        return torch.stack(values).cpu() if values else torch.zeros(0, dtype=torch.float64)
+
+    found = torch.cat(snapshot.workers.gather("gradients of single losses", of_part))
     if not found.isfinite().all():
         raise Unavailable(
             f"the loss gradients of {int((~found.isfinite()).sum())} of {len(found)} samples are not finite"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
+from lightning_info.functional.draws import EachSample
 from lightning_info.functional.fisher import (
     TraceEstimate,
     draw_samples,
@@ -62,6 +64,10 @@ def pool_trace(
     ``‖∂loss_n/∂z‖²``) and a tenth uniform. If the pool is not larger, or for ``"exact"``, or with ``draws=None``, every
     sample is taken once.
 
+    Every draw has random numbers of its own, so the values depend neither on chunks nor on the number of processes that
+    share the work (but for labels that ``torch.distributions`` draws). Each takes a part of the draws, and one gather
+    gives the norms of all.
+
     With the engine ``"cotangent"`` the samples taken go backward in sixteen groups, each with random signs: for a group
     of m, ``‖sum_n s_n J_nᵀ u_n‖²`` has the expectation ``sum_n ‖J_nᵀ u_n‖²``, so one backward pass per group is an
     unbiased estimate without any per-sample gradient; the spread of the groups is the error.
@@ -78,30 +84,19 @@ def pool_trace(
         distribution = sampling_probabilities(scores)
         index = draw_samples(distribution, draws, generator=generator)
         probabilities = distribution[index]
+    seeds = torch.randint(2**62, (len(index),), generator=generator)
     if plan.engine == COTANGENT:
         factors = torch.ones(len(index)).double() if probabilities is None else (size * probabilities).rsqrt()
-        return _by_cotangents(snapshot, index, factors, estimator, generator)
+        return _by_cotangents(snapshot, index, factors, estimator, seeds, generator)
 
-    columns: list[dict[str, Tensor]] = []
-    order: list[Tensor] = []
-    looked_at = int(snapshot.audit.spot * len(index))
-    for batch, places in snapshot.drawn(index):
-        forward = _Forward(snapshot, batch, plan.makes_one_pass)
-        cotangents = forward.cotangents(estimator, generator)
-        found = (places == looked_at).nonzero().flatten().tolist()
-        one = Alone(batch, found[0]) if found and len(places) > 1 else None
-        norms_here = plan.squared_norms(
-            snapshot.module, forward.outputs, batch, cotangents if one is None else one.noting(cotangents)
-        )
-        if one is not None:
-            _compare_alone(snapshot, one, forward.prediction, norms_here)
-        columns.append(norms_here)
-        order.append(places)
-    norms = {name: torch.cat([column[name] for column in columns]).cpu() for name in columns[0]}
+    parts = snapshot.workers.gather(
+        f"{estimator} gradients of {len(index)} draws", partial(_norms_of_part, snapshot, plan, estimator, index, seeds)
+    )
+    norms, order = _joined([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     values = torch.stack(list(norms.values())).sum(0)
     _check_finite(values, "samples")
-    probabilities = None if probabilities is None else probabilities[torch.cat(order)]
+    probabilities = None if probabilities is None else probabilities[order]
     estimate = trace_estimate(values, probabilities, size)
     scaled = trace_estimate(_times_weight_norms(norms, snapshot.module), probabilities, size)
     if estimator == "exact":
@@ -118,6 +113,36 @@ def sample_norms(snapshot: ModelSnapshot, plan: Plan, estimator: Estimator, gene
         norms = plan.squared_norms(snapshot.module, forward.outputs, batch, forward.cotangents(estimator, generator))
         found.append(torch.stack(list(norms.values())).double().sum(0).cpu())
     return torch.cat(found)
+
+
+def _norms_of_part(
+    snapshot: ModelSnapshot, plan: Plan, estimator: Estimator, index: Tensor, seeds: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the squared norms of this process's draws, and the numbers of these draws."""
+    columns: list[dict[str, Tensor]] = []
+    order = [torch.zeros(0, dtype=torch.int64)]
+    own = index.argsort(stable=True)[snapshot.workers.part(len(index))].sort().values
+    looked_at = int(snapshot.audit.spot * len(index))
+    for batch, some in snapshot.drawn(index[own]):
+        places = own[some]
+        forward = _Forward(snapshot, batch, plan.makes_one_pass)
+        cotangents = forward.cotangents(estimator, EachSample(seeds[places]))
+        found = (places == looked_at).nonzero().flatten().tolist()
+        one = Alone(batch, found[0]) if found and len(places) > 1 else None
+        norms = plan.squared_norms(
+            snapshot.module, forward.outputs, batch, cotangents if one is None else one.noting(cotangents)
+        )
+        if one is not None:
+            _compare_alone(snapshot, one, forward.prediction, norms)
+        columns.append(norms)
+        order.append(places)
+    return {name: values.cpu() for name, values in _joined(columns).items()}, torch.cat(order)
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the norms of all parts; those without draws have none."""
+    found = [part for part in parts if part]
+    return {name: torch.cat([part[name] for part in found]) for name in (found[0] if found else ())}
 
 
 def _times_weight_norms(norms: Mapping[str, Tensor], module: nn.Module) -> Tensor:
@@ -195,27 +220,35 @@ def scores_of(prediction: Prediction, estimator: Estimator) -> Tensor:
 
 
 def _by_cotangents(
-    snapshot: ModelSnapshot, index: Tensor, factors: Tensor, estimator: Estimator, generator: Generator
+    snapshot: ModelSnapshot,
+    index: Tensor,
+    factors: Tensor,
+    estimator: Estimator,
+    seeds: Tensor,
+    generator: Generator,
 ) -> PoolTrace:
-    parameters = trainable(snapshot.module)
     order = torch.randperm(len(index), generator=generator)
     groups = torch.tensor_split(order, min(GROUPS, len(index)))
     signs = 2.0 * torch.randint(0, 2, (len(index),), generator=generator) - 1.0
     weight = signs * factors * (len(groups) / len(index)) ** 0.5  # groups of another size count in proportion
-    rows = []
-    for group in groups:
+    parameters = trainable(snapshot.module)
+
+    def of_group(group: Tensor) -> Tensor:
         total = {name: torch.zeros_like(p) for name, p in parameters.items()}
         for batch, places in snapshot.drawn(index[group]):
             prediction = snapshot.predictor(snapshot.module, batch)
-            (u,) = _cotangents(prediction, estimator, generator)
+            (u,) = _cotangents(prediction, estimator, EachSample(seeds[group[places]]))
             u = weight[group[places]].to(u).reshape(-1, *(1,) * (u.dim() - 1)) * u
             outputs = prediction.outputs
             gradients = torch.autograd.grad(outputs, list(parameters.values()), u.to(outputs), allow_unused=True)
             for name, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
                     total[name] += gradient
-        rows.append(torch.stack([as_real(gradient).double().square().sum() for gradient in total.values()]))
-    norms = torch.stack(rows, 1).cpu()
+        return torch.stack([as_real(gradient).double().square().sum() for gradient in total.values()]).cpu()
+
+    own = groups[snapshot.workers.part(len(groups))]
+    parts = snapshot.workers.gather(f"{estimator} gradients of {len(groups)} groups", lambda: list(map(of_group, own)))
+    norms = torch.stack([row for part in parts for row in part], 1)
     _check_finite(norms.sum(0), "groups")
     by_name = dict(zip(parameters, norms, strict=True))
     scaled = trace_estimate(_times_weight_norms(by_name, snapshot.module))

@@ -35,13 +35,18 @@ def rao_norm(snapshot: ModelSnapshot) -> float:
     Raises:
         Unavailable: It is not finite.
     """
-    total = torch.zeros((), dtype=torch.float64)
-    for batch in snapshot.parts():
-        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
-            prediction = snapshot.predictor(snapshot.module, batch)
-            tangent = _along_weights(prediction.outputs, snapshot.module)
-        product = output_fisher_product(prediction.outputs, prediction.likelihood, tangent, prediction.mask)
-        total += (product * tangent.double()).sum().cpu()
+
+    def of_part() -> Tensor:
+        total = torch.zeros((), dtype=torch.float64)
+        for batch in snapshot.parts(groups=snapshot.workers.part_of(snapshot.groups)[1]):
+            with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
+                prediction = snapshot.predictor(snapshot.module, batch)
+                tangent = _along_weights(prediction.outputs, snapshot.module)
+            product = output_fisher_product(prediction.outputs, prediction.likelihood, tangent, prediction.mask)
+            total += (product * tangent.double()).sum().cpu()
+        return total
+
+    total = torch.stack(snapshot.workers.gather("the derivative along the weights", of_part)).sum()
     if not total.isfinite():
         raise Unavailable("the derivative of the outputs along the weights is not finite")
     return total.item() / snapshot.size

@@ -168,3 +168,10 @@ def test_draws_from_several_groups_are_unbiased():
     drawn = torch.tensor(drawn, dtype=torch.float64)
     assert abs(drawn.mean() - exact) <= 4 * drawn.std() / len(drawn) ** 0.5
     assert drawn.std() < 0.2 * exact
+
+
+@pytest.mark.parametrize("engine", [None, "cotangent"])
+@pytest.mark.parametrize("estimator", ["importance", "rademacher", "sampled"])
+def test_draws_do_not_depend_on_chunks(nets, digits, estimator, engine):
+    whole, cut = (estimates(nets["initial"], first(digits, 40), estimator, 16, 2, chunk, engine) for chunk in (40, 7))
+    assert all(torch.allclose(one, other, rtol=1e-5) for one, other in zip(whole, cut, strict=True))
