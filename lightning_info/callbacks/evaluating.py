@@ -9,6 +9,7 @@ from typing import Any
 from torch.utils.data import RandomSampler, SequentialSampler, SubsetRandomSampler
 
 from lightning_info.callbacks.resuming import Resuming, steps_taken
+from lightning_info.gradients.batches import SampleCount
 from lightning_info.quantities.quantity import Point
 from lightning_info.replica.isolation import isolated
 from lightning_info.replica.random_subset import RandomSubset, SampledSet
@@ -23,6 +24,7 @@ class Evaluating(Resuming):
     _active: bool
     _training_set: RandomSubset
     _validation_set: RandomSubset
+    _count: SampleCount
     _missing: dict[str, str]  # why there is no set, by name
     _saved_set: dict[str, Any] | None  # that of a checkpoint
 
@@ -31,6 +33,7 @@ class Evaluating(Resuming):
         self._training_set = RandomSubset(most, 2 * self.seed)
         self._validation_set = RandomSubset(most, 2 * self.seed + 1)
         self._missing, self._saved_set = {}, None
+        self._count = SampleCount()
 
     def _restore_sets(self, batch: Any) -> None:
         """Take up the samples of a checkpoint, in the form of a batch of this run."""
@@ -44,7 +47,9 @@ class Evaluating(Resuming):
         """Let a training batch pass by; it is the next to be trained on."""
         if not self.quantity.evaluation_samples or self._training_set.is_closed or "training" in self._missing:
             return
-        with self._clock.spending(), isolated(pl_module.device):
+        layout = self._samples.layout
+        runs_code = layout is not None and bool(layout.objects)  # of the user, to take samples out of a batch
+        with self._clock.spending(), isolated(pl_module.device) if runs_code else contextlib.nullcontext():
             try:
                 self._let_pass(trainer, batch, batch_idx)
             except Exception as error:
@@ -52,17 +57,16 @@ class Evaluating(Resuming):
 
     def _let_pass(self, trainer: Any, batch: Any, batch_idx: int) -> None:
         subset, layout = self._training_set, self._samples.layout
-        laid = batch if layout is None else layout.wrap(batch)
         if trainer.world_size > 1:
             self._missing["training"] = PROCESSES
-        elif (reason := repeats(trainer.train_dataloader)) and not trainer.overfit_batches:
+        elif not subset.total and not trainer.overfit_batches and (reason := repeats(trainer.train_dataloader)):
             self._missing["training"] = f"{reason}, so the number of independent training samples is not known"
         elif not subset.total and steps_taken(trainer) and not self._is_first(trainer, batch_idx):
             self._missing["training"] = RESUMED
         elif subset.total and batch_idx == 0:  # the epoch ended early
             subset.close()
         else:
-            subset.add(laid)
+            subset.pass_by(self._count(batch, layout), lambda: batch if layout is None else layout.wrap(batch))
             if trainer.is_last_batch or batch_idx + 1 >= trainer.num_training_batches:
                 subset.close()
 

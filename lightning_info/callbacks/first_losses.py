@@ -13,8 +13,8 @@ from torch.utils.data import DistributedSampler
 from lightning_info.callbacks.base import InfoCallback
 from lightning_info.callbacks.evaluating import repeats
 from lightning_info.callbacks.member import Member
-from lightning_info.gradients.batches import num_samples
-from lightning_info.gradients.layout import Layout, Path
+from lightning_info.gradients.batches import SampleCount
+from lightning_info.gradients.layout import Layout
 from lightning_info.quantities.first_epoch import FirstEpoch
 from lightning_info.quantities.quantity import Point
 from lightning_info.replica.snapshot import ModelSnapshot
@@ -37,7 +37,7 @@ class FirstLosses:
         self.backward = 0  # passes for the current batch
         self._sums: dict[int, Tensor | float] = {}
         self._batches: dict[int, int] = {}
-        self._place: tuple[Path, int] | None = None  # of a tensor of the batch, and its sample axis
+        self._count = SampleCount()
 
     @property
     def is_empty(self) -> bool:
@@ -46,7 +46,7 @@ class FirstLosses:
 
     def add(self, loss: Tensor, factor: int, batch: Any, layout: Layout | None) -> None:
         """Add the loss of a batch, times a factor; nothing waits for the device."""
-        size = self._size(batch, layout)
+        size = self._count(batch, layout)
         known = self._sums.get(size)
         if loss.device.type == "cpu":
             self._sums[size] = (known or 0.0) + factor * loss.item()
@@ -60,19 +60,6 @@ class FirstLosses:
     def refuse(self, reason: str) -> None:
         """Note why the epoch cannot be used."""
         self.missing, self.is_closed = reason, True
-
-    def _size(self, batch: Any, layout: Layout | None) -> int:
-        if self._place is not None:
-            (path, axis), leaf = self._place, batch
-            for step in path:
-                leaf = getattr(leaf, step[1:]) if isinstance(step, str) and step.startswith(".") else leaf[step]
-            return int(leaf.shape[axis])
-        if layout is not None and not layout.objects:
-            tensors = [(path, axis) for path, axis in layout.axes.items() if _is_tensor(batch, path)]
-            if tensors:
-                self._place = tensors[0]
-                return self._size(batch, layout)
-        return num_samples(batch if layout is None else layout.wrap(batch))
 
     def gathered(self, trainer: Any) -> FirstEpoch:
         """Return the sums over all processes, all of which must call this."""
@@ -90,12 +77,6 @@ class FirstLosses:
                 batches[size] = batches.get(size, 0) + part.batches[size]
         missing = next((part.missing for part in parts if part.missing), "")
         return FirstEpoch(losses, batches, all(part.is_over for part in parts), missing)
-
-
-def _is_tensor(batch: Any, path: Path) -> bool:
-    for step in path:
-        batch = getattr(batch, step[1:]) if isinstance(step, str) and step.startswith(".") else batch[step]
-    return isinstance(batch, Tensor)
 
 
 class SeesFirstLosses(InfoCallback):

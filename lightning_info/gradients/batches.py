@@ -17,7 +17,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from lightning_info.gradients.contract import NotCovered
-from lightning_info.gradients.layout import GO_ON, Batch, Path, bare, by_length, lengths, rebuilt
+from lightning_info.gradients.layout import GO_ON, Batch, Layout, Path, bare, by_length, lengths, rebuilt
 
 
 def num_samples(batch: Any) -> int:
@@ -27,6 +27,33 @@ def num_samples(batch: Any) -> int:
         ValueError: No tensor with an axis in the batch.
     """
     return len(batch) if isinstance(batch, Batch) else lengths(batch)[0]
+
+
+class SampleCount:
+    """Counts the samples of batches of one form by one of their tensors: no walk through each of them."""
+
+    def __init__(self) -> None:
+        self._place: tuple[Path, int] | None = None  # of the tensor, and its sample axis
+
+    def __call__(self, batch: Any, layout: Layout | None) -> int:
+        """Return the number of samples of a batch as it comes from the loader.
+
+        Raises:
+            ValueError: No tensor with an axis in the batch.
+        """
+        if self._place is None and layout is not None and not layout.objects:
+            places = ((path, axis) for path, axis in layout.axes.items() if isinstance(_leaf(batch, path), Tensor))
+            self._place = next(places, None)
+        if self._place is None:
+            return num_samples(batch if layout is None else layout.wrap(batch))
+        path, axis = self._place
+        return int(_leaf(batch, path).shape[axis])
+
+
+def _leaf(batch: Any, path: Path) -> Any:
+    for step in path:
+        batch = getattr(batch, step[1:]) if isinstance(step, str) and step.startswith(".") else batch[step]
+    return batch
 
 
 def take(batch: Any, index: Tensor | slice) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,7 +56,7 @@ class RandomSubset:
         self.samples = ReferenceSamples(most)
         self._size = most
         self._generator = Generator().manual_seed(SALT * (seed + 1) % 2**63)
-        self._highest = 1.0
+        self._highest, self._kept = 1.0, 0
         self._parts: list[tuple[Any, Tensor]] = []  # samples of one batch, and their numbers
 
     @property
@@ -65,14 +66,24 @@ class RandomSubset:
 
     def add(self, batch: Any) -> None:
         """Let the samples of a batch pass by; those that are kept are copied to the CPU."""
-        count = num_samples(batch)
-        if not self.total:
-            self._size = max(1, min(self._size, LARGEST_STATE // max(1, bytes_of(batch) // max(1, count))))
-        self.total += count
+        self.pass_by(num_samples(batch), lambda: batch)
+
+    def pass_by(self, count: int, batch: Callable[[], Any]) -> None:
+        """Let so many samples pass by.
+
+        Args:
+            count: Number of samples.
+            batch: Gives them; called only if some are kept.
+        """
         numbers = torch.rand(count, generator=self._generator, dtype=torch.float64)
-        self._keep(batch, numbers, self._highest)
-        if sum(len(kept) for _, kept in self._parts) > 2 * self._size:
-            self._thin_out()
+        if not self.total:
+            self._size = max(1, min(self._size, LARGEST_STATE // max(1, bytes_of(batch()) // max(1, count))))
+        self.total += count
+        chosen = (numbers <= self._highest).nonzero().squeeze(1)
+        if len(chosen):
+            self._keep(batch(), numbers, chosen)
+            if self._kept > 2 * self._size:
+                self._thin_out()
 
     def close(self) -> None:
         """End the pass."""
@@ -90,11 +101,12 @@ class RandomSubset:
             return
         self._highest = numbers.kthvalue(self._size).values.item()
         parts, self._parts = self._parts, []
+        self._kept = 0
         for batch, kept in parts:
-            self._keep(batch, kept, self._highest)
+            self._keep(batch, kept, (kept <= self._highest).nonzero().squeeze(1))
 
-    def _keep(self, batch: Any, numbers: Tensor, highest: float) -> None:
-        chosen = (numbers <= highest).nonzero().squeeze(1)
+    def _keep(self, batch: Any, numbers: Tensor, chosen: Tensor) -> None:
         if len(chosen):
             part = map_tensors(take(batch, chosen), lambda leaf: leaf.detach().cpu())
             self._parts.append((part, numbers[chosen]))
+            self._kept += len(chosen)

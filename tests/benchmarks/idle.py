@@ -1,8 +1,9 @@
-"""What a callback costs between its points: the time of its hook at a batch that is not measured, per training step.
+"""What callbacks cost between their points: the time of their hooks at a batch that is not measured, per training step.
 
     python tests/benchmarks/idle.py
 
-One Trainer run of an MLP on one thread; medians over the batches after the first points.
+One epoch of a small MLP on one thread; medians over the batches after the first points. WeightInfoCallback adds up the
+losses of the first epoch (``weight_info/prequential``).
 """
 
 from __future__ import annotations
@@ -17,47 +18,63 @@ import torch
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_info import FisherTraceCallback
+from lightning_info import FisherTraceCallback, GradientNoiseCallback, InfoCallback, WeightInfoCallback
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from models import Classifier, trainer
 
-STEPS = 4000
+STEPS, BATCH, FEATURES = 3000, 64, 128
+HOOKS = ("on_train_batch_start", "on_before_backward", "on_train_batch_end")
+NEVER = {"every_n_train_steps": 10**9}
 
 
-class Timed(FisherTraceCallback):
-    """Notes the duration of its hook for every batch."""
+def timed(callback: InfoCallback, spent: list[float]) -> InfoCallback:
+    """Have a callback add the time of its hooks for a batch to a list, by batches."""
 
-    def on_train_batch_start(self, *args):
-        start = time.perf_counter()
-        super().on_train_batch_start(*args)
-        durations.append(time.perf_counter() - start)
+    def watched(hook, is_first: bool):
+        def call(*args):
+            start = time.perf_counter()
+            hook(*args)
+            duration = time.perf_counter() - start
+            if is_first:
+                spent.append(duration)
+            else:
+                spent[-1] += duration
+
+        return call
+
+    for name in HOOKS:
+        setattr(callback, name, watched(getattr(callback, name), name == HOOKS[0]))
+    return callback
 
 
 class Steps(Callback):
     """Notes the time at every batch."""
 
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
     def on_train_batch_start(self, *args):
-        times.append(time.perf_counter())
-
-
-durations: list[float] = []
-times: list[float] = []
+        self.times.append(time.perf_counter())
 
 
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    x = torch.randn(64 * 100, 784)
-    net = torch.nn.Sequential(torch.nn.Linear(784, 256), torch.nn.ReLU(), torch.nn.Linear(256, 3))
-    data = DataLoader(TensorDataset(x, torch.randint(0, 3, (len(x),))), 64)
-    print("| callback | hook of an idle batch, µs | training step, µs | share |\n|---|---|---|---|")
-    for name, options in {"every_n_train_steps=10**9": {"every_n_train_steps": 10**9}, "default schedule": {}}.items():
-        durations.clear()
-        times.clear()
-        trainer(Timed(summary=False, **options), Steps(), max_epochs=-1, max_steps=STEPS).fit(Classifier(net), data)
-        idle = statistics.median(durations[100:])
-        step = statistics.median(b - a for a, b in pairwise(times[100:]))
+    x = torch.randn(BATCH * STEPS, FEATURES)
+    data = DataLoader(TensorDataset(x, torch.randint(0, 3, (len(x),))), BATCH)
+    print("| callback | hooks of an idle batch, µs | training step, µs | share |\n|---|---|---|---|")
+    for name, callback in {
+        "FisherTraceCallback, an interval": FisherTraceCallback(summary=False, **NEVER),
+        "FisherTraceCallback, default schedule": FisherTraceCallback(summary=False),
+        "GradientNoiseCallback, an interval": GradientNoiseCallback(summary=False, **NEVER),
+        "WeightInfoCallback, an interval": WeightInfoCallback(summary=False, num_samples=32, **NEVER),
+    }.items():
+        net = torch.nn.Sequential(torch.nn.Linear(FEATURES, 256), torch.nn.ReLU(), torch.nn.Linear(256, 3))
+        spent, steps = [], Steps()
+        trainer(timed(callback, spent), steps, max_epochs=1).fit(Classifier(net), data)
+        idle = statistics.median(spent[100:])
+        step = statistics.median(b - a for a, b in pairwise(steps.times[100:]))
         print(f"| {name} | {1e6 * idle:.1f} | {1e6 * step:.0f} | {idle / step:.2%} |")
 
 
