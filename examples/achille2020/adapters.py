@@ -21,10 +21,9 @@ sys.path.append(str(Path(__file__).parents[1]))
 import unique_information
 
 LIMITS = re.compile(r"(.+?):? (?:(?P<sign>[≥≤]) (?P<limit>[\d.]+)|in (?P<least>[\d.]+) to (?P<most>[\d.]+))( nats)?")
-QUIET = "lightning.pytorch"
 
 
-def claim(row: Row, figure: str, source: str = "paper", why: str = "") -> Claim:
+def claim(row: Row, figure: str, source: str = "paper") -> Claim:
     """Return a row as a claim; its criterion ends with limits, as ``≤ 0.1 nats`` or ``in 0.8 to 1.25``."""
     found = LIMITS.fullmatch(row.criterion)
     if found is None:
@@ -39,19 +38,15 @@ def claim(row: Row, figure: str, source: str = "paper", why: str = "") -> Claim:
         float(most or math.inf),
         (found[6] or "").strip(),
         source,
-        why=why,
     )
     if same.holding != row.holding:
         raise ValueError(f"{row.criterion!r}: {same.holding} values meet it, and {row.holding} did in the script")
     return same
 
 
-def claims(rows: Iterable[Row], figure: str, ours: tuple[str, ...] = (), why: dict[str, str] | None = None):
+def claims(rows: Iterable[Row], figure: str, ours: tuple[str, ...] = ()) -> list[Claim]:
     """Return rows as claims; those whose text begins with one of ``ours`` are not the paper's."""
-    return [
-        claim(row, figure, "here" if row.claim.startswith(ours) else "paper", (why or {}).get(row.claim, ""))
-        for row in rows
-    ]
+    return [claim(row, figure, "here" if row.claim.startswith(ours) else "paper") for row in rows]
 
 
 def boundary(full: bool, out: Path) -> Result:
@@ -132,5 +127,5 @@ ADAPTED: dict[str, Callable[[bool, Path], Result]] = {
 
 
 def adapted(name: str, full: bool, out: Path) -> Result:
-    logging.getLogger(QUIET).setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     return ADAPTED[name](full, out)

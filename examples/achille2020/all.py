@@ -50,10 +50,9 @@ reproduced** if none does. There is a value for each seed unless it is called a 
 paper states its results in words; all numbers in the criteria are ours, and each script's docstring gives them, with
 what the paper leaves open.
 
-*Said by*: the paper, or this page. *Run*: quick (the default of the scripts) or full (`--full`); seeds and lengths are
-at the end. The networks are small and learn scikit-learn's digits, spirals or toys, where the paper has a ResNet-18 and
-CIFAR-10: what is reproduced here is the statement, not the scale. Formulas that are printed wrong are in the
-[errata](../errata.md).
+*Said by*: the paper, or this page. *Run*: quick (the default) or full (`--full`); seeds and lengths are at the end. The
+networks are small and learn scikit-learn's digits, spirals or toys, where the paper has a ResNet-18 and CIFAR-10: what
+is judged here is the statement, not the scale. Formulas that are printed wrong are in the [errata](../errata.md).
 """
 
 

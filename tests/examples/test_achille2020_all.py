@@ -12,16 +12,15 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "examples" / "achille2020"
-sys.path.append(str(FOLDER))
+sys.path.append(str(Path(__file__).parents[2] / "examples" / "achille2020"))
 
 import adapters
 from feature_learning import Row
 from results import Claim, Result, save
 from statements import STATEMENTS
 
-SPEC = importlib.util.spec_from_file_location("achille2020_all", FOLDER / "all.py")
+ROOT = Path(__file__).parents[2]
+SPEC = importlib.util.spec_from_file_location("achille2020_all", ROOT / "examples" / "achille2020" / "all.py")
 every = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(every)
 
