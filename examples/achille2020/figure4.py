@@ -10,7 +10,7 @@ momentum 0.9, weight decay 0.0005 and a learning rate that falls by 0.97 per epo
 default is a CNN with three convolutions and BatchNorm on scikit-learn's digits, trained in the same way. Ours are: the
 learning rate 0.05, one for all batch sizes and not tuned; batches of 64 for the classes; as many outputs as classes.
 
-``FisherTraceCallback`` measures at the end of every epoch on 256 training samples, which have their own BatchNorm
+``FisherTraceCallback`` measures at the end of every third epoch on 256 training samples, which have their own BatchNorm
 statistics. Two things beside the noise of SGD change tr F. Before BatchNorm the scale of the weights means nothing, but
 tr F falls as they grow: so the scale-invariant trace is judged beside it. And 30 epochs are more steps for a small
 batch, which fits the data better: so both are judged once more at the same loss, for each training at its first
@@ -39,6 +39,7 @@ import torch.nn.functional as F
 from feature_learning import spearman
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from results import Claim, Result, finish, parser
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -49,8 +50,8 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from cifar_resnet import ResNet18, load
 
-FIRST_SEED, REFERENCE, EPOCHS, BATCH = 100, 256, 30, 64
-BATCHES, ALL_BATCHES = (16, 64, 256), (16, 64, 256, 1024)
+FIRST_SEED, REFERENCE, EPOCHS, EVERY, BATCH = 100, 256, 30, 3, 64
+BATCHES, ALL_BATCHES = (32, 64, 256), (16, 64, 256, 1024)
 CLASSES, ALL_CLASSES = (2, 5, 10), (2, 4, 6, 8, 10)
 LEARNED = 0.95
 TRACES = {"trace": "tr F", "scale_invariant": "scale-invariant trace"}
@@ -148,14 +149,14 @@ class Fit(pl.Callback):
 
 
 def train(task: Task, batch: int, classes: int, seed: int, epochs: int, out: Path) -> list[Point]:
-    """Train on the first classes, and return the ends of its epochs."""
+    """Train on the first classes, and return its measured points."""
     pl.seed_everything(seed, verbose=False)
     task = task.first(classes)
     order = torch.randperm(len(task.y), generator=torch.Generator().manual_seed(seed))[:REFERENCE]
     reference, data = (task.x[order], task.y[order]), TensorDataset(task.x, task.y)
     fit = Fit(*reference)
     fisher = FisherTraceCallback(
-        reference=reference, num_samples=REFERENCE, every_n_epochs=1, max_overhead=1.0, on_error="raise",
+        reference=reference, num_samples=REFERENCE, every_n_epochs=EVERY, max_overhead=1.0, on_error="raise",
         summary=False,
     )  # fmt: skip
     trainer = pl.Trainer(
@@ -171,8 +172,11 @@ def train(task: Task, batch: int, classes: int, seed: int, epochs: int, out: Pat
     )
     trainer.fit(task.net(classes), DataLoader(data, batch, shuffle=True, drop_last=len(data) >= batch))
     traces = [dict(fisher.history[f"fisher/{name}"]) for name in ("trace", "scale_invariant_trace")]
-    ends = enumerate(fit.found.items(), 1)
-    return [Point(epoch, *(trace[step] for trace in traces), *rest) for epoch, (step, rest) in ends]
+    return [
+        Point(epoch, *(trace[step] for trace in traces), *rest)
+        for epoch, (step, rest) in enumerate(fit.found.items(), 1)
+        if step in traces[0]
+    ]
 
 
 Runs = Mapping[int, Sequence[Sequence[Point]]]
@@ -272,29 +276,26 @@ def table(batches: Runs, classes: Runs) -> str:
 
 
 def draw(batches: Runs, classes: Runs) -> Figure:
-    """Draw both panels of the paper; every seed, and the means."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    panels = figure.subplots(1, 3)
+    """Draw both panels of the paper, and the left one at the same loss: means and every seed."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
     for axes, points, title, xlabel in zip(
-        panels,
+        figure.subplots(1, 3),
         (ends(batches), matched(batches), ends(classes)),
-        ("Left: after all epochs", "At the same loss", "Right: the first classes"),
+        ("Left: after all epochs", "Left, at the same loss", "Right: the first classes only"),
         ("batch size", "batch size", "number of classes"),
         strict=True,
     ):
-        other = axes.twinx()
-        for ax, name, colour, style in ((axes, "trace", "#0072b2", "o-"), (other, "scale_invariant", "#d55e00", "s--")):
+        for name, colour, unit in (
+            ("trace", "#0072b2", "nats per squared weight"),
+            ("scale_invariant", "#d55e00", "nats"),
+        ):
             values = np.array([[getattr(point, name) for point in its] for its in points.values()])
-            ax.plot(list(points), values.mean(1), style, color=colour, label=TRACES[name])
-            ax.plot(list(points), values, style[0], color=colour, markersize=3, alpha=0.5)
-            ax.set_yscale("log")
-            ax.set_ylabel(f"{TRACES[name]} [nats{' / weight²' if name == 'trace' else ''}]", color=colour)
-        axes.set(title=title, xlabel=xlabel)
-        if xlabel == "batch size":
-            axes.set_xscale("log")
+            axes.plot(list(points), values.mean(1), "-", color=colour, label=f"{TRACES[name]} [{unit}]")
+            axes.plot(list(points), values, "o", color=colour, markersize=4, alpha=0.6)
+        axes.set(title=title, xlabel=xlabel, xscale="log", yscale="log")
         axes.set_xticks(list(points), [str(key) for key in points])
-        axes.minorticks_off()
-    figure.suptitle("Fisher information after training: means and every seed", fontsize=11)
+        axes.xaxis.set_minor_locator(NullLocator())
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 

@@ -21,6 +21,7 @@ from linear import (
     bounds,
     errors,
     generalising,
+    learned,
     no_compression,
     overtraining,
     planes,
@@ -65,6 +66,7 @@ def compared(found: Student, well: Student) -> list[Claim]:
             [max(falls)],
             at_most=NO_FALL,
             unit="bits",
+            learned=[all(learned(found) + learned(well))],
         ),
         Claim(
             "4A",

@@ -12,6 +12,7 @@ Criteria, written before the numbers: half the speed or less after the peak; ReL
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import numpy as np
@@ -32,7 +33,9 @@ def peaks(run: Run) -> list[int]:
 
 
 def kept(steps: np.ndarray, loss: np.ndarray, peak: int) -> float:
-    """Return the speed after a step over that before it."""
+    """Return the speed after a step over that before it; NaN if one of them has no time."""
+    if peak in (steps[0], steps[-1]):
+        return math.nan
     at = np.interp(peak, steps, loss)
     return float((at - loss[-1]) / (steps[-1] - peak) / ((loss[0] - at) / (peak - steps[0])))
 
