@@ -19,19 +19,8 @@ from PIL import Image
 from script import load, parser, save
 
 FIGURES = (
-    *(
-        "figure2c",
-        "figure2d",
-        "same_function",
-        "figure6",
-        "figure1a",
-        "figure8",
-        "figure1b",
-        "figure7",
-        "figure9",
-        "slowing",
-    ),
-    *("figure5", "figure3", "figure4ab", "figure4cd", "figure10"),
+    *("figure2c", "figure2d", "same_function", "figure6", "figure1a", "figure8", "figure1b", "figure7", "figure9"),
+    *("figure5", "figure3", "figure4ab", "figure4cd", "figure10", "slowing"),
 )  # those that share networks together
 PAGE = Path(__file__).parents[2] / "docs" / "reproductions" / "saxe.md"
 IMAGES = PAGE.parents[1] / "images" / "saxe"
