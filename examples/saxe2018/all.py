@@ -20,7 +20,7 @@ from script import load, parser, save
 
 FIGURES = (
     *("figure2c", "figure2d", "same_function", "figure6", "figure1a", "figure8", "figure1b", "figure7", "figure9"),
-    *("figure5", "figure3", "figure4ab", "figure4cd", "figure10"),
+    *("figure5", "figure3", "figure4ab", "figure4cd", "figure10", "slowing"),
 )  # those that share networks together
 PAGE = Path(__file__).parents[2] / "docs" / "reproductions" / "saxe.md"
 IMAGES = PAGE.parents[1] / "images" / "saxe"
@@ -39,6 +39,7 @@ CAPTIONS = {
     "figure9": "9: activations of one ReLU network of figure 1B",
     "figure10": "10: a linear network with five hidden layers; each is measured with a noise of its own",
     "same_function": "Section 2: the same function, different information",
+    "slowing": "Section 2: training loss of the networks of figure 1, and where their compression begins",
 }
 INTRODUCTION = """# Saxe et al. (2018), figure by figure
 
@@ -46,6 +47,9 @@ INTRODUCTION = """# Saxe et al. (2018), figure by figure
 computed from the values beside it: **reproduced** if all of them meet the criterion, **in part** if some do, **not
 reproduced** if none does. There is a value for each seed (or layer and seed) unless it is called a mean or a largest
 one. What a network that has not learned would meet, such as "no compression", counts for networks that learned only.
+
+A layer compresses if I(X;T) ends 0.5 bits or more below its peak: one threshold for all figures with bins. Where no
+bins are needed and all is exact, no compression is a fall of at most 0.01 bits.
 
 *Said by*: the paper, or this page. *Run*: full (the paper's length, more seeds), quick (shorter or fewer seeds; the
 default of the scripts), or exact, where nothing is trained; seeds and lengths are at the end. Each script says where

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 REPRODUCED, IN_PART, NOT = "reproduced", "in part", "not reproduced"
+COMPRESSES = 0.5
+"""Fall of I(X;T) from its peak to its end, in bits: a layer compresses from here on, in all figures with bins."""
 
 
 @dataclass(frozen=True)

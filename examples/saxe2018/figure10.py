@@ -23,7 +23,7 @@ INIT = scaled_normal(0.7)
 def run(full: bool = False) -> Result:
     seeds = tuple(range(440, 448 if full else 442))
     found = student(seeds, 300, 800, 0.1, hidden=(100,) * DEPTH, init=INIT)
-    claims = no_compression("10", "five hidden layers", found, DEPTH, most=0.2)
+    claims = no_compression("10", "five hidden layers", found, DEPTH)
     epochs = found.run.epochs(found.steps)
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -13,11 +13,12 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from claims import Claim, chosen, mean
+from claims import COMPRESSES, Claim, chosen, mean
 from figure1a import plane_figure
 from script import Result, main
 from twelve_bit import HIDDEN, OUTPUT, learned, learning, learning_curves, runs, sgd
 
+MEAN = "Single layers of single seeds fall by more; what holds is the mean of each layer over the seeds."
 claim = partial(Claim, "1B")
 
 
@@ -32,15 +33,16 @@ def run(full: bool = False) -> Result:
         claim(
             "hidden layers do not compress: mean fall, layer by layer, of networks that learned",
             [mean(chosen(layer, did)) for layer in falls],
-            at_most=0.4,
+            at_most=COMPRESSES,
             unit="bits",
         ),
         claim(
             "largest fall of a hidden layer, of networks that learned",
             [max(chosen(each, did * len(HIDDEN)), default=math.nan)],
-            at_most=1.5,
+            at_most=COMPRESSES,
             unit="bits",
             source="here",
+            why=MEAN,
         ),
         claim(
             "information increases monotonically in all layers of all seeds",
@@ -48,10 +50,10 @@ def run(full: bool = False) -> Result:
             at_most=0.1,
             unit="bits",
             learned=did * len(HIDDEN),
-            why="Single layers of single seeds fall by more; what holds is the mean of each layer over the seeds.",
+            why=MEAN,
         ),
-        claim("tanh compresses layer 5 more, by", [tanh - mean(falls[-1])], 2, unit="bits"),
-        claim("the output compresses", networks.falls(OUTPUT, "global"), 0.5, unit="bits"),
+        claim("tanh compresses layer 5 more, by", [tanh - mean(falls[-1])], COMPRESSES, unit="bits"),
+        claim("the output compresses", networks.falls(OUTPUT, "global"), COMPRESSES, unit="bits"),
         claim("the network generalises: test accuracy", learning_curves(networks)["test accuracy"][-1].tolist(), 0.9),
     ]
     figure = plane_figure(networks, "ReLU, mean of seeds, 100 bins over the range of training")

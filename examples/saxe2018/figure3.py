@@ -19,7 +19,7 @@ from __future__ import annotations
 from functools import partial
 
 from claims import Claim
-from linear import below_bound, bounds, errors, learned, no_compression, overtraining, planes, student
+from linear import below_bound, bounds, errors, generalising, learned, no_compression, overtraining, planes, student
 from matplotlib.figure import Figure
 from plotting import draw_bound, draw_curves, draw_plane, mean_plane
 from script import Result, main
@@ -29,8 +29,8 @@ claim = partial(Claim, "3C")
 
 
 def run(full: bool = False) -> Result:
-    seeds = tuple(range(410, 418 if full else 413))
-    students = {100: student(seeds, 100, 7500, 0.1, points=50), 300: student(seeds, 300, 1500, 0.5)}
+    few = student(tuple(range(410, 418 if full else 413)), 100, 7500, 0.1, points=50)
+    students = {100: few, 300: generalising(full)}
     claims = []
     for examples, name in ((100, "100 examples, as written"), (300, "300 examples")):
         found = students[examples]

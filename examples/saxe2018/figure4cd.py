@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from claims import Claim, mean
+from claims import COMPRESSES, Claim, mean
 from matplotlib.figure import Figure
 from plotting import draw_curves, draw_plane, mean_plane
 from script import Result, main
@@ -31,8 +31,8 @@ def run(full: bool = False) -> Result:
         learning("4C", "tanh", networks, SHARE),
         claim("overfitting: mean gap between train and test accuracy", [gap.mean().item()], 4, unit="points"),
         claim("overfitting: last / least test loss", ratio.tolist(), 1.5),
-        Claim("4D", "layer 5 compresses all the same", falls, 2, unit="bits"),
-        Claim("4D", "layer 5 compresses all the same, mean", [mean(falls)], 2, unit="bits"),
+        Claim("4D", "layer 5 compresses all the same", falls, COMPRESSES, unit="bits"),
+        Claim("4D", "layer 5 compresses all the same, mean", [mean(falls)], COMPRESSES, unit="bits"),
     ]
     plane = mean_plane([plane.curves for plane in networks.planes])
     figure = Figure(figsize=(10, 3.6), layout="constrained")
