@@ -231,11 +231,11 @@ class Limited:
     def __init__(self, engine, most):
         self.engine, self.most, self.refused = engine, most, 0
 
-    def __call__(self, module, predict, batch, cotangents):
+    def __call__(self, module, predict, batch, cotangents, sums=None):
         if num_samples(batch) > self.most:
             self.refused += 1
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return self.engine(module, predict, batch, cotangents)
+        return self.engine(module, predict, batch, cotangents, sums)
 
 
 @pytest.mark.parametrize("most", [1, 3])
