@@ -101,7 +101,7 @@ EFFECTIVE_STAGES = {
     "diagonal": ("lightning_info.quantities.weight_information.curvature.fisher_cotangent", True),
     "activations": ("lightning_info.quantities.effective_information.quantity.noisy_activations", True),
     "effective information": ("lightning_info.quantities.effective_information.quantity.effective_information", True),
-    "effective figure": ("lightning_info.quantities.effective_information.quantity.information_plane", False),
+    "effective figure": ("lightning_info.quantities.effective_information.pictures.information_plane", False),
 }
 
 
