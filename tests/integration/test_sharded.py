@@ -110,9 +110,7 @@ def test_every_value_is_that_of_one_process(ranks):
     for rank in ranks:
         assert rank["sharded"]
         missing = {tag for tag in truth if "bound" in tag or "gibbs" in tag}  # no process sees the whole epoch
-        split = {
-            tag for tag in rank["history"] if "prequential" in tag
-        }  # one process has half of the data by its sampler
+        split = {tag for tag in rank["history"] if "prequential" in tag}  # one process sees a half
         assert rank["history"].keys() - split == truth.keys() - missing
         for tag, points in truth.items():
             if tag in missing:
