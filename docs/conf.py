@@ -40,9 +40,11 @@ nitpick_ignore = [
         "figures.stability_paths.LossLandscape",
         "functional.optimised_posterior.Step",
         "quantities.quantity.Warn",
+        "replica.predicted.Prediction",
         "replica.prediction.Predictor",
         "replica.snapshot.Audit",
         "replica.snapshot.T",
+        "replica.workers.Workers",
         "twin.twin.Twin",
     )
 ]
