@@ -9,7 +9,7 @@ DESCRIPTIONS = {
         "Lower end of the 95 % interval of the gradient noise scale",
         "samples",
         "larger batches pay more",
-        "smaller batches suffice",
+        "smaller batches suffice; 0: not resolved",
         "It falls too where the same samples show it less well.",
     ),
     "gradient_noise/scale": Description(
